@@ -1,0 +1,138 @@
+"""How to read a list: one image a line, its id or URL, then `class:confidence` pairs, separated by tabs.
+
+The four lists keep the names under which Tencent released them. What acquire publishes is canonical: UTF-8, `\\n`
+line ends, every line well-formed; `read_list` is how the later verbs read it.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from mlimages.errors import UserError
+
+DICTIONARY = "dictionary_and_semantic_hierarchy.txt"
+ARCHIVE = "imagenet.tar"
+CLASSES = "classes.csv"
+STATISTICS = "statistics.json"
+REJECTED = "rejected.csv"
+
+Part = Literal["train", "val"]
+PARTS: tuple[Part, ...] = ("train", "val")
+Origin = Literal["imagenet", "openimages"]
+
+MAX_LINE_BYTES = 65_536
+IMAGENET_ID = re.compile(r"(n\d{8})/\1_\d+\.JPEG")
+
+
+class ListFile(NamedTuple):
+    """One of the four lists: whose images it names, and for which part of the data."""
+
+    part: Part
+    origin: Origin
+    name: str
+
+
+LISTS = (
+    ListFile("train", "imagenet", "train_image_id_from_imagenet.txt"),
+    ListFile("train", "openimages", "train_urls_from_openimages.txt"),
+    ListFile("val", "imagenet", "val_image_id_from_imagenet.txt"),
+    ListFile("val", "openimages", "val_urls_from_openimages.txt"),
+)
+
+
+class Labels(NamedTuple):
+    """Class indices, ascending, and their confidences in [0, 1], of equal length."""
+
+    classes: tuple[int, ...]
+    confidences: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One list line: `line` counts from 1; `source` is an ImageNet id or a URL."""
+
+    line: int
+    source: str
+    labels: Labels
+
+
+class MalformedLine(ValueError):
+    """What is wrong with one line, with the offending text quoted."""
+
+
+def list_file(part: Part, origin: Origin) -> str:
+    """The name of the list of `part` from `origin`."""
+    return next(name for its_part, its_origin, name in LISTS if (its_part, its_origin) == (part, origin))
+
+
+def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Line numbers from 1 and lines without white space at their ends; no more than MAX_LINE_BYTES + 1 bytes of a line are kept."""
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            rest = line
+            while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+                rest = file.readline(MAX_LINE_BYTES + 1)
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            yield number, line.rstrip()
+
+
+def parse_line(raw: bytes, number: int, origin: Origin, classes: int) -> Entry:
+    """Check one raw line against the format and the number of `classes`; raises MalformedLine."""
+    if len(raw) > MAX_LINE_BYTES:
+        raise MalformedLine(f"longer than {MAX_LINE_BYTES} bytes")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedLine(f"not UTF-8 at byte {error.start}") from None
+    if not text.replace("\t", "").isprintable():
+        raise MalformedLine("holds a control character")
+    source, *pairs = text.split("\t")
+    if not source.strip() or not pairs:
+        raise MalformedLine(f"expected an image and its labels separated by tabs, found {text[:80]!r}")
+    if origin == "imagenet" and not IMAGENET_ID.fullmatch(source):
+        raise MalformedLine(f"expected an ImageNet id like n04310904/n04310904_8388.JPEG, found {source[:80]!r}")
+    return Entry(number, source.strip(), _parse_labels(pairs, classes))
+
+
+def format_line(entry: Entry) -> str:
+    """The canonical line of an entry, with its line end."""
+    pairs = (f"{index}:{repr(confidence).removesuffix('.0')}" for index, confidence in zip(*entry.labels, strict=True))
+    return "\t".join([entry.source, *pairs]) + "\n"
+
+
+def read_list(path: Path, origin: Origin, classes: int) -> Iterator[Entry]:
+    """The entries of a list that acquire published; UserError with file and line where it was changed since."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; run `dvc repro acquire`")
+    for number, raw in raw_lines(path):
+        try:
+            yield parse_line(raw, number, origin, classes)
+        except MalformedLine as error:
+            raise UserError(f"{path}, line {number}: {error}; run `dvc repro --force acquire`") from None
+
+
+def _parse_labels(pairs: list[str], classes: int) -> Labels:
+    labels: dict[int, float] = {}
+    for pair in pairs:
+        index_text, colon, confidence_text = pair.strip().partition(":")
+        if not (index_text.isascii() and index_text.isdigit()) or (colon and not confidence_text):
+            raise MalformedLine(f"expected class:confidence, found {pair[:80]!r}")
+        if (index := int(index_text[:10])) >= classes:
+            raise MalformedLine(f"class {index_text[:80]} is not in the dictionary of {classes} classes")
+        labels[index] = max(labels.get(index, 0.0), _parse_confidence(confidence_text if colon else "1"))
+    return Labels(*zip(*sorted(labels.items()), strict=True))
+
+
+def _parse_confidence(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:  # also for NaN
+        raise MalformedLine(f"confidence {text[:80]!r} is not a number from 0 to 1")
+    return value

@@ -1,0 +1,93 @@
+"""The class tree, from a dictionary in the released format: index, WordNet id, index of the parent, names."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mlimages.errors import UserError
+
+
+@dataclass(frozen=True)
+class ClassTree:
+    """Classes 0 ... n-1: `wnids`, `parents` (-1 at a root) and `names` (comma-separated synonyms), each of length n."""
+
+    wnids: tuple[str, ...]
+    parents: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.wnids)
+
+    def label(self, index: int) -> str:
+        """The first of a class's names, for pictures."""
+        return self.names[index].split(",")[0]
+
+    def ancestors(self, index: int) -> list[int]:
+        """From the parent up to the root."""
+        chain = []
+        while (index := self.parents[index]) >= 0:
+            chain.append(index)
+        return chain
+
+    @cached_property
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """Of each class, the indices of its children in ascending order."""
+        lists: list[list[int]] = [[] for _ in self.parents]
+        for index, parent in enumerate(self.parents):
+            if parent >= 0:
+                lists[parent].append(index)
+        return tuple(tuple(row) for row in lists)
+
+    @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """Of each class, the number of its ancestors: 0 at a root."""
+        return tuple(len(self.ancestors(index)) for index in range(len(self)))
+
+
+def read_tree(path: Path) -> ClassTree:
+    """Read and check a dictionary: a header, consecutive indices, unique WordNet ids, parents that exist, no cycle.
+
+    Raises UserError with file, line, and what was expected.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the class dictionary; expected {path.name} beside the lists")
+    rows: list[tuple[str, int, str]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        fields = line.rstrip("\r\n").split("\t")
+        if number == 1 and not fields[0].strip().isdigit():
+            continue
+        rows.append(_parse_row(path, number, fields, len(rows)))
+    if not rows:
+        raise UserError(f"{path} is empty; expected a header and a line for each class")
+    wnids, parents, names = zip(*rows, strict=True)
+    _check_tree(path, wnids, parents)
+    return ClassTree(wnids, parents, names)
+
+
+def _parse_row(path: Path, number: int, fields: list[str], expected: int) -> tuple[str, int, str]:
+    try:
+        index, wnid, parent, names = fields
+        row = (wnid.strip(), int(parent), names.strip())
+        if int(index) != expected:
+            raise ValueError(f"class {index} where {expected} was expected")
+    except ValueError as error:
+        raise UserError(f"{path}, line {number}: expected index, WordNet id, parent and names separated by tabs: "
+                        f"{error}") from None
+    return row
+
+
+def _check_tree(path: Path, wnids: tuple[str, ...], parents: tuple[int, ...]) -> None:
+    if len(set(wnids)) != len(wnids):
+        twice = next(wnid for wnid in wnids if wnids.count(wnid) > 1)
+        raise UserError(f"{path}: the WordNet id {twice} stands for more than one class")
+    settled: set[int] = {-1}
+    for index in range(len(parents)):
+        chain, current = [], index
+        while current not in settled:
+            if not -1 <= parents[current] < len(parents):
+                raise UserError(f"{path}: class {current} has the parent {parents[current]}, which is no class")
+            if current in chain:
+                raise UserError(f"{path}: class {current} is its own ancestor")
+            chain.append(current)
+            current = parents[current]
+        settled.update(chain)

@@ -1,0 +1,121 @@
+"""The demo's image hosts: one real HTTP server on the loopback that draws pictures on request, and misbehaves.
+
+What it does to a picture is a function of the picture's id, so that every run meets the same faults. Its lists name
+three hosts; `Server.connect_to` leads them to the port of the day.
+"""
+
+import hashlib
+import io
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from PIL import Image, ImageDraw
+
+from mlimages.demo import world
+
+HOSTS = ("farm1.mlimages.example", "farm2.mlimages.example", "farm3.mlimages.example")
+PATH = re.compile(r"/(\d{2,4})/(n9\d{7}_\d+)\.jpg")
+PLACEHOLDER = "/photo_unavailable.png"
+# Of 1,000 pictures, how many meet which fault; the others are served as they are.
+FAULTS = (("missing", 15), ("placeholder", 10), ("page", 8), ("short", 8), ("corrupt", 6), ("busy", 3),
+          ("unavailable", 8), ("slow", 6))
+SLOW_SECONDS = 0.5
+
+
+def url_of(image_id: str, pixels: int) -> str:
+    """A picture's URL, the same on every run and every machine."""
+    host = HOSTS[_number(f"host/{image_id}") % len(HOSTS)]
+    return f"http://{host}/{pixels}/{image_id}.jpg"
+
+
+def fault_of(image_id: str) -> str | None:
+    """What goes wrong with a picture, or None."""
+    number = _number(f"fault/{image_id}") % 1000
+    for fault, share in FAULTS:
+        if number < share:
+            return fault
+        number -= share
+    return None
+
+
+@contextmanager
+def serving() -> Iterator[dict[str, str]]:
+    """Run the server in a thread; yields the `connect_to` that leads the demo's hosts to it."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, name="demo-server", daemon=True)
+    thread.start()
+    try:
+        yield {f"{host}:80": f"127.0.0.1:{server.server_port}" for host in HOSTS}
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    refused_once: set[tuple[int, str]] = set()
+
+    def do_GET(self) -> None:
+        if self.path == PLACEHOLDER:
+            self._answer(200, "image/png", _placeholder())
+            return
+        match = PATH.fullmatch(self.path)
+        if not match:
+            self._answer(404, "text/plain", b"no such picture\n")
+            return
+        pixels, image_id = int(match[1]), match[2]
+        fault = fault_of(image_id)
+        if fault in ("busy", "unavailable") and (self.server.server_address[1], image_id) not in self.refused_once:
+            self.refused_once.add((self.server.server_address[1], image_id))
+            self._answer(429 if fault == "busy" else 503, "text/plain", b"later\n", {"Retry-After": "1"})
+        elif fault == "missing":
+            self._answer(404, "text/html", b"<html>gone</html>\n")
+        elif fault == "placeholder":
+            self._answer(302, "text/plain", b"", {"Location": PLACEHOLDER})
+        elif fault == "page":
+            self._answer(200, "image/jpeg", b"<!DOCTYPE html><html><body>Sign in to see this photo</body></html>\n")
+        else:
+            self._serve_picture(image_id, pixels, fault)
+
+    def _serve_picture(self, image_id: str, pixels: int, fault: str | None) -> None:
+        if fault == "slow":
+            time.sleep(SLOW_SECONDS)
+        jpeg = world.draw(image_id, pixels)
+        if fault == "corrupt":
+            jpeg = jpeg[: len(jpeg) // 2]
+        self._answer(200, "image/jpeg", jpeg, cut=fault == "short")
+
+    def _answer(self, status: int, kind: str, body: bytes, headers: dict[str, str] | None = None,
+                cut: bool = False) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 3] if cut else body)
+        self.wfile.flush()
+        if cut:
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Requests are not logged: the download's ledger tells what came of each."""
+
+
+def _placeholder() -> bytes:
+    """The demo's "photo unavailable" picture."""
+    image = Image.new("RGB", (96, 96), (240, 240, 240))
+    ImageDraw.Draw(image).text((8, 40), "photo\nunavailable", (120, 120, 120))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

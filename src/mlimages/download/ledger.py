@@ -1,0 +1,69 @@
+"""The ledger: exactly one row for every list line, and the closed vocabulary of what can come of one."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from mlimages.publish import write_csv
+
+
+class Reason(StrEnum):
+    """What came of a URL. All but OK are failures; the text says what each one means."""
+
+    OK = "ok", "the image is in the shard"
+    BAD_URL = "bad_url", "not http or https, a user or password in it, another port than 80 or 443, or `..` in its path"
+    DNS = "dns", "the host name has no address"
+    FORBIDDEN_ADDRESS = "forbidden_address", "the host, or a redirect's, has no public address"
+    CONNECT = "connect", "no connection, or it broke before an answer came"
+    TLS = "tls", "the host's certificate or its TLS did not hold"
+    TIMEOUT = "timeout", "too slow: a socket timeout, or the deadline of one try"
+    HTTP_ERROR = "http_error", "an HTTP status of 400 or above; http_status says which"
+    REDIRECTS = "redirects", "more redirects than are followed, or one without a target"
+    OPT_OUT = "opt_out", "X-Robots-Tag asks not to be used (noai, noimageai, noindex, noimageindex)"
+    TRUNCATED = "truncated", "the body ended before its announced length"
+    TOO_LARGE = "too_large", "more bytes than download.max_bytes"
+    NOT_IMAGE = "not_image", "no JPEG, PNG, GIF or WebP, whatever its name or type says"
+    PLACEHOLDER = "placeholder", "the host's picture for a photo that is gone"
+    TOO_MANY_PIXELS = "too_many_pixels", "more pixels than download.max_pixels, by its header"
+    CORRUPT = "corrupt", "an image that does not decode to its end"
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> "Reason":
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+
+class Row(NamedTuple):
+    """One list line's outcome. Numbers that are not known are 0, a hash that is not known is empty.
+
+    `bytes`, `sha256`, `width` and `height` (pixels) are those of the image in the shard; `http_status` is the last
+    answer's; `attempts` counts the tries.
+    """
+
+    line: int
+    url: str
+    key: str
+    reason: Reason
+    http_status: int = 0
+    bytes: int = 0
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    attempts: int = 0
+
+
+def write_ledger(path: Path, rows: Iterable[Row]) -> None:
+    write_csv(path, Row._fields, rows)
+
+
+def read_ledger(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            yield Row(int(row["line"]), row["url"], row["key"], Reason(row["reason"]),  # type: ignore[call-arg]
+                      int(row["http_status"]), int(row["bytes"]), row["sha256"], int(row["width"]),
+                      int(row["height"]), int(row["attempts"]))

@@ -1,0 +1,74 @@
+"""How to read and write a download shard: a tar of `KEY.jpg` and `KEY.json` side by side, and its ledger.
+
+The tar follows the WebDataset convention; equal contents give equal bytes (mtime 0, no owner, list order).
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from mlimages.acquire.formats import Labels, Part
+from mlimages.errors import UserError
+from mlimages.publish import atomic
+
+
+class Sample(NamedTuple):
+    """One downloaded image: its key, its bytes as they came, their format, where it came from, and its labels."""
+
+    key: str
+    extension: str
+    body: bytes
+    url: str
+    labels: Labels
+
+
+def key_of(part: Part, line: int) -> str:
+    """The name of a list line inside shards and records, such as train-00000042."""
+    return f"{part}-{line:08d}"
+
+
+def shard_path(folder: Path, part: Part, index: int) -> Path:
+    return folder / part / f"{index:05d}.tar"
+
+
+def ledger_path(shard: Path) -> Path:
+    return shard.with_suffix(".ledger.csv")
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> None:
+    with atomic(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
+        for sample in samples:
+            facts = {"url": sample.url, "classes": sample.labels.classes, "confidences": sample.labels.confidences}
+            _add(tar, f"{sample.key}.{sample.extension}", sample.body)
+            _add(tar, f"{sample.key}.json", json.dumps(facts).encode())
+
+
+def read_shard(path: Path) -> Iterator[Sample]:
+    """The samples of a shard in order; UserError, naming the shard, where it is damaged."""
+    try:
+        with tarfile.open(path) as tar:
+            while image := tar.next():
+                facts_member = tar.next()
+                body = _read(tar, image)
+                facts = json.loads(_read(tar, facts_member))
+                labels = Labels(tuple(facts["classes"]), tuple(facts["confidences"]))
+                key, _, extension = image.name.partition(".")
+                yield Sample(key, extension, body, facts["url"], labels)
+    except (tarfile.TarError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); run `dvc repro --force download`") from None
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> bytes:
+    content = tar.extractfile(member) if member else None
+    if content is None:
+        raise ValueError("an image without its JSON")
+    return content.read()

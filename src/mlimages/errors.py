@@ -1,0 +1,11 @@
+"""The one exception for what a user can mend."""
+
+
+class UserError(Exception):
+    """A mistake or a damage outside the code: the message says what was found, what was expected, where, and what to run.
+
+    In a notebook it is shown as its message alone, without a traceback.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]

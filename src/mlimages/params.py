@@ -1,0 +1,230 @@
+"""The sections of params.yaml as frozen dataclasses, strict in names, types and ranges.
+
+    python -m mlimages.params train    # check params.yaml, print its section `train` as YAML for papermill
+"""
+
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from mlimages.errors import UserError
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Pixels = Annotated[int, Field(ge=16, le=2048)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Epochs = Annotated[float, Field(ge=0, le=10_000)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Demo:
+    """The miniature world: how many images its four lists name in all, and their side in pixels."""
+
+    seed: Seed
+    train_images: Annotated[int, Field(ge=20, le=1_000_000)]
+    val_images: Annotated[int, Field(ge=10, le=1_000_000)]
+    pixels: Pixels
+
+
+@dataclass(frozen=True, config=STRICT)
+class Acquire:
+    source: Literal["demo", "folder"]
+    folder: str | None
+    malformed_fraction: Fraction
+    demo: Demo
+
+
+@dataclass(frozen=True, config=STRICT)
+class Download:
+    images_per_shard: Annotated[int, Field(ge=1, le=100_000)]
+    connections_per_host: Annotated[int, Field(ge=1, le=64)]
+    attempts: Annotated[int, Field(ge=1, le=20)]
+    timeout_seconds: Seconds
+    deadline_seconds: Seconds
+    max_bytes: Annotated[int, Field(ge=1024, le=2**31)]
+    max_pixels: Annotated[int, Field(ge=1024, le=2**31)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Convert:
+    seed: Seed
+    imagenet: str | None
+    train_shards: Annotated[int, Field(ge=1, le=99_999)]
+    val_shards: Annotated[int, Field(ge=1, le=99_999)]
+    quality: Annotated[int, Field(ge=1, le=100)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Train:
+    """`batch` is the global one; epochs may be fractions; `crop_area` and rates are as the released program's."""
+
+    seed: Seed
+    architecture: Literal["resnet50", "resnet101", "resnet152", "tiny"]
+    pixels: Pixels
+    batch: Annotated[int, Field(ge=1, le=1_000_000)]
+    epochs: Annotated[float, Field(gt=0, le=10_000)]
+    learning_rate: Annotated[float, Field(gt=0, le=100)]
+    warmup_epochs: Epochs
+    decay: Literal["cosine", "stairs"]
+    decay_epochs: list[Epochs]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0, le=1)]
+    batch_norm_momentum: Annotated[float, Field(ge=0, lt=1)]
+    loss: Literal["class_balanced", "sigmoid"]
+    positive_threshold: PositiveFraction
+    negative_selection: Fraction
+    positive_weight: Annotated[float, Field(gt=0, le=1000)]
+    crop_area: Annotated[list[PositiveFraction], Field(min_length=2, max_length=2)]
+    rotate_and_recolour: bool
+    shuffle_buffer: Count
+    checkpoint_steps: Count
+
+
+@dataclass(frozen=True, config=STRICT)
+class Evaluate:
+    batch: Annotated[int, Field(ge=1, le=100_000)]
+    central_fraction: PositiveFraction
+    at_k: Annotated[list[Annotated[int, Field(ge=1, le=1000)]], Field(min_length=1)]
+    threshold: PositiveFraction
+
+
+@dataclass(frozen=True, config=STRICT)
+class Machine:
+    threads: Annotated[int, Field(ge=1, le=4096)]
+    workers: Annotated[int, Field(ge=1, le=1024)]
+    logical_devices: Annotated[int, Field(ge=1, le=64)]
+    scratch: Annotated[str, Field(min_length=1)]
+    connect_to: dict[str, str]
+    progress_seconds: Seconds
+
+
+@dataclass(frozen=True, config=STRICT)
+class Params:
+    acquire: Acquire
+    download: Download
+    convert: Convert
+    train: Train
+    evaluate: Evaluate
+    machine: Machine
+
+
+SECTIONS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Params)}
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and check the whole file with the YAML that DVC reads it with.
+
+    Raises UserError for a missing file, a damaged or unsafe one, and everything that `Params` does not allow.
+    """
+    try:
+        content = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run in the repository's folder, or `git checkout {path}`") from None
+    except MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line} is not plain YAML: {error.problem}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from None
+    return _checked(Params, content, str(path), "")
+
+
+def section(verb: str, values: Mapping[str, Any]) -> Any:
+    """One section from a notebook's `parameters` cell.
+
+    `values` is the notebook's `globals()`: the section's names are taken from it, and checked as in params.yaml.
+    """
+    names = [field.name for field in dataclasses.fields(SECTIONS[verb])]
+    found = {name: values[name] for name in names if name in values}
+    return _checked(SECTIONS[verb], found, "the notebook's parameters cell", f"{verb}.")
+
+
+def _checked(kind: Any, content: Any, source: str, prefix: str) -> Any:
+    if not isinstance(content, Mapping):
+        raise UserError(f"{source} holds {type(content).__name__}, expected the sections {', '.join(SECTIONS)}")
+    try:
+        # Only from JSON does pydantic build nested dataclasses and still refuse "1" for 1.
+        return TypeAdapter(kind).validate_json(json.dumps(content, default=str))
+    except ValidationError as errors:
+        lines = [_explain(kind, prefix, error) for error in errors.errors()]
+        raise UserError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def _explain(kind: Any, prefix: str, error: Any) -> str:
+    """One line on one wrong value: its key, what was found, what is allowed."""
+    location = [str(part) for part in error["loc"]]
+    key = prefix + ".".join(location)
+    if error["type"] == "unexpected_keyword_argument":
+        return f"unknown key `{key}`; the nearest known is `{_nearest(kind, prefix, key)}`"
+    if error["type"] == "missing":
+        return f"`{key}` is missing; allowed: {_allowed(kind, location)}"
+    return f"`{key}` is {error['input']!r}: {error['msg'].lower()}; allowed: {_allowed(kind, location)}"
+
+
+def _nearest(kind: Any, prefix: str, key: str) -> str:
+    known = [prefix + name for name in _names(kind)]
+    leaf = key.rsplit(".", 1)[-1]
+    return max(known, key=lambda name: (difflib.SequenceMatcher(None, name, key).ratio()
+                                        + difflib.SequenceMatcher(None, name.rsplit(".", 1)[-1], leaf).ratio()))
+
+
+def _names(kind: Any, prefix: str = "") -> list[str]:
+    names = []
+    for field in dataclasses.fields(kind):
+        names.append(prefix + field.name)
+        if dataclasses.is_dataclass(field.type):
+            names += _names(field.type, f"{prefix}{field.name}.")
+    return names
+
+
+def _allowed(kind: Any, location: list[str]) -> str:
+    """What the schema says of a key, such as "number, > 0, <= 100"."""
+    for name in location:
+        fields = {field.name: field for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+        if name not in fields:
+            break
+        kind = fields[name].type
+    if dataclasses.is_dataclass(kind):
+        return f"a section with the keys {', '.join(field.name for field in dataclasses.fields(kind))}"
+    return _describe(TypeAdapter(kind, config=None).json_schema())
+
+
+def _describe(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_describe(option) for option in schema["anyOf"])
+    if "enum" in schema:
+        return " | ".join(json.dumps(value) for value in schema["enum"])
+    bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<=",
+              "minLength": "length >=", "minItems": "items >=", "maxItems": "items <="}
+    parts = [schema["type"]] + [f"{sign} {schema[key]}" for key, sign in bounds.items() if key in schema]
+    if "items" in schema:
+        parts.append(f"each {_describe(schema['items'])}")
+    return ", ".join(parts)
+
+
+def main(verb: str) -> int:
+    try:
+        params = load()
+    except UserError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 2
+    # papermill reads YAML 1.1, so it is written by that version's own library: 1e-05 stays a number.
+    print(yaml.safe_dump(dataclasses.asdict(getattr(params, verb)), sort_keys=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,131 @@
+"""Files and folders that appear under their final name whole or not at all, and the manifests that prove it.
+
+A manifest.json lies in every out folder: the sha256, byte count and record count of each file. The next stage
+checks it before it starts, so that a damaged, missing or swapped file never becomes a shorter data set.
+"""
+
+import codecs
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mlimages.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write; it takes its final name when the block ends without an exception."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+        _fsync_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    with atomic(path) as file:
+        file.write((json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A CSV file with a header line and `\\n` line ends."""
+    with atomic(path) as file:
+        writer = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, int], **facts: Any) -> None:
+    """Make `out` a folder of hard links to all files of `folder`, and a manifest; an older `out` is replaced.
+
+    `records` gives the number of records in those files that hold any, by their path inside `folder`; `facts`
+    are what the next stage must know beside the files. Both go into the manifest, which says nothing of the
+    machine or the time: equal results have equal manifests.
+    """
+    out = Path(out)
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    partial, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for name in names:
+        _link(folder / name, partial / name)
+    files = {name: {"sha256": digest, "bytes": (folder / name).stat().st_size, "records": records.get(name)}
+             for name, digest in zip(names, _digests([folder / name for name in names]), strict=True)}
+    write_json(partial / MANIFEST, {"verb": verb, "files": files, **facts})
+    if out.exists():
+        out.rename(old)
+    partial.rename(out)
+    _fsync_folder(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_manifest(folder: str | Path, verb: str) -> dict[str, Any]:
+    """The manifest of what `verb` published in `folder`; UserError if it is missing, damaged or another verb's."""
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest["verb"]
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the stage {verb} has not finished; run `dvc repro {verb}`") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); run `dvc repro --force {verb}`") from None
+    if found != verb:
+        raise UserError(f"{path} was written by {found}, expected {verb}; run `dvc repro --force {verb}`")
+    return manifest
+
+
+def verify(folder: str | Path, verb: str) -> dict[str, Any]:
+    """`read_manifest`, after every file was found to be what it says: present, no byte more or less, same sha256."""
+    folder, manifest = Path(folder), read_manifest(folder, verb)
+    mend = f"the data were damaged since; run `dvc repro --force {verb}`"
+    paths = [folder / name for name in manifest["files"]]
+    for path, fact in zip(paths, manifest["files"].values(), strict=True):
+        if not path.is_file():
+            raise UserError(f"{path} is missing, but {folder / MANIFEST} lists it; {mend}")
+        if path.stat().st_size != fact["bytes"]:
+            raise UserError(f"{path} has {path.stat().st_size} bytes, {folder / MANIFEST} says {fact['bytes']}; {mend}")
+    for path, digest, fact in zip(paths, _digests(paths), manifest["files"].values(), strict=True):
+        if digest != fact["sha256"]:
+            raise UserError(f"{path} has the sha256 {digest}, {folder / MANIFEST} says {fact['sha256']}; {mend}")
+    return manifest
+
+
+def _digests(paths: list[Path]) -> Iterator[str]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(sha256, paths)
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,62 @@
+"""The folder in which a stage works and from which it resumes, keyed by all that determines its result.
+
+DVC deletes a stage's outs before it runs, so what must survive a kill lives here: `scratch/VERB/KEY`, unknown to
+DVC and to git, under the original repository also when `dvc exp run --temp` runs a copy (DVC_ROOT says where).
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mlimages.errors import UserError
+from mlimages.params import Machine
+from mlimages.publish import MANIFEST, sha256
+
+
+def key(params: Any, *, inputs: Iterable[str | Path] = (), code: Iterable[ModuleType] = ()) -> str:
+    """16 hex digits: a hash of a params.yaml section, of the manifests of the `inputs` folders, and of the code.
+
+    `code` names the modules that decide the bytes of the result: after a change in them nothing old is resumed.
+    """
+    parts = [json.dumps(dataclasses.asdict(params), sort_keys=True)]
+    parts += [sha256(Path(folder) / MANIFEST) for folder in inputs]
+    parts += [sha256(Path(str(module.__file__))) for module in code]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def workspace(verb: str, machine: Machine, key: str, out: str | Path) -> Iterator[Path]:
+    """The stage's own folder, locked, and its `out` locked with it, until the block ends.
+
+    Raises UserError, naming the process, where another one is making the same result or the same `out`.
+    """
+    root = Path(os.environ.get("DVC_ROOT", ".")) / machine.scratch
+    folder = root / verb / key
+    folder.mkdir(parents=True, exist_ok=True)
+    place = hashlib.sha256(str(Path(out).resolve()).encode()).hexdigest()[:16]
+    locks = root / "locks"
+    locks.mkdir(exist_ok=True)
+    with _lock(locks / f"{verb}-{place}", out), _lock(locks / f"{verb}-{key}", folder):
+        yield folder
+
+
+@contextlib.contextmanager
+def _lock(path: Path, guarded: str | Path) -> Iterator[None]:
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{guarded} is being made by process {file.read().strip() or 'unknown'}; wait until it "
+                            f"ends, or end it with `kill`, then run the same command again") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
