@@ -16,13 +16,29 @@ from mlimages.publish import atomic
 
 
 class Sample(NamedTuple):
-    """One downloaded image: its key, its bytes as they came, their format, where it came from, and its labels."""
+    """One downloaded image: its key, file extension, bytes as they came, URL and labels."""
 
     key: str
     extension: str
     body: bytes
     url: str
     labels: Labels
+
+
+class Member(NamedTuple):
+    """Where an image's bytes lie: `size` bytes from `offset` on in the file `path`; `source` is its URL or id."""
+
+    key: str
+    path: Path
+    offset: int
+    size: int
+    source: str
+    labels: Labels
+
+    def read(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
 
 
 def key_of(part: Part, line: int) -> str:
@@ -46,17 +62,14 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> None:
             _add(tar, f"{sample.key}.json", json.dumps(facts).encode())
 
 
-def read_shard(path: Path) -> Iterator[Sample]:
-    """The samples of a shard in order; UserError, naming the shard, where it is damaged."""
+def index_shard(path: Path) -> Iterator[Member]:
+    """Where each image of a shard lies, in order; UserError, naming the shard, where it is damaged."""
     try:
         with tarfile.open(path) as tar:
             while image := tar.next():
-                facts_member = tar.next()
-                body = _read(tar, image)
-                facts = json.loads(_read(tar, facts_member))
+                facts = json.loads(_read(tar, tar.next()))
                 labels = Labels(tuple(facts["classes"]), tuple(facts["confidences"]))
-                key, _, extension = image.name.partition(".")
-                yield Sample(key, extension, body, facts["url"], labels)
+                yield Member(image.name.partition(".")[0], path, image.offset_data, image.size, facts["url"], labels)
     except (tarfile.TarError, ValueError, KeyError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); run `dvc repro --force download`") from None
 
