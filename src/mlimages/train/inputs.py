@@ -1,0 +1,63 @@
+"""From record shards to batches. The n-th batch is a function of the seed and n alone, on any number of threads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from mlimages.convert.records import dense_labels, parse
+from mlimages.params import Train
+from mlimages.train.augment import evaluation_image, training_image
+
+# Shards read at the same time; part of what determines the order, so no setting of the machine.
+INTERLEAVED_SHARDS = 16
+
+
+def training_batches(shards: Sequence[Path], params: Train, classes: int, *, batch: int, first: int = 0,
+                     readers: int = 2) -> Any:
+    """An endless tf.data.Dataset of images float32 [batch, pixels, pixels, 3] and confidences [batch, classes].
+
+    Each epoch reads the shards in another order, interleaved, through a shuffle buffer of serialized records. It
+    starts at batch `first` (counted from 0): what lies before is skipped without being decoded.
+    """
+    names = tf.constant([str(path) for path in shards])
+
+    def epoch(number: Any) -> Any:
+        order = tf.random.experimental.stateless_shuffle(names, tf.stack([tf.constant(params.seed, tf.int64), number]))
+        records = tf.data.Dataset.from_tensor_slices(order).interleave(
+            tf.data.TFRecordDataset, cycle_length=INTERLEAVED_SHARDS, num_parallel_calls=readers, deterministic=True)
+        return records.shuffle(params.shuffle_buffer, seed=params.seed + number)
+
+    def example(position: Any, serialized: Any) -> Any:
+        record = parse(serialized)
+        image = training_image(record["encoded"], tf.stack([tf.constant(params.seed, tf.int64), position]),
+                               pixels=params.pixels, crop_area=(params.crop_area[0], params.crop_area[1]),
+                               rotate_and_recolour=params.rotate_and_recolour)
+        return image, record["index"], record["confidence"]
+
+    stream = tf.data.Dataset.range(2**40).flat_map(epoch).enumerate().skip(first * batch)
+    examples = stream.map(example, num_parallel_calls=readers, deterministic=True)
+    return _batched(examples, batch, classes)
+
+
+def evaluation_batches(shards: Sequence[Path], classes: int, *, batch: int, pixels: int, central_fraction: float,
+                       readers: int = 2) -> Any:
+    """Every record once, in order: images, confidences as in training, and keys (strings [batch])."""
+
+    def example(serialized: Any) -> Any:
+        record = parse(serialized)
+        image = evaluation_image(record["encoded"], pixels=pixels, central_fraction=central_fraction)
+        return image, record["index"], record["confidence"], record["key"]
+
+    records = tf.data.TFRecordDataset([str(path) for path in shards])
+    return _batched(records.map(example, num_parallel_calls=readers, deterministic=True), batch, classes)
+
+
+def _batched(examples: Any, batch: int, classes: int) -> Any:
+    def dense(images: Any, index: Any, confidence: Any, *rest: Any) -> Any:
+        return images, dense_labels(index, confidence, classes), *rest
+
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return examples.ragged_batch(batch).map(dense).prefetch(2).with_options(options)

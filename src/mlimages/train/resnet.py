@@ -1,0 +1,85 @@
+"""The released network: a pre-activation bottleneck ResNet, in keras and keras.ops alone but for one fused kernel.
+
+Source: Tencent ML-Images' models/resnet.py; He et al., arXiv 1603.05027, for pre-activation.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalization over the channels of [batch, height, width, channels] by TensorFlow's fused kernel.
+
+    The same weights and the same result as Keras' own layer, in less time; the variance that it keeps is the
+    unbiased one, as in the released program. On Keras' other backends it is Keras' own layer.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if keras.backend.backend() != "tensorflow":
+            return super().call(inputs, training=training, mask=mask)
+        fixed = {} if training else {"mean": tf.convert_to_tensor(self.moving_mean),
+                                     "variance": tf.convert_to_tensor(self.moving_variance)}
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), epsilon=self.epsilon,
+            is_training=bool(training), **fixed)
+        if training:
+            self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
+            self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
+        return outputs
+
+
+def resnet(depth: int | Sequence[int], classes: int, *, batch_norm_momentum: float = 0.997,
+           batch_norm_epsilon: float = 1e-5, width: int = 64,
+           batch_norm: type[keras.layers.BatchNormalization] = FusedBatchNormalization) -> keras.Model:
+    """Images float32 [batch, height, width, 3] in [-1, 1] to logits float32 [batch, classes].
+
+    `depth` is 50, 101 or 152, or the number of blocks of each stage; the stem has `width` channels, the stages put
+    out 4, 8, 16, ... times as many. The layer `features` gives the means [batch, channels of the last stage]. Weight
+    layers are named as the released checkpoint names them, with `_` for `/`.
+    """
+
+    def convolve(x: Any, channels: int, kernel: int, strides: int, name: str) -> Any:
+        if strides > 1 and kernel > 1:
+            before = (kernel - 1) // 2
+            x = keras.layers.ZeroPadding2D(((before, kernel - 1 - before),) * 2)(x)
+        return keras.layers.Conv2D(channels, kernel, strides, padding="valid" if strides > 1 else "same",
+                                   use_bias=False, kernel_initializer=_initializer(), name=name)(x)
+
+    def activate(x: Any, name: str) -> Any:
+        x = batch_norm(momentum=batch_norm_momentum, epsilon=batch_norm_epsilon, name=name)(x)
+        return keras.layers.ReLU()(x)
+
+    def block(x: Any, channels: int, first: bool, name: str) -> Any:
+        strides, shortcut = 1, x
+        if first:
+            strides = 2
+            shortcut = convolve(activate(x, f"{name}_conv1_b1_bn"), channels, 1, strides, f"{name}_conv1_b1")
+        x = convolve(activate(x, f"{name}_conv1_b2_bn"), channels // 4, 1, 1, f"{name}_conv1_b2")
+        x = convolve(activate(x, f"{name}_conv2_b2_bn"), channels // 4, 3, strides, f"{name}_conv2_b2")
+        x = convolve(activate(x, f"{name}_conv3_b2_bn"), channels, 1, 1, f"{name}_conv3_b2")
+        return keras.layers.Add()([shortcut, x])
+
+    images = keras.Input((None, None, 3), name="images")
+    x = convolve(images, width, 7, 2, "init_conv")
+    for stage, blocks in enumerate(DEPTHS[depth] if isinstance(depth, int) else depth):
+        for index in range(blocks):
+            x = block(x, 4 * width * 2**stage, index == 0, f"stages_{stage}_block_{index}")
+    features = keras.layers.GlobalAveragePooling2D(name="features")(activate(x, "global_pool_bn"))
+    logits = keras.layers.Dense(classes, kernel_initializer=_initializer(), name="logits")(features)
+    return keras.Model(images, logits, name="resnet")
+
+
+def build(architecture: str, classes: int, **options: Any) -> keras.Model:
+    """The network that params.yaml names: resnet50, resnet101, resnet152, or `tiny` for tests."""
+    if architecture == "tiny":
+        return resnet((1, 1), classes, width=8, **options)
+    return resnet(int(architecture.removeprefix("resnet")), classes, **options)
+
+
+def _initializer() -> keras.initializers.Initializer:
+    return keras.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal")

@@ -1,0 +1,37 @@
+"""The devices that train together."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from mlimages.errors import UserError
+from mlimages.params import Machine
+
+
+def mirrored_strategy(machine: Machine) -> Any:
+    """A MirroredStrategy over every GPU, or over the CPU split in `machine.logical_devices`.
+
+    The split must come before TensorFlow first uses the CPU; UserError where it comes too late.
+    """
+    gpus = tf.config.list_logical_devices("GPU")
+    if gpus:
+        return tf.distribute.MirroredStrategy([device.name for device in gpus])
+    split = [tf.config.LogicalDeviceConfiguration()] * machine.logical_devices
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    try:
+        if tf.config.get_logical_device_configuration(cpu) != split:
+            tf.config.set_logical_device_configuration(cpu, split)
+    except RuntimeError:
+        raise UserError(f"machine.logical_devices is {machine.logical_devices}, but TensorFlow has already taken the "
+                        f"CPU as it is; restart the kernel") from None
+    return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices("CPU")],
+                                          cross_device_ops=tf.distribute.ReductionToOneDevice())
+
+
+def replica_batch(batch: int, strategy: Any) -> int:
+    """The images of the global batch that fall to one replica; UserError where they do not divide evenly."""
+    replicas = strategy.num_replicas_in_sync
+    if batch % replicas:
+        raise UserError(f"train.batch is {batch}, which {replicas} replicas cannot share evenly; expected a multiple "
+                        f"of {replicas}")
+    return batch // replicas
