@@ -1,9 +1,11 @@
 """From record shards to batches. The n-th batch is a function of the seed and n alone, on any number of threads."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from mlimages.convert.records import dense_labels, parse
@@ -14,20 +16,18 @@ from mlimages.train.augment import evaluation_image, training_image
 INTERLEAVED_SHARDS = 16
 
 
-def training_batches(shards: Sequence[Path], params: Train, classes: int, *, batch: int, first: int = 0,
-                     readers: int = 2) -> Any:
-    """An endless tf.data.Dataset of images float32 [batch, pixels, pixels, 3] and confidences [batch, classes].
+def training_batches(shards: Sequence[Path], params: Train, classes: int, *, records: int, batch: int, steps: int,
+                     first: int = 0, readers: int = 2) -> Any:
+    """A tf.data.Dataset of images float32 [batch, pixels, pixels, 3] and confidences [batch, classes].
 
-    Each epoch reads the shards in another order, interleaved, through a shuffle buffer of serialized records. It
-    starts at batch `first` (counted from 0): what lies before is skipped without being decoded.
+    It holds the batches `first` to `steps` - 1 of the stream that reads the shards, `records` in all, over and over:
+    each epoch in another order of shards, interleaved, through a shuffle buffer of serialized records. What lies
+    before `first` is skipped: whole epochs unread, the rest of one undecoded.
     """
-    names = tf.constant([str(path) for path in shards])
-
-    def epoch(number: Any) -> Any:
-        order = tf.random.experimental.stateless_shuffle(names, tf.stack([tf.constant(params.seed, tf.int64), number]))
-        records = tf.data.Dataset.from_tensor_slices(order).interleave(
-            tf.data.TFRecordDataset, cycle_length=INTERLEAVED_SHARDS, num_parallel_calls=readers, deterministic=True)
-        return records.shuffle(params.shuffle_buffer, seed=params.seed + number)
+    first_epoch = first * batch // records
+    stream = _epoch(shards, params, first_epoch, readers)
+    for number in range(first_epoch + 1, math.ceil(steps * batch / records)):
+        stream = stream.concatenate(_epoch(shards, params, number, readers))
 
     def example(position: Any, serialized: Any) -> Any:
         record = parse(serialized)
@@ -36,9 +36,17 @@ def training_batches(shards: Sequence[Path], params: Train, classes: int, *, bat
                                rotate_and_recolour=params.rotate_and_recolour)
         return image, record["index"], record["confidence"]
 
-    stream = tf.data.Dataset.range(2**40).flat_map(epoch).enumerate().skip(first * batch)
-    examples = stream.map(example, num_parallel_calls=readers, deterministic=True)
-    return _batched(examples, batch, classes)
+    numbered = stream.enumerate(start=first_epoch * records).skip(first * batch - first_epoch * records)
+    examples = numbered.map(example, num_parallel_calls=readers, deterministic=True)
+    return _batched(examples, batch, classes).take(steps - first)
+
+
+def _epoch(shards: Sequence[Path], params: Train, number: int, readers: int) -> Any:
+    """The serialized records of one epoch, in an order that `params.seed` and the epoch's number decide."""
+    order = np.random.default_rng([params.seed, number]).permutation([str(path) for path in shards])
+    records = tf.data.Dataset.from_tensor_slices(order).interleave(
+        tf.data.TFRecordDataset, cycle_length=INTERLEAVED_SHARDS, num_parallel_calls=readers, deterministic=True)
+    return records.shuffle(params.shuffle_buffer, seed=params.seed + number, reshuffle_each_iteration=False)
 
 
 def evaluation_batches(shards: Sequence[Path], classes: int, *, batch: int, pixels: int, central_fraction: float,

@@ -65,8 +65,9 @@ def _train(params: Train, machine: Machine, tfrecords: Path, manifest: dict[str,
           + (f", resumed after step {done}" if done else ""))
 
     def pipeline(context: Any) -> Any:
-        return training_batches(shards, params, manifest["classes"], batch=per_replica, readers=machine.workers,
-                                first=done * strategy.num_replicas_in_sync)
+        replicas = context.num_replicas_in_sync
+        return training_batches(shards, params, manifest["classes"], records=images, batch=per_replica,
+                                steps=plan.total_steps * replicas, first=done * replicas, readers=machine.workers)
 
     batches = iter(strategy.distribute_datasets_from_function(pipeline))
     seconds = 0.0

@@ -13,18 +13,17 @@ def mirrored_strategy(machine: Machine) -> Any:
 
     The split must come before TensorFlow first uses the CPU; UserError where it comes too late.
     """
-    gpus = tf.config.list_logical_devices("GPU")
-    if gpus:
-        return tf.distribute.MirroredStrategy([device.name for device in gpus])
+    if gpus := tf.config.list_physical_devices("GPU"):
+        return tf.distribute.MirroredStrategy([f"GPU:{index}" for index in range(len(gpus))])
     split = [tf.config.LogicalDeviceConfiguration()] * machine.logical_devices
     cpu = tf.config.list_physical_devices("CPU")[0]
     try:
-        if tf.config.get_logical_device_configuration(cpu) != split:
+        if len(tf.config.get_logical_device_configuration(cpu) or [None]) != machine.logical_devices:
             tf.config.set_logical_device_configuration(cpu, split)
     except RuntimeError:
         raise UserError(f"machine.logical_devices is {machine.logical_devices}, but TensorFlow has already taken the "
                         f"CPU as it is; restart the kernel") from None
-    return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices("CPU")],
+    return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(machine.logical_devices)],
                                           cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
