@@ -1,0 +1,68 @@
+"""Measure the trained network on the validation records."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from mlimages import scratch
+from mlimages.acquire.formats import DICTIONARY
+from mlimages.acquire.hierarchy import ClassTree, read_tree
+from mlimages.convert.records import shard_paths
+from mlimages.errors import UserError
+from mlimages.evaluate import metrics
+from mlimages.evaluate.predictions import Predictions, load_model, predict, write_predictions
+from mlimages.params import Evaluate, Machine
+from mlimages.progress import progress
+from mlimages.publish import publish, verify, write_csv, write_json
+from mlimages.train.inputs import evaluation_batches
+
+PREDICTIONS = "predictions.npz"
+METRICS = "metrics.json"
+PER_CLASS = "per_class.csv"
+CURVE = "precision_recall.csv"
+MODEL = "model.keras"
+CURVE_POINTS = 200
+
+
+def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/model",
+             tfrecords: str | Path = "data/tfrecords", lists: str | Path = "data/lists",
+             out: str | Path = "data/evaluation") -> Path:
+    """Publish metrics.json, the table of the classes, the precision-recall curve and all predictions in `out`.
+
+    Raises UserError for missing or damaged inputs, and for a network of other classes than the records.
+    """
+    trained, manifest = verify(model, "train"), verify(tfrecords, "convert")
+    if trained["classes"] != manifest["classes"]:
+        raise UserError(f"{model} was trained on {trained['classes']} classes, {tfrecords} holds "
+                        f"{manifest['classes']}; run `dvc repro train`")
+    key = scratch.key(params, inputs=[model, tfrecords, lists], code=[metrics])
+    with scratch.workspace("evaluate", machine, key, out) as work:
+        shutil.rmtree(work / "out", ignore_errors=True)
+        shards = shard_paths(tfrecords, manifest, "val")
+        images = sum(manifest["files"][path.name]["records"] for path in shards)
+        batches = evaluation_batches(shards, manifest["classes"], batch=params.batch, pixels=trained["pixels"],
+                                     central_fraction=params.central_fraction, readers=machine.workers)
+        with progress("evaluate", total=images, unit=" images", machine=machine) as bar:
+            predictions = predict(load_model(Path(model) / MODEL), batches, bar.update)
+        if len(predictions.keys) != images:
+            raise UserError(f"{tfrecords}: {len(predictions.keys)} validation records were read, the manifest says "
+                            f"{images}; run `dvc repro --force convert`")
+        _write(params, predictions, read_tree(Path(lists) / DICTIONARY), work / "out")
+        publish(work / "out", out, verb="evaluate", records={PREDICTIONS: images})
+    return Path(out)
+
+
+def _write(params: Evaluate, predictions: Predictions, tree: ClassTree, out: Path) -> None:
+    truths = predictions.confidences >= params.threshold
+    write_predictions(out / PREDICTIONS, predictions)
+    write_json(out / METRICS, {**metrics.summary(predictions.scores, truths, params.at_k), "threshold": params.threshold})
+    rows = metrics.per_class(predictions.scores, truths)
+    write_csv(out / PER_CLASS, ("class", "name", "depth", "images", "base_rate", "average_precision"),
+              [(row["class"], tree.label(row["class"]), tree.depths[row["class"]], row["images"],
+                f"{row['base_rate']:.6f}", f"{row['average_precision']:.6f}" if row["images"] else "")
+               for row in rows])
+    precision, recall = metrics.precision_recall(predictions.scores.ravel(), truths.ravel())
+    chosen = np.unique(np.searchsorted(recall, np.linspace(0, 1, CURVE_POINTS)).clip(0, len(recall) - 1))
+    write_csv(out / CURVE, ("recall", "precision"),
+              [(f"{recall[index]:.5f}", f"{precision[index]:.5f}") for index in chosen])

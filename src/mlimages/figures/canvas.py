@@ -1,0 +1,59 @@
+"""What all figures share: their look, tables from CSV files, and grids of pictures."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from PIL import Image
+
+TRAIN, VALIDATION, GOOD, BAD = "#3366aa", "#dd8833", "#338855", "#bb4444"
+
+
+def axes(title: str, x: str, y: str, *, width: float = 9.0, height: float = 3.6) -> Axes:
+    """One pair of labelled axes, sizes in inches."""
+    _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    label(ax, title, x, y)
+    return ax
+
+
+def label(ax: Axes, title: str, x: str, y: str) -> None:
+    ax.set(title=title, xlabel=x, ylabel=y)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.25)
+    ax.set_axisbelow(True)
+
+
+def table(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def picture_grid(title: str, pictures: Sequence[tuple[bytes, str]], *, columns: int = 6,
+                 colours: Sequence[str] | None = None) -> None:
+    """Encoded pictures with a caption below each; `colours` are those of the captions."""
+    rows = -(-len(pictures) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(2.0 * columns, 2.7 * rows), squeeze=False,
+                                layout="constrained")
+    figure.suptitle(title)
+    for ax in grid.flat:
+        ax.axis("off")
+    for index, (ax, (body, caption)) in enumerate(zip(grid.flat, pictures, strict=False)):
+        ax.imshow(Image.open(io.BytesIO(body)).convert("RGB"))
+        ax.set_title(caption, fontsize=8, y=-0.02, va="top", color=colours[index] if colours else "black")
+    plt.show()
+
+
+def bars(title: str, x: str, names: Sequence[str], values: Sequence[float], colours: Any = TRAIN) -> None:
+    """Horizontal bars, the first on top, each with its value."""
+    ax = axes(title, x, "", height=1.2 + 0.28 * len(names))
+    drawn = ax.barh(list(names), list(values), color=colours)
+    ax.bar_label(drawn, fmt="{:,.3g}" if any(value != int(value) for value in values) else "{:,.0f}", padding=3)
+    ax.margins(x=0.12)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    plt.show()

@@ -1,0 +1,62 @@
+"""Pictures of data/lists: what the lists name."""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from mlimages.acquire.formats import CLASSES, DICTIONARY, STATISTICS
+from mlimages.acquire.hierarchy import ClassTree, read_tree
+from mlimages.figures.canvas import TRAIN, VALIDATION, axes, bars, table
+
+
+def images_per_class(lists: str | Path) -> None:
+    """The long tail: classes by their number of images, on a logarithmic scale."""
+    rows = table(Path(lists) / CLASSES)
+    ax = axes("Images per class", "class, by its number of training images", "images")
+    for part, colour in (("train", TRAIN), ("val", VALIDATION)):
+        counts = sorted((int(row[f"{part}_images"]) for row in rows), reverse=True)
+        ax.plot(range(1, len(counts) + 1), counts, ".-", color=colour, label=part)
+    ax.set_yscale("symlog")
+    ax.legend()
+    plt.show()
+
+
+def labels_per_image(lists: str | Path) -> None:
+    """How many classes an image has, ancestors included."""
+    statistics = json.loads((Path(lists) / STATISTICS).read_text())["lists"]
+    ax = axes("Labels per image", "labels of an image, ancestors included", "share of the list's images")
+    for name, one in statistics.items():
+        counts = {int(count): images / one["images"] for count, images in one["labels_per_image"].items()}
+        ax.plot(list(counts), list(counts.values()), ".-", label=name.removesuffix(".txt").replace("_", " "))
+    ax.legend(fontsize=8)
+    plt.show()
+
+
+def classes_by_depth(lists: str | Path) -> None:
+    """How deep the class tree is."""
+    depths = json.loads((Path(lists) / STATISTICS).read_text())["classes"]["by_depth"]
+    bars("Depth of the class tree", "classes", [f"depth {depth}" for depth in depths], list(depths.values()))
+
+
+def most_frequent_classes(lists: str | Path, count: int = 25) -> None:
+    """The classes with the most training images."""
+    rows = sorted(table(Path(lists) / CLASSES), key=lambda row: -int(row["train_images"]))[:count]
+    bars(f"The {len(rows)} most frequent classes", "training images", [row["names"].split(",")[0] for row in rows],
+         [int(row["train_images"]) for row in rows])
+
+
+def class_tree(lists: str | Path, root: int | None = None, depth: int = 3) -> str:
+    """The tree below `root` (all roots without one) as indented text, with each class's number of training images."""
+    tree = read_tree(Path(lists) / DICTIONARY)
+    counts = [int(row["train_images"]) for row in table(Path(lists) / CLASSES)]
+    tops = [root] if root is not None else [index for index in range(len(tree)) if tree.parents[index] < 0]
+    return "\n".join(line for top in tops for line in _branch(tree, counts, top, depth, ""))
+
+
+def _branch(tree: ClassTree, counts: list[int], index: int, depth: int, indent: str) -> list[str]:
+    lines = [f"{indent}{tree.label(index)} [{index}]  {counts[index]:,}"]
+    if depth:
+        for child in tree.children[index]:
+            lines += _branch(tree, counts, child, depth - 1, indent + "    ")
+    return lines

@@ -1,0 +1,64 @@
+"""Pictures of a training: its plan before, its inputs, its course after."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from mlimages.convert.records import shard_paths
+from mlimages.figures.canvas import GOOD, TRAIN, VALIDATION, axes, label, table
+from mlimages.params import Train
+from mlimages.publish import read_manifest
+from mlimages.train.inputs import training_batches
+from mlimages.train.run import LOG
+from mlimages.train.schedule import build_schedule
+
+SMOOTHED_ROWS = 10
+
+
+def learning_rate_plan(params: Train, tfrecords: str | Path) -> None:
+    """The learning rate of every step to come."""
+    files = read_manifest(tfrecords, "convert")["files"]
+    schedule = build_schedule(params, sum(files[path.name]["records"] for path in
+                                          shard_paths(tfrecords, {"files": files}, "train")))
+    ax = axes(f"Learning rate over {schedule.total_steps:,} steps of {params.batch} images", "step", "learning rate")
+    steps = np.unique(np.linspace(0, schedule.total_steps - 1, 2000).astype(int))
+    ax.plot(steps, np.array(schedule(steps)), color=TRAIN)
+    plt.show()
+
+
+def first_batch(params: Train, tfrecords: str | Path, count: int = 16) -> None:
+    """Images as the network gets them: cropped, flipped and, by parameter, rotated and recoloured."""
+    manifest = read_manifest(tfrecords, "convert")
+    shards = shard_paths(tfrecords, manifest, "train")
+    records = sum(manifest["files"][path.name]["records"] for path in shards)
+    images, labels = next(iter(training_batches(shards, params, manifest["classes"], records=records,
+                                                batch=min(count, records), steps=1)))
+    figure, grid = plt.subplots(2, -(-len(images) // 2), figsize=(12, 3.6), squeeze=False, layout="constrained")
+    figure.suptitle(f"A training batch, {params.pixels} x {params.pixels} pixels, with its number of labels")
+    for ax in grid.flat:
+        ax.axis("off")
+    for ax, image, confidences in zip(grid.flat, np.array(images), np.array(labels), strict=False):
+        ax.imshow((image + 1) / 2)
+        ax.set_title(f"{np.count_nonzero(confidences)} labels", fontsize=8)
+    plt.show()
+
+
+def course(model: str | Path) -> None:
+    """Loss, learning rate and speed over the steps."""
+    rows = table(Path(model) / LOG)
+    steps = [int(row["step"]) for row in rows]
+    figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(9, 7), sharex=True, layout="constrained")
+    loss = np.array([float(row["loss"]) for row in rows])
+    smooth = np.convolve(np.pad(loss, (SMOOTHED_ROWS - 1, 0), "edge"), np.ones(SMOOTHED_ROWS) / SMOOTHED_ROWS, "valid")
+    top.plot(steps, loss, color=TRAIN, alpha=0.35, label="since the last row")
+    top.plot(steps, smooth, color=TRAIN, label=f"mean of {SMOOTHED_ROWS} rows")
+    top.set_yscale("log")
+    top.legend()
+    middle.plot(steps, [float(row["learning_rate"]) for row in rows], color=VALIDATION)
+    bottom.plot(steps, [float(row["images_per_second"]) for row in rows], color=GOOD)
+    bottom.set_ylim(bottom=0)
+    label(top, "Training", "", "loss")
+    label(middle, "", "", "learning rate")
+    label(bottom, "", "step", "images per second")
+    plt.show()
