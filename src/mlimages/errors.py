@@ -2,9 +2,10 @@
 
 
 class UserError(Exception):
-    """A mistake or a damage outside the code: the message says what was found, what was expected, where, and what to run.
+    """A mistake or a damage outside the code.
 
-    In a notebook it is shown as its message alone, without a traceback.
+    The message says what was found, what was expected, where, and what to run. In a
+    notebook it is shown as its message alone, without a traceback.
     """
 
     def _render_traceback_(self) -> list[str]:

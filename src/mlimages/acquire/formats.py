@@ -68,7 +68,10 @@ def list_file(part: Part, origin: Origin) -> str:
 
 
 def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Line numbers from 1 and lines without white space at their ends; no more than MAX_LINE_BYTES + 1 bytes of a line are kept."""
+    """Line numbers from 1, and lines without white space at their ends.
+
+    No more than MAX_LINE_BYTES + 1 bytes of a line are kept, however long it is.
+    """
     with path.open("rb") as file:
         number = 0
         while line := file.readline(MAX_LINE_BYTES + 1):

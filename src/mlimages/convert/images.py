@@ -9,6 +9,8 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 ORIENTATION = 0x0112  # the EXIF tag
+# What Pillow's decoders raise on damaged files.
+DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class Jpeg(NamedTuple):
@@ -35,7 +37,7 @@ def to_jpeg(body: bytes, quality: int) -> Jpeg:
                 jpeg = Jpeg(body, image.width, image.height)
             else:
                 jpeg = _rewritten(image, quality)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError) as error:
+    except DECODER_ERRORS as error:
         raise Undecodable(f"Pillow: {error}") from None
     try:
         tf.io.decode_jpeg(jpeg.body, channels=3)

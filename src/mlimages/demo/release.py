@@ -22,7 +22,8 @@ def write_release(folder: Path, params: Demo) -> None:
     archived: list[str] = []
     for part, origin, name in LISTS:
         total = params.train_images if part == "train" else params.val_images
-        ids = world.image_ids(params.seed, f"{part}/{origin}", total // 2 if origin == "imagenet" else total - total // 2)
+        count = total // 2 if origin == "imagenet" else total - total // 2
+        ids = world.image_ids(params.seed, f"{part}/{origin}", count)
         sources = [_imagenet_id(one) if origin == "imagenet" else server.url_of(one, params.pixels) for one in ids]
         with atomic(folder / name) as file:
             for number, (source, one) in enumerate(zip(sources, ids, strict=True), start=1):

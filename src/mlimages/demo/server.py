@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -45,8 +46,7 @@ def fault_of(image_id: str) -> str | None:
 @contextmanager
 def serving() -> Iterator[dict[str, str]]:
     """Run the server in a thread; yields the `connect_to` that leads the demo's hosts to it."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _Handler)
     thread = threading.Thread(target=server.serve_forever, name="demo-server", daemon=True)
     thread.start()
     try:
@@ -61,11 +61,19 @@ def _number(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.refused_once: set[str] = set()
+
+
 class _Handler(BaseHTTPRequestHandler):
+    server: _Server
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1
-    refused_once: set[tuple[int, str]] = set()
 
     def do_GET(self) -> None:
         if self.path == PLACEHOLDER:
@@ -77,8 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         pixels, image_id = int(match[1]), match[2]
         fault = fault_of(image_id)
-        if fault in ("busy", "unavailable") and (self.server.server_address[1], image_id) not in self.refused_once:
-            self.refused_once.add((self.server.server_address[1], image_id))
+        if fault in ("busy", "unavailable") and image_id not in self.server.refused_once:
+            self.server.refused_once.add(image_id)
             self._answer(429 if fault == "busy" else 503, "text/plain", b"later\n", {"Retry-After": "1"})
         elif fault == "missing":
             self._answer(404, "text/html", b"<html>gone</html>\n")

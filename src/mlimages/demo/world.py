@@ -90,7 +90,7 @@ def labels_of(image_id: str) -> dict[int, float]:
 
 
 def draw(image_id: str, pixels: int) -> bytes:
-    """A JPEG of [pixels, pixels]: a noisy textured ground, the main object, and in four of ten pictures a smaller second one."""
+    """A JPEG of [pixels, pixels]: a noisy textured ground, the main object, in four of ten a smaller second one."""
     main, second, texture, rng = _compose(image_id)
     side = pixels * SUPERSAMPLING
     grey = rng.randint(60, 170)

@@ -30,7 +30,7 @@ class Shard(NamedTuple):
     """A run of list lines, from `first` on (counted from 1), that becomes one shard."""
 
     part: Part
-    index: int
+    number: int
     first: int
     lines: int
 
@@ -39,7 +39,7 @@ class Task(NamedTuple):
     """One list line to fetch, and the shard that it belongs to."""
 
     part: Part
-    index: int
+    number: int
     entry: Entry
 
 
@@ -63,8 +63,8 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
             results = ordered_map(lambda task: (task, fetcher.fetch(task.entry.source)),
                                   _tasks(Path(lists), manifest["classes"], tasks), workers=machine.threads,
                                   window=machine.threads * WINDOW_PER_THREAD)
-            for (part, index), group in groupby(results, key=lambda result: result[0][:2]):
-                _write_results(shard_path(finished, part, index), group, bar.update)
+            for (part, number), group in groupby(results, key=lambda result: result[0][:2]):
+                _write_results(shard_path(finished, part, number), group, bar.update)
         records = _summarise(finished, manifest)
         publish(finished, out, verb="download", records=records, classes=manifest["classes"])
     return Path(out)
@@ -83,9 +83,9 @@ def _shards_to_do(finished: Path, manifest: Mapping[str, Any], images_per_shard:
     """The shards without a ledger: it is written after the tar, and so marks a finished one."""
     for part in PARTS:
         lines = _lines(manifest, part)
-        for index, first in enumerate(range(1, lines + 1, images_per_shard)):
-            if not ledger_path(shard_path(finished, part, index)).exists():
-                yield Shard(part, index, first, min(images_per_shard, lines + 1 - first))
+        for number, first in enumerate(range(1, lines + 1, images_per_shard)):
+            if not ledger_path(shard_path(finished, part, number)).exists():
+                yield Shard(part, number, first, min(images_per_shard, lines + 1 - first))
 
 
 def _tasks(lists: Path, classes: int, todo: list[Shard]) -> Iterator[Task]:
@@ -99,7 +99,7 @@ def _tasks(lists: Path, classes: int, todo: list[Shard]) -> Iterator[Task]:
             if shard is None:
                 break
             if entry.line >= shard.first:
-                yield Task(part, shard.index, entry)
+                yield Task(part, shard.number, entry)
 
 
 def _write_results(path: Path, results: Iterable[tuple[Task, Outcome]], advance: Callable[[], object]) -> None:

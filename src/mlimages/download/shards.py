@@ -46,8 +46,8 @@ def key_of(part: Part, line: int) -> str:
     return f"{part}-{line:08d}"
 
 
-def shard_path(folder: Path, part: Part, index: int) -> Path:
-    return folder / part / f"{index:05d}.tar"
+def shard_path(folder: Path, part: Part, number: int) -> Path:
+    return folder / part / f"{number:05d}.tar"
 
 
 def ledger_path(shard: Path) -> Path:

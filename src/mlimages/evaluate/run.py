@@ -56,7 +56,8 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
 def _write(params: Evaluate, predictions: Predictions, tree: ClassTree, out: Path) -> None:
     truths = predictions.confidences >= params.threshold
     write_predictions(out / PREDICTIONS, predictions)
-    write_json(out / METRICS, {**metrics.summary(predictions.scores, truths, params.at_k), "threshold": params.threshold})
+    figures = metrics.summary(predictions.scores, truths, params.at_k)
+    write_json(out / METRICS, {**figures, "threshold": params.threshold})
     rows = metrics.per_class(predictions.scores, truths)
     write_csv(out / PER_CLASS, ("class", "name", "depth", "images", "base_rate", "average_precision"),
               [(row["class"], tree.label(row["class"]), tree.depths[row["class"]], row["images"],

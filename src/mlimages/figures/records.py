@@ -29,7 +29,7 @@ def kept_per_class(tfrecords: str | Path, lists: str | Path) -> None:
     ax = axes("Training images per class: in the lists and in the records", "images in the lists",
               "share that became records")
     shares = [(there, here / there) for there, here in zip(listed, kept, strict=True) if there]
-    ax.scatter(*zip(*shares, strict=True), s=14, color=TRAIN)
+    ax.plot(*zip(*shares, strict=True), "o", color=TRAIN)
     ax.set_xscale("log")
     ax.set_ylim(0, 1.05)
     plt.show()

@@ -1,0 +1,41 @@
+# `make repro` runs the whole pipeline, `make test` the whole test suite; each makes .venv first where it is missing.
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+
+.PHONY: repro test quick lint lab tensorboard lock clean
+
+repro: .venv/installed
+	dvc repro
+
+test: lint
+	pytest
+
+quick: lint
+	pytest -m "not slow"
+
+lint: .venv/installed
+	ruff check
+	mypy
+
+lab: .venv/installed
+	jupyter lab --config jupyter_server_config.py
+
+tensorboard: .venv/installed
+	tensorboard --logdir scratch/train
+
+.venv/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 expected; run `make PYTHON=python3.12 ...`")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+# Pins every package anew from the ranges in pyproject.toml.
+lock: .venv/installed
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-header --no-annotate \
+	    pyproject.toml --output-file requirements.txt
+
+# Forgets what long stages would resume from; published data stay.
+clean:
+	rm -rf scratch

@@ -1,0 +1,20 @@
+"""Strip outputs when a notebook of `notebooks/` is saved: DVC hashes the file, and results belong in data/reports/."""
+
+from typing import Any
+
+c = get_config()  # type: ignore[name-defined]  # noqa: F821 - Jupyter puts it here
+
+
+def strip_outputs(model: dict[str, Any], path: str, **_: Any) -> None:
+    if model["type"] != "notebook" or not path.startswith("notebooks/"):
+        return
+    for cell in model["content"].get("cells", []):
+        if cell["cell_type"] == "code":
+            cell["outputs"] = []
+            cell["execution_count"] = None
+            for key in ("execution", "collapsed", "scrolled"):
+                cell["metadata"].pop(key, None)
+    model["content"]["metadata"].pop("widgets", None)
+
+
+c.FileContentsManager.pre_save_hook = strip_outputs
