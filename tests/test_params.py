@@ -1,0 +1,86 @@
+"""A wrong params.yaml stops at once, with the key, the value, what is allowed and the nearest known name."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mlimages import params as module
+from mlimages.errors import UserError
+from mlimages.params import load, section
+
+ROOT = Path(__file__).parents[1]
+
+
+def changed(tmp_path: Path, old: str, new: str) -> Path:
+    text = (ROOT / "params.yaml").read_text()
+    assert old in text
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def test_the_committed_file_is_valid_and_read_as_typed_sections() -> None:
+    params = load(ROOT / "params.yaml")
+    assert params.train.batch == 32
+    assert params.acquire.demo.pixels == 96
+    with pytest.raises(AttributeError):
+        params.train.batch = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), [
+    ("learning_rate:", "learning_rat:", ["unknown key `train.learning_rat`", "nearest known is `train.learning_rate`"]),
+    ("train_images:", "train_image:", ["`acquire.demo.train_image`", "nearest known is `acquire.demo.train_images`"]),
+    ("machine:", "machines:", ["unknown key `machines`", "nearest known is `machine`"]),
+    ("batch: 32", "batch: 0", ["`train.batch` is 0", ">= 1"]),
+    ("batch: 32", 'batch: "32"', ["`train.batch` is '32'", "integer"]),
+    ("batch: 32", "batch: 32.5", ["`train.batch` is 32.5", "integer"]),
+    ("batch: 32", "batch: true", ["`train.batch` is True", "integer"]),
+    ("momentum: 0.9", "momentum: -1", ["`train.momentum` is -1", ">= 0"]),
+    ("momentum: 0.9", "momentum: .nan", ["`train.momentum` is nan", "finite"]),
+    ("rotate_and_recolour: false", "rotate_and_recolour: no", ["`train.rotate_and_recolour` is 'no'", "boolean"]),
+    ("architecture: resnet101", "architecture: vgg", ["`train.architecture` is 'vgg'", '"resnet101"']),
+    ("crop_area: [0.7, 1.0]", "crop_area: [0.7]", ["`train.crop_area` is [0.7]", "items >= 2"]),
+    ("  threads: 32", "  threads: 32\n  threads: 3", ["duplicate key", "line"]),
+    ("architecture: resnet101", "architecture: !!python/object/apply:os.getcwd []", ["not plain YAML", "line"]),
+])
+def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        load(changed(tmp_path, old, new))
+    for text in expected:
+        assert text in str(error.value)
+
+
+def test_numbers_have_one_meaning_for_dvc_papermill_and_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    path = changed(tmp_path, "weight_decay: 0.0001", "weight_decay: 1e-5")
+    assert load(path).train.weight_decay == 1e-5
+    monkeypatch.chdir(tmp_path)
+    assert module.main("train") == 0
+    assert yaml.safe_load(capsys.readouterr().out)["weight_decay"] == 1e-5  # papermill reads it with PyYAML
+
+
+def test_the_command_line_shows_a_message_and_no_traceback(tmp_path: Path) -> None:
+    changed(tmp_path, "batch: 32", "batch: -3")
+    ended = subprocess.run([sys.executable, "-m", "mlimages.params", "train"], cwd=tmp_path, capture_output=True,
+                           text=True, env={"PYTHONPATH": str(ROOT / "src"), "PATH": ""})
+    assert ended.returncode == 2
+    assert "`train.batch` is -3" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.yaml is missing"):
+        load(tmp_path / "nowhere.yaml")
+
+
+def test_a_notebooks_cell_is_checked_like_the_file() -> None:
+    values = {"batch": 64, "central_fraction": 0.8, "at_k": [1], "threshold": 0.5, "unrelated": object()}
+    assert section("evaluate", values).batch == 64
+    with pytest.raises(UserError, match=r"parameters cell: `evaluate\.batch` is 0"):
+        section("evaluate", {**values, "batch": 0})
+    with pytest.raises(UserError, match=r"`evaluate\.threshold` is missing"):
+        section("evaluate", {key: value for key, value in values.items() if key != "threshold"})

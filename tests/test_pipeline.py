@@ -1,0 +1,194 @@
+"""The pipeline as a user runs it: real dvc, papermill and nbval in a copy of the repository, with a tiny network."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+TINY = {"acquire": {"demo": {"seed": 0, "train_images": 120, "val_images": 40, "pixels": 48}},
+        "download": {"images_per_shard": 20},
+        "train": {"architecture": "tiny", "pixels": 32, "batch": 16, "epochs": 3.0, "checkpoint_steps": 5}}
+
+
+def run(copy: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    ended = subprocess.run(command, cwd=copy, env=environment(), capture_output=True, text=True)
+    assert not check or ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-6000:]
+    return ended
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "PYTEST_", "GIT_"))}
+    return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}", "PYTHONPATH": ""}
+
+
+def change(copy: Path, changes: dict[str, dict[str, object]]) -> None:
+    path = copy / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    for name, values in changes.items():
+        params[name].update(values)
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def make_copy(folder: Path) -> Path:
+    """A git repository with this one's files and tiny parameters, committed."""
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+                            capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    change(folder, TINY)
+    run(folder, "git", "init", "-q")
+    run(folder, "git", "config", "user.name", "tester")
+    run(folder, "git", "config", "user.email", "tester@example.org")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", "copy")
+    return folder
+
+
+def hashes(copy: Path) -> dict[str, str]:
+    """The md5 of every out by dvc.lock."""
+    stages = yaml.safe_load((copy / "dvc.lock").read_text())["stages"]
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = make_copy(tmp_path_factory.mktemp("pipeline"))
+    run(copy, "dvc", "repro")
+    return copy
+
+
+def test_dvc_repro_makes_everything_that_was_promised(finished: Path) -> None:
+    metrics = json.loads((finished / "data/evaluation/metrics.json").read_text())
+    assert {"mean_average_precision_macro", "mean_average_precision_micro", "base_rate", "images"} <= set(metrics)
+    records = json.loads((finished / "data/tfrecords/manifest.json").read_text())["files"]
+    assert metrics["images"] == records["val-00000-of-00001.tfrecord"]["records"]
+    assert (finished / "data/images/train/00000.tar").exists()
+    assert (finished / "data/images/train/00000.ledger.csv").exists()
+    assert all((finished / folder / "manifest.json").exists() for folder in
+               ("data/lists", "data/images", "data/tfrecords", "data/model", "data/evaluation"))
+    assert len(list((finished / "data/reports").glob("[1-5]_*.ipynb"))) == 5
+
+
+def test_every_stage_notebook_shows_pictures(finished: Path) -> None:
+    for report in sorted((finished / "data/reports").glob("*.ipynb")):
+        cells = json.loads(report.read_text())["cells"]
+        pictures = [output for cell in cells for output in cell.get("outputs", [])
+                    if "image/png" in output.get("data", {})]
+        assert len(pictures) >= 3, report.name
+
+
+def test_a_second_repro_runs_nothing(finished: Path) -> None:
+    assert "Running stage" not in run(finished, "dvc", "repro").stdout
+
+
+def test_dvc_shows_metrics_plots_and_the_graph(finished: Path) -> None:
+    shown = run(finished, "dvc", "metrics", "show", "--json").stdout
+    assert "mean_average_precision_macro" in shown and "images_per_second" in shown
+    run(finished, "dvc", "plots", "show", "--out", "plots")
+    page = (finished / "plots/index.html").read_text()
+    assert all(title in page for title in ("Training loss", "Precision and recall", "Average precision of each class"))
+    assert "evaluate" in run(finished, "dvc", "dag", "--dot").stdout
+
+
+def test_the_local_remote_works_out_of_the_box(finished: Path) -> None:
+    run(finished, "dvc", "push")
+    shutil.rmtree(finished / ".dvc/cache")
+    shutil.rmtree(finished / "data/images")
+    run(finished, "dvc", "pull")
+    assert (finished / "data/images/train/00000.tar").exists()
+
+
+def test_nbval_runs_every_notebook(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy, symlinks=True, ignore=shutil.ignore_patterns("cache", "scratch", "remote"))
+    # What JupyterLab's user has: the same parameters in the cells as in params.yaml.
+    for report in (copy / "data/reports").glob("[1-5]_*.ipynb"):
+        cells = json.loads(report.read_text())
+        injected = next(cell for cell in cells["cells"] if "injected-parameters" in cell["metadata"].get("tags", []))
+        notebook = json.loads((copy / "notebooks" / report.name).read_text())
+        cell = next(cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", []))
+        cell["source"] = injected["source"]
+        (copy / "notebooks" / report.name).write_text(json.dumps(notebook))
+    ended = run(copy, sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", "-q", "notebooks",
+                check=False)
+    assert ended.returncode == 0, ended.stdout[-5000:]
+
+
+def test_an_experiment_in_a_copy_runs_the_copys_code_and_parameters(finished: Path) -> None:
+    path = finished / "src/mlimages/evaluate/metrics.py"
+    before = path.read_text()
+    path.write_text(before.replace('"images": len(scores), "classes"', '"images": len(scores), "marked": 1, "classes"'))
+    run(finished, "git", "add", "dvc.lock", "data")
+    run(finished, "git", "commit", "-qam", "mark the metrics")
+    run(finished, "dvc", "exp", "run", "--temp", "-n", "changed", "-S", "train.learning_rate=0.01",
+        "-S", "train.epochs=1.0")
+    run(finished, "dvc", "exp", "run", "--queue", "-n", "queued", "-S", "train.epochs=2.0")
+    shown = json.loads(run(finished, "dvc", "exp", "show", "--json").stdout)
+    text = json.dumps(shown)
+    assert '"learning_rate": 0.01' in text
+    assert '"marked": 1' in text, "the code of another copy ran"
+    assert "queued" in text
+
+
+def test_a_wrong_parameter_stops_before_anything_is_touched(tmp_path: Path) -> None:
+    copy = make_copy(tmp_path)
+    change(copy, {"acquire": {"source": "nowhere"}})
+    ended = run(copy, "dvc", "repro", check=False)
+    assert ended.returncode != 0
+    assert "`acquire.source` is 'nowhere'" in ended.stderr
+    assert "Traceback" not in ended.stderr + ended.stdout
+    assert not (copy / "data/lists").exists()
+
+
+@pytest.mark.parametrize(("slowing", "ready", "stage"), [
+    ({"machine": {"threads": 1}}, "scratch/download/*/out/train/00001.ledger.csv", "download"),
+    ({"train": {"epochs": 12.0}}, "scratch/train/*/checkpoints/checkpoint", "train"),
+])
+def test_a_killed_repro_continues_to_the_same_bytes(
+        tmp_path: Path, finished: Path, slowing: dict[str, dict[str, object]], ready: str, stage: str) -> None:
+    copy = make_copy(tmp_path)
+    change(copy, slowing)
+    kill_when(copy, lambda: any(copy.glob(ready)))
+    assert not (copy / {"download": "data/images", "train": "data/model"}[stage]).exists()
+    first = min(copy.glob(ready)).stat().st_mtime_ns if stage == "download" else None
+    log = run(copy, "dvc", "repro").stdout
+    if stage == "download":
+        assert min(copy.glob(ready)).stat().st_mtime_ns == first, "a finished shard was fetched again"
+    else:
+        assert "resumed after step" in log + (copy / "data/reports/4_train.ipynb").read_text()
+    data = ("data/lists", "data/images", "data/tfrecords")
+    assert {name: hashes(copy)[name] for name in data} == {name: hashes(finished)[name] for name in data}
+
+
+def kill_when(copy: Path, ready: Callable[[], bool]) -> None:
+    """Start dvc repro, and kill it and all its children without warning as soon as `ready`."""
+    process = subprocess.Popen(["dvc", "repro"], cwd=copy, env=environment(), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)
+    while not ready():
+        assert process.poll() is None, "dvc repro ended before it could be killed"
+        time.sleep(0.05)
+    # The kernel leads a process group of its own; what is in the session dies together.
+    for line in subprocess.run(["ps", "-eo", "pid=,sess=,args="], capture_output=True, text=True).stdout.splitlines():
+        pid, session, arguments = line.split(None, 2)
+        if int(session) == process.pid or str(copy) in working_folder(int(pid)):
+            os.kill(int(pid), signal.SIGKILL)
+    process.wait()
+
+
+def working_folder(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return ""
