@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 TRAIN, VALIDATION, GOOD, BAD = "#3366aa", "#dd8833", "#338855", "#bb4444"
@@ -44,15 +45,17 @@ def picture_grid(title: str, pictures: Sequence[tuple[bytes, str]], *, columns: 
         ax.axis("off")
     for index, (ax, (body, caption)) in enumerate(zip(grid.flat, pictures, strict=False)):
         ax.imshow(Image.open(io.BytesIO(body)).convert("RGB"))
-        ax.set_title(caption, fontsize=8, y=-0.02, va="top", color=colours[index] if colours else "black")
+        ax.set_title(caption, fontsize=8, y=-0.06, va="top", color=colours[index] if colours else "black")
     plt.show()
 
 
 def bars(title: str, x: str, names: Sequence[str], values: Sequence[float], colours: Any = TRAIN) -> None:
     """Horizontal bars, the first on top, each with its value."""
     ax = axes(title, x, "", height=1.2 + 0.28 * len(names))
+    counts = all(value == int(value) for value in values)
     drawn = ax.barh(list(names), list(values), color=colours)
-    ax.bar_label(drawn, fmt="{:,.3g}" if any(value != int(value) for value in values) else "{:,.0f}", padding=3)
+    ax.bar_label(drawn, fmt="{:,.0f}" if counts else "{:,.3g}", padding=3)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=counts))
     ax.margins(x=0.12)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)

@@ -27,8 +27,8 @@ def labels_per_image(lists: str | Path) -> None:
     statistics = json.loads((Path(lists) / STATISTICS).read_text())["lists"]
     ax = axes("Labels per image", "labels of an image, ancestors included", "share of the list's images")
     for name, one in statistics.items():
-        counts = {int(count): images / one["images"] for count, images in one["labels_per_image"].items()}
-        ax.plot(list(counts), list(counts.values()), ".-", label=name.removesuffix(".txt").replace("_", " "))
+        counts = sorted((int(count), images / one["images"]) for count, images in one["labels_per_image"].items())
+        ax.plot(*zip(*counts, strict=True), ".-", label=name.removesuffix(".txt").replace("_", " "))
     ax.legend(fontsize=8)
     plt.show()
 
@@ -36,7 +36,9 @@ def labels_per_image(lists: str | Path) -> None:
 def classes_by_depth(lists: str | Path) -> None:
     """How deep the class tree is."""
     depths = json.loads((Path(lists) / STATISTICS).read_text())["classes"]["by_depth"]
-    bars("Depth of the class tree", "classes", [f"depth {depth}" for depth in depths], list(depths.values()))
+    ordered = sorted(depths, key=int)
+    bars("Depth of the class tree", "classes", [f"depth {depth}" for depth in ordered],
+         [depths[depth] for depth in ordered])
 
 
 def most_frequent_classes(lists: str | Path, count: int = 25) -> None:
