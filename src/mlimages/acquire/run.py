@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import sys
 from pathlib import Path
 
 from mlimages import scratch
@@ -14,6 +15,8 @@ from mlimages.errors import UserError
 from mlimages.params import Acquire, Machine
 from mlimages.publish import atomic, publish, write_csv, write_json
 
+THIS = sys.modules[__name__]
+
 
 def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists") -> Path:
     """Publish the lists of `params.source` in `out`, with class counts, statistics and the lines that were refused.
@@ -21,7 +24,7 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
     Raises UserError, naming file and line, for a missing or empty list, a damaged dictionary, or a list of which
     more than `malformed_fraction` is malformed. Nothing is published then.
     """
-    key = scratch.key(params, code=[formats, hierarchy, statistics, release, server, world])
+    key = scratch.key(params, code=[THIS, formats, hierarchy, statistics, release, server, world])
     with scratch.workspace("acquire", machine, key, out) as work:
         raw = _raw_folder(params, work)
         checked = work / "out"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ from mlimages.errors import UserError
 from mlimages.params import Convert, Machine
 from mlimages.progress import progress
 from mlimages.publish import atomic, publish, verify, write_csv, write_json
+
+THIS = sys.modules[__name__]
 
 FAILURES = "failures.csv"
 MISSING = "missing.csv"
@@ -55,7 +58,7 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
     classes = verify(lists, "acquire")["classes"]
     verify(images, "download")
     members, coverage = _collect(params, Path(lists), Path(images), classes)
-    key = scratch.key(params, inputs=[lists, images], code=[records, imagenet, shards, jpegs])
+    key = scratch.key(params, inputs=[lists, images], code=[THIS, records, imagenet, shards, jpegs])
     with scratch.workspace("convert", machine, f"{key}-{_digest(members)}", out) as work:
         finished, notes = work / "out", work / "notes"
         units = [unit for part in PARTS for unit in _units(params, part, members[part])]

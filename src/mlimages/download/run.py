@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
@@ -19,6 +20,8 @@ from mlimages.engine import ordered_map
 from mlimages.params import Download, Machine
 from mlimages.progress import progress
 from mlimages.publish import publish, verify, write_csv, write_json
+
+THIS = sys.modules[__name__]
 
 REASONS = "reasons.csv"
 SUMMARY = "summary.json"
@@ -51,7 +54,7 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
     where another process is downloading the same; a URL that fails is a ledger row, never an error.
     """
     manifest = verify(lists, "acquire")
-    key = scratch.key(params, inputs=[lists], code=[fetch, guard, ledger, shards])
+    key = scratch.key(params, inputs=[lists], code=[THIS, fetch, guard, ledger, shards])
     with (scratch.workspace("download", machine, key, out) as work,
           _demo_hosts(manifest["source"]) as demo_hosts):
         finished = work / "out"

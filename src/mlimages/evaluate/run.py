@@ -1,6 +1,7 @@
 """Measure the trained network on the validation records."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from mlimages.params import Evaluate, Machine
 from mlimages.progress import progress
 from mlimages.publish import publish, verify, write_csv, write_json
 from mlimages.train.inputs import evaluation_batches
+
+THIS = sys.modules[__name__]
 
 PREDICTIONS = "predictions.npz"
 METRICS = "metrics.json"
@@ -36,7 +39,7 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
     if trained["classes"] != manifest["classes"]:
         raise UserError(f"{model} was trained on {trained['classes']} classes, {tfrecords} holds "
                         f"{manifest['classes']}; run `dvc repro train`")
-    key = scratch.key(params, inputs=[model, tfrecords, lists], code=[metrics])
+    key = scratch.key(params, inputs=[model, tfrecords, lists], code=[THIS, metrics])
     with scratch.workspace("evaluate", machine, key, out) as work:
         shutil.rmtree(work / "out", ignore_errors=True)
         shards = shard_paths(tfrecords, manifest, "val")

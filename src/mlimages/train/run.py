@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ from mlimages.train.schedule import build_schedule
 from mlimages.train.step import Trainer
 from mlimages.train.strategy import mirrored_strategy, replica_batch
 
+THIS = sys.modules[__name__]
+
 MODEL = "model.keras"
 SAVED_MODEL = "saved_model"
 LOG = "training.csv"
@@ -41,7 +44,7 @@ def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfre
     """
     manifest = verify(tfrecords, "convert")
     key = scratch.key(params, inputs=[tfrecords],
-                      code=[augment, checkpoint, inputs, loss, record_formats, resnet, schedule, step])
+                      code=[THIS, augment, checkpoint, inputs, loss, record_formats, resnet, schedule, step])
     with scratch.workspace("train", machine, key, out) as work:
         if not (work / "out" / METRICS).exists():
             shutil.rmtree(work / "out", ignore_errors=True)
