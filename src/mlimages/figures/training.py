@@ -6,10 +6,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from mlimages.convert.records import shard_paths
-from mlimages.figures.canvas import GOOD, TRAIN, VALIDATION, axes, label, table
+from mlimages.figures.canvas import GOOD, TRAIN, VALIDATION, axes, label
 from mlimages.params import Train
 from mlimages.publish import read_manifest
 from mlimages.train.inputs import training_batches
+from mlimages.train.log import read_log
 from mlimages.train.run import LOG
 from mlimages.train.schedule import build_schedule
 
@@ -46,17 +47,17 @@ def first_batch(params: Train, tfrecords: str | Path, count: int = 16) -> None:
 
 def course(model: str | Path) -> None:
     """Loss, learning rate and speed over the steps."""
-    rows = table(Path(model) / LOG)
-    steps = [int(row["step"]) for row in rows]
+    rows = read_log(Path(model) / LOG)
+    steps = [row["step"] for row in rows]
     figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(9, 7), sharex=True, layout="constrained")
-    loss = np.array([float(row["loss"]) for row in rows])
+    loss = np.array([row["loss"] for row in rows])
     smooth = np.convolve(np.pad(loss, (SMOOTHED_ROWS - 1, 0), "edge"), np.ones(SMOOTHED_ROWS) / SMOOTHED_ROWS, "valid")
     top.plot(steps, loss, color=TRAIN, alpha=0.35, label="since the last row")
     top.plot(steps, smooth, color=TRAIN, label=f"mean of {SMOOTHED_ROWS} rows")
     top.set_yscale("log")
     top.legend()
-    middle.plot(steps, [float(row["learning_rate"]) for row in rows], color=VALIDATION)
-    bottom.plot(steps, [float(row["images_per_second"]) for row in rows], color=GOOD)
+    middle.plot(steps, [row["learning_rate"] for row in rows], color=VALIDATION)
+    bottom.plot(steps, [row["images_per_second"] for row in rows], color=GOOD)
     bottom.set_ylim(bottom=0)
     label(top, "Training", "", "loss")
     label(middle, "", "", "learning rate")

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from mlimages.publish import publish, verify, write_json
 from mlimages.train import augment, checkpoint, inputs, loss, resnet, schedule, step
 from mlimages.train.checkpoint import Checkpoints
 from mlimages.train.inputs import training_batches
-from mlimages.train.log import TrainingLog
+from mlimages.train.log import TrainingLog, read_log
 from mlimages.train.resnet import build
 from mlimages.train.schedule import build_schedule
 from mlimages.train.step import Trainer
@@ -73,7 +74,6 @@ def _train(params: Train, machine: Machine, tfrecords: Path, manifest: dict[str,
                                 steps=plan.total_steps * replicas, first=done * replicas, readers=machine.workers)
 
     batches = iter(strategy.distribute_datasets_from_function(pipeline))
-    seconds = 0.0
     with (progress("train", total=plan.total_steps, done=done, unit=" steps", machine=machine) as bar,
           TrainingLog(work / LOG, work / "tensorboard", done) as log):
         for last, mean_loss, elapsed in _steps(trainer, batches, done, plan.total_steps, params.checkpoint_steps):
@@ -88,13 +88,14 @@ def _train(params: Train, machine: Machine, tfrecords: Path, manifest: dict[str,
                 checkpoints.save(last)
             bar.set_postfix(loss=f"{mean_loss:.4g}", images_per_second=f"{speed:.1f}", refresh=False)
             bar.update(last - done)
-            done, seconds = last, seconds + elapsed
+            done = last
     _save(params, trainer, manifest["classes"], work / "out")
     shutil.copyfile(work / LOG, work / "out" / LOG)
+    rows = read_log(work / LOG)
     write_json(work / "out" / METRICS, {
         "steps": plan.total_steps, "images": plan.total_steps * params.batch, "weights": trainer.model.count_params(),
-        "replicas": strategy.num_replicas_in_sync, "final_loss": mean_loss if seconds else None,
-        "images_per_second": round(speed, 1) if seconds else None})
+        "replicas": strategy.num_replicas_in_sync, "final_loss": rows[-1]["loss"],
+        "images_per_second": statistics.median(row["images_per_second"] for row in rows)})
 
 
 def _steps(trainer: Trainer, batches: Iterator[Any], done: int, total: int,
