@@ -38,14 +38,16 @@ def picture_grid(title: str, pictures: Sequence[tuple[bytes, str]], *, columns: 
                  colours: Sequence[str] | None = None) -> None:
     """Encoded pictures with a caption below each; `colours` are those of the captions."""
     rows = -(-len(pictures) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(2.0 * columns, 2.7 * rows), squeeze=False,
-                                layout="constrained")
+    lines = max((caption.count("\n") + 1 for _, caption in pictures), default=0)
+    figure, grid = plt.subplots(rows, columns, figsize=(1.9 * columns, (2.0 + 0.18 * lines) * rows + 0.4),
+                                squeeze=False, layout="constrained")
     figure.suptitle(title)
     for ax in grid.flat:
         ax.axis("off")
     for index, (ax, (body, caption)) in enumerate(zip(grid.flat, pictures, strict=False)):
         ax.imshow(Image.open(io.BytesIO(body)).convert("RGB"))
-        ax.set_title(caption, fontsize=8, y=-0.06, va="top", color=colours[index] if colours else "black")
+        ax.text(0.5, -0.05, caption, fontsize=8, ha="center", va="top", transform=ax.transAxes,
+                color=colours[index] if colours else "black")
     plt.show()
 
 

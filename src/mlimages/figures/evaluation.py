@@ -34,7 +34,7 @@ def precision_by_class(evaluation: str | Path) -> None:
     rows.sort(key=lambda row: -float(row["average_precision"]))
     ax = axes("Average precision of each class", "", "average precision", width=13, height=4.6)
     ax.bar(range(len(rows)), [float(row["average_precision"]) for row in rows], color=TRAIN, label="network")
-    ax.plot(range(len(rows)), [float(row["base_rate"]) for row in rows], "_", color=BAD, label="base rate", ms=9, mew=2)
+    ax.plot(range(len(rows)), [float(row["base_rate"]) for row in rows], "_k", label="base rate", ms=9, mew=2)
     if len(rows) <= 80:
         ax.set_xticks(range(len(rows)), [row["name"] for row in rows], rotation=90, fontsize=8)
     ax.set_ylim(0, 1)
@@ -84,17 +84,18 @@ def gallery(evaluation: str | Path, tfrecords: str | Path, lists: str | Path, co
     for index, serialized in enumerate(tf.data.TFRecordDataset([str(path) for path in shards]).take(count)):
         true = special_classes(tree, tuple(np.flatnonzero(predictions.confidences[index]).tolist()))
         best = np.argsort(np.where(leaves, -predictions.scores[index], 1))[:len(true)].tolist()
-        caption = "true: " + ", ".join(tree.label(one) for one in true)
-        caption += "\nsaid: " + "\n".join(f"{tree.label(one)} {predictions.scores[index, one]:.2f}" for one in best)
-        pictures.append((parse(serialized)["encoded"].numpy(), caption.replace(", ", "\n")))
+        caption = "\n".join(["TRUE", *(tree.label(one) for one in true[:4]), "SAID",
+                            *(f"{tree.label(one)} {predictions.scores[index, one]:.2f}" for one in best[:4])])
+        pictures.append((parse(serialized)["encoded"].numpy(), caption))
         colours.append(GOOD if set(best) & set(true) else BAD)
     picture_grid("Validation images (green: at least one special class is right)", pictures, colours=colours)
 
 
 def confusions(evaluation: str | Path, lists: str | Path, count: int = 20) -> list[tuple[str, str, float]]:
-    """The nearest confusions: (true class, wrongly said class, mean score of that class where it is not true).
+    """The nearest confusions: (true class, wrongly said class, how much higher that class scores there).
 
-    Among leaf classes: how high does the network score one class on images of another?
+    Among leaf classes: the mean score of one class on the images of another that lack it, above its mean score on
+    all images that lack it.
     """
     tree = read_tree(Path(lists) / DICTIONARY)
     predictions = read_predictions(Path(evaluation) / PREDICTIONS)
@@ -107,14 +108,16 @@ def confusions(evaluation: str | Path, lists: str | Path, count: int = 20) -> li
         for said in range(len(tree)):
             wrong = of_class & ~truths[:, said]
             if not tree.children[said] and said != true and wrong.any():
-                found.append((tree.label(true), tree.label(said), float(predictions.scores[wrong, said].mean())))
+                lacking = predictions.scores[~truths[:, said], said].mean()
+                rise = float(predictions.scores[wrong, said].mean() - lacking)
+                found.append((tree.label(true), tree.label(said), rise))
     return sorted(found, key=lambda row: -row[2])[:count]
 
 
 def confusion_bars(evaluation: str | Path, lists: str | Path, count: int = 20) -> None:
     """`confusions` as a picture."""
     rows = confusions(evaluation, lists, count)
-    ax = axes("The nearest confusions", "mean score of the wrong class", "", height=1.2 + 0.28 * len(rows))
+    ax = axes("The nearest confusions", "mean score of the wrong class, above its mean on all images that lack it", "", height=1.2 + 0.28 * len(rows))
     ax.barh([f"{true} taken for {said}" for true, said, _ in rows], [score for *_, score in rows], color=VALIDATION)
     ax.invert_yaxis()
     plt.show()
