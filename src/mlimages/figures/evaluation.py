@@ -117,7 +117,8 @@ def confusions(evaluation: str | Path, lists: str | Path, count: int = 20) -> li
 def confusion_bars(evaluation: str | Path, lists: str | Path, count: int = 20) -> None:
     """`confusions` as a picture."""
     rows = confusions(evaluation, lists, count)
-    ax = axes("The nearest confusions", "mean score of the wrong class, above its mean on all images that lack it", "", height=1.2 + 0.28 * len(rows))
+    ax = axes("The nearest confusions", "mean score of the wrong class, above its mean on all images that lack it", "",
+              height=1.2 + 0.28 * len(rows))
     ax.barh([f"{true} taken for {said}" for true, said, _ in rows], [score for *_, score in rows], color=VALIDATION)
     ax.invert_yaxis()
     plt.show()
