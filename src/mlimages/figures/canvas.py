@@ -37,8 +37,11 @@ def table(path: str | Path) -> list[dict[str, str]]:
 def picture_grid(title: str, pictures: Sequence[tuple[bytes, str]], *, columns: int = 6,
                  colours: Sequence[str] | None = None) -> None:
     """Encoded pictures with a caption below each; `colours` are those of the captions."""
+    if not pictures:
+        print(f"{title}: there is none")
+        return
     rows = -(-len(pictures) // columns)
-    lines = max((caption.count("\n") + 1 for _, caption in pictures), default=0)
+    lines = max(caption.count("\n") + 1 for _, caption in pictures)
     figure, grid = plt.subplots(rows, columns, figsize=(1.9 * columns, (2.0 + 0.18 * lines) * rows + 0.4),
                                 squeeze=False, layout="constrained")
     figure.suptitle(title)
