@@ -1,5 +1,6 @@
 """Predictions: what the trained network says of the validation records, and the file that keeps it."""
 
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ def load_model(path: Path) -> keras.Model:
     """The network of a .keras file; nothing in the file is run as code."""
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is no network that can be loaded ({error}); run `dvc repro --force train`") from None
 
 

@@ -78,12 +78,14 @@ def _train(params: Train, machine: Machine, tfrecords: Path, manifest: dict[str,
           TrainingLog(work / LOG, work / "tensorboard", done) as log):
         for last, mean_loss, elapsed in _steps(trainer, batches, done, plan.total_steps, params.checkpoint_steps):
             rate = float(plan(last - 1))
-            if not math.isfinite(mean_loss):
-                raise UserError(f"the loss is {mean_loss} before step {last}, with the learning rate {rate:.3g}; "
-                                f"lower train.learning_rate, or lengthen train.warmup_epochs")
+            saving = last % params.checkpoint_steps == 0 or last == plan.total_steps
+            if not math.isfinite(mean_loss) or (saving and not trainer.is_finite()):
+                raise UserError(f"the loss or the weights are no longer finite at step {last} (loss {mean_loss}, "
+                                f"learning rate {rate:.3g}); the last good checkpoint is kept; lower "
+                                f"train.learning_rate, or lengthen train.warmup_epochs")
             speed = (last - done) * params.batch / elapsed
             log.row(last, last * params.batch / images, mean_loss, rate, speed)
-            if last % params.checkpoint_steps == 0 or last == plan.total_steps:
+            if saving:
                 trainer.average_statistics()
                 checkpoints.save(last)
             bar.set_postfix(loss=f"{mean_loss:.4g}", images_per_second=f"{speed:.1f}", refresh=False)

@@ -50,6 +50,12 @@ class Trainer:
         """Make the batch norm statistics, which each replica keeps for itself, equal to their mean on all."""
         self.strategy.run(self._average_statistics)
 
+    def is_finite(self) -> bool:
+        """Whether every weight is a finite number."""
+        finite = [tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(variable))) for variable in self.model.variables
+                  if variable.dtype.startswith("float")]
+        return bool(tf.reduce_all(finite))
+
     def _average_statistics(self) -> None:
         variables = self.model.non_trainable_variables
         means = tf.distribute.get_replica_context().all_reduce(

@@ -1,0 +1,226 @@
+"""convert puts every image that there is into exactly one record, the same on any number of workers."""
+
+import csv
+import dataclasses
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+from mlimages.acquire.formats import PARTS, Labels, Part, list_file, read_list
+from mlimages.convert import convert
+from mlimages.convert.imagenet import index_archive
+from mlimages.convert.records import parse, shard_paths
+from mlimages.demo import world
+from mlimages.download.ledger import Reason, read_ledger
+from mlimages.download.shards import Sample, index_shard, shard_path, write_shard
+from mlimages.errors import UserError
+from mlimages.params import Convert, Machine
+from mlimages.publish import MANIFEST, verify
+
+CLASSES = len(world.CLASSES)
+
+
+@pytest.fixture(scope="module")
+def records(small_demo: tuple[Path, Path], small_convert: Convert, small_machine: Callable[..., Machine],
+            tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/tfrecords of the small demo, by one worker; its scratch folder lies beside it."""
+    root = tmp_path_factory.mktemp("convert")
+    lists, images = small_demo
+    return convert(small_convert, small_machine(root / "scratch"), lists=lists, images=images, out=root / "tfrecords")
+
+
+@pytest.fixture
+def converted(small_demo: tuple[Path, Path], small_convert: Convert, small_machine: Callable[..., Machine],
+              tmp_path: Path) -> Callable[..., Path]:
+    """Converts the small demo in a fresh folder, with some parameters or inputs changed."""
+
+    def run(workers: int = 1, images: Path | None = None, **changed: Any) -> Path:
+        params = dataclasses.replace(small_convert, **changed)
+        return convert(params, small_machine(tmp_path / "scratch", workers), lists=small_demo[0],
+                       images=images or small_demo[1], out=tmp_path / "tfrecords")
+
+    return run
+
+
+def read(folder: Path, part: Part) -> dict[str, bytes]:
+    """Key to serialized record, in the order of the files."""
+    paths = shard_paths(folder, verify(folder, "convert"), part)
+    serialized = [one.numpy() for path in paths for one in tf.data.TFRecordDataset([str(path)])]
+    records = {parse(tf.constant(one))["key"].numpy().decode(): one for one in serialized}
+    assert len(records) == len(serialized), "a key occurs twice"
+    return records
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def ids_in_archive(path: Path) -> set[str]:
+    """Read the plain way, member by member."""
+    found = set()
+    with tarfile.open(path) as outer:
+        for member in outer:
+            with tarfile.open(fileobj=outer.extractfile(member)) as inner:
+                found |= {f"{member.name.removesuffix('.tar')}/{name}" for name in inner.getnames()}
+    return found
+
+
+def test_every_image_is_in_exactly_one_record_or_named_as_damaged(records: Path, small_demo: tuple[Path, Path]) -> None:
+    lists, images = small_demo
+    archived = ids_in_archive(lists / "imagenet.tar")
+    damaged = {key for key, _, _ in rows(records / "failures.csv")}
+    for part in PARTS:
+        expected = {f"{part}-imagenet-{entry.line:08d}"
+                    for entry in read_list(lists / list_file(part, "imagenet"), "imagenet", CLASSES)
+                    if entry.source in archived}
+        expected |= {row.key for path in (images / part).glob("*.ledger.csv") for row in read_ledger(path)
+                     if row.reason is Reason.OK}
+        found = set(read(records, part))
+        assert found | {key for key in damaged if key.startswith(part)} == expected
+        assert not found & damaged
+
+
+def test_a_record_has_the_picture_and_the_labels_of_its_list_line(records: Path, small_demo: tuple[Path, Path]) -> None:
+    lists, _ = small_demo
+    found = read(records, "train")
+    for origin, prefix in (("imagenet", "train-imagenet-"), ("openimages", "train-")):
+        for entry in read_list(lists / list_file("train", origin), origin, CLASSES):  # type: ignore[arg-type]
+            if serialized := found.get(f"{prefix}{entry.line:08d}"):
+                record = parse(tf.constant(serialized))
+                assert record["filename"].numpy().decode() == entry.source
+                assert tuple(record["index"].numpy()) == entry.labels.classes
+                assert record["confidence"].numpy() == pytest.approx(entry.labels.confidences)
+                picture = Path(entry.source).stem
+                assert record["encoded"].numpy() == world.draw(picture, 48)
+
+
+def test_ids_that_the_archive_lacks_are_listed(records: Path, small_demo: tuple[Path, Path]) -> None:
+    lists, _ = small_demo
+    archived = ids_in_archive(lists / "imagenet.tar")
+    missing = [[part, entry.source] for part in PARTS
+               for entry in read_list(lists / list_file(part, "imagenet"), "imagenet", CLASSES)
+               if entry.source not in archived]
+    assert len(missing) == 2
+    assert rows(records / "missing.csv") == missing
+    summary = json.loads((records / "summary.json").read_text())
+    assert [summary[part]["imagenet_listed"] for part in PARTS] == [30, 10]
+    assert [summary[part]["imagenet_missing"] for part in PARTS] == [1, 1]
+
+
+def test_a_damaged_image_is_left_out_and_listed_with_its_reason(records: Path) -> None:
+    [[key, source, reason]] = rows(records / "failures.csv")
+    # The demo damages the images with these numbers.
+    assert 15 <= int(source.removesuffix(".JPEG")[-3:]) < 20
+    assert "truncated" in reason
+    assert key not in read(records, "train")
+    assert json.loads((records / "summary.json").read_text())["failures"] == 1
+
+
+def test_the_manifest_counts_the_records_of_each_shard(records: Path) -> None:
+    manifest = verify(records, "convert")
+    assert manifest["classes"] == CLASSES
+    shards = {name: fact["records"] for name, fact in manifest["files"].items() if name.endswith(".tfrecord")}
+    assert len(shards) == 5
+    for name, count in shards.items():
+        assert sum(1 for _ in tf.data.TFRecordDataset([str(records / name)])) == count > 0
+
+
+def test_the_class_table_counts_the_records_of_each_class(records: Path) -> None:
+    counted = {part: [0] * CLASSES for part in PARTS}
+    for part in PARTS:
+        for serialized in read(records, part).values():
+            for index in parse(tf.constant(serialized))["index"].numpy():
+                counted[part][index] += 1
+    table = rows(records / "classes.csv")
+    assert [(int(row[1]), int(row[2])) for row in table] == list(zip(counted["train"], counted["val"], strict=True))
+
+
+def test_three_workers_publish_the_same_bytes_as_one(records: Path, converted: Callable[..., Path]) -> None:
+    assert (converted(workers=3) / MANIFEST).read_bytes() == (records / MANIFEST).read_bytes()
+
+
+def test_another_seed_gives_the_same_training_records_in_another_order(records: Path,
+                                                                       converted: Callable[..., Path]) -> None:
+    first, second = read(records, "train"), read(converted(seed=1), "train")
+    assert first == second
+    assert list(first) != list(second)
+    assert list(first) != sorted(first)
+
+
+def test_validation_records_stay_in_list_order(records: Path, converted: Callable[..., Path]) -> None:
+    keys = list(read(records, "val"))
+    imagenet = [key for key in keys if "imagenet" in key]
+    assert keys == sorted(imagenet) + sorted(set(keys) - set(imagenet))
+    assert keys == list(read(converted(seed=1), "val"))
+
+
+def test_without_an_imagenet_archive_the_downloaded_images_are_converted(records: Path,
+                                                                         converted: Callable[..., Path]) -> None:
+    out = converted(imagenet=None)
+    for part in PARTS:
+        assert read(out, part) == {key: one for key, one in read(records, part).items() if "imagenet" not in key}
+    assert rows(out / "missing.csv") == []
+
+
+def test_a_missing_archive_stops_and_is_named(converted: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no-such.tar is missing"):
+        converted(imagenet=str(tmp_path / "no-such.tar"))
+
+
+def test_a_file_that_is_no_archive_stops_and_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "imagenet.tar"
+    path.write_bytes(b"<!DOCTYPE html>" * 100)
+    with pytest.raises(UserError, match="imagenet.tar is no plain tar"):
+        index_archive(path)
+
+
+def test_a_download_shard_damaged_since_stops_and_is_named(small_demo: tuple[Path, Path], tmp_path: Path,
+                                                           converted: Callable[..., Path]) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(small_demo[1], images)
+    shard = shard_path(images, "train", 1)
+    body = bytearray(shard.read_bytes())
+    body[len(body) // 2] ^= 1
+    shard.write_bytes(body)
+    with pytest.raises(UserError, match=r"train/00001\.tar.*dvc repro --force download"):
+        converted(images=images)
+    assert not (tmp_path / "tfrecords").exists()
+
+
+@pytest.mark.parametrize("kept", [100, 700, 1536, 2060])
+def test_a_shard_cut_inside_an_image_or_its_json_is_named(kept: int, tmp_path: Path) -> None:
+    shard = tmp_path / "00000.tar"
+    write_shard(shard, [Sample("train-00000001", "jpg", b"j" * 1000, "http://host.example/a", Labels((1,), (1.0,)))])
+    assert [member.read() for member in index_shard(shard)] == [b"j" * 1000]
+    shard.write_bytes(shard.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"00000\.tar is damaged"):
+        list(index_shard(shard))
+
+
+def test_a_resumed_run_writes_only_the_shards_that_are_not_finished(small_demo: tuple[Path, Path], tmp_path: Path,
+                                                                    converted: Callable[..., Path]) -> None:
+    def state() -> dict[str, tuple[int, int]]:
+        return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns)
+                for path in tmp_path.glob("scratch/convert/*/out/*.tfrecord")}
+
+    out = converted()
+    manifest, before = (out / MANIFEST).read_bytes(), state()
+    # As a kill leaves it: DVC has removed the outs, one shard lacks its note, another is not there at all.
+    shutil.rmtree(out)
+    [work] = (tmp_path / "scratch" / "convert").iterdir()
+    begun, absent = "train-00001-of-00003.tfrecord", "val-00000-of-00002.tfrecord"
+    (work / "out" / begun).write_bytes(b"half")
+    (work / "out" / absent).unlink()
+    for name in (begun, absent):
+        (work / "notes" / f"{name}.json").unlink()
+    assert (converted() / MANIFEST).read_bytes() == manifest
+    after = state()
+    assert set(after) == set(before)
+    assert {name for name in after if after[name] != before[name]} == {begun, absent}

@@ -1,0 +1,75 @@
+"""A handful of real records, as convert would publish them, and the settings of a tiny training.
+
+Record i has the class i alone, so that the labels of a batch tell which records are in it.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+import mlimages
+from mlimages.acquire.formats import Labels
+from mlimages.convert.images import to_jpeg
+from mlimages.convert.records import serialize, shard_name
+from mlimages.demo import world
+from mlimages.params import Machine, Train
+from mlimages.publish import publish
+
+RECORDS, SHARDS = 24, 3
+
+
+@pytest.fixture(scope="session")
+def small_tfrecords(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training records in 3 shards, of 24 classes."""
+    root = tmp_path_factory.mktemp("small_tfrecords")
+    (root / "work").mkdir()
+    per_shard = RECORDS // SHARDS
+    names = [shard_name("train", index, SHARDS) for index in range(SHARDS)]
+    for shard, name in enumerate(names):
+        with tf.io.TFRecordWriter(str(root / "work" / name)) as writer:
+            for number in range(shard * per_shard, (shard + 1) * per_shard):
+                wnid = world.CLASSES[world.INDEX[world.LEAVES[number]]].wnid
+                jpeg = to_jpeg(world.draw(f"{wnid}_{number}", 48), 90)
+                writer.write(serialize(jpeg, Labels((number,), (1.0,)), filename=str(number), key=str(number)))
+    publish(root / "work", root / "tfrecords", verb="convert", records=dict.fromkeys(names, per_shard),
+            classes=RECORDS)
+    return root / "tfrecords"
+
+
+@pytest.fixture(scope="session")
+def small_shards(small_tfrecords: Path) -> list[Path]:
+    return sorted(small_tfrecords.glob("train-*"))
+
+
+@pytest.fixture(scope="session")
+def small_train() -> Train:
+    """15 steps of 8 images; checkpoints after steps 6, 12 and 15, inside epochs and at the end of one."""
+    return Train(seed=3, architecture="tiny", pixels=32, batch=8, epochs=5.0, learning_rate=0.05, warmup_epochs=1.0,
+                 decay="cosine", decay_epochs=[], momentum=0.9, weight_decay=1e-4, batch_norm_momentum=0.9,
+                 loss="class_balanced", positive_threshold=0.7, negative_selection=0.1, positive_weight=12.0,
+                 crop_area=[0.7, 1.0], rotate_and_recolour=True, shuffle_buffer=16, checkpoint_steps=6)
+
+
+@pytest.fixture(scope="session")
+def small_machine() -> Callable[..., Machine]:
+    def build(scratch: Path, logical_devices: int = 1) -> Machine:
+        return Machine(threads=2, workers=2, logical_devices=logical_devices, scratch=str(scratch), connect_to={},
+                       progress_seconds=60.0)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def small_python() -> Callable[..., list[str]]:
+    """The command that runs a Python program in a process of its own, with this project on its path."""
+
+    def command(program: str, *arguments: str) -> list[str]:
+        source = Path(str(mlimages.__file__)).parents[1]
+        path = os.pathsep.join([str(source), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return ["env", f"PYTHONPATH={path}", sys.executable, "-c", program, *arguments]
+
+    return command

@@ -1,0 +1,61 @@
+"""The learning rate takes the released program's values, and the optimizer uses it at once."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from mlimages.params import Train
+from mlimages.train.schedule import Momentum, Schedule, build_schedule
+
+RELEASED = Schedule(0.08, 35_200, 440_000, "stairs", [110_000, 220_000, 330_000])
+
+
+@pytest.mark.parametrize("stair", range(8))
+def test_warm_up_climbs_the_released_stairs(stair: int) -> None:
+    # The released script gives the factor as 1.297, which is 8 ** (1 / 8) to four digits.
+    for step in (4400 * stair, 4400 * stair + 4399):
+        assert float(RELEASED(step)) == pytest.approx(0.01 * 1.297**stair, rel=1e-3)
+
+
+@pytest.mark.parametrize("step, rate", [
+    (35_200, 0.08), (109_999, 0.08), (110_000, 0.008), (219_999, 0.008), (220_000, 0.0008), (329_999, 0.0008),
+    (330_000, 0.00008), (439_999, 0.00008)])
+def test_the_rate_falls_to_a_tenth_at_the_released_steps(step: int, rate: float) -> None:
+    assert float(RELEASED(step)) == pytest.approx(rate, rel=1e-5)
+
+
+def test_cosine_starts_at_the_rate_passes_its_half_and_ends_near_0() -> None:
+    plan = Schedule(0.4, 100, 1100, "cosine", [])
+    assert float(plan(100)) == pytest.approx(0.4)
+    assert float(plan(600)) == pytest.approx(0.2)
+    assert 0 <= float(plan(1099)) < 1e-5
+    rates = [float(plan(step)) for step in range(100, 1100, 50)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
+    assert float(Schedule(0.4, 0, 10, "cosine", [])(0)) == pytest.approx(0.4)
+
+
+def test_epochs_become_the_nearest_number_of_batches(small_train: Train) -> None:
+    params = dataclasses.replace(small_train, batch=32, epochs=6.0, warmup_epochs=0.5, decay="stairs",
+                                 decay_epochs=[2.0, 4.0])
+    plan = build_schedule(params, records=1_000)
+    assert (plan.warmup_steps, plan.total_steps, plan.decay_steps) == (16, 188, [62, 125])
+
+
+def test_even_a_fraction_of_a_batch_is_a_step(small_train: Train) -> None:
+    assert build_schedule(dataclasses.replace(small_train, epochs=0.01), records=24).total_steps == 1
+
+
+def test_momentum_applies_a_dropped_rate_to_the_whole_velocity_at_once() -> None:
+    weight = keras.Variable(np.zeros(1, np.float32))
+    optimizer = Momentum(Schedule(1.0, 0, 10, "stairs", [2]), 0.9)
+    positions = []
+    for _ in range(3):
+        optimizer.apply([keras.ops.ones(1)], [weight])
+        positions.append(float(weight[0]))
+    # Velocities 1, 1.9, 2.71; the rates are 1, 1, 0.1.
+    assert np.diff(positions, prepend=0.0) == pytest.approx([-1.0, -1.9, -0.271], rel=1e-5)
