@@ -15,9 +15,11 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
-TINY: dict[str, dict[str, object]] = {"acquire": {"demo": {"seed": 0, "train_images": 120, "val_images": 40, "pixels": 48}},
-        "download": {"images_per_shard": 20},
-        "train": {"architecture": "tiny", "pixels": 32, "batch": 16, "epochs": 3.0, "checkpoint_steps": 5}}
+TINY: dict[str, dict[str, object]] = {
+    "acquire": {"demo": {"seed": 0, "train_images": 120, "val_images": 40, "pixels": 48}},
+    "download": {"images_per_shard": 20},
+    "train": {"architecture": "tiny", "pixels": 32, "batch": 16, "epochs": 3.0, "checkpoint_steps": 5},
+}
 
 
 def run(copy: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,244 @@
+"""Parts that the tests share: the repository's parameters, a machine of their own, lists, and a scripted web server."""
+
+import dataclasses
+import io
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mlimages.acquire import acquire
+from mlimages.acquire.formats import DICTIONARY, LISTS
+from mlimages.params import Acquire, Machine, Params, load
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# Longer than anything here takes; only a test that fails waits for it.
+PATIENCE_SECONDS = 20.0
+ENDLESS_BYTES = 64 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What the server does with one request; without anything said, 200 with the body and its true length.
+
+    `cut`: send so many bytes of the announced body, then close; `drip_seconds`: pause after each byte; `endless`:
+    bytes of no announced length until the client goes; `hang`: no answer; `drop`: close without an answer; `raw`:
+    send these bytes as the whole answer; `until`, `meet`: answer when the event is set, when all have come.
+    """
+
+    status: int = 200
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    body: bytes = b""
+    cut: int | None = None
+    drip_seconds: float = 0.0
+    endless: bool = False
+    hang: bool = False
+    drop: bool = False
+    raw: bytes | None = None
+    until: threading.Event | None = None
+    meet: threading.Barrier | None = None
+
+
+class ScriptedServer(ThreadingHTTPServer):
+    """A real HTTP/1.1 server on the loopback that answers each path by its script and counts what it sees.
+
+    `requests` counts by path, `log` has (host, path) in order of arrival; `most_requests` and `most_connections` are
+    the greatest numbers at the same time, by host; `finished` counts the answers that ended, `broken_off` those of
+    them that the client did not take whole.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.closing = threading.Event()
+        self.requests: Counter[str] = Counter()
+        self.log: list[tuple[str, str]] = []
+        self.finished: Counter[str] = Counter()
+        self.broken_off: Counter[str] = Counter()
+        self.most_requests: Counter[str] = Counter()
+        self.most_connections: Counter[str] = Counter()
+        self.changed = threading.Condition()
+        self._now: dict[str, Counter[str]] = {"requests": Counter(), "connections": Counter()}
+        self._scripts: dict[str, list[Reply]] = {}
+
+    def on(self, path: str, **reply: Any) -> None:
+        """Add a reply to the script of `path`: the n-th request gets the n-th one, further requests the last."""
+        self._scripts.setdefault(path, []).append(Reply(**reply))
+
+    def connect_to(self, *hosts: str) -> dict[str, str]:
+        """What leads these hosts here, for `machine.connect_to`."""
+        return {f"{host}:{port}": f"127.0.0.1:{self.server_port}" for host in hosts for port in (80, 443)}
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Return when `condition` holds; it is looked at whenever a count changes."""
+        with self.changed:
+            assert self.changed.wait_for(condition, PATIENCE_SECONDS), "what the test waited for did not come"
+
+    @contextmanager
+    def counted(self, kind: str, most: Counter[str], host: str) -> Iterator[None]:
+        with self.changed:
+            now = self._now[kind]
+            now[host] += 1
+            most[host] = max(most[host], now[host])
+        try:
+            yield
+        finally:
+            with self.changed:
+                now[host] -= 1
+
+    def reply_to(self, host: str, path: str) -> Reply:
+        with self.changed:
+            self.log.append((host, path))
+            self.requests[path] += 1
+            self.changed.notify_all()
+            script = self._scripts.get(path, [Reply(404)])
+            return script[min(self.requests[path], len(script)) - 1]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away mid-answer is what many tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: ScriptedServer
+    counting: Any = None
+
+    def do_GET(self) -> None:
+        host = self.headers["Host"]
+        if self.counting is None:
+            self.counting = self.server.counted("connections", self.server.most_connections, host)
+            self.counting.__enter__()
+        with self.server.counted("requests", self.server.most_requests, host):
+            try:
+                self._play(self.server.reply_to(host, self.path))
+            except OSError:
+                self.close_connection = True
+                self.server.broken_off[self.path] += 1
+        with self.server.changed:
+            self.server.finished[self.path] += 1
+            self.server.changed.notify_all()
+
+    def finish(self) -> None:
+        try:
+            super().finish()
+        finally:
+            if self.counting is not None:
+                self.counting.__exit__(None, None, None)
+
+    def _play(self, reply: Reply) -> None:
+        self.close_connection = reply.hang or reply.drop or reply.endless or reply.cut is not None or bool(reply.raw)
+        if reply.until:
+            reply.until.wait(PATIENCE_SECONDS)
+        if reply.meet:
+            reply.meet.wait(PATIENCE_SECONDS)
+        if reply.hang:
+            self.server.closing.wait()
+        if reply.raw is not None:
+            self.wfile.write(reply.raw)
+        if reply.hang or reply.drop or reply.raw is not None:
+            return
+        self.send_response(reply.status)
+        length = {} if reply.endless else {"Content-Length": str(len(reply.body))}
+        for name, value in {"Content-Type": "image/jpeg", **length, **reply.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if reply.endless:
+            for _ in range(ENDLESS_BYTES // 65_536):
+                self.wfile.write(bytes(65_536))
+        elif reply.drip_seconds:
+            for number in range(len(reply.body)):
+                self.wfile.write(reply.body[number: number + 1])
+                if self.server.closing.wait(reply.drip_seconds):
+                    break
+        else:
+            self.wfile.write(reply.body[: reply.cut])
+
+    def log_message(self, format: str, *args: object) -> None:
+        """What arrives is in `ScriptedServer.log`."""
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as scripted:
+        thread = threading.Thread(target=scripted.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield scripted
+        scripted.closing.set()
+        scripted.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def params() -> Params:
+    """The repository's own params.yaml."""
+    return load(REPOSITORY / "params.yaml")
+
+
+@pytest.fixture
+def machine(params: Params, tmp_path: Path) -> Machine:
+    """The repository's machine section, with the scratch folder inside the test's own."""
+    return dataclasses.replace(params.machine, scratch=str(tmp_path / "scratch"), threads=8)
+
+
+@pytest.fixture
+def tiny_params(params: Params) -> Params:
+    """The repository's parameters with a demo of 60 training and 20 validation images of 32 pixels."""
+    demo = dataclasses.replace(params.acquire.demo, train_images=60, val_images=20, pixels=32)
+    return dataclasses.replace(params, acquire=dataclasses.replace(params.acquire, source="demo", demo=demo),
+                               download=dataclasses.replace(params.download, images_per_shard=12))
+
+
+@pytest.fixture
+def tiny_lists(tiny_params: Params, machine: Machine, tmp_path: Path) -> Path:
+    """What acquire publishes of that demo."""
+    return acquire(tiny_params.acquire, machine, out=tmp_path / "lists")
+
+
+@pytest.fixture
+def jpeg() -> bytes:
+    """A small true JPEG."""
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((48, 40)).convert("RGB").save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """A folder with the four lists, one line each, and a dictionary of five classes, all well-formed."""
+    folder = tmp_path / "release"
+    folder.mkdir()
+    (folder / DICTIONARY).write_text("category_index\tcategory_id\tindex_of_parent_category\tcategory name\n"
+                                     "0\tn00000001\t-1\tthing\n1\tn00000002\t0\tanimal, beast\n2\tn00000003\t1\tcat\n"
+                                     "3\tn00000004\t1\tdog, hound\n4\tn00000005\t0\tplant\n")
+    for part, origin, name in LISTS:
+        source = f"http://images.example/{part}.jpg" if origin == "openimages" else "n00000003/n00000003_1.JPEG"
+        (folder / name).write_text(f"{source}\t2:0.9\t1:0.8\n")
+    return folder
+
+
+@pytest.fixture
+def from_release(params: Params, release: Path) -> Acquire:
+    """The parameters that make acquire take that folder."""
+    return dataclasses.replace(params.acquire, source="folder", folder=str(release))
+
+
+@pytest.fixture
+def lists_of(release: Path, from_release: Acquire, machine: Machine,
+             tmp_path: Path) -> Callable[[Sequence[str], Sequence[str]], Path]:
+    """Acquire lists of these training and validation URLs."""
+
+    def make(train: Sequence[str], val: Sequence[str]) -> Path:
+        for urls, name in ((train, LISTS[1].name), (val, LISTS[3].name)):
+            (release / name).write_text("".join(f"{url}\t2:0.9\t1:0.8\n" for url in urls))
+        return acquire(from_release, machine, out=tmp_path / "lists")
+
+    return make

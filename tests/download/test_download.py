@@ -1,0 +1,225 @@
+"""download accounts for every list line, gives the same bytes after a kill, and says why it stops."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mlimages
+from mlimages.acquire.formats import LISTS
+from mlimages.download import download
+from mlimages.download import fetch as fetch_module
+from mlimages.download.ledger import Reason, Row, read_ledger
+from mlimages.download.shards import index_shard
+from mlimages.errors import UserError
+from mlimages.params import Download, Machine, Params
+from mlimages.publish import MANIFEST, verify
+
+if TYPE_CHECKING:
+    from tests.conftest import ScriptedServer
+
+Lists = Callable[[Sequence[str], Sequence[str]], Path]
+HOST = "http://images.example"
+VAL = [f"{HOST}/val.jpg"]
+RUN_DOWNLOAD = """
+import json, sys
+from mlimages.download import download
+from mlimages.params import Download, Machine
+params, machine, lists, out = json.loads(sys.argv[1])
+download(Download(**params), Machine(**machine), lists=lists, out=out)
+"""
+
+
+@pytest.fixture
+def here(machine: Machine, server: "ScriptedServer", monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine on which images.example is the scripted server, and that hardly waits between tries."""
+    monkeypatch.setattr(fetch_module, "BACKOFF_SECONDS", 0.001)
+    hosts = {**server.connect_to("images.example"), "dead.example:80": "127.0.0.1:9"}
+    return dataclasses.replace(machine, connect_to=hosts)
+
+
+@pytest.fixture
+def quick(params: Params) -> Download:
+    """Five lines a shard, and little patience."""
+    return dataclasses.replace(params.download, images_per_shard=5, attempts=2, timeout_seconds=5.0)
+
+
+def _rows(out: Path, part: str) -> list[Row]:
+    return [row for path in sorted((out / part).glob("*.ledger.csv")) for row in read_ledger(path)]
+
+
+def _serve(server: "ScriptedServer", urls: list[str], jpeg: bytes, **how: Any) -> None:
+    for number, url in enumerate(urls):
+        server.on(url.removeprefix(HOST), body=jpeg + bytes([number]), **how)
+
+
+@contextmanager
+def _another_process(params: Download, machine: Machine, lists: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The same download in a process of its own, killed when the block ends."""
+    arguments = json.dumps([dataclasses.asdict(params), dataclasses.asdict(machine), str(lists), str(out)])
+    process = subprocess.Popen([sys.executable, "-c", RUN_DOWNLOAD, arguments], stdout=subprocess.DEVNULL,
+                               env={**os.environ, "PYTHONPATH": str(Path(mlimages.__file__).parents[1])})
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(20) == -signal.SIGKILL
+
+
+def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Machine, server: "ScriptedServer",
+                                                     lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    fates: dict[str, tuple[Reason, dict[str, Any] | None]] = {
+        f"{HOST}/ok.jpg": (Reason.OK, {"body": jpeg}),
+        f"{HOST}/gone.jpg": (Reason.HTTP_ERROR, {"status": 404}),
+        f"{HOST}/short.jpg": (Reason.TRUNCATED, {"body": jpeg, "cut": 50}),
+        f"{HOST}/page.jpg": (Reason.NOT_IMAGE, {"body": b"<!DOCTYPE html>"}),
+        f"{HOST}/photo.jpg": (Reason.PLACEHOLDER, {"status": 302, "headers": {"Location": "/photo_unavailable.png"}}),
+        f"{HOST}/half.jpg": (Reason.CORRUPT, {"body": jpeg[: len(jpeg) // 2]}),
+        f"{HOST}/many.jpg": (Reason.TOO_MANY_PIXELS, {"body": jpeg.replace(b"\x00\x28\x00\x30", b"\xff\xdc\xff\xdc")}),
+        f"{HOST}/endless.jpg": (Reason.TOO_LARGE, {"endless": True}),
+        f"{HOST}/silent.jpg": (Reason.TIMEOUT, {"hang": True}),
+        f"{HOST}/round.jpg": (Reason.REDIRECTS, {"status": 302, "headers": {"Location": "/round.jpg"}}),
+        f"{HOST}/inside.jpg": (Reason.FORBIDDEN_ADDRESS, {"status": 302, "headers": {"Location": "http://127.0.0.1/"}}),
+        f"{HOST}/private.jpg": (Reason.OPT_OUT, {"body": jpeg, "headers": {"X-Robots-Tag": "noai"}}),
+        "https://images.example/plain.jpg": (Reason.TLS, None),
+        "http://dead.example/a.jpg": (Reason.CONNECT, None),
+        "http://nowhere.invalid/a.jpg": (Reason.DNS, None),
+        "file:///etc/passwd": (Reason.BAD_URL, None),
+    }
+    assert {reason for reason, _ in fates.values()} == set(Reason)
+    for url, (_, reply) in fates.items():
+        if reply is not None:
+            server.on(url.removeprefix(HOST), **reply)
+    params = dataclasses.replace(quick, attempts=1, timeout_seconds=0.5, max_bytes=500_000)
+    out = download(params, here, lists=lists_of(list(fates), [f"{HOST}/ok.jpg"]), out=tmp_path / "images")
+    rows = _rows(out, "train")
+    assert [row.line for row in rows] == list(range(1, len(fates) + 1))
+    assert [(row.url, row.reason) for row in rows] == [(url, reason) for url, (reason, _) in fates.items()]
+    assert rows[0] == Row(1, f"{HOST}/ok.jpg", "train-00000001", Reason.OK, 200, len(jpeg),
+                          hashlib.sha256(jpeg).hexdigest(), 48, 40, 1)
+    assert all((row.bytes, row.sha256, row.width, row.height) == (0, "", 0, 0) for row in rows[1:])
+    assert [row.reason for row in _rows(out, "val")] == [Reason.OK]
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["lines"], summary["images"], summary["bytes"]) == (len(fates) + 1, 2, 2 * len(jpeg))
+
+
+def test_shards_hold_the_images_as_they_came_with_url_and_labels(quick: Download, here: Machine, jpeg: bytes,
+                                                                 server: "ScriptedServer", lists_of: Lists,
+                                                                 tmp_path: Path) -> None:
+    urls = [f"{HOST}/{number}.jpg" for number in range(12)]
+    _serve(server, urls[:3] + urls[4:] + VAL, jpeg)
+    out = download(quick, here, lists=lists_of(urls, VAL), out=tmp_path / "images")
+    manifest = verify(out, "download")
+    records = [manifest["files"][f"train/0000{index}.{end}"]["records"]
+               for index in range(3) for end in ("tar", "ledger.csv")]
+    assert records == [4, 5, 5, 5, 2, 2]
+    members = [member for path in sorted((out / "train").glob("*.tar")) for member in index_shard(path)]
+    kept = [row for row in _rows(out, "train") if row.reason is Reason.OK]
+    assert [member.key for member in members] == [row.key for row in kept]
+    assert [hashlib.sha256(member.read()).hexdigest() for member in members] == [row.sha256 for row in kept]
+    assert [member.source for member in members] == urls[:3] + urls[4:]
+    assert {member.labels for member in members} == {((1, 2), (0.8, 0.9))}
+
+
+def test_one_thread_and_sixteen_give_the_same_bytes(tiny_params: Params, tiny_lists: Path, machine: Machine,
+                                                    tmp_path: Path) -> None:
+    manifests = []
+    for threads in (1, 16):
+        one = dataclasses.replace(machine, threads=threads, scratch=str(tmp_path / f"scratch{threads}"))
+        out = download(tiny_params.download, one, lists=tiny_lists, out=tmp_path / f"images{threads}")
+        verify(out, "download")
+        manifests.append((out / MANIFEST).read_bytes())
+    assert manifests[0] == manifests[1]
+
+
+def test_a_killed_download_continues_to_the_same_bytes_and_fetches_no_finished_shard_again(
+        quick: Download, here: Machine, server: "ScriptedServer", lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    urls = [f"{HOST}/{number}.jpg" for number in range(25)]
+    released = threading.Event()
+    _serve(server, urls[:12], jpeg)
+    _serve(server, urls[12:] + VAL, jpeg, until=released)  # the third shard never ends before the kill
+    lists, out = lists_of(urls, VAL), tmp_path / "images"
+    with _another_process(quick, here, lists, out):
+        server.wait_until(lambda: all(server.requests[f"/{number}.jpg"] for number in range(13)))
+        while len(list((tmp_path / "scratch" / "download").glob("*/out/train/*.ledger.csv"))) < 2:
+            server.closing.wait(0.02)
+    assert not out.exists()
+    released.set()
+    download(quick, here, lists=lists, out=out)
+    assert [server.requests[f"/{number}.jpg"] for number in range(10)] == [1] * 10
+    straight = dataclasses.replace(here, scratch=str(tmp_path / "other"))
+    uninterrupted = download(quick, straight, lists=lists, out=tmp_path / "uninterrupted")
+    verify(out, "download")
+    assert (out / MANIFEST).read_bytes() == (uninterrupted / MANIFEST).read_bytes()
+    assert list((tmp_path / "scratch").rglob("*.partial")) == []
+
+
+def test_a_second_process_stops_and_names_the_first(quick: Download, here: Machine, server: "ScriptedServer",
+                                                    lists_of: Lists, tmp_path: Path) -> None:
+    server.on("/0.jpg", hang=True)
+    lists = lists_of([f"{HOST}/0.jpg"], VAL)
+    with _another_process(quick, here, lists, tmp_path / "images") as first:
+        server.wait_until(lambda: server.requests["/0.jpg"] > 0)
+        for out in ("images", "elsewhere"):
+            with pytest.raises(UserError, match=f"is being made by process {first.pid};"):
+                download(quick, here, lists=lists, out=tmp_path / out)
+    assert not (tmp_path / "images").exists()
+
+
+def test_a_finished_download_asks_no_host_again(quick: Download, here: Machine, server: "ScriptedServer",
+                                                lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    urls = [f"{HOST}/{number}.jpg" for number in range(7)]
+    _serve(server, urls + VAL, jpeg)
+    lists = lists_of(urls, VAL)
+    first = verify(download(quick, here, lists=lists, out=tmp_path / "images"), "download")
+    asked = server.requests.copy()
+    assert verify(download(quick, here, lists=lists, out=tmp_path / "images"), "download") == first
+    assert server.requests == asked
+    download(dataclasses.replace(quick, attempts=3), here, lists=lists, out=tmp_path / "images")
+    assert server.requests.total() == 2 * asked.total()
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+def test_damaged_lists_stop_it_with_the_file_and_the_command(quick: Download, here: Machine, lists_of: Lists,
+                                                             server: "ScriptedServer", tmp_path: Path,
+                                                             damage: str) -> None:
+    lists = lists_of([f"{HOST}/0.jpg"], VAL)
+    path = lists / LISTS[1].name
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[:-1] if damage == "cut" else content.replace(b"0.jpg", b"1.jpg"))
+    with pytest.raises(UserError, match=re.escape(str(path)) + ".*run `dvc repro --force acquire`"):
+        download(quick, here, lists=lists, out=tmp_path / "images")
+    assert server.log == []
+    assert not (tmp_path / "images").exists()
+
+
+def test_missing_lists_stop_it_with_the_command(quick: Download, here: Machine, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing/manifest\.json is missing: .*run `dvc repro acquire`"):
+        download(quick, here, lists=tmp_path / "nothing", out=tmp_path / "images")
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: out and scratch are the same inodes, and resume trusts scratch")
+def test_a_shard_that_was_damaged_since_is_fetched_again(quick: Download, here: Machine, server: "ScriptedServer",
+                                                         lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    _serve(server, [f"{HOST}/0.jpg", *VAL], jpeg)
+    lists = lists_of([f"{HOST}/0.jpg"], VAL)
+    out = download(quick, here, lists=lists, out=tmp_path / "images")
+    before = (out / MANIFEST).read_bytes()
+    with (out / "train" / "00000.tar").open("r+b") as file:
+        file.seek(700)
+        file.write(b"damage")
+    download(quick, here, lists=lists, out=out)
+    assert (out / MANIFEST).read_bytes() == before

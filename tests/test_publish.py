@@ -1,0 +1,139 @@
+"""Files and folders appear whole or not at all, and a manifest finds every later change."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mlimages.errors import UserError
+from mlimages.publish import MANIFEST, atomic, publish, read_manifest, verify, write_csv, write_json
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A folder that a stage `bake` published: a.bin and deep/b.bin."""
+    work = tmp_path / "work"
+    (work / "deep").mkdir(parents=True)
+    (work / "a.bin").write_bytes(b"abc")
+    (work / "deep" / "b.bin").write_bytes(bytes(range(256)) * 1000)
+    publish(work, tmp_path / "made", verb="bake", records={"deep/b.bin": 7}, classes=3)
+    return tmp_path / "made"
+
+
+def _rewrite(path: Path, content: bytes) -> None:
+    path.unlink()
+    path.write_bytes(content)
+
+
+def test_a_file_has_its_final_name_only_after_the_block(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    with atomic(path) as file:
+        file.write(b"whole")
+        file.flush()
+        assert not path.exists()
+    assert path.read_bytes() == b"whole"
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_an_exception_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), atomic(tmp_path / "file") as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_exception_leaves_the_older_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), atomic(path) as file:
+        file.write(b"half of the new")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_json_and_csv_have_one_form(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"b": 1, "a": [2]})
+    write_json(tmp_path / "y.json", {"a": [2], "b": 1})
+    assert (tmp_path / "x.json").read_bytes() == (tmp_path / "y.json").read_bytes()
+    write_csv(tmp_path / "x.csv", ("name", "text"), [("ä", 'with "quotes", and a comma'), (1, "two\nlines")])
+    expected = 'name,text\nä,"with ""quotes"", and a comma"\n1,"two\nlines"\n'
+    assert (tmp_path / "x.csv").read_bytes() == expected.encode()
+
+
+def test_the_manifest_tells_every_file_its_records_and_the_facts(made: Path) -> None:
+    manifest = verify(made, "bake")
+    assert manifest == read_manifest(made, "bake")
+    assert {name: (fact["bytes"], fact["records"]) for name, fact in manifest["files"].items()} == {
+        "a.bin": (3, None), "deep/b.bin": (256_000, 7)}
+    assert manifest["files"]["a.bin"]["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert manifest["classes"] == 3
+
+
+def test_equal_contents_have_equal_manifests(made: Path, tmp_path: Path) -> None:
+    publish(tmp_path / "work", tmp_path / "elsewhere", verb="bake", records={"deep/b.bin": 7}, classes=3)
+    assert (tmp_path / "elsewhere" / MANIFEST).read_bytes() == (made / MANIFEST).read_bytes()
+
+
+def test_a_flipped_bit_is_found_and_its_file_named(made: Path) -> None:
+    content = bytearray((made / "deep" / "b.bin").read_bytes())
+    content[123_456] ^= 1
+    _rewrite(made / "deep" / "b.bin", bytes(content))
+    with pytest.raises(UserError, match=r"deep/b\.bin has the sha256 .* run `dvc repro --force bake`"):
+        verify(made, "bake")
+
+
+def test_a_cut_file_is_found_and_both_lengths_told(made: Path) -> None:
+    _rewrite(made / "a.bin", b"ab")
+    with pytest.raises(UserError, match=r"a\.bin has 2 bytes, .* says 3; .*`dvc repro --force bake`"):
+        verify(made, "bake")
+
+
+def test_a_missing_file_is_found(made: Path) -> None:
+    (made / "a.bin").unlink()
+    with pytest.raises(UserError, match=r"a\.bin is missing, .*`dvc repro --force bake`"):
+        verify(made, "bake")
+
+
+def test_what_another_verb_published_is_refused(made: Path) -> None:
+    with pytest.raises(UserError, match="was written by bake, expected fry; run `dvc repro --force fry`"):
+        verify(made, "fry")
+
+
+def test_a_folder_without_a_manifest_is_not_finished(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"manifest\.json is missing: the stage bake has not finished; run `dvc repro"):
+        verify(tmp_path / "nowhere", "bake")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null"])
+def test_a_damaged_manifest_is_named(made: Path, content: bytes) -> None:
+    _rewrite(made / MANIFEST, content)
+    with pytest.raises(UserError, match=r"manifest\.json is damaged .*`dvc repro --force bake`"):
+        verify(made, "bake")
+
+
+def test_an_older_folder_is_replaced_whole(made: Path, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    (fresh / "c.bin").write_bytes(b"c")
+    publish(fresh, made, verb="bake", records={})
+    assert sorted(os.listdir(made)) == ["c.bin", MANIFEST]
+    assert list(verify(made, "bake")["files"]) == ["c.bin"]
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
+
+
+def test_leftovers_of_a_killed_publish_do_not_get_in(made: Path, tmp_path: Path) -> None:
+    for state in ("partial", "old"):
+        (tmp_path / f".made.{state}").mkdir()
+        (tmp_path / f".made.{state}" / "junk").write_bytes(b"junk")
+    publish(tmp_path / "work", made, verb="bake", records={})
+    assert sorted(os.listdir(made)) == ["a.bin", "deep", MANIFEST]
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
+
+
+def test_a_publish_that_fails_leaves_the_older_folder(made: Path, tmp_path: Path) -> None:
+    before = json.loads((made / MANIFEST).read_text())
+    with pytest.raises(TypeError):
+        publish(tmp_path / "work", made, verb="bake", records={}, fact=object())
+    assert verify(made, "bake") == before

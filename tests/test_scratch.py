@@ -1,0 +1,89 @@
+"""A stage resumes only what the same parameters, inputs and code made, and never beside another process."""
+
+import dataclasses
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from mlimages import scratch
+from mlimages.errors import UserError
+from mlimages.params import Machine, Params
+from mlimages.publish import publish
+
+
+def _inputs(folder: Path, content: bytes) -> Path:
+    work = folder / "work"
+    work.mkdir(parents=True)
+    (work / "data").write_bytes(content)
+    publish(work, folder / "out", verb="bake", records={})
+    return folder / "out"
+
+
+def _module(path: Path, code: str) -> ModuleType:
+    path.write_text(code)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec
+    return importlib.util.module_from_spec(spec)
+
+
+def test_the_key_is_the_same_for_the_same_parameters_inputs_and_code(params: Params, tmp_path: Path) -> None:
+    code = [_module(tmp_path / "code.py", "x = 1\n")]
+    keys = {scratch.key(params.download, inputs=[_inputs(tmp_path / name, b"data")], code=code) for name in "ab"}
+    assert len(keys) == 1
+
+
+def test_the_key_changes_with_any_parameter(params: Params) -> None:
+    changed = [dataclasses.replace(params.download, **{field.name: getattr(params.download, field.name) + 1})
+               for field in dataclasses.fields(params.download)]
+    assert len({scratch.key(one) for one in [params.download, *changed]}) == len(changed) + 1
+
+
+def test_the_key_changes_with_one_byte_of_the_inputs(params: Params, tmp_path: Path) -> None:
+    folders = [_inputs(tmp_path / "a", b"data"), _inputs(tmp_path / "b", b"dath")]
+    assert len({scratch.key(params.download, inputs=[folder]) for folder in folders}) == 2
+
+
+def test_the_key_changes_with_the_code(params: Params, tmp_path: Path) -> None:
+    module = _module(tmp_path / "code.py", "x = 1\n")
+    before = scratch.key(params.download, code=[module])
+    (tmp_path / "code.py").write_text("x = 2\n")
+    assert scratch.key(params.download, code=[module]) != before
+
+
+def test_what_a_stage_left_is_there_when_it_comes_again(machine: Machine, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), scratch.workspace("bake", machine, "key", tmp_path / "out") as folder:
+        (folder / "kept").write_text("half")
+        raise ZeroDivisionError
+    with scratch.workspace("bake", machine, "key", tmp_path / "out") as folder:
+        assert (folder / "kept").read_text() == "half"
+    with scratch.workspace("bake", machine, "other", tmp_path / "out") as folder:
+        assert not (folder / "kept").exists()
+
+
+@pytest.mark.parametrize(("key", "out"), [("key", "elsewhere"), ("other", "out")])
+def test_neither_the_same_result_nor_the_same_place_is_made_twice_at_a_time(
+        machine: Machine, tmp_path: Path, key: str, out: str) -> None:
+    with scratch.workspace("bake", machine, "key", tmp_path / "out"):
+        with (pytest.raises(UserError, match=f"is being made by process {os.getpid()}; wait until it ends"),
+              scratch.workspace("bake", machine, key, tmp_path / out)):
+            pytest.fail("it was made twice")
+    with scratch.workspace("bake", machine, key, tmp_path / out):
+        pass
+
+
+def test_other_results_in_other_places_are_made_at_the_same_time(machine: Machine, tmp_path: Path) -> None:
+    with (scratch.workspace("bake", machine, "key", tmp_path / "out"),
+          scratch.workspace("bake", machine, "other", tmp_path / "elsewhere"),
+          scratch.workspace("fry", machine, "key", tmp_path / "out")):
+        pass
+
+
+def test_a_copy_of_the_repository_works_in_the_original_ones_scratch(
+        machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "original"))
+    relative = dataclasses.replace(machine, scratch="scratch")
+    with scratch.workspace("bake", relative, "key", tmp_path / "out") as folder:
+        assert folder == tmp_path / "original" / "scratch" / "bake" / "key"
