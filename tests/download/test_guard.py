@@ -151,7 +151,6 @@ def test_environment_proxies_and_cookies_are_not_used(server: "ScriptedServer", 
     assert "mlimages" in answer.request.headers["User-Agent"]
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the idle connections of other threads are kept beside those in use")
 def test_a_host_sees_no_more_open_connections_than_allowed(params: Params, server: "ScriptedServer",
                                                            jpeg: bytes) -> None:
     meet = threading.Barrier(2)
@@ -163,7 +162,6 @@ def test_a_host_sees_no_more_open_connections_than_allowed(params: Params, serve
     assert server.most_connections["images.example"] <= 2
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="BUG: an exception instead of an outcome ends the download")
 @pytest.mark.parametrize("reply", [
     {"status": 302, "headers": {"Location": "http://["}}, {"status": 302, "headers": {"Location": "/caf\xe9"}},
     {"status": 503, "headers": {"Retry-After": "\xb2"}},
@@ -173,7 +171,6 @@ def test_no_header_is_worse_than_a_failure(fetcher: Fetcher, server: "ScriptedSe
     assert fetcher.fetch(URL).reason is not Reason.OK
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: requests reads the whole body of a redirect, whatever its length")
 def test_the_body_of_a_redirect_is_not_read(fetcher: Fetcher, server: "ScriptedServer", jpeg: bytes) -> None:
     server.on("/a.jpg", status=302, headers={"Location": "http://other.example/b.jpg"}, endless=True)
     server.on("/b.jpg", body=jpeg)

@@ -77,11 +77,12 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1
             rest = line
+            cut = len(line) > MAX_LINE_BYTES and not line.endswith(b"\n")
             while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
                 rest = file.readline(MAX_LINE_BYTES + 1)
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
-            yield number, line.rstrip()
+            yield number, line if cut else line.rstrip()
 
 
 def parse_line(raw: bytes, number: int, origin: Origin, classes: int) -> Entry:
@@ -125,7 +126,7 @@ def _parse_labels(pairs: list[str], classes: int) -> Labels:
         index_text, colon, confidence_text = pair.strip().partition(":")
         if not (index_text.isascii() and index_text.isdigit()) or (colon and not confidence_text):
             raise MalformedLine(f"expected class:confidence, found {pair[:80]!r}")
-        if (index := int(index_text[:10])) >= classes:
+        if (index := int(index_text.lstrip("0")[:10] or "0")) >= classes:
             raise MalformedLine(f"class {index_text[:80]} is not in the dictionary of {classes} classes")
         labels[index] = max(labels.get(index, 0.0), _parse_confidence(confidence_text if colon else "1"))
     return Labels(*zip(*sorted(labels.items()), strict=True))
@@ -133,7 +134,7 @@ def _parse_labels(pairs: list[str], classes: int) -> Labels:
 
 def _parse_confidence(text: str) -> float:
     try:
-        value = float(text)
+        value = float(text.replace("_", "?"))  # float alone would take 0_1
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:  # also for NaN

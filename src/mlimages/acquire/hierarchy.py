@@ -52,7 +52,11 @@ def read_tree(path: Path) -> ClassTree:
     if not path.is_file():
         raise UserError(f"{path} is missing: the class dictionary; expected {path.name} beside the lists")
     rows: list[tuple[str, int, str]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from None
+    for number, line in enumerate(text.rstrip("\n").split("\n") if text else [], start=1):
         fields = line.rstrip("\r\n").split("\t")
         if number == 1 and not fields[0].strip().isdigit():
             continue

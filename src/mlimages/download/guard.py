@@ -100,12 +100,17 @@ def guarded_session(connect_to: Mapping[str, str], connections: int) -> requests
                 "https": type("Pool", (HTTPSConnectionPool,), {"ConnectionCls": GuardedHTTPS}),
             }
 
-    session = requests.Session()
+    session = _Session()
     session.trust_env = False
     session.headers.update({"User-Agent": USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"})
     for scheme in PORTS:
         session.mount(f"{scheme}://", GuardedAdapter(pool_connections=connections, pool_maxsize=connections))
     return session
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: requests would read a redirect's whole body, and trip over its headers; fetch follows them itself."""
 
 
 def _is_public(address: str) -> bool:

@@ -18,7 +18,7 @@ class Reason(StrEnum):
     FORBIDDEN_ADDRESS = "forbidden_address", "the host, or a redirect's, has no public address"
     CONNECT = "connect", "no connection, or it broke before an answer came"
     TLS = "tls", "the host's certificate or its TLS did not hold"
-    TIMEOUT = "timeout", "too slow: a socket timeout, or the deadline of one try"
+    TIMEOUT = "timeout", "too slow: a socket timeout, or download.deadline_seconds"
     HTTP_ERROR = "http_error", "an HTTP status of 400 or above; http_status says which"
     REDIRECTS = "redirects", "more redirects than are followed, or one without a target"
     OPT_OUT = "opt_out", "X-Robots-Tag asks not to be used (noai, noimageai, noindex, noimageindex)"
