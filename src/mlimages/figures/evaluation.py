@@ -13,7 +13,7 @@ from mlimages.convert.records import parse, shard_paths
 from mlimages.evaluate.metrics import precision_recall
 from mlimages.evaluate.predictions import Predictions, read_predictions
 from mlimages.evaluate.run import METRICS, PER_CLASS, PREDICTIONS
-from mlimages.figures.canvas import BAD, GOOD, TRAIN, VALIDATION, axes, picture_grid, table
+from mlimages.figures.canvas import BAD, GOOD, TRAIN, VALIDATION, axes, markdown_table, picture_grid, table
 from mlimages.figures.images import special_classes
 from mlimages.publish import read_manifest
 
@@ -21,11 +21,18 @@ from mlimages.publish import read_manifest
 def metrics_table(evaluation: str | Path) -> str:
     """metrics.json as a Markdown table."""
     figures = json.loads((Path(evaluation) / METRICS).read_text())
-    rows = [f"| {name.replace('_', ' ')} | {value:,.4g} |" for name, value in figures.items()
-            if not isinstance(value, dict)]
-    rows += [f"| {name.replace('_', ' ')} {figure.replace('_', ' ')} | {value:.4g} |"
+    rows = [(name.replace("_", " "), f"{value:,.4g}") for name, value in figures.items() if not isinstance(value, dict)]
+    rows += [(f"{name} {figure}".replace("_", " "), f"{value:.4g}")
              for name, value_of in figures.items() if isinstance(value_of, dict) for figure, value in value_of.items()]
-    return "\n".join(["| metric | value |", "| --- | --- |", *rows])
+    return markdown_table(("metric", "value"), rows)
+
+
+def class_table(evaluation: str | Path, count: int = 100) -> str:
+    """The classes with the most validation images as a Markdown table; all of them are in per_class.csv."""
+    rows = sorted(table(Path(evaluation) / PER_CLASS), key=lambda row: -int(row["images"]))[:count]
+    return markdown_table(("class", "name", "depth", "images", "base rate", "average precision"),
+                          [(row["class"], row["name"], row["depth"], row["images"], row["base_rate"],
+                            row["average_precision"]) for row in rows])
 
 
 def precision_by_class(evaluation: str | Path) -> None:

@@ -10,7 +10,7 @@ from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.download.ledger import Reason, read_ledger
 from mlimages.download.run import REASONS
 from mlimages.download.shards import Member, index_shard
-from mlimages.figures.canvas import BAD, GOOD, axes, bars, picture_grid, table
+from mlimages.figures.canvas import BAD, GOOD, axes, bars, markdown_table, picture_grid, table
 
 
 def reasons_table(images: str | Path) -> str:
@@ -18,9 +18,9 @@ def reasons_table(images: str | Path) -> str:
     lines: Counter[str] = Counter()
     for row in table(Path(images) / REASONS):
         lines[row["reason"]] += int(row["lines"])
-    rows = [f"| {reason} | {lines[reason]:,} | {lines[reason] / lines.total():.1%} | {reason.meaning} |"
-            for reason in Reason if lines[reason]]
-    return "\n".join(["| reason | list lines | share | meaning |", "| --- | --- | --- | --- |", *rows])
+    return markdown_table(("reason", "list lines", "share", "meaning"),
+                          [(reason, f"{lines[reason]:,}", f"{lines[reason] / lines.total():.1%}", reason.meaning)
+                           for reason in Reason if lines[reason]])
 
 
 def failures(images: str | Path) -> None:

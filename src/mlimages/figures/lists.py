@@ -7,7 +7,15 @@ import matplotlib.pyplot as plt
 
 from mlimages.acquire.formats import CLASSES, DICTIONARY, STATISTICS
 from mlimages.acquire.hierarchy import ClassTree, read_tree
-from mlimages.figures.canvas import TRAIN, VALIDATION, axes, bars, table
+from mlimages.figures.canvas import TRAIN, VALIDATION, axes, bars, markdown_table, table
+
+
+def lists_table(lists: str | Path) -> str:
+    """Each list's lines that were taken, refused or repeated, as a Markdown table."""
+    statistics = json.loads((Path(lists) / STATISTICS).read_text())["lists"]
+    columns = [name for name, value in next(iter(statistics.values())).items() if isinstance(value, int | float)]
+    return markdown_table(["list", *(name.replace("_", " ") for name in columns)],
+                          [(name, *(f"{one[column]:,}" for column in columns)) for name, one in statistics.items()])
 
 
 def images_per_class(lists: str | Path) -> None:
