@@ -31,7 +31,7 @@ def test_the_committed_file_is_valid_and_read_as_typed_sections() -> None:
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), [
-    ("learning_rate:", "learning_rat:", ["unknown key `train.learning_rat`", "nearest known is `train.learning_rate`"]),
+    ("learning_rate:", "learning_rat:", ["unknown key `train.learning_rat` (0.02)", "nearest known is `train.learning_rate`"]),
     ("train_images:", "train_image:", ["`acquire.demo.train_image`", "nearest known is `acquire.demo.train_images`"]),
     ("machine:", "machines:", ["unknown key `machines`", "nearest known is `machine`"]),
     ("batch: 32", "batch: 0", ["`train.batch` is 0", ">= 1"]),
@@ -43,6 +43,9 @@ def test_the_committed_file_is_valid_and_read_as_typed_sections() -> None:
     ("rotate_and_recolour: false", "rotate_and_recolour: no", ["`train.rotate_and_recolour` is 'no'", "boolean"]),
     ("architecture: resnet101", "architecture: vgg", ["`train.architecture` is 'vgg'", '"resnet101"']),
     ("crop_area: [0.7, 1.0]", "crop_area: [0.7]", ["`train.crop_area` is [0.7]", "items >= 2"]),
+    ("crop_area: [0.7, 1.0]", "crop_area: [1.0, 0.7]", ["`train`: crop_area is [1.0, 0.7]", "smaller share first"]),
+    ("warmup_epochs: 1.0", "warmup_epochs: 6.0", ["`train`: warmup_epochs is 6.0", "less than epochs, 6.0"]),
+    ("decay_epochs: []", "decay_epochs: [2.0]", ["`train`: decay_epochs is [2.0]", "decay: stairs"]),
     ("  threads: 32", "  threads: 32\n  threads: 3", ["duplicate key", "line"]),
     ("architecture: resnet101", "architecture: !!python/object/apply:os.getcwd []", ["not plain YAML", "line"]),
 ])

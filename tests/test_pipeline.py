@@ -19,6 +19,7 @@ TINY: dict[str, dict[str, object]] = {
     "acquire": {"demo": {"seed": 0, "train_images": 120, "val_images": 40, "pixels": 48}},
     "download": {"images_per_shard": 20},
     "train": {"architecture": "tiny", "pixels": 32, "batch": 16, "epochs": 3.0, "checkpoint_steps": 5},
+    "machine": {"logical_devices": 2},
 }
 
 

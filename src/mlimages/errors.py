@@ -1,4 +1,9 @@
-"""The one exception for what a user can mend."""
+"""The one exception for what a user can mend, and the command that mends damaged data."""
+
+
+def redo(verb: str) -> str:
+    """The command that makes a stage's data anew, without what it would resume from."""
+    return f"remove scratch/{verb} and run `dvc repro --force {verb}`"
 
 
 class UserError(Exception):

@@ -56,7 +56,7 @@ class Download:
     timeout_seconds: Seconds
     deadline_seconds: Seconds
     max_bytes: Annotated[int, Field(ge=1024, le=2**31)]
-    max_pixels: Annotated[int, Field(ge=1024, le=2**31)]
+    max_pixels: Annotated[int, Field(ge=1024, le=178_956_970)]  # Pillow opens nothing larger
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -92,6 +92,14 @@ class Train:
     rotate_and_recolour: bool
     shuffle_buffer: Count
     checkpoint_steps: Count
+
+    def __post_init__(self) -> None:
+        if self.crop_area[0] > self.crop_area[1]:
+            raise ValueError(f"crop_area is {self.crop_area}, expected the smaller share first")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, expected less than epochs, {self.epochs}")
+        if self.decay_epochs and self.decay != "stairs":
+            raise ValueError(f"decay_epochs is {self.decay_epochs}, which has an effect only with decay: stairs")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -168,7 +176,9 @@ def _explain(kind: Any, prefix: str, error: Any) -> str:
     location = [str(part) for part in error["loc"]]
     key = prefix + ".".join(location)
     if error["type"] == "unexpected_keyword_argument":
-        return f"unknown key `{key}`; the nearest known is `{_nearest(kind, prefix, key)}`"
+        return f"unknown key `{key}` ({error['input']!r}); the nearest known is `{_nearest(kind, prefix, key)}`"
+    if error["type"] == "value_error":
+        return f"`{key or prefix.rstrip('.')}`: {error['ctx']['error']}"
     if error["type"] == "missing":
         return f"`{key}` is missing; allowed: {_allowed(kind, location)}"
     return f"`{key}` is {error['input']!r}: {error['msg'].lower()}; allowed: {_allowed(kind, location)}"

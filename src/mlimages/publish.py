@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlimages.errors import UserError
+from mlimages.errors import UserError, redo
 
 MANIFEST = "manifest.json"
 
@@ -88,16 +88,16 @@ def read_manifest(folder: str | Path, verb: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the stage {verb} has not finished; run `dvc repro {verb}`") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); run `dvc repro --force {verb}`") from None
+        raise UserError(f"{path} is damaged ({error}); {redo(verb)}") from None
     if found != verb:
-        raise UserError(f"{path} was written by {found}, expected {verb}; run `dvc repro --force {verb}`")
+        raise UserError(f"{path} was written by {found}, expected {verb}; {redo(verb)}")
     return manifest
 
 
 def verify(folder: str | Path, verb: str) -> dict[str, Any]:
     """`read_manifest`, after every file was found to be what it says: present, no byte more or less, same sha256."""
     folder, manifest = Path(folder), read_manifest(folder, verb)
-    mend = f"it was damaged since; remove scratch/{verb}, which may share the file, and run `dvc repro --force {verb}`"
+    mend = f"it was damaged since; {redo(verb)}"
     paths = [folder / name for name in manifest["files"]]
     for path, fact in zip(paths, manifest["files"].values(), strict=True):
         if not path.is_file():

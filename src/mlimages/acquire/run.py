@@ -36,9 +36,8 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
         write_csv(checked / formats.REJECTED, ("list", "line", "reason"), refused)
         write_csv(checked / formats.CLASSES, CLASS_COLUMNS, gathered.class_rows())
         write_json(checked / formats.STATISTICS, gathered.summary())
-        for name in (formats.DICTIONARY, formats.ARCHIVE):
-            if (raw / name).is_file():
-                shutil.copyfile(raw / name, checked / name)
+        for name in [formats.DICTIONARY] + [formats.ARCHIVE] * (params.source == "demo"):
+            shutil.copyfile(raw / name, checked / name)
         records = {name: one.taken for name, one in gathered.lists.items()}
         publish(checked, out, verb="acquire", records=records, source=params.source, classes=len(tree))
     return Path(out)

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlimages import scratch
+from mlimages.acquire import formats
 from mlimages.acquire.formats import DICTIONARY, PARTS, Part, list_file, read_list
 from mlimages.acquire.hierarchy import read_tree
 from mlimages.convert import imagenet, records
@@ -58,7 +59,7 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
     classes = verify(lists, "acquire")["classes"]
     verify(images, "download")
     members, coverage = _collect(params, Path(lists), Path(images), classes)
-    key = scratch.key(params, inputs=[lists, images], code=[THIS, records, imagenet, shards, jpegs])
+    key = scratch.key(params, inputs=[lists, images], code=[THIS, formats, records, imagenet, shards, jpegs])
     with scratch.workspace("convert", machine, f"{key}-{_digest(members)}", out) as work:
         finished, notes = work / "out", work / "notes"
         units = [unit for part in PARTS for unit in _units(params, part, members[part])]

@@ -34,7 +34,9 @@ class Hosts:
         with slots:
             while (wait := self._not_before.get(host, 0.0) - time.monotonic()) > 0:
                 time.sleep(wait)
-            session = idle.pop() if idle else self._new_session()
+            with self._lock:
+                lent = idle.pop() if idle else None
+            session = lent or self._new_session()
             try:
                 yield session
             finally:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlimages import scratch
+from mlimages.acquire import formats
 from mlimages.acquire.formats import PARTS, Entry, Part, list_file, read_list
-from mlimages.demo import server
+from mlimages.demo import server, world
 from mlimages.download import fetch, guard, ledger, shards
 from mlimages.download.fetch import Fetcher, Outcome
 from mlimages.download.ledger import Reason, Row, read_ledger, write_ledger
@@ -54,7 +55,7 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
     where another process is downloading the same; a URL that fails is a ledger row, never an error.
     """
     manifest = verify(lists, "acquire")
-    key = scratch.key(params, inputs=[lists], code=[THIS, fetch, guard, ledger, shards])
+    key = scratch.key(params, inputs=[lists], code=[THIS, fetch, formats, guard, ledger, server, shards, world])
     with (scratch.workspace("download", machine, key, out) as work,
           _demo_hosts(manifest["source"]) as demo_hosts):
         finished = work / "out"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlimages.acquire.formats import Labels, Part
-from mlimages.errors import UserError
+from mlimages.errors import UserError, redo
 from mlimages.publish import atomic
 
 
@@ -71,7 +71,7 @@ def index_shard(path: Path) -> Iterator[Member]:
                 labels = Labels(tuple(facts["classes"]), tuple(facts["confidences"]))
                 yield Member(image.name.partition(".")[0], path, image.offset_data, image.size, facts["url"], labels)
     except (tarfile.TarError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); run `dvc repro --force download`") from None
+        raise UserError(f"{path} is damaged ({error}); {redo('download')}") from None
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from mlimages.errors import UserError
+from mlimages.errors import UserError, redo
 from mlimages.publish import atomic
 
 
@@ -25,7 +25,7 @@ def load_model(path: Path) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no network that can be loaded ({error}); run `dvc repro --force train`") from None
+        raise UserError(f"{path} is no network that can be loaded ({error}); {redo('train')}") from None
 
 
 def predict(model: keras.Model, batches: Iterable[Any], advance: Any) -> Predictions:

@@ -10,7 +10,7 @@ from mlimages import scratch
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.convert.records import shard_paths
-from mlimages.errors import UserError
+from mlimages.errors import UserError, redo
 from mlimages.evaluate import metrics
 from mlimages.evaluate.predictions import Predictions, load_model, predict, write_predictions
 from mlimages.params import Evaluate, Machine
@@ -36,9 +36,10 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
     Raises UserError for missing or damaged inputs, and for a network of other classes than the records.
     """
     trained, manifest = verify(model, "train"), verify(tfrecords, "convert")
-    if trained["classes"] != manifest["classes"]:
+    listed = verify(lists, "acquire")["classes"]
+    if not trained["classes"] == manifest["classes"] == listed:
         raise UserError(f"{model} was trained on {trained['classes']} classes, {tfrecords} holds "
-                        f"{manifest['classes']}; run `dvc repro train`")
+                        f"{manifest['classes']}, {lists} names {listed}; run `dvc repro evaluate`")
     key = scratch.key(params, inputs=[model, tfrecords, lists], code=[THIS, metrics])
     with scratch.workspace("evaluate", machine, key, out) as work:
         shutil.rmtree(work / "out", ignore_errors=True)
@@ -50,7 +51,7 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
             predictions = predict(load_model(Path(model) / MODEL), batches, bar.update)
         if len(predictions.keys) != images:
             raise UserError(f"{tfrecords}: {len(predictions.keys)} validation records were read, the manifest says "
-                            f"{images}; run `dvc repro --force convert`")
+                            f"{images}; {redo('convert')}")
         _write(params, predictions, read_tree(Path(lists) / DICTIONARY), work / "out")
         publish(work / "out", out, verb="evaluate", records={PREDICTIONS: images})
     return Path(out)

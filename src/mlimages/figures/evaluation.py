@@ -107,6 +107,8 @@ def confusions(evaluation: str | Path, lists: str | Path, count: int = 20) -> li
     tree = read_tree(Path(lists) / DICTIONARY)
     predictions = read_predictions(Path(evaluation) / PREDICTIONS)
     truths = _truths(evaluation, predictions)
+    without = np.maximum((~truths).sum(axis=0), 1)
+    usual = np.where(truths, 0, predictions.scores).sum(axis=0) / without
     found = []
     for true in range(len(tree)):
         if tree.children[true] or not truths[:, true].any():
@@ -115,8 +117,7 @@ def confusions(evaluation: str | Path, lists: str | Path, count: int = 20) -> li
         for said in range(len(tree)):
             wrong = of_class & ~truths[:, said]
             if not tree.children[said] and said != true and wrong.any():
-                lacking = predictions.scores[~truths[:, said], said].mean()
-                rise = float(predictions.scores[wrong, said].mean() - lacking)
+                rise = float(predictions.scores[wrong, said].mean() - usual[said])
                 found.append((tree.label(true), tree.label(said), rise))
     return sorted(found, key=lambda row: -row[2])[:count]
 

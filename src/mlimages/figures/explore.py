@@ -43,8 +43,10 @@ def class_browser(lists: str | Path, images: str | Path) -> Any:
         names = [tree.label(one) for one in reversed([index, *tree.ancestors(index)])] if index >= 0 else []
         path.value = " / ".join(names) or "all classes"
         if index < 0 or tree.children[index]:
+            choice.unobserve(go, names="value")  # new options choose the first of them by themselves
             choice.options = _choices(tree, counts, index)
             choice.value = None
+            choice.observe(go, names="value")
         if index >= 0:
             shown.clear_output(wait=True)
             with shown:
@@ -81,6 +83,6 @@ def prediction_browser(evaluation: str | Path, tfrecords: str | Path, lists: str
 
 def _choices(tree: ClassTree, counts: list[int], index: int) -> list[tuple[str, int]]:
     """What can be chosen at a class: its children with their counts, and its parent; -1 stands above the roots."""
-    below = [one for one in range(len(tree)) if tree.parents[one] == index]
+    below = tree.children[index] if index >= 0 else [one for one in range(len(tree)) if tree.parents[one] < 0]
     up = [(UP, tree.parents[index])] if index >= 0 else []
     return up + [(f"{tree.label(one)}  ({counts[one]:,})", one) for one in below]

@@ -15,9 +15,7 @@ from mlimages.figures.canvas import BAD, GOOD, axes, bars, markdown_table, pictu
 
 def reasons_table(images: str | Path) -> str:
     """The ledger's reasons as a Markdown table, counted over both parts."""
-    lines: Counter[str] = Counter()
-    for row in table(Path(images) / REASONS):
-        lines[row["reason"]] += int(row["lines"])
+    lines = _lines_by_reason(images)
     return markdown_table(("reason", "list lines", "share", "meaning"),
                           [(reason, f"{lines[reason]:,}", f"{lines[reason] / lines.total():.1%}", reason.meaning)
                            for reason in Reason if lines[reason]])
@@ -25,9 +23,7 @@ def reasons_table(images: str | Path) -> str:
 
 def failures(images: str | Path) -> None:
     """Why URLs gave no image."""
-    lines: Counter[str] = Counter()
-    for row in table(Path(images) / REASONS):
-        lines[row["reason"]] += int(row["lines"])
+    lines = _lines_by_reason(images)
     ok, total = lines.pop(Reason.OK, 0), lines.total()
     names, values = zip(*lines.most_common(), strict=True) if lines else ((), ())
     bars(f"{total:,} of {ok + total:,} list lines gave no image", "list lines", names, values, BAD)
@@ -66,6 +62,13 @@ def special_classes(tree: ClassTree, classes: tuple[int, ...]) -> list[int]:
     """Those of some classes that are no ancestor of another one among them."""
     above = {ancestor for index in classes for ancestor in tree.ancestors(index)}
     return [index for index in classes if index not in above]
+
+
+def _lines_by_reason(images: str | Path) -> Counter[str]:
+    lines: Counter[str] = Counter()
+    for row in table(Path(images) / REASONS):
+        lines[row["reason"]] += int(row["lines"])
+    return lines
 
 
 def _caption(tree: ClassTree, member: Member) -> str:

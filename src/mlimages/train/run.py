@@ -50,6 +50,7 @@ def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfre
         if not (work / "out" / METRICS).exists():
             shutil.rmtree(work / "out", ignore_errors=True)
             _train(params, machine, Path(tfrecords), manifest, work)
+            shutil.rmtree(work / "checkpoints")
         publish(work / "out", out, verb="train", records={}, architecture=params.architecture,
                 classes=manifest["classes"], pixels=params.pixels)
     return Path(out)
@@ -79,6 +80,8 @@ def _train(params: Train, machine: Machine, tfrecords: Path, manifest: dict[str,
         for last, mean_loss, elapsed in _steps(trainer, batches, done, plan.total_steps, params.checkpoint_steps):
             rate = float(plan(last - 1))
             saving = last % params.checkpoint_steps == 0 or last == plan.total_steps
+            if saving:
+                trainer.average_statistics()
             if not math.isfinite(mean_loss) or (saving and not trainer.is_finite()):
                 raise UserError(f"the loss or the weights are no longer finite at step {last} (loss {mean_loss}, "
                                 f"learning rate {rate:.3g}); the last good checkpoint is kept; lower "
@@ -86,7 +89,6 @@ def _train(params: Train, machine: Machine, tfrecords: Path, manifest: dict[str,
             speed = (last - done) * params.batch / elapsed
             log.row(last, last * params.batch / images, mean_loss, rate, speed)
             if saving:
-                trainer.average_statistics()
                 checkpoints.save(last)
             bar.set_postfix(loss=f"{mean_loss:.4g}", images_per_second=f"{speed:.1f}", refresh=False)
             bar.update(last - done)
