@@ -31,7 +31,7 @@ def test_the_committed_file_is_valid_and_read_as_typed_sections() -> None:
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), [
-    ("learning_rate:", "learning_rat:", ["unknown key `train.learning_rat` (0.02)", "nearest known is `train.learning_rate`"]),
+    ("learning_rate:", "learning_rat:", ["`train.learning_rat` (0.02)", "nearest known is `train.learning_rate`"]),
     ("train_images:", "train_image:", ["`acquire.demo.train_image`", "nearest known is `acquire.demo.train_images`"]),
     ("machine:", "machines:", ["unknown key `machines`", "nearest known is `machine`"]),
     ("batch: 32", "batch: 0", ["`train.batch` is 0", ">= 1"]),
