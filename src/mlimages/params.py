@@ -96,8 +96,8 @@ class Train:
     def __post_init__(self) -> None:
         if self.crop_area[0] > self.crop_area[1]:
             raise ValueError(f"crop_area is {self.crop_area}, expected the smaller share first")
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, expected less than epochs, {self.epochs}")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, expected at most epochs, {self.epochs}")
         if self.decay_epochs and self.decay != "stairs":
             raise ValueError(f"decay_epochs is {self.decay_epochs}, which has an effect only with decay: stairs")
 
