@@ -97,7 +97,7 @@ def test_a_missing_file_is_found(made: Path) -> None:
 
 
 def test_what_another_verb_published_is_refused(made: Path) -> None:
-    with pytest.raises(UserError, match="was written by bake, expected fry; run `dvc repro --force fry`"):
+    with pytest.raises(UserError, match="expected fry; remove scratch/fry and run `dvc repro --force fry`"):
         verify(made, "fry")
 
 
