@@ -6,6 +6,7 @@
 import dataclasses
 import difflib
 import json
+import string
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,14 +50,46 @@ class Acquire:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Mirror:
+    """Where images may also lie: for URLs of `host` ("*": of any), `template` with {url} or {scheme}, {host}, {path}.
+
+    With `table`, a CSV file like Open Images' of image ids, also {id} and {subset}, for URLs that it knows; an image
+    from the URL itself must then have the MD5 that the table gives.
+    """
+
+    template: Annotated[str, Field(min_length=1)]
+    host: str = "*"
+    table: str | None = None
+
+    def __post_init__(self) -> None:
+        known = {"url", "scheme", "host", "path"} | ({"id", "subset"} if self.table else set())
+        used = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
+        if not used <= known:
+            raise ValueError(f"template is {self.template!r}, expected only {sorted(known)} in braces")
+
+
+@dataclass(frozen=True, config=STRICT)
 class Download:
+    """Limits are for a registrable domain, such as flickr.com, where they say `host`."""
+
     images_per_shard: Annotated[int, Field(ge=1, le=100_000)]
     connections_per_host: Annotated[int, Field(ge=1, le=64)]
+    rate_per_host: Annotated[float, Field(gt=0, le=100_000)]
     attempts: Annotated[int, Field(ge=1, le=20)]
     timeout_seconds: Seconds
     deadline_seconds: Seconds
+    min_bytes_per_second: Annotated[float, Field(ge=0, le=1e9)]
+    outage_seconds: Annotated[float, Field(ge=0, le=86_400)]
     max_bytes: Annotated[int, Field(ge=1024, le=2**31)]
     max_pixels: Annotated[int, Field(ge=1024, le=178_956_970)]  # Pillow opens nothing larger
+    shorter_side: Annotated[int, Field(ge=16, le=8192)] | None
+    quality: Annotated[int, Field(ge=1, le=100)]
+    ports: Annotated[list[Annotated[int, Field(ge=1, le=65_535)]], Field(min_length=1)]
+    contact: Annotated[str, Field(pattern=r"^[ -~]{1,200}$")] | None
+    respect_opt_out: bool
+    placeholders: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+    mirrors: Annotated[list[Mirror], Field(min_length=1)]
+    retry: list[str]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -117,6 +150,8 @@ class Machine:
     logical_devices: Annotated[int, Field(ge=1, le=64)]
     scratch: Annotated[str, Field(min_length=1)]
     connect_to: dict[str, str]
+    proxies_from_environment: bool
+    download_log: str | None
     progress_seconds: Seconds
 
 

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mlimages.disk import writing
 from mlimages.errors import UserError, redo
 
 MANIFEST = "manifest.json"
@@ -24,15 +25,16 @@ MANIFEST = "manifest.json"
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write; it takes its final name when the block ends without an exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
-        _fsync_folder(path.parent)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(path)
+            _fsync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -55,28 +57,33 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, int], **facts: Any) -> None:
+def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, int],
+            known: Mapping[str, str] | None = None, **facts: Any) -> None:
     """Make `out` a folder of hard links to all files of `folder`, and a manifest; an older `out` is replaced.
 
-    `records` gives the number of records in those files that hold any, by their path inside `folder`; `facts`
-    are what the next stage must know beside the files. Both go into the manifest, which says nothing of the
-    machine or the time: equal results have equal manifests.
+    `records` gives the number of records in those files that hold any, by their path inside `folder`; `known`
+    the sha256 of files that were hashed when they were made; `facts` are what the next stage must know beside the
+    files. All go into the manifest, which says nothing of the machine or the time: equal results have equal manifests.
     """
     out = Path(out)
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     partial, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    for name in names:
-        _link(folder / name, partial / name)
-    files = {name: {"sha256": digest, "bytes": (folder / name).stat().st_size, "records": records.get(name)}
-             for name, digest in zip(names, _digests([folder / name for name in names]), strict=True)}
-    write_json(partial / MANIFEST, {"verb": verb, "files": files, **facts})
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    _fsync_folder(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    with writing(out):
+        for name in names:
+            _link(folder / name, partial / name)
+        digests = dict(known or {})
+        unknown = [name for name in names if name not in digests]
+        digests.update(zip(unknown, _digests([folder / name for name in unknown]), strict=True))
+        files = {name: {"sha256": digests[name], "bytes": (folder / name).stat().st_size, "records": records.get(name)}
+                 for name in names}
+        write_json(partial / MANIFEST, {"verb": verb, "files": files, **facts})
+        if out.exists():
+            out.rename(old)
+        partial.rename(out)
+        _fsync_folder(out.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def read_manifest(folder: str | Path, verb: str) -> dict[str, Any]:

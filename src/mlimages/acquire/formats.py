@@ -67,13 +67,14 @@ def list_file(part: Part, origin: Origin) -> str:
     return next(name for its_part, its_origin, name in LISTS if (its_part, its_origin) == (part, origin))
 
 
-def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def raw_lines(path: Path, first: int = 1, offset: int = 0) -> Iterator[tuple[int, bytes]]:
     """Line numbers from 1, and lines without white space at their ends.
 
     No more than MAX_LINE_BYTES + 1 bytes of a line are kept, however long it is.
     """
     with path.open("rb") as file:
-        number = 0
+        number = first - 1
+        file.seek(offset)
         while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1
             rest = line
@@ -109,11 +110,24 @@ def format_line(entry: Entry) -> str:
     return "\t".join([entry.source, *pairs]) + "\n"
 
 
-def read_list(path: Path, origin: Origin, classes: int) -> Iterator[Entry]:
+def offsets(path: Path, every: int) -> list[int]:
+    with path.open("rb") as file:
+        found: list[int] = []
+        number = 0
+        while True:
+            at = file.tell()
+            if not file.readline():
+                return found
+            if number % every == 0:
+                found.append(at)
+            number += 1
+
+
+def read_list(path: Path, origin: Origin, classes: int, first: int = 1, offset: int = 0) -> Iterator[Entry]:
     """The entries of a list that acquire published; UserError with file and line where it was changed since."""
     if not path.is_file():
         raise UserError(f"{path} is missing; run `dvc repro acquire`")
-    for number, raw in raw_lines(path):
+    for number, raw in raw_lines(path, first, offset):
         try:
             yield parse_line(raw, number, origin, classes)
         except MalformedLine as error:

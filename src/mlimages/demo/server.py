@@ -23,7 +23,7 @@ PATH = re.compile(r"/(\d{2,4})/(n9\d{7}_\d+)\.jpg")
 PLACEHOLDER = "/photo_unavailable.png"
 # Of 1,000 pictures, how many meet which fault; the others are served as they are.
 FAULTS = (("missing", 15), ("placeholder", 10), ("page", 8), ("short", 8), ("corrupt", 6), ("busy", 3),
-          ("unavailable", 8), ("slow", 6))
+          ("unavailable", 3), ("slow", 6))
 SLOW_SECONDS = 0.5
 
 

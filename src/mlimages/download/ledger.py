@@ -13,21 +13,23 @@ class Reason(StrEnum):
     """What came of a URL. All but OK are failures; the text says what each one means."""
 
     OK = "ok", "the image is in the shard"
-    BAD_URL = "bad_url", "not http or https, a user or password in it, another port than 80 or 443, or `..` in its path"
+    BAD_URL = "bad_url", "not http or https, a user or password in it, a port not in download.ports, `..` in its path"
     DNS = "dns", "the host name has no address"
     FORBIDDEN_ADDRESS = "forbidden_address", "the host, or a redirect's, has no public address"
     CONNECT = "connect", "no connection, or it broke before an answer came"
     TLS = "tls", "the host's certificate or its TLS did not hold"
-    TIMEOUT = "timeout", "too slow: a socket timeout, or download.deadline_seconds"
+    TIMEOUT = "timeout", "a socket timeout, download.deadline_seconds, or below download.min_bytes_per_second"
     HTTP_ERROR = "http_error", "an HTTP status of 400 or above; http_status says which"
     REDIRECTS = "redirects", "more redirects than are followed, or one without a target"
-    OPT_OUT = "opt_out", "X-Robots-Tag asks not to be used (noai, noimageai, noindex, noimageindex)"
+    OPT_OUT = "opt_out", "X-Robots-Tag asks not to be used (download.respect_opt_out)"
     TRUNCATED = "truncated", "the body ended before its announced length"
-    TOO_LARGE = "too_large", "more bytes than download.max_bytes"
+    TOO_LARGE = "too_large", "more bytes than download.max_bytes, as sent or as decoded"
     NOT_IMAGE = "not_image", "no JPEG, PNG, GIF or WebP, whatever its name or type says"
     PLACEHOLDER = "placeholder", "the host's picture for a photo that is gone"
     TOO_MANY_PIXELS = "too_many_pixels", "more pixels than download.max_pixels, by its header"
     CORRUPT = "corrupt", "an image that does not decode to its end"
+    CRASHED = "crashed", "the decoder crashed or hung on it, twice"
+    CHANGED = "changed", "the bytes are not those whose MD5 a mirror's table gives"
 
     meaning: str
 
@@ -42,7 +44,8 @@ class Row(NamedTuple):
     """One list line's outcome. Numbers that are not known are 0, a hash that is not known is empty.
 
     `bytes`, `sha256`, `width` and `height` (pixels) are those of the image in the shard; `http_status` is the last
-    answer's; `attempts` counts the tries.
+    answer's; `attempts` counts the tries, 0 where the host was given up before this line's turn; `mirror` is the
+    place, from 0, of the address that answered last in download.mirrors.
     """
 
     line: int
@@ -55,6 +58,7 @@ class Row(NamedTuple):
     width: int = 0
     height: int = 0
     attempts: int = 0
+    mirror: int = 0
 
 
 def write_ledger(path: Path, rows: Iterable[Row]) -> None:
@@ -66,4 +70,4 @@ def read_ledger(path: Path) -> Iterator[Row]:
         for row in csv.DictReader(file):
             yield Row(int(row["line"]), row["url"], row["key"], Reason(row["reason"]),  # type: ignore[call-arg]
                       int(row["http_status"]), int(row["bytes"]), row["sha256"], int(row["width"]),
-                      int(row["height"]), int(row["attempts"]))
+                      int(row["height"]), int(row["attempts"]), int(row["mirror"]))

@@ -34,6 +34,7 @@ class Member(NamedTuple):
     size: int
     source: str
     labels: Labels
+    extension: str = "jpg"
 
     def read(self) -> bytes:
         with self.path.open("rb") as file:
@@ -69,7 +70,8 @@ def index_shard(path: Path) -> Iterator[Member]:
             while image := tar.next():
                 facts = json.loads(_read(tar, tar.next()))
                 labels = Labels(tuple(facts["classes"]), tuple(facts["confidences"]))
-                yield Member(image.name.partition(".")[0], path, image.offset_data, image.size, facts["url"], labels)
+                key, _, extension = image.name.partition(".")
+                yield Member(key, path, image.offset_data, image.size, facts["url"], labels, extension)
     except (tarfile.TarError, ValueError, KeyError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); {redo('download')}") from None
 

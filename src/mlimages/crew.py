@@ -1,0 +1,127 @@
+"""Worker processes with threads of their own, for work that one scheduler hands out piece by piece.
+
+`engine` maps a function over units; here the caller decides at every moment which worker gets what, and a worker that
+is killed by the work it was given is replaced.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+from mlimages.errors import UserError
+
+Work = Callable[[Any], Any]
+
+
+class Lost(NamedTuple):
+    """A worker process that ended before it was told to."""
+
+    exit_code: int | None
+
+
+class Crew:
+    """`workers` processes; in each, `threads` threads call what `make()` returned there with one task at a time.
+
+    Tasks, results and `make` are pickled. A context manager: at its end no process is left; if this process dies
+    first, the workers end by themselves.
+    """
+
+    def __init__(self, make: Callable[[], Work], *, workers: int, threads: int) -> None:
+        self._make, self.workers, self.threads = make, workers, threads
+        self._outbox: list[list[Any]] = [[] for _ in range(workers)]
+        self._processes: list[Any] = [None] * workers
+        self._pipes: list[Connection] = [None] * workers  # type: ignore[list-item]
+
+    def __enter__(self) -> "Crew":
+        for worker in range(self.workers):
+            self._start(worker)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for pipe, process in zip(self._pipes, self._processes, strict=True):
+            pipe.close()
+            process.kill()
+        for process in self._processes:
+            process.join()
+
+    def send(self, worker: int, task: Any) -> None:
+        """Hand a task to a worker; it leaves with the next `receive`."""
+        self._outbox[worker].append(task)
+
+    def receive(self, seconds: float) -> list[tuple[int, Any]]:
+        """Workers and their results, or their `Lost`, as soon as there are any; empty after so many seconds."""
+        for worker, tasks in enumerate(self._outbox):
+            if tasks:
+                self._outbox[worker] = []
+                with contextlib.suppress(OSError):  # it is lost, and the pipe's end tells so below
+                    self._pipes[worker].send(tasks)
+        results: list[tuple[int, Any]] = []
+        for pipe in wait(self._pipes, seconds):
+            worker = self._pipes.index(pipe)  # type: ignore[arg-type]
+            try:
+                results += [(worker, result) for result in self._pipes[worker].recv()]
+            except (EOFError, OSError):
+                self._processes[worker].join()
+                results.append((worker, Lost(self._processes[worker].exitcode)))
+                self._start(worker)
+        for _, result in results:
+            if isinstance(result, Exception):
+                raise result
+        return results
+
+    def kill(self, worker: int) -> None:
+        """End a worker whose work hangs; `receive` then tells that it is lost."""
+        self._processes[worker].kill()
+
+    def _start(self, worker: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(self._make, self.threads, theirs), daemon=True)
+        try:
+            process.start()
+        except OSError as error:
+            raise UserError(f"a worker process does not start: {error}; lower machine.workers") from None
+        theirs.close()
+        self._pipes[worker], self._processes[worker] = ours, process
+        self._outbox[worker] = []
+
+
+def _serve(make: Callable[[], Work], threads: int, pipe: Connection) -> None:
+    """A worker's life: until the pipe to its scheduler ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the scheduler, which ends its workers
+    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    work = make()
+    for _ in range(threads):
+        threading.Thread(target=_work, args=(work, tasks, results), daemon=True).start()
+    threading.Thread(target=_report, args=(results, pipe), daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            for task in pipe.recv():
+                tasks.put(task)
+    os._exit(0)
+
+
+def _work(work: Work, tasks: "queue.SimpleQueue[Any]", results: "queue.SimpleQueue[Any]") -> None:
+    while True:
+        try:
+            results.put(work(tasks.get()))
+        except Exception as error:  # noqa: BLE001 - it is raised again where `receive` is called
+            results.put(error)
+
+
+def _report(results: "queue.SimpleQueue[Any]", pipe: Connection) -> None:
+    """Send results as they come, all that have come at once."""
+    with contextlib.suppress(OSError):
+        while True:
+            batch = [results.get()]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    batch.append(results.get_nowait())
+            pipe.send(batch)

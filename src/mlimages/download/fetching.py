@@ -1,0 +1,95 @@
+"""The run of a download: lines to the scheduler, outcomes to the journals, finished shards to their builders."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlimages.crew import Crew
+from mlimages.download.build import Build, Built, build
+from mlimages.download.connections import Network
+from mlimages.download.exchange import Answer, Exchange, Get, Knock, Knocked
+from mlimages.download.lines import Line, Shard
+from mlimages.download.mirrors import Mirrors
+from mlimages.download.plan import Plan
+from mlimages.download.report import Report
+from mlimages.download.scheduler import Scheduler
+from mlimages.download.spool import Entry, Journal
+from mlimages.params import Download, Machine
+
+Task = Get | Knock | Build
+
+
+def fetch(plan: Plan, params: Download, machine: Machine, network: Network, tables: Path) -> None:
+    """Fetch all that the plan has to do, and build its shards; `tables` is where mirrors' indexes are kept."""
+    left = sum(plan.left(shard) for shard in plan.todo)
+    total = sum(shard.lines for shard in plan.shards)
+    make = partial(_worker, params, network, plan.spools)
+    with (Report(machine, total, total - left) as report,
+          Crew(make, workers=machine.workers, threads=machine.threads) as crew):
+        _Fetching(plan, params, crew, report, Mirrors(params.mirrors, tables)).run()
+
+
+class _Fetching:
+    def __init__(self, plan: Plan, params: Download, crew: Crew, report: Report, mirrors: Mirrors) -> None:
+        self._plan, self._crew, self._report, self._mirrors = plan, crew, report, mirrors
+        self._scheduler = Scheduler(params, crew, on_entry=self._on_entry, on_result=self._on_built,
+                                    on_lost=self._on_lost)
+        self._left: dict[Shard, int] = {}
+        self._unwritten: defaultdict[Shard, list[Entry]] = defaultdict(list)
+        self._building: list[dict[str, Build]] = [{} for _ in range(crew.workers)]
+        self._next_builder = itertools.cycle(range(crew.workers))
+
+    def run(self) -> None:
+        for _ in self._scheduler.run(self._lines(), lambda: any(self._building)):
+            for shard, entries in self._unwritten.items():
+                Journal(self._plan.spools, shard.name).add(entries)
+                self._left[shard] -= len(entries)
+                if not self._left[shard]:
+                    self._build(shard)
+            self._unwritten.clear()
+            self._report.show(self._scheduler.domains.values())
+
+    def _lines(self) -> Iterator[Line]:
+        tickets = itertools.count()
+        for shard in self._plan.todo:
+            self._left[shard] = self._plan.left(shard)
+            if self._left[shard]:
+                yield from self._plan.to_fetch(shard, self._mirrors, tickets)
+            else:
+                self._build(shard)
+
+    def _on_entry(self, line: Line, entry: Entry) -> None:
+        self._unwritten[line.shard].append(entry)
+        self._report.count(line.url, entry)
+
+    def _build(self, shard: Shard) -> None:
+        del self._left[shard]
+        worker = next(self._next_builder)
+        job = self._building[worker][shard.name] = self._plan.job(shard)
+        self._crew.send(worker, job)
+
+    def _on_built(self, built: Built) -> None:
+        for jobs in self._building:
+            jobs.pop(built.name, None)
+        self._plan.done(built.name)
+
+    def _on_lost(self, worker: int) -> None:
+        for job in self._building[worker].values():
+            self._crew.send(worker, job)
+
+
+def _worker(params: Download, network: Network, spools: Path) -> Callable[[Task], Answer | Knocked | Built]:
+    """What a worker process does with a task."""
+    exchange = Exchange(params, network, spools)
+
+    def work(task: Task) -> Any:
+        if isinstance(task, Get):
+            return exchange.get(task)
+        if isinstance(task, Knock):
+            return exchange.knock(task)
+        return build(task)
+
+    return work

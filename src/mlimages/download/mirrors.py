@@ -1,0 +1,102 @@
+"""The addresses of a list's URL: the URL itself and its mirrors, as download.mirrors says and in its order."""
+
+import base64
+import binascii
+import contextlib
+import csv
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mlimages.download.lines import Address
+from mlimages.errors import UserError
+from mlimages.params import Mirror
+
+COLUMNS = ("OriginalURL", "ImageID", "Subset", "OriginalMD5")
+
+
+class Mirrors:
+    """Looks URLs up; tables are indexed once, in `folder`, and stay on disk."""
+
+    def __init__(self, mirrors: list[Mirror], folder: Path) -> None:
+        self._rules = [(mirror, _Table(Path(mirror.table), folder) if mirror.table else None) for mirror in mirrors]
+
+    def addresses(self, url: str) -> list[Address]:
+        """Where the image may lie, each address once; the URL itself where no rule fits."""
+        found: dict[str, Address] = {}
+        for number, (mirror, table) in enumerate(self._rules):
+            names = _names(url)
+            if names is None or mirror.host not in ("*", names["host"]):
+                continue
+            md5 = ""
+            if table:
+                row = table.find(url)
+                if row is None:
+                    continue
+                names["id"], names["subset"], md5 = row
+            address = mirror.template.format(**names)
+            found.setdefault(address, Address(address, number, md5 if address == url else ""))
+        return list(found.values()) or [Address(url, 0)]
+
+
+def _names(url: str) -> dict[str, str] | None:
+    """What a template may use of a URL; None where it is not one."""
+    try:
+        parts = urlsplit(url)
+        return {"url": url, "scheme": parts.scheme, "host": parts.hostname or "",
+                "path": parts.path.lstrip("/") + (f"?{parts.query}" if parts.query else "")}
+    except ValueError:
+        return None
+
+
+class _Table:
+    """Image ids, subsets and MD5s by URL, from a CSV file like Open Images' of image ids, as an index on disk."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        index = folder / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.sqlite"
+        if not index.exists():
+            partial = index.with_suffix(".partial")
+            partial.unlink(missing_ok=True)
+            _index(path, partial)
+            partial.rename(index)
+        self._database = sqlite3.connect(f"file:{index}?mode=ro", uri=True)
+
+    def find(self, url: str) -> tuple[str, str, str] | None:
+        """The id, subset and MD5 (hex digits, or "") of a URL's image."""
+        row = self._database.execute("SELECT id, subset, md5 FROM images WHERE url = ?", (_digest(url),)).fetchone()
+        return tuple(row) if row else None
+
+
+def _index(path: Path, target: Path) -> None:
+    with contextlib.closing(sqlite3.connect(target)) as database:
+        database.execute("PRAGMA journal_mode = OFF")
+        database.execute("CREATE TABLE images (url INTEGER PRIMARY KEY, id TEXT, subset TEXT, md5 TEXT)")
+        database.executemany("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)", _rows(path))
+        database.commit()
+
+
+def _rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if not set(COLUMNS) <= set(reader.fieldnames or []):
+                raise UserError(f"{path} has the columns {', '.join(reader.fieldnames or [])}; expected a table of "
+                                f"images with {', '.join(COLUMNS)} (download.mirrors)")
+            for row in reader:
+                yield _digest(row["OriginalURL"]), row["ImageID"], row["Subset"], _hex(row["OriginalMD5"])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a table of images: {error} (download.mirrors)") from None
+
+
+def _digest(url: str) -> int:
+    return int.from_bytes(hashlib.blake2b(url.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def _hex(md5: str) -> str:
+    """Hex digits from the table's base64; "" where it has none."""
+    try:
+        return base64.b64decode(md5, validate=True).hex()
+    except (binascii.Error, ValueError):
+        return ""

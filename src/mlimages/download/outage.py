@@ -1,0 +1,86 @@
+"""Tells hosts that are gone from a network that is away, so that no line is given up for want of a network."""
+
+from typing import NamedTuple
+
+from mlimages.download.ledger import Reason
+from mlimages.download.lines import Line
+from mlimages.errors import UserError
+
+KNOCK_EVERY_SECONDS = 5.0
+
+
+class Parked(NamedTuple):
+    """A line whose last try found nobody, and when; kept until it is clear whether the network was there."""
+
+    line: Line
+    reason: Reason
+    at: float
+
+
+class Outage:
+    """Signs of life, and what waits for one.
+
+    A sign is any answer, also a refused connection or "no such name". Where none comes by itself, the scheduler
+    knocks at the address that answered last. Times are seconds of one monotonic clock.
+    """
+
+    def __init__(self, patience_seconds: float) -> None:
+        self.away_since: float | None = None
+        self._patience = patience_seconds
+        self._alive_at = float("-inf")
+        self._waiting_since: float | None = None
+        self._good_url = ""
+        self._knocking, self._knock_at = False, 0.0
+        self._parked: list[Parked] = []
+
+    def alive(self, now: float, url: str = "") -> None:
+        """Somebody answered; `url`, where it was a host whose address is good to knock at."""
+        self._alive_at, self._waiting_since = now, None
+        self._good_url = url or self._good_url
+
+    def alive_since(self, moment: float) -> bool:
+        return self._alive_at > moment
+
+    def park(self, line: Line, reason: Reason, now: float) -> None:
+        self._parked.append(Parked(line, reason, now))
+
+    def knock(self, now: float, suspended: bool) -> str | None:
+        """The address to knock at now, where somebody waits for a sign of life; None: nothing to do.
+
+        Raises UserError where no sign has come for longer than the patience.
+        """
+        if not (self._parked or suspended) or self.alive_since(now - KNOCK_EVERY_SECONDS):
+            self._waiting_since = None
+            return None
+        if self._waiting_since is None:
+            self._waiting_since = now
+        if now - self._waiting_since > self._patience:
+            raise UserError(
+                f"no host has answered for {now - self._waiting_since:.0f} s: the network seems to be away. No line "
+                f"was recorded as failed for that; run the same command again when it is back. Where only hosts that "
+                f"are gone for good are left, download.outage_seconds = 0 records them")
+        if not self._good_url or self._knocking or now < self._knock_at:
+            return None
+        self._knocking = True
+        return self._good_url
+
+    def knocked(self, heard: bool, now: float) -> None:
+        """What came of a knock."""
+        self._knocking, self._knock_at = False, now + KNOCK_EVERY_SECONDS
+        if not heard and self.away_since is None:
+            self.away_since = now
+        if heard:
+            self.alive(now)
+
+    def ended(self) -> bool:
+        """Whether the network is back after it was away; true once."""
+        if self.away_since is None or not self.alive_since(self.away_since):
+            return False
+        self.away_since = None
+        return True
+
+    def settled(self, was_away: bool) -> list[tuple[Parked, bool]]:
+        """The parked lines whose case is clear, each with whether to ask again, since the network was away."""
+        clear = [(one, was_away) for one in self._parked if self.alive_since(one.at)]
+        self._parked = [one for one in self._parked if not self.alive_since(one.at)]
+        return clear

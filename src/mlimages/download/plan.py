@@ -1,0 +1,103 @@
+"""Which shards there are, which are finished, and which lines are still to fetch."""
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mlimages.acquire.formats import PARTS, Part, list_file, offsets, read_list
+from mlimages.download.build import Build, account_path
+from mlimages.download.ledger import Reason, read_ledger
+from mlimages.download.lines import Line, Shard
+from mlimages.download.mirrors import Mirrors
+from mlimages.download.shards import ledger_path, shard_path
+from mlimages.download.spool import Journal
+from mlimages.params import Download
+from mlimages.publish import write_json
+
+ROUND = "round.json"
+
+
+class Plan:
+    """The work folder of a download: `finished` shards, their `accounts`, and the `spools` of those under way.
+
+    A round of retries is a folder with the reasons to retry and a mark for each shard that it is done with.
+    """
+
+    def __init__(self, work: Path, lists: Path, manifest: Mapping[str, Any], params: Download) -> None:
+        self.finished, self.accounts, self.spools = work / "out", work / "accounts", work / "spools"
+        self.spools.mkdir(exist_ok=True)
+        self._round = work / "round"
+        self._lists, self._manifest, self._params = lists, manifest, params
+        self.shards = [shard for part in PARTS for shard in self._shards(part)]
+        unfinished = [shard for shard in self.shards if not account_path(self.accounts, shard).exists()]
+        self._retried = self._begin_round() if params.retry and (not unfinished or self._round.exists()) else set()
+        self.todo = unfinished or [shard for shard in self.shards if self._retried and self._to_retry(shard)]
+
+    def lines_of(self, part: Part) -> int:
+        """How many lines the part's list has."""
+        return self._manifest["files"][list_file(part, "openimages")]["records"]
+
+    def to_fetch(self, shard: Shard, mirrors: Mirrors, tickets: Iterator[int]) -> Iterator[Line]:
+        """The shard's lines of which nothing final is known, in list order."""
+        known = self._known(shard)
+        job = self.job(shard)
+        entries = read_list(job.list, "openimages", job.classes, first=job.shard.first, offset=job.shard.offset)
+        for entry in itertools.islice(entries, shard.lines):
+            if entry.line not in known:
+                yield Line(next(tickets), shard, entry.line, mirrors.addresses(entry.source),
+                           self._params.deadline_seconds)
+
+    def left(self, shard: Shard) -> int:
+        """How many lines `to_fetch` yields."""
+        return shard.lines - len(self._known(shard))
+
+    def job(self, shard: Shard) -> Build:
+        """What makes the shard once its lines have ended."""
+        placed = shard._replace(offset=self._offsets[shard.part][shard.number])
+        return Build(placed, self._lists / list_file(shard.part, "openimages"), self._manifest["classes"],
+                     self.finished, self.spools, self.accounts)
+
+    def done(self, name: str) -> None:
+        """The shard of that name is built: forget what it was built from."""
+        if self._retried:
+            (self._round / name).touch()
+        Journal(self.spools, name).remove()
+
+    def end_round(self) -> None:
+        """All is published: the next run with `download.retry` begins a new round."""
+        shutil.rmtree(self._round, ignore_errors=True)
+
+    def _shards(self, part: Part) -> Iterator[Shard]:
+        lines, each = self.lines_of(part), self._params.images_per_shard
+        for number, first in enumerate(range(1, lines + 1, each)):
+            yield Shard(part, number, first, min(each, lines + 1 - first), 0)
+
+    @cached_property
+    def _offsets(self) -> dict[Part, list[int]]:
+        return {part: offsets(self._lists / list_file(part, "openimages"), self._params.images_per_shard)
+                for part in PARTS}
+
+    def _begin_round(self) -> set[Reason]:
+        """The reasons to retry; marks of a round for other reasons are forgotten."""
+        reasons = sorted(self._params.retry)
+        marker = self._round / ROUND
+        if not marker.exists() or json.loads(marker.read_text()) != reasons:
+            shutil.rmtree(self._round, ignore_errors=True)
+            write_json(marker, reasons)
+        return {Reason(reason) for reason in reasons}  # type: ignore[call-arg]
+
+    def _to_retry(self, shard: Shard) -> bool:
+        ledger = ledger_path(shard_path(self.finished, shard.part, shard.number))
+        done = (self._round / shard.name).exists()
+        return not done and any(row.reason in self._retried for row in read_ledger(ledger))
+
+    def _known(self, shard: Shard) -> set[int]:
+        known = {entry.line for entry in Journal(self.spools, shard.name).read()}
+        ledger = ledger_path(shard_path(self.finished, shard.part, shard.number))
+        if ledger.exists():
+            known |= {row.line for row in read_ledger(ledger) if row.reason not in self._retried}
+        return known

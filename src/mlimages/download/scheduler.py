@@ -1,0 +1,260 @@
+"""Decides at every moment whom to ask for what: the one place that knows all domains, for all worker processes.
+
+Lines wait in queues of their hosts, not in threads: a host that is slow, refuses or is away holds up nobody else.
+"""
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlimages.crew import Crew, Lost
+from mlimages.download.exchange import Answer, Get, Knock, Knocked
+from mlimages.download.hosts import Domain, Host, Slot
+from mlimages.download.ledger import Reason
+from mlimages.download.lines import Line
+from mlimages.download.outage import Outage
+from mlimages.download.politeness import registrable_domain
+from mlimages.download.spool import Entry, Stored
+from mlimages.download.verdict import REFUSED_STATUSES, Action, judge
+from mlimages.params import Download
+
+WINDOW = 50_000  # lines that are read ahead
+HANG_SECONDS = 30.0
+TICK_SECONDS = 0.25
+FORGET_ABOVE = 10_000  # domains
+
+
+class Scheduler:
+    """Fetches lines through a crew of workers; `on_entry(line, entry)` is called once for each, as they end.
+
+    `on_result(result)` takes what workers return of tasks that are not the scheduler's own, and `on_lost(worker)`
+    hears of workers that died, after the scheduler has seen to its own lines.
+    """
+
+    def __init__(self, params: Download, crew: Crew, *, on_entry: Callable[[Line, Entry], None],
+                 on_result: Callable[[Any], None], on_lost: Callable[[int], None]) -> None:
+        self._params, self._crew = params, crew
+        self._on_entry, self._on_result, self._on_lost = on_entry, on_result, on_lost
+        self.domains: dict[str, Domain] = {}
+        self.pending = 0
+        self._outage = Outage(params.outage_seconds)
+        self._in_flight: list[dict[int, tuple[Line, Host, Slot]]] = [{} for _ in range(crew.workers)]
+        self._suspects: list[Line] = []
+        self._hungry: dict[Domain, None] = {}
+        self._suspended: set[Host] = set()
+        self._timers: list[tuple[float, int, Line | Host | Domain]] = []
+        self._ticket = itertools.count()
+        self._looked_at = 0.0
+
+    def run(self, lines: Iterator[Line], busy: Callable[[], bool]) -> Iterator[None]:
+        """Fetch all lines, and go on while `busy`; yields after each round of results."""
+        exhausted = False
+        while not exhausted or self.pending or busy():
+            while not exhausted and self.pending < WINDOW:
+                line = next(lines, None)
+                if line is None:
+                    exhausted = True
+                else:
+                    self.pending += 1
+                    self._enqueue(line)
+            self._wake()
+            for worker, result in self._crew.receive(self._patience()):
+                if isinstance(result, Answer):
+                    self._answered(worker, result)
+                elif isinstance(result, Knocked):
+                    self._outage.knocked(result.heard, time.monotonic())
+                elif isinstance(result, Lost):
+                    self._lost(worker)
+                else:
+                    self._on_result(result)
+            yield
+
+    def _enqueue(self, line: Line, *, first: bool = False) -> None:
+        """Let a line wait for its host; where the host is given up, so is the address."""
+        host = self._host(line.url)
+        if host.given_up:
+            line.attempts = 0
+            self._failed(line, host.given_up, 0)
+            return
+        (host.lines.appendleft if first else host.lines.append)(line)
+        host.domain.ready[host] = None
+        self._dispatch(host.domain)
+
+    def _host(self, url: str) -> Host:
+        try:
+            name = urlsplit(url).hostname or ""
+        except ValueError:
+            name = ""  # the worker will say what is wrong with it
+        key = registrable_domain(name)
+        if key not in self.domains:
+            if len(self.domains) >= FORGET_ABOVE:
+                self.domains = {name: one for name, one in self.domains.items() if not one.idle}
+            self.domains[key] = Domain(key, self._params.connections_per_host, self._params.rate_per_host,
+                                       self._crew.workers)
+        return self.domains[key].host(name)
+
+    def _dispatch(self, domain: Domain) -> None:
+        """Send what the domain admits now; where only time is missing, come back then."""
+        now = time.monotonic()
+        while domain.has_free_slot and self._outage.away_since is None and (host := domain.next_host(now)):
+            if (ready_at := domain.pace.ready_at()) > now:
+                if domain.timer is None or ready_at < domain.timer:
+                    domain.timer = ready_at
+                    self._at(ready_at, domain)
+                return
+            slot = domain.take_slot(host, self._has_room)
+            if slot is None:
+                self._hungry[domain] = None
+                return
+            domain.pace.sent(now)
+            self._send(host.lines.popleft(), host, slot, slot.worker, now)
+
+    def _has_room(self, worker: int) -> bool:
+        return len(self._in_flight[worker]) < self._crew.threads and not (worker == 0 and self._suspects)
+
+    def _send(self, line: Line, host: Host, slot: Slot, worker: int, now: float) -> None:
+        host.in_flight += 1
+        line.sent_at = now
+        self._in_flight[worker][line.number] = line, host, slot
+        md5 = line.address.md5 if line.hops == 0 else ""
+        self._crew.send(worker, Get(line.number, line.url, (host.domain.name, slot.number),
+                                    min(line.seconds_left, self._params.deadline_seconds), line.shard.name, md5))
+
+    def _at(self, moment: float, what: Line | Host | Domain) -> None:
+        heapq.heappush(self._timers, (moment, next(self._ticket), what))
+
+    def _patience(self) -> float:
+        until_timer = self._timers[0][0] - time.monotonic() if self._timers else TICK_SECONDS
+        return min(max(until_timer, 0.0), TICK_SECONDS)
+
+    def _wake(self) -> None:
+        """Everything whose time, or turn, has come."""
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            what = heapq.heappop(self._timers)[2]
+            if isinstance(what, Line):
+                self._enqueue(what, first=True)
+            elif isinstance(what, Host):
+                what.domain.ready[what] = None
+                self._dispatch(what.domain)
+            else:
+                what.timer = None
+                self._dispatch(what)
+        hungry, self._hungry = self._hungry, {}
+        for domain in hungry:
+            self._dispatch(domain)
+        if now - self._looked_at > TICK_SECONDS:
+            self._looked_at = now
+            self._try_a_suspect(now)
+            self._end_hangs(now)
+            self._watch_the_network(now)
+
+    def _answered(self, worker: int, answer: Answer) -> None:
+        now = time.monotonic()
+        line, host, slot = self._in_flight[worker].pop(answer.number)
+        domain = host.domain
+        domain.give_back(slot)
+        host.in_flight -= 1
+        line.seconds_left -= answer.seconds
+        if answer.http_status:
+            host.answered()
+        if answer.alive:
+            self._outage.alive(now, line.url if answer.http_status else "")
+        if answer.http_status in REFUSED_STATUSES or answer.reason is Reason.TIMEOUT:
+            domain.pace.refused(line.sent_at, now, answer.retry_after or 0.0)
+        verdict = judge(line, host, answer, self._params, self._outage, now)
+        if host.suspended_at is not None:
+            self._suspended.add(host)
+        if verdict.action is Action.KEEP:
+            self._finish(line, Reason.OK, answer.http_status, answer.stored)
+        elif verdict.action is Action.FOLLOW:
+            line.url = answer.redirect
+            self._enqueue(line, first=True)
+        elif verdict.action is Action.BACK_OFF:
+            self._at(now + verdict.seconds, line)
+        elif verdict.action is Action.PARK:
+            self._outage.park(line, answer.reason, now)
+        elif verdict.action is Action.FAIL:
+            self._failed(line, answer.reason, answer.http_status)
+        else:
+            self._enqueue(line, first=verdict.action is Action.FIRST)
+        self._revive(host, now)
+
+    def _revive(self, host: Host, now: float) -> None:
+        """Let a host's waiting lines be looked at again, now or when its pause ends."""
+        if host.lines and host.not_before > now:
+            self._at(host.not_before, host)
+        elif host.lines:
+            host.domain.ready[host] = None
+        self._dispatch(host.domain)
+
+    def _failed(self, line: Line, reason: Reason, status: int) -> None:
+        """One address gave no image: go on to the next, or record it."""
+        if line.addresses:
+            line.next_address(self._params.deadline_seconds)
+            self._enqueue(line)
+        else:
+            self._finish(line, reason, status, None)
+
+    def _finish(self, line: Line, reason: Reason, status: int, stored: Stored | None) -> None:
+        self.pending -= 1
+        self._on_entry(line, Entry(line.line, reason, status, line.attempts, line.address.mirror, stored))
+
+    def _watch_the_network(self, now: float) -> None:
+        """Knock where nobody has answered for a while; end the waits of those who can be told from a lost network."""
+        if url := self._outage.knock(now, bool(self._suspended)):
+            self._crew.send(0, Knock(url))
+        was_away = self._outage.ended()
+        for parked, again in self._outage.settled(was_away):
+            if again:
+                parked.line.tries = 0
+                self._enqueue(parked.line)
+            else:
+                self._failed(parked.line, parked.reason, 0)
+        if was_away:
+            for host in [host for domain in self.domains.values() for host in domain.hosts.values()]:
+                self._revive(host, now)
+        for host in [*self._suspended]:
+            since = host.suspended_at
+            if since is None:
+                self._suspended.remove(host)
+            elif now > since + self._params.outage_seconds and self._outage.alive_since(since):
+                self._give_up(host)
+
+    def _give_up(self, host: Host) -> None:
+        """Nobody was found there for so long, while others answered: its lines end for that reason, not asked."""
+        self._suspended.discard(host)
+        host.given_up, host.suspended_at = host.last_reason, None
+        while host.lines:
+            self._enqueue(host.lines.popleft())
+
+    def _end_hangs(self, now: float) -> None:
+        for worker, under_way in enumerate(self._in_flight):
+            if any(now > line.sent_at + max(line.seconds_left, 0) + HANG_SECONDS for line, _, _ in under_way.values()):
+                self._crew.kill(worker)
+
+    def _lost(self, worker: int) -> None:
+        """A worker died of one of its lines: each is tried again alone, and the one that kills again is found out."""
+        for line, host, slot in self._in_flight[worker].values():
+            host.domain.give_back(slot)
+            host.in_flight -= 1
+            line.lost += 1
+            line.restart()
+            if line.lost == 1 or len(self._in_flight[worker]) > 1:
+                self._suspects.append(line)
+            else:
+                line.attempts += 1
+                self._failed(line, Reason.CRASHED, 200)
+        self._in_flight[worker].clear()
+        self._on_lost(worker)
+
+    def _try_a_suspect(self, now: float) -> None:
+        """One line that was there when a worker died, alone on worker 0, where its host has a slot free."""
+        if self._suspects and not self._in_flight[0]:
+            host = self._host(self._suspects[0].url)
+            slot = host.domain.take_slot(host, lambda worker: True)
+            if slot:
+                self._send(self._suspects.pop(0), host, slot, 0, now)

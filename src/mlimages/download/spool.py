@@ -1,0 +1,94 @@
+"""Images that wait for their shard: bodies in spool files, and a journal of what came of every line.
+
+A download of which nothing but the journal and the spools is left goes on where it stopped, and fetches nothing
+twice. Each worker process appends to spools of its own.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from mlimages.disk import writing
+from mlimages.download.images import Picture
+from mlimages.download.ledger import Reason
+
+
+class Stored(NamedTuple):
+    """An image in a spool: `bytes` from `offset` on in the file named `spool`."""
+
+    spool: str
+    offset: int
+    bytes: int
+    sha256: str
+    width: int
+    height: int
+    extension: str
+
+
+class Entry(NamedTuple):
+    """What came of a list line; see ledger.Row."""
+
+    line: int
+    reason: Reason
+    http_status: int
+    attempts: int
+    mirror: int
+    stored: Stored | None
+
+
+class Spools:
+    """A worker's spools inside `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+
+    def keep(self, name: str, picture: Picture, sha256: str) -> Stored:
+        """Append an image to this process's spool of a shard."""
+        path = self._folder / f"{name}.{os.getpid()}.spool"
+        with self._lock, writing(path), path.open("ab") as file:
+            file.write(picture.body)
+            file.flush()
+            offset = file.tell() - len(picture.body)
+        return Stored(path.name, offset, len(picture.body), sha256, picture.width, picture.height, picture.extension)
+
+    def read(self, stored: Stored) -> bytes:
+        with (self._folder / stored.spool).open("rb") as file:
+            file.seek(stored.offset)
+            return file.read(stored.bytes)
+
+
+class Journal:
+    """The outcomes of a shard's lines, appended as they come."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / f"{name}.journal"
+        self._folder, self._name = folder, name
+
+    def add(self, entries: list[Entry]) -> None:
+        lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(lines)
+
+    def read(self) -> Iterator[Entry]:
+        """All whole entries, in order of arrival; a last line that a kill cut short is left out, and cut off."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb+") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    file.seek(-len(line), os.SEEK_END)
+                    file.truncate()
+                    return
+                number, reason, status, attempts, mirror, stored = json.loads(line)
+                yield Entry(number, Reason(reason), status, attempts, mirror,  # type: ignore[call-arg]
+                            Stored(*stored) if stored else None)
+
+    def remove(self) -> None:
+        """The journal and the spools of its shard."""
+        for path in self._folder.glob(f"{self._name}.*.spool"):
+            path.unlink()
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""What an answer means for its line: keep, follow, ask again and when, or give up."""
+
+import random
+from enum import Enum, auto
+from typing import NamedTuple
+
+from mlimages.download.exchange import Answer
+from mlimages.download.hosts import Host
+from mlimages.download.ledger import Reason
+from mlimages.download.lines import Line
+from mlimages.download.outage import Outage
+from mlimages.params import Download
+
+MAX_REDIRECTS = 5
+MAX_REFUSALS = 10
+BACKOFF_SECONDS = 0.25
+UNREACHED = {Reason.DNS, Reason.CONNECT, Reason.TIMEOUT}
+RETRIED_STATUSES = {500, 502, 504}
+REFUSED_STATUSES = {429, 503}
+
+
+class Action(Enum):
+    KEEP = auto()  # it is an image
+    FOLLOW = auto()  # ask where the redirect leads
+    FIRST = auto()  # ask again before the host's other lines
+    LAST = auto()  # ask again after them
+    BACK_OFF = auto()  # ask again after some seconds
+    PARK = auto()  # wait until it is clear whether the network was there
+    FAIL = auto()  # this address gives no image
+
+
+class Verdict(NamedTuple):
+    action: Action
+    seconds: float = 0.0
+
+
+def judge(line: Line, host: Host, answer: Answer, params: Download, outage: Outage, now: float) -> Verdict:
+    """Count the answer on its line and host, and decide.
+
+    A refusal is not the line's fault, nor is a host that is away: only what the host says of this address, or that
+    the address alone cannot be reached, counts against it.
+    """
+    if answer.redirect:
+        line.hops += 1
+        return Verdict(Action.FOLLOW if line.hops <= MAX_REDIRECTS else Action.FAIL)
+    line.attempts += 1
+    if answer.reason is Reason.OK:
+        return Verdict(Action.KEEP)
+    line.restart()
+    if answer.http_status in REFUSED_STATUSES:
+        line.refusals += 1
+        return Verdict(Action.FIRST if line.refusals < MAX_REFUSALS else Action.FAIL)
+    line.tries += 1
+    spent = line.tries >= params.attempts or line.seconds_left <= 0
+    if not answer.http_status and answer.reason in UNREACHED:
+        return _unreached(line, host, answer, params, outage, now, spent)
+    again = answer.http_status in RETRIED_STATUSES or answer.reason in (Reason.TIMEOUT, Reason.TRUNCATED)
+    return _back_off(line) if again and not spent else Verdict(Action.FAIL)
+
+
+def _unreached(line: Line, host: Host, answer: Answer, params: Download, outage: Outage, now: float,
+               spent: bool) -> Verdict:
+    if params.outage_seconds and host.failed(line.number, now, answer.reason):
+        line.attempts -= 1
+        line.tries -= 1
+        line.seconds_left = max(line.seconds_left, params.timeout_seconds)
+        return Verdict(Action.LAST)
+    if not spent:
+        return _back_off(line)
+    return Verdict(Action.FAIL if answer.alive or not params.outage_seconds or outage.alive_since(now) else Action.PARK)
+
+
+def _back_off(line: Line) -> Verdict:
+    return Verdict(Action.BACK_OFF, BACKOFF_SECONDS * 2**line.tries * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
