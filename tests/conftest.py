@@ -29,7 +29,8 @@ class Reply:
 
     `cut`: send so many bytes of the announced body, then close; `drip_seconds`: pause after each byte; `endless`:
     bytes of no announced length until the client goes; `hang`: no answer; `drop`: close without an answer; `raw`:
-    send these bytes as the whole answer; `until`, `meet`: answer when the event is set, when all have come.
+    send these bytes as the whole answer, with `raw_drip_seconds` one by one; `then_close`: close the connection after
+    an answer that promised to keep it; `until`, `meet`: answer when the event is set, when all have come.
     """
 
     status: int = 200
@@ -41,6 +42,8 @@ class Reply:
     hang: bool = False
     drop: bool = False
     raw: bytes | None = None
+    raw_drip_seconds: float = 0.0
+    then_close: bool = False
     until: threading.Event | None = None
     meet: threading.Barrier | None = None
 
@@ -49,7 +52,8 @@ class ScriptedServer(ThreadingHTTPServer):
     """A real HTTP/1.1 server on the loopback that answers each path by its script and counts what it sees.
 
     `requests` counts by path, `log` has (host, path) in order of arrival; `most_requests` and `most_connections` are
-    the greatest numbers at the same time, by host; `finished` counts the answers that ended, `broken_off` those of
+    the greatest numbers at the same time, by host; `headers` are the requests', `connections` counts those of all
+    time; `finished` counts the answers that ended, `broken_off` those of
     them that the client did not take whole.
     """
 
@@ -65,6 +69,8 @@ class ScriptedServer(ThreadingHTTPServer):
         self.broken_off: Counter[str] = Counter()
         self.most_requests: Counter[str] = Counter()
         self.most_connections: Counter[str] = Counter()
+        self.headers: list[Mapping[str, str]] = []
+        self.connections = 0
         self.changed = threading.Condition()
         self._now: dict[str, Counter[str]] = {"requests": Counter(), "connections": Counter()}
         self._scripts: dict[str, list[Reply]] = {}
@@ -117,6 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.counting is None:
             self.counting = self.server.counted("connections", self.server.most_connections, host)
             self.counting.__enter__()
+            self.server.connections += 1
+        self.server.headers.append(dict(self.headers))
         with self.server.counted("requests", self.server.most_requests, host):
             try:
                 self._play(self.server.reply_to(host, self.path))
@@ -135,7 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.counting.__exit__(None, None, None)
 
     def _play(self, reply: Reply) -> None:
-        self.close_connection = reply.hang or reply.drop or reply.endless or reply.cut is not None or bool(reply.raw)
+        self.close_connection = (reply.hang or reply.drop or reply.endless or reply.then_close or bool(reply.raw)
+                                 or reply.cut is not None)
         if reply.until:
             reply.until.wait(PATIENCE_SECONDS)
         if reply.meet:
@@ -143,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         if reply.hang:
             self.server.closing.wait()
         if reply.raw is not None:
-            self.wfile.write(reply.raw)
+            self._drip(reply.raw, reply.raw_drip_seconds) if reply.raw_drip_seconds else self.wfile.write(reply.raw)
         if reply.hang or reply.drop or reply.raw is not None:
             return
         self.send_response(reply.status)
@@ -155,12 +164,15 @@ class _Handler(BaseHTTPRequestHandler):
             for _ in range(ENDLESS_BYTES // 65_536):
                 self.wfile.write(bytes(65_536))
         elif reply.drip_seconds:
-            for number in range(len(reply.body)):
-                self.wfile.write(reply.body[number: number + 1])
-                if self.server.closing.wait(reply.drip_seconds):
-                    break
+            self._drip(reply.body, reply.drip_seconds)
         else:
             self.wfile.write(reply.body[: reply.cut])
+
+    def _drip(self, content: bytes, seconds: float) -> None:
+        for number in range(len(content)):
+            self.wfile.write(content[number: number + 1])
+            if self.server.closing.wait(seconds):
+                break
 
     def log_message(self, format: str, *args: object) -> None:
         """What arrives is in `ScriptedServer.log`."""

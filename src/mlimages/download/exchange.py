@@ -90,7 +90,7 @@ class Exchange:
             with self._watchdog.until(task.seconds) as watch:
                 body = _told_as_failure(watch, lambda: self._read(task, watch))
             if isinstance(body, str):
-                return Answer(task.number, Reason.OK, 302, time.monotonic() - begun, redirect=body)
+                return Answer(task.number, Reason.REDIRECTS, 302, time.monotonic() - begun, redirect=body)
             return Answer(task.number, Reason.OK, 200, time.monotonic() - begun, stored=self._keep(task, body))
         except Failure as failure:
             return Answer(task.number, failure.reason, failure.http_status, time.monotonic() - begun, failure.alive,
@@ -161,7 +161,7 @@ class Exchange:
             seconds = time.monotonic() - watch.begun
             if seconds > GRACE_SECONDS and len(body) < seconds * self._params.min_bytes_per_second:
                 raise Failure(Reason.TIMEOUT, 200)
-        if announced is not None and len(body) < announced:
+        if len(body) < (announced if announced is not None else 1):  # nothing at all: the headers were cut
             raise Failure(Reason.TRUNCATED, 200)
         response.close()
         return bytes(body)
@@ -191,7 +191,10 @@ class Exchange:
 def _told_as_failure(watch: Watch, read: Callable[[], bytes | str]) -> bytes | str:
     """What `read` returns; every fault of the network as a Failure."""
     try:
-        return read()
+        body = read()
+        if watch.overdue:  # headers that were cut look like whole ones
+            raise Failure(Reason.TIMEOUT, watch.http_status)
+        return body
     except Failure as failure:
         if not watch.overdue:
             raise

@@ -42,7 +42,8 @@ def judge(line: Line, host: Host, answer: Answer, params: Download, outage: Outa
     """
     if answer.redirect:
         line.hops += 1
-        return Verdict(Action.FOLLOW if line.hops <= MAX_REDIRECTS else Action.FAIL)
+        if line.hops <= MAX_REDIRECTS:
+            return Verdict(Action.FOLLOW)
     line.attempts += 1
     if answer.reason is Reason.OK:
         return Verdict(Action.KEEP)

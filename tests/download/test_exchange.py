@@ -1,0 +1,270 @@
+"""What comes of one URL: the image as it came, or the true reason why not, in bounded time, bytes and tries."""
+
+import gzip
+import hashlib
+import io
+import ssl
+import subprocess
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mlimages.download.exchange import Get
+from mlimages.download.ledger import Reason
+from mlimages.download.verdict import MAX_REDIRECTS
+from tests.conftest import ScriptedServer
+from tests.download.conftest import MakeFetcher
+
+URL = "http://images.example/a.jpg"
+
+
+def test_an_image_comes_as_it_was_sent(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+    server.on("/a.jpg", body=jpeg)
+    assert fetcher().fetch(URL) == (Reason.OK, 200, 1, (jpeg, "jpg", 48, 40))
+
+
+def test_a_large_image_is_made_smaller_if_asked(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+    server.on("/a.jpg", body=jpeg)
+    image = fetcher(shorter_side=20).fetch(URL).image
+    assert image and image[1:] == ("jpg", 24, 20)
+    assert Image.open(io.BytesIO(image[0])).size == (24, 20)
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 410, 451, 501])
+def test_a_final_status_is_final(fetcher: MakeFetcher, server: ScriptedServer, status: int) -> None:
+    server.on("/a.jpg", status=status)
+    assert fetcher().fetch(URL) == (Reason.HTTP_ERROR, status, 1, None)
+    assert server.requests["/a.jpg"] == 1
+
+
+@pytest.mark.parametrize("reply", [{"status": 429}, {"status": 500}, {"status": 502}, {"status": 503}, {"status": 504},
+                                   {"drop": True}, {"body": b"x" * 100, "cut": 10}])
+def test_a_passing_failure_is_tried_again(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                          reply: dict[str, Any]) -> None:
+    server.on("/a.jpg", **reply, **({"headers": {"Retry-After": "0"}} if "status" in reply else {}))
+    server.on("/a.jpg", **reply, **({"headers": {"Retry-After": "0"}} if "status" in reply else {}))
+    server.on("/a.jpg", body=jpeg)
+    outcome = fetcher().fetch(URL)
+    assert (outcome.reason, outcome.attempts) == (Reason.OK, 3)
+    assert server.requests["/a.jpg"] == 3
+
+
+@pytest.mark.parametrize(("reply", "reason", "status"), [
+    ({"status": 500}, Reason.HTTP_ERROR, 500), ({"drop": True}, Reason.CONNECT, 0),
+    ({"body": b"x" * 100, "cut": 10}, Reason.TRUNCATED, 200)])
+def test_a_lasting_failure_ends_after_the_attempts(fetcher: MakeFetcher, server: ScriptedServer,
+                                                   reply: dict[str, Any], reason: Reason, status: int) -> None:
+    server.on("/a.jpg", **reply)
+    assert fetcher().fetch(URL) == (reason, status, 3, None)
+    assert server.requests["/a.jpg"] == 3
+
+
+@pytest.mark.parametrize("raw", [b"4\r\nxxxx\r\n", b"4\r\nxx", b"zz\r\nxxxx\r\n0\r\n\r\n"])
+def test_broken_chunks_are_truncated(fetcher: MakeFetcher, server: ScriptedServer, raw: bytes) -> None:
+    server.on("/a.jpg", raw=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + raw)
+    assert fetcher(attempts=1).fetch(URL).reason is Reason.TRUNCATED
+
+
+def test_a_chunked_image_comes_whole(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (jpeg[:100], jpeg[100:])) + b"0\r\n\r\n"
+    server.on("/a.jpg", raw=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+    assert fetcher().fetch(URL).image == (jpeg, "jpg", 48, 40)
+
+
+@pytest.mark.parametrize(("encoding", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_a_compressed_image_comes_whole_or_not_at_all(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                                      encoding: str, encode: Any) -> None:
+    packed = encode(jpeg)
+    for path, body in (("/a.jpg", packed), ("/cut.jpg", packed[:-20]), ("/bomb.jpg", encode(bytes(50_000_000))),
+                       ("/not.jpg", b"x" * 99)):
+        server.on(path, body=body, headers={"Content-Encoding": encoding})
+    paths = ("/a.jpg", "/cut.jpg", "/bomb.jpg", "/not.jpg")
+    outcomes = fetcher(attempts=1, max_bytes=1_000_000).fetch_all([f"http://images.example{path}" for path in paths])
+    assert [one.reason for one in outcomes] == [Reason.OK, Reason.TRUNCATED, Reason.TOO_LARGE, Reason.TRUNCATED]
+    assert outcomes[0].image == (jpeg, "jpg", 48, 40)
+
+
+@pytest.mark.parametrize("raw", [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nxxxxx",
+                                 b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"])
+def test_an_answer_that_is_no_http_is_a_failure(fetcher: MakeFetcher, server: ScriptedServer, raw: bytes) -> None:
+    server.on("/a.jpg", raw=raw)
+    assert fetcher(attempts=1).fetch(URL).reason in (Reason.CONNECT, Reason.TRUNCATED, Reason.NOT_IMAGE)
+
+
+@pytest.mark.parametrize("reply", [
+    {"status": 302, "headers": {"Location": "http://["}}, {"status": 302, "headers": {"Location": "/caf\xe9"}},
+    {"status": 503, "headers": {"Retry-After": "\xb2"}},
+    {"headers": {"Content-Length": "\xb2"}, "body": b"x", "cut": 1}])
+def test_no_header_is_worse_than_a_failure(fetcher: MakeFetcher, server: ScriptedServer, reply: dict[str, Any],
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlimages.download.politeness.PAUSE_SECONDS", 0.0)
+    server.on("/a.jpg", **reply)
+    assert fetcher(attempts=1).fetch(URL).reason not in (Reason.OK, Reason.CRASHED)
+
+
+def test_an_endless_body_is_cut_at_the_byte_limit(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+    server.on("/a.jpg", endless=True)
+    assert fetcher(max_bytes=300_000).fetch(URL) == (Reason.TOO_LARGE, 200, 1, None)
+    server.wait_until(lambda: server.broken_off["/a.jpg"] == 1)
+
+
+def test_a_body_of_exactly_the_byte_limit_is_taken(fetcher: MakeFetcher, server: ScriptedServer,
+                                                   jpeg: bytes) -> None:
+    server.on("/a.jpg", body=jpeg + bytes(2000))
+    assert fetcher(max_bytes=len(jpeg) + 2000).fetch(URL).reason is Reason.OK
+    assert fetcher(max_bytes=len(jpeg) + 1999).fetch(URL).reason is Reason.TOO_LARGE
+
+
+def test_a_dripping_body_is_cut_at_the_deadline(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+    # Every byte comes well within the socket timeout; dripped to its end, the body would be no image.
+    server.on("/a.jpg", body=b"x" * 150, drip_seconds=0.02)
+    assert fetcher(attempts=1, deadline_seconds=0.3, timeout_seconds=5.0).fetch(URL) == (Reason.TIMEOUT, 200, 1, None)
+
+
+def test_dripping_headers_are_cut_at_the_deadline(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+    server.on("/a.jpg", raw=b"HTTP/1.1 200 OK\r\nX: " + b"y" * 400, raw_drip_seconds=0.02)
+    outcome = fetcher(attempts=1, deadline_seconds=0.3, timeout_seconds=5.0).fetch(URL)
+    assert (outcome.reason, outcome.attempts) == (Reason.TIMEOUT, 1)
+
+
+def test_headers_that_end_too_early_are_truncated(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+    server.on("/a.jpg", raw=b"HTTP/1.1 200 OK\r\nX: y")
+    assert fetcher(attempts=2).fetch(URL) == (Reason.TRUNCATED, 200, 2, None)
+
+
+def test_a_body_below_the_least_speed_is_cut(fetcher: MakeFetcher, server: ScriptedServer,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlimages.download.exchange.GRACE_SECONDS", 0.2)
+    server.on("/a.jpg", body=b"x" * 150, drip_seconds=0.02)
+    slow = fetcher(attempts=1, min_bytes_per_second=1000.0).fetch(URL)
+    assert slow == (Reason.TIMEOUT, 200, 1, None)
+    assert fetcher(attempts=1, min_bytes_per_second=10.0).fetch(URL).reason is Reason.NOT_IMAGE
+
+
+def test_silence_ends_with_the_socket_timeout(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+    server.on("/a.jpg", hang=True)
+    assert fetcher(attempts=2, timeout_seconds=0.2).fetch(URL) == (Reason.TIMEOUT, 0, 2, None)
+
+
+def test_the_deadline_is_that_of_the_url_with_all_its_tries(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+    server.on("/a.jpg", body=b"x" * 150, drip_seconds=0.02)
+    assert fetcher(attempts=3, deadline_seconds=0.3).fetch(URL) == (Reason.TIMEOUT, 200, 1, None)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_followed_to_the_image(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                             status: int) -> None:
+    server.on("/a.jpg", status=status, headers={"Location": "b.jpg"})
+    server.on("/b.jpg", status=status, headers={"Location": "http://other.example/c.jpg"})
+    server.on("/c.jpg", body=jpeg)
+    assert fetcher().fetch(URL)[:3] == (Reason.OK, 200, 1)
+    assert server.log == [("images.example", "/a.jpg"), ("images.example", "/b.jpg"), ("other.example", "/c.jpg")]
+
+
+def test_a_redirect_loop_is_left(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+    server.on("/a.jpg", status=302, headers={"Location": "/b.jpg"})
+    server.on("/b.jpg", status=302, headers={"Location": "/a.jpg"})
+    assert fetcher().fetch(URL) == (Reason.REDIRECTS, 302, 1, None)
+    assert server.requests.total() == MAX_REDIRECTS + 1
+
+
+def test_a_redirect_to_nowhere_is_left(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+    server.on("/a.jpg", status=302)
+    assert fetcher().fetch(URL).reason is Reason.REDIRECTS
+
+
+def test_a_redirect_to_the_hosts_placeholder_is_not_followed(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+    server.on("/a.jpg", status=302, headers={"Location": "http://other.example/images/photo_unavailable.png"})
+    assert fetcher().fetch(URL) == (Reason.PLACEHOLDER, 302, 1, None)
+    assert server.requests == {"/a.jpg": 1}
+
+
+def test_the_body_of_a_redirect_is_not_read(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+    server.on("/a.jpg", status=302, headers={"Location": "http://other.example/b.jpg"}, endless=True)
+    server.on("/b.jpg", body=jpeg)
+    assert fetcher().fetch(URL).reason is Reason.OK
+    server.wait_until(lambda: server.finished["/a.jpg"] == 1)
+    assert server.broken_off["/a.jpg"] == 1
+
+
+def test_a_known_placeholder_is_none_of_the_images(fetcher: MakeFetcher, server: ScriptedServer,
+                                                   jpeg: bytes) -> None:
+    server.on("/a.jpg", body=jpeg)
+    assert fetcher(placeholders=[hashlib.sha256(jpeg).hexdigest()]).fetch(URL) == (Reason.PLACEHOLDER, 200, 1, None)
+
+
+@pytest.mark.parametrize(("tag", "reason"), [
+    ("noai", Reason.OPT_OUT), ("all, NoImageAI", Reason.OPT_OUT), ("noindex", Reason.OPT_OUT),
+    ("somebot: noimageindex", Reason.OPT_OUT), ("nofollow", Reason.OK), ("noaichange", Reason.OK)])
+def test_an_opt_out_is_respected(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, tag: str,
+                                 reason: Reason) -> None:
+    server.on("/a.jpg", headers={"X-Robots-Tag": tag}, body=jpeg)
+    assert fetcher().fetch(URL)[:3] == (reason, 200, 1)
+    assert fetcher(respect_opt_out=False).fetch(URL).reason is Reason.OK
+
+
+def test_we_say_who_we_are_and_keep_no_cookies(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+    server.on("/a.jpg", body=jpeg, headers={"Set-Cookie": "id=1; Path=/"})
+    one = fetcher(contact="ada@images.example")
+    for _ in range(2):
+        assert one.fetch(URL).reason is Reason.OK
+    first, second = server.headers
+    assert "mlimages" in first["User-Agent"] and "ada@images.example" in first["User-Agent"]
+    assert first == second and "Cookie" not in second
+    assert server.connections == 1, "the connection was not kept"
+
+
+def test_an_idle_connection_that_the_host_closed_is_opened_again(fetcher: MakeFetcher, server: ScriptedServer,
+                                                                 jpeg: bytes) -> None:
+    server.on("/a.jpg", body=jpeg, then_close=True)
+    one = fetcher(attempts=1)
+    assert [one.fetch(URL).reason for _ in range(3)] == [Reason.OK] * 3
+    assert server.connections == 3
+
+
+def test_a_host_whose_certificate_does_not_hold_is_not_believed(fetcher: MakeFetcher, server: ScriptedServer,
+                                                                tmp_path: Path, jpeg: bytes) -> None:
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
+                    "/CN=images.example", "-keyout", tmp_path / "key", "-out", tmp_path / "crt"],
+                   check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "crt", tmp_path / "key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.on("/a.jpg", body=jpeg)
+    assert fetcher().fetch(URL.replace("http:", "https:"))[:3] == (Reason.TLS, 0, 1)
+    assert server.log == []
+
+
+def test_a_proxy_from_the_parameters_is_asked_for_the_whole_url(fetcher: MakeFetcher, server: ScriptedServer,
+                                                                jpeg: bytes) -> None:
+    server.on("http://far.example/a.jpg?b=1", body=jpeg)
+    one = fetcher(proxies={"http": f"http://127.0.0.1:{server.server_port}"})
+    assert one.fetch("http://far.example/a.jpg?b=1").reason is Reason.OK
+    assert one.fetch("http://0x7f000001/a.jpg").reason is Reason.FORBIDDEN_ADDRESS
+    assert server.log == [("far.example", "http://far.example/a.jpg?b=1")]
+
+
+def test_an_image_with_another_md5_than_the_tables_is_not_taken(fetcher: MakeFetcher, server: ScriptedServer,
+                                                                jpeg: bytes, tmp_path: Path) -> None:
+    server.on("/a.jpg", body=jpeg)
+    one = fetcher()
+    for number, md5 in enumerate((hashlib.md5(jpeg, usedforsecurity=False).hexdigest(), "0" * 32)):
+        one._crew.send(0, Get(number, URL, ("images.example", 0), 5.0, "train-00000", md5))
+    answers = sorted([one._crew.receive(5.0)[0][1] for _ in range(2)])
+    assert [answer.reason for answer in answers] == [Reason.OK, Reason.CHANGED]
+
+
+def test_many_urls_at_once_lose_none(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+    meet = threading.Barrier(4)
+    server.on("/first.jpg", body=jpeg)  # a host that has not answered yet is asked one thing at a time
+    for number in range(40):
+        server.on(f"/{number}.jpg", body=jpeg + bytes([number]), meet=meet)
+    # An answer comes only when four requests have met: fewer at a time would never end.
+    outcomes = fetcher(connections_per_host=4, attempts=1).fetch_all(
+        ["http://images.example/first.jpg", *(f"http://images.example/{number}.jpg" for number in range(40))])
+    assert [one.image and one.image[0] for one in outcomes[1:]] == [jpeg + bytes([number]) for number in range(40)]
+    assert server.most_requests["images.example"] == server.most_connections["images.example"] == 4
