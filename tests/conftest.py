@@ -52,8 +52,8 @@ class ScriptedServer(ThreadingHTTPServer):
     """A real HTTP/1.1 server on the loopback that answers each path by its script and counts what it sees.
 
     `requests` counts by path, `log` has (host, path) in order of arrival; `most_requests` and `most_connections` are
-    the greatest numbers at the same time, by host; `headers` are the requests', `connections` counts those of all
-    time; `finished` counts the answers that ended, `broken_off` those of
+    the greatest numbers at the same time, by host, and `most_requests_of_all` over all hosts; `headers` are the
+    requests', `connections` counts those of all time; `finished` counts the answers that ended, `broken_off` those of
     them that the client did not take whole.
     """
 
@@ -72,6 +72,7 @@ class ScriptedServer(ThreadingHTTPServer):
         self.headers: list[Mapping[str, str]] = []
         self.connections = 0
         self.changed = threading.Condition()
+        self.most_requests_of_all = 0
         self._now: dict[str, Counter[str]] = {"requests": Counter(), "connections": Counter()}
         self._scripts: dict[str, list[Reply]] = {}
 
@@ -94,6 +95,7 @@ class ScriptedServer(ThreadingHTTPServer):
             now = self._now[kind]
             now[host] += 1
             most[host] = max(most[host], now[host])
+            self.most_requests_of_all = max(self.most_requests_of_all, self._now["requests"].total())
         try:
             yield
         finally:

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from mlimages.download.fetch import Fetcher
 from PIL import Image
 
 import mlimages
@@ -17,7 +18,6 @@ from mlimages.acquire.formats import DICTIONARY, LISTS
 from mlimages.acquire.hierarchy import read_tree
 from mlimages.demo import release, server, world
 from mlimages.download import fetch as fetch_module
-from mlimages.download.fetch import Fetcher
 from mlimages.download.ledger import Reason
 from mlimages.params import Params
 

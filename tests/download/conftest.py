@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
+from tests.conftest import ScriptedServer
 
 from mlimages.crew import Crew
 from mlimages.download import outage, verdict
@@ -22,7 +23,6 @@ from mlimages.download.mirrors import Mirrors
 from mlimages.download.scheduler import Scheduler
 from mlimages.download.spool import Entry, Spools
 from mlimages.params import Download, Params
-from tests.conftest import ScriptedServer
 
 SHARD = Shard("train", 0, 1, 1_000_000, 0)
 
@@ -71,8 +71,9 @@ class Fetcher:
     def __init__(self, params: Download, connect_to: Mapping[str, str], folder: Path,
                  proxies: Mapping[str, str]) -> None:
         self.params, self._folder = params, folder
+        self.hosts = dict(connect_to)
         folder.mkdir(exist_ok=True)
-        self._crew = ThreadCrew(Exchange(params, Network(connect_to, proxies), folder))
+        self._crew = ThreadCrew(Exchange(params, Network(self.hosts, proxies), folder))
         self.entries: dict[int, Entry] = {}
         self.ended: list[str] = []
 

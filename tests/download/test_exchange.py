@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests.conftest import ScriptedServer
+from tests.download.conftest import MakeFetcher
 
 from mlimages.download.exchange import Get
 from mlimages.download.ledger import Reason
 from mlimages.download.verdict import MAX_REDIRECTS
-from tests.conftest import ScriptedServer
-from tests.download.conftest import MakeFetcher
 
 URL = "http://images.example/a.jpg"
 

@@ -1,25 +1,18 @@
 """Only public hosts are asked, only by http and https, and a refused address sees no connection."""
 
-import contextlib
-import dataclasses
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from tests.conftest import ScriptedServer
+from tests.download.conftest import MakeFetcher
 
-from mlimages.download.fetch import Fetcher
-from mlimages.download.guard import Failure, check_url, guarded_session, public_addresses
+from mlimages.download.guard import Failure, check_literal, check_url, public_addresses
 from mlimages.download.ledger import Reason
-from mlimages.params import Params
 
-if TYPE_CHECKING:
-    from tests.conftest import ScriptedServer
-
-URL = "http://images.example/a.jpg"
+PORTS = (80, 443)
 # Every address that this process connects to while a test listens; an audit hook cannot be taken off again.
 _listeners: list[list[Any]] = []
 
@@ -48,13 +41,6 @@ def connected() -> Iterator[list[Any]]:
     _listeners.remove(heard)
 
 
-@pytest.fixture
-def fetcher(params: Params, server: "ScriptedServer") -> Fetcher:
-    """It reaches the scripted server, and tries once."""
-    hosts = server.connect_to("images.example", "other.example")
-    return Fetcher(dataclasses.replace(params.download, attempts=1), hosts)
-
-
 @pytest.mark.parametrize("url", [
     "file:///etc/passwd", "ftp://images.example/a.jpg", "gopher://images.example/", "data:image/png;base64,AAAA",
     "images.example/a.jpg", "//images.example/a.jpg", "", "http://", "http:///a.jpg", "http://user@images.example/a.jpg",
@@ -63,12 +49,12 @@ def fetcher(params: Params, server: "ScriptedServer") -> Fetcher:
     "http://images.example:99999/", "http://images.example:port/", "http://images.example/../etc/passwd",
     "http://images.example/a/../../b.jpg", "http://images.example/..", "http://[images.example/", "http://[::1/a.jpg",
     "http://images.example/" + "a" * 4096])
-def test_what_must_not_be_asked_for_is_refused_without_a_connection(fetcher: Fetcher, connected: list[Any],
+def test_what_must_not_be_asked_for_is_refused_without_a_connection(fetcher: MakeFetcher, connected: list[Any],
                                                                     url: str) -> None:
     with pytest.raises(Failure) as failure:
-        check_url(url)
+        check_url(url, PORTS)
     assert failure.value.reason is Reason.BAD_URL
-    assert fetcher.fetch(url)[:3] == (Reason.BAD_URL, 0, 1)
+    assert fetcher(attempts=1).fetch(url)[:3] == (Reason.BAD_URL, 0, 1)
     assert connected == []
 
 
@@ -76,21 +62,21 @@ def test_what_must_not_be_asked_for_is_refused_without_a_connection(fetcher: Fet
     ("http://images.example/a..b/...jpg?x=../y", "images.example"), ("https://IMAGES.example:443/a", "images.example"),
     ("http://images.example:80", "images.example"), ("http://[2606:4700::1]/a", "2606:4700::1")])
 def test_ordinary_urls_have_their_host(url: str, host: str) -> None:
-    assert check_url(url) == host
+    assert check_url(url, PORTS).hostname == host
 
 
 @pytest.mark.parametrize("host", FORBIDDEN)
-def test_a_host_without_a_public_address_is_refused_without_a_connection(fetcher: Fetcher, connected: list[Any],
+def test_a_host_without_a_public_address_is_refused_without_a_connection(fetcher: MakeFetcher, connected: list[Any],
                                                                          host: str) -> None:
-    assert fetcher.fetch(f"http://{host}/latest/meta-data").reason is Reason.FORBIDDEN_ADDRESS
+    assert fetcher(attempts=1).fetch(f"http://{host}/latest/meta-data").reason is Reason.FORBIDDEN_ADDRESS
     assert connected == []
 
 
 @pytest.mark.parametrize("host", FORBIDDEN)
 def test_a_redirect_to_such_a_host_is_refused_without_a_connection_to_it(
-        fetcher: Fetcher, server: "ScriptedServer", connected: list[Any], host: str) -> None:
+        fetcher: MakeFetcher, server: ScriptedServer, connected: list[Any], host: str) -> None:
     server.on("/a.jpg", status=302, headers={"Location": f"http://{host}/latest/meta-data"})
-    assert fetcher.fetch("http://images.example/a.jpg").reason is Reason.FORBIDDEN_ADDRESS
+    assert fetcher(attempts=1).fetch("http://images.example/a.jpg").reason is Reason.FORBIDDEN_ADDRESS
     assert connected == [server.server_address]
     assert server.requests == {"/a.jpg": 1}
 
@@ -98,16 +84,15 @@ def test_a_redirect_to_such_a_host_is_refused_without_a_connection_to_it(
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://images.example/a.jpg", "http://images.example:22/",
                                     "http://user@images.example/b.jpg", "//images.example:6379/"])
 def test_a_redirect_to_what_must_not_be_asked_for_is_refused(
-        fetcher: Fetcher, server: "ScriptedServer", connected: list[Any], target: str) -> None:
+        fetcher: MakeFetcher, server: ScriptedServer, connected: list[Any], target: str) -> None:
     server.on("/d/a.jpg", status=301, headers={"Location": target})
-    assert fetcher.fetch("http://images.example/d/a.jpg").reason is Reason.BAD_URL
+    assert fetcher(attempts=1).fetch("http://images.example/d/a.jpg").reason is Reason.BAD_URL
     assert connected == [server.server_address]
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 64 + ".invalid", "a..invalid"])
-def test_an_unknown_host_has_no_address(params: Params, connected: list[Any], host: str) -> None:
-    outcome = Fetcher(dataclasses.replace(params.download, attempts=1), {}).fetch(f"http://{host}/a.jpg")
-    assert outcome.reason is Reason.DNS
+def test_an_unknown_host_has_no_address(fetcher: MakeFetcher, connected: list[Any], host: str) -> None:
+    assert fetcher(attempts=1).fetch(f"http://{host}/a.jpg").reason is Reason.DNS
     assert connected == []
 
 
@@ -125,7 +110,7 @@ def test_of_public_and_private_addresses_only_the_public_ones_are_used(monkeypat
 
 
 def test_a_name_that_resolves_differently_a_moment_later_gains_nothing(
-        fetcher: Fetcher, connected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        fetcher: MakeFetcher, connected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [["8.8.8.8"], ["127.0.0.1"]]
 
     def getaddrinfo(host: str, port: int, *args: Any, **kwargs: Any) -> Any:
@@ -133,47 +118,31 @@ def test_a_name_that_resolves_differently_a_moment_later_gains_nothing(
         return _resolver(*known)(host, port)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    assert fetcher.fetch("http://rebinding.example/a.jpg").reason is Reason.CONNECT
+    assert fetcher(attempts=1).fetch("http://rebinding.example/a.jpg").reason is Reason.CONNECT
     assert [address[0] for address in connected] == ["8.8.8.8"]
     assert answers == [["127.0.0.1"]]
 
 
-def test_environment_proxies_and_cookies_are_not_used(server: "ScriptedServer", connected: list[Any],
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    server.on("/a.jpg", headers={"Set-Cookie": "id=1; Path=/"}, body=b"a")
-    server.on("/b.jpg", body=b"b")
-    with contextlib.closing(guarded_session(server.connect_to("images.example"), 1)) as session:
-        assert session.get("http://images.example/a.jpg", timeout=5).content == b"a"
-        answer = session.get("http://images.example/b.jpg", timeout=5)
-    assert answer.content == b"b"
-    assert set(connected) == {server.server_address}
-    assert "mlimages" in answer.request.headers["User-Agent"]
-
-
-def test_a_host_sees_no_more_open_connections_than_allowed(params: Params, server: "ScriptedServer",
+def test_other_ports_are_asked_where_the_parameters_say_so(fetcher: MakeFetcher, server: ScriptedServer,
                                                            jpeg: bytes) -> None:
-    meet = threading.Barrier(2)
-    for number in range(40):
-        server.on(f"/{number}.jpg", body=jpeg, meet=meet)
-    one = Fetcher(dataclasses.replace(params.download, connections_per_host=2), server.connect_to("images.example"))
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(one.fetch, [f"http://images.example/{number}.jpg" for number in range(40)]))
-    assert server.most_connections["images.example"] <= 2
+    server.on("/a.jpg", body=jpeg)
+    one = fetcher(ports=[8080], also={"images.example:8080": f"127.0.0.1:{server.server_port}"})
+    assert one.fetch("http://images.example:8080/a.jpg").reason is Reason.OK
+    assert one.fetch("http://images.example/a.jpg").reason is Reason.BAD_URL
 
 
-@pytest.mark.parametrize("reply", [
-    {"status": 302, "headers": {"Location": "http://["}}, {"status": 302, "headers": {"Location": "/caf\xe9"}},
-    {"status": 503, "headers": {"Retry-After": "\xb2"}},
-    {"headers": {"Content-Length": "\xb2"}, "body": b"x", "cut": 1}])
-def test_no_header_is_worse_than_a_failure(fetcher: Fetcher, server: "ScriptedServer", reply: dict[str, Any]) -> None:
-    server.on("/a.jpg", **reply)
-    assert fetcher.fetch(URL).reason is not Reason.OK
+def test_proxies_of_the_environment_are_not_used(fetcher: MakeFetcher, server: ScriptedServer, connected: list[Any],
+                                                 jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    server.on("/a.jpg", body=jpeg)
+    assert fetcher().fetch("http://images.example/a.jpg").reason is Reason.OK
+    assert set(connected) == {server.server_address}
 
 
-def test_the_body_of_a_redirect_is_not_read(fetcher: Fetcher, server: "ScriptedServer", jpeg: bytes) -> None:
-    server.on("/a.jpg", status=302, headers={"Location": "http://other.example/b.jpg"}, endless=True)
-    server.on("/b.jpg", body=jpeg)
-    assert fetcher.fetch(URL).reason is Reason.OK
-    server.wait_until(lambda: server.finished["/a.jpg"] == 1)
-    assert server.broken_off["/a.jpg"] == 1
+@pytest.mark.parametrize("host", [host for host in FORBIDDEN if host[0] != "[" and host != "localhost"])
+def test_a_proxy_is_not_asked_for_private_addresses(host: str) -> None:
+    with pytest.raises(Failure) as failure:
+        check_literal(host)
+    assert failure.value.reason is Reason.FORBIDDEN_ADDRESS
+    check_literal("8.8.8.8")
+    check_literal("images.example")

@@ -1,0 +1,161 @@
+"""Whom the scheduler asks, when, and what it makes of hosts that slow down, vanish, or all vanish at once."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from tests.conftest import ScriptedServer
+from tests.download.conftest import Fetcher, MakeFetcher
+
+from mlimages.download import hosts, outage
+from mlimages.download.ledger import Reason
+from mlimages.errors import UserError
+from mlimages.params import Mirror
+
+HOST = "http://images.example"
+# Ports on the loopback at which nobody answers: connections are refused.
+NOBODY = "127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(hosts, "LAST_PAUSE_SECONDS", 0.2)
+
+
+def serve(server: ScriptedServer, jpeg: bytes, count: int, **how: Any) -> list[str]:
+    for number in range(count):
+        server.on(f"/{number}.jpg", body=jpeg, **how)
+    return [f"{HOST}/{number}.jpg" for number in range(count)]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_pauses_its_domain_and_no_other(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                                    status: int) -> None:
+    server.on("/a.jpg", status=status, headers={"Retry-After": "1"})
+    server.on("/a.jpg", body=jpeg)
+    server.on("/b.jpg", body=jpeg)
+    begun = time.monotonic()
+    one = fetcher()
+    outcomes = one.fetch_all([f"{HOST}/a.jpg", *["http://other.example/b.jpg"] * 20])
+    assert {outcome.reason for outcome in outcomes} == {Reason.OK}
+    assert outcomes[0].attempts == 2
+    assert one.ended[-1] == f"{HOST}/a.jpg", "others waited for the domain that asked for a pause"
+    assert time.monotonic() - begun > 1
+
+
+def test_hosts_of_one_domain_share_its_connections(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+    urls = [url.replace("images.example", f"{'ab'[number % 2]}.pictures.example")
+            for number, url in enumerate(serve(server, jpeg, 40))]
+    assert {one.reason for one in fetcher(connections_per_host=3).fetch_all(urls)} == {Reason.OK}
+    assert server.most_requests_of_all <= 3
+
+
+def test_a_thousand_urls_of_one_host_come_at_the_rate_that_was_set(fetcher: MakeFetcher, server: ScriptedServer,
+                                                                   jpeg: bytes) -> None:
+    begun = time.monotonic()
+    outcomes = fetcher(connections_per_host=4, rate_per_host=400.0).fetch_all(serve(server, jpeg, 1000))
+    assert {one.reason for one in outcomes} == {Reason.OK}
+    assert server.most_requests["images.example"] <= 4
+    assert time.monotonic() - begun > 999 / 400
+
+
+def test_a_slow_host_holds_up_nobody(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+    released = threading.Event()
+    server.on("/slow.jpg", body=jpeg, until=released)
+    one = fetcher()
+    slow = [f"http://other.example/slow.jpg?{number}" for number in range(200)]
+    for number in range(200):
+        server.on(f"/slow.jpg?{number}", body=jpeg, until=released)
+    fast = serve(server, jpeg, 50)
+    for _ in one.run([*slow, *fast]):
+        if len(one.entries) == len(fast):
+            released.set()
+    assert set(one.ended[:50]) == set(fast)
+    assert len(one.entries) == 250
+
+
+def test_a_dead_host_is_asked_seldom_and_given_up_while_others_go_on(fetcher: MakeFetcher, server: ScriptedServer,
+                                                                     jpeg: bytes) -> None:
+    urls = serve(server, jpeg, 30)
+    dead = [f"http://dead.example/{number}.jpg" for number in range(500)]
+    one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=0.5, rate_per_host=20.0)
+    outcomes = one.fetch_all(dead + urls)
+    assert {outcome.reason for outcome in outcomes[:500]} == {Reason.CONNECT}
+    assert sum(outcome.attempts for outcome in outcomes[:500]) < 20
+    assert {outcome.reason for outcome in outcomes[500:]} == {Reason.OK}
+
+
+def test_a_host_that_comes_back_loses_no_line(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+    for number in range(40):
+        if number % 8 == 0:
+            server.on(f"/{number}.jpg", drop=True)
+        server.on(f"/{number}.jpg", body=jpeg)
+    outcomes = fetcher(attempts=2).fetch_all([f"{HOST}/{number}.jpg" for number in range(40)])
+    assert {outcome.reason for outcome in outcomes} == {Reason.OK}
+
+
+def away(one: Fetcher, urls: list[str], back: bool) -> list[Any]:
+    """Fetch while the network goes away after ten lines; it comes `back` once a knock found nobody."""
+    gone = {host: target for host, target in one.hosts.items()}
+    run = one.run(urls)
+    while len(one.entries) < 10:
+        next(run)
+    one.hosts.update({host: "192.0.2.1:9" for host in gone})
+    for _ in run:
+        if back and one.scheduler._outage.away_since is not None:
+            one.hosts.update(gone)
+    return [one.entries[number] for number in range(len(urls))]
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_a_network_that_is_away_burns_no_line(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                              monkeypatch: pytest.MonkeyPatch, back: bool) -> None:
+    # An unreachable network, as the kernel tells it; nothing else on this machine can be unplugged without privileges.
+    import socket as sockets
+
+    real = sockets.create_connection
+
+    def create_connection(address: tuple[str, int], *rest: Any) -> sockets.socket:
+        if address[0] == "192.0.2.1":
+            raise OSError(101, "Network is unreachable")
+        return real(address, *rest)
+
+    monkeypatch.setattr(sockets, "create_connection", create_connection)
+    urls = serve(server, jpeg, 200, then_close=True)
+    one = fetcher(connections_per_host=2, rate_per_host=200.0, outage_seconds=2.0)
+    if back:
+        entries = away(one, urls, back)
+        assert {entry.reason for entry in entries} == {Reason.OK}
+        return
+    with pytest.raises(UserError, match="no host has answered for .* the network seems to be away"):
+        away(one, urls, back)
+    assert 10 <= len(one.entries) < 200
+    assert {entry.reason for entry in one.entries.values()} == {Reason.OK}
+
+
+def test_mirrors_are_tried_in_their_order(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+    server.on("/gone.jpg", status=404)
+    server.on("/copy/gone.jpg", body=jpeg)
+    one = fetcher(mirrors=[Mirror("{url}"), Mirror("http://other.example/copy/{path}", host="images.example")])
+    outcomes = one.fetch_all([f"{HOST}/gone.jpg", "http://a.pictures.example/gone.jpg"])
+    assert [outcome[:3] for outcome in outcomes] == [(Reason.OK, 200, 2), (Reason.HTTP_ERROR, 404, 1)]
+    assert one.entries[0].mirror == 1
+    asked = [entry for entry in server.log if entry[0] != "a.pictures.example"]
+    assert asked == [("images.example", "/gone.jpg"), ("other.example", "/copy/gone.jpg")]
+
+
+def test_what_no_rule_fits_is_asked_for_itself(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+    server.on("/a.jpg", body=jpeg)
+    one = fetcher(mirrors=[Mirror("http://other.example/copy/{path}", host="nobody.example")])
+    assert one.fetch(f"{HOST}/a.jpg").reason is Reason.OK
+
+
+def test_knocks_do_not_come_while_others_answer(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+    quiet = outage.Outage(10.0)
+    quiet.alive(100.0, HOST)
+    assert quiet.knock(100.1, suspended=True) is None
+    assert quiet.knock(101.0, suspended=False) is None
+    assert quiet.knock(101.0, suspended=True) == HOST
+    assert quiet.knock(101.1, suspended=True) is None, "it knocked twice at once"
