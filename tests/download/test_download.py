@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -13,39 +14,35 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from tests.conftest import ScriptedServer
 
 import mlimages
 from mlimages.acquire.formats import LISTS
-from mlimages.download import download
-from mlimages.download import fetch as fetch_module
+from mlimages.download import download, verdict
 from mlimages.download.ledger import Reason, Row, read_ledger
 from mlimages.download.shards import index_shard
 from mlimages.errors import UserError
 from mlimages.params import Download, Machine, Params
 from mlimages.publish import MANIFEST, verify
 
-if TYPE_CHECKING:
-    from tests.conftest import ScriptedServer
-
 Lists = Callable[[Sequence[str], Sequence[str]], Path]
 HOST = "http://images.example"
 VAL = [f"{HOST}/val.jpg"]
 RUN_DOWNLOAD = """
-import json, sys
+import pickle, sys
 from mlimages.download import download
-from mlimages.params import Download, Machine
-params, machine, lists, out = json.loads(sys.argv[1])
-download(Download(**params), Machine(**machine), lists=lists, out=out)
+params, machine, lists, out = pickle.loads(bytes.fromhex(sys.argv[1]))
+download(params, machine, lists=lists, out=out)
 """
 
 
 @pytest.fixture
-def here(machine: Machine, server: "ScriptedServer", monkeypatch: pytest.MonkeyPatch) -> Machine:
+def here(machine: Machine, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """A machine on which images.example is the scripted server, and that hardly waits between tries."""
-    monkeypatch.setattr(fetch_module, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(verdict, "BACKOFF_SECONDS", 0.001)
     hosts = {**server.connect_to("images.example"), "dead.example:80": "127.0.0.1:9"}
     return dataclasses.replace(machine, connect_to=hosts)
 
@@ -53,14 +50,14 @@ def here(machine: Machine, server: "ScriptedServer", monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def quick(params: Params) -> Download:
     """Five lines a shard, and little patience."""
-    return dataclasses.replace(params.download, images_per_shard=5, attempts=2, timeout_seconds=5.0)
+    return dataclasses.replace(params.download, images_per_shard=5, attempts=2, timeout_seconds=5.0, outage_seconds=0.0)
 
 
 def _rows(out: Path, part: str) -> list[Row]:
     return [row for path in sorted((out / part).glob("*.ledger.csv")) for row in read_ledger(path)]
 
 
-def _serve(server: "ScriptedServer", urls: list[str], jpeg: bytes, **how: Any) -> None:
+def _serve(server: ScriptedServer, urls: list[str], jpeg: bytes, **how: Any) -> None:
     for number, url in enumerate(urls):
         server.on(url.removeprefix(HOST), body=jpeg + bytes([number]), **how)
 
@@ -68,7 +65,7 @@ def _serve(server: "ScriptedServer", urls: list[str], jpeg: bytes, **how: Any) -
 @contextmanager
 def _another_process(params: Download, machine: Machine, lists: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The same download in a process of its own, killed when the block ends."""
-    arguments = json.dumps([dataclasses.asdict(params), dataclasses.asdict(machine), str(lists), str(out)])
+    arguments = pickle.dumps([params, machine, lists, out]).hex()
     process = subprocess.Popen([sys.executable, "-c", RUN_DOWNLOAD, arguments], stdout=subprocess.DEVNULL,
                                env={**os.environ, "PYTHONPATH": str(Path(mlimages.__file__).parents[1])})
     try:
@@ -78,7 +75,7 @@ def _another_process(params: Download, machine: Machine, lists: Path, out: Path)
         assert process.wait(20) == -signal.SIGKILL
 
 
-def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Machine, server: "ScriptedServer",
+def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Machine, server: ScriptedServer,
                                                      lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     fates: dict[str, tuple[Reason, dict[str, Any] | None]] = {
         f"{HOST}/ok.jpg": (Reason.OK, {"body": jpeg}),
@@ -93,16 +90,19 @@ def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Mach
         f"{HOST}/round.jpg": (Reason.REDIRECTS, {"status": 302, "headers": {"Location": "/round.jpg"}}),
         f"{HOST}/inside.jpg": (Reason.FORBIDDEN_ADDRESS, {"status": 302, "headers": {"Location": "http://127.0.0.1/"}}),
         f"{HOST}/private.jpg": (Reason.OPT_OUT, {"body": jpeg, "headers": {"X-Robots-Tag": "noai"}}),
+        f"{HOST}/known.jpg": (Reason.PLACEHOLDER, {"body": jpeg + b"known"}),
         "https://images.example/plain.jpg": (Reason.TLS, None),
         "http://dead.example/a.jpg": (Reason.CONNECT, None),
         "http://nowhere.invalid/a.jpg": (Reason.DNS, None),
         "file:///etc/passwd": (Reason.BAD_URL, None),
     }
-    assert {reason for reason, _ in fates.values()} == set(Reason)
+    # What crashes a decoder, and what a mirror's table tells, have tests of their own.
+    assert {reason for reason, _ in fates.values()} == set(Reason) - {Reason.CRASHED, Reason.CHANGED}
     for url, (_, reply) in fates.items():
         if reply is not None:
             server.on(url.removeprefix(HOST), **reply)
-    params = dataclasses.replace(quick, attempts=1, timeout_seconds=0.5, max_bytes=500_000)
+    params = dataclasses.replace(quick, attempts=1, timeout_seconds=0.5, max_bytes=500_000,
+                                 placeholders=[hashlib.sha256(jpeg + b"known").hexdigest()])
     out = download(params, here, lists=lists_of(list(fates), [f"{HOST}/ok.jpg"]), out=tmp_path / "images")
     rows = _rows(out, "train")
     assert [row.line for row in rows] == list(range(1, len(fates) + 1))
@@ -116,7 +116,7 @@ def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Mach
 
 
 def test_shards_hold_the_images_as_they_came_with_url_and_labels(quick: Download, here: Machine, jpeg: bytes,
-                                                                 server: "ScriptedServer", lists_of: Lists,
+                                                                 server: ScriptedServer, lists_of: Lists,
                                                                  tmp_path: Path) -> None:
     urls = [f"{HOST}/{number}.jpg" for number in range(12)]
     _serve(server, urls[:3] + urls[4:] + VAL, jpeg)
@@ -133,19 +133,19 @@ def test_shards_hold_the_images_as_they_came_with_url_and_labels(quick: Download
     assert {member.labels for member in members} == {((1, 2), (0.8, 0.9))}
 
 
-def test_one_thread_and_sixteen_give_the_same_bytes(tiny_params: Params, tiny_lists: Path, machine: Machine,
-                                                    tmp_path: Path) -> None:
+def test_threads_and_processes_change_no_byte(tiny_params: Params, tiny_lists: Path, machine: Machine,
+                                              tmp_path: Path) -> None:
     manifests = []
-    for threads in (1, 16):
-        one = dataclasses.replace(machine, threads=threads, scratch=str(tmp_path / f"scratch{threads}"))
-        out = download(tiny_params.download, one, lists=tiny_lists, out=tmp_path / f"images{threads}")
+    for workers, threads in ((1, 1), (3, 16)):
+        one = dataclasses.replace(machine, workers=workers, threads=threads, scratch=str(tmp_path / str(workers)))
+        out = download(tiny_params.download, one, lists=tiny_lists, out=tmp_path / f"images{workers}")
         verify(out, "download")
         manifests.append((out / MANIFEST).read_bytes())
     assert manifests[0] == manifests[1]
 
 
 def test_a_killed_download_continues_to_the_same_bytes_and_fetches_no_finished_shard_again(
-        quick: Download, here: Machine, server: "ScriptedServer", lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     urls = [f"{HOST}/{number}.jpg" for number in range(25)]
     released = threading.Event()
     _serve(server, urls[:12], jpeg)
@@ -166,7 +166,7 @@ def test_a_killed_download_continues_to_the_same_bytes_and_fetches_no_finished_s
     assert list((tmp_path / "scratch").rglob("*.partial")) == []
 
 
-def test_a_second_process_stops_and_names_the_first(quick: Download, here: Machine, server: "ScriptedServer",
+def test_a_second_process_stops_and_names_the_first(quick: Download, here: Machine, server: ScriptedServer,
                                                     lists_of: Lists, tmp_path: Path) -> None:
     server.on("/0.jpg", hang=True)
     lists = lists_of([f"{HOST}/0.jpg"], VAL)
@@ -178,7 +178,7 @@ def test_a_second_process_stops_and_names_the_first(quick: Download, here: Machi
     assert not (tmp_path / "images").exists()
 
 
-def test_a_finished_download_asks_no_host_again(quick: Download, here: Machine, server: "ScriptedServer",
+def test_a_finished_download_asks_no_host_again(quick: Download, here: Machine, server: ScriptedServer,
                                                 lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     urls = [f"{HOST}/{number}.jpg" for number in range(7)]
     _serve(server, urls + VAL, jpeg)
@@ -193,7 +193,7 @@ def test_a_finished_download_asks_no_host_again(quick: Download, here: Machine, 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
 def test_damaged_lists_stop_it_with_the_file_and_the_command(quick: Download, here: Machine, lists_of: Lists,
-                                                             server: "ScriptedServer", tmp_path: Path,
+                                                             server: ScriptedServer, tmp_path: Path,
                                                              damage: str) -> None:
     lists = lists_of([f"{HOST}/0.jpg"], VAL)
     path = lists / LISTS[1].name
@@ -213,7 +213,7 @@ def test_missing_lists_stop_it_with_the_command(quick: Download, here: Machine, 
 
 
 def test_a_damaged_shard_is_fetched_again_once_its_scratch_folder_is_removed(
-        quick: Download, here: Machine, server: "ScriptedServer", lists_of: Lists, jpeg: bytes,
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes,
         tmp_path: Path) -> None:
     _serve(server, [f"{HOST}/0.jpg", *VAL], jpeg)
     lists = lists_of([f"{HOST}/0.jpg"], VAL)
