@@ -37,6 +37,7 @@ class Crew:
         self._outbox: list[list[Any]] = [[] for _ in range(workers)]
         self._processes: list[Any] = [None] * workers
         self._pipes: list[Connection] = [None] * workers  # type: ignore[list-item]
+        self._up = [False] * workers
 
     def __enter__(self) -> "Crew":
         for worker in range(self.workers):
@@ -66,10 +67,9 @@ class Crew:
             worker = self._pipes.index(pipe)  # type: ignore[arg-type]
             try:
                 results += [(worker, result) for result in self._pipes[worker].recv()]
+                self._up[worker] = True
             except (EOFError, OSError):
-                self._processes[worker].join()
-                results.append((worker, Lost(self._processes[worker].exitcode)))
-                self._start(worker)
+                results.append((worker, self._lost(worker)))
         for _, result in results:
             if isinstance(result, Exception):
                 raise result
@@ -78,6 +78,16 @@ class Crew:
     def kill(self, worker: int) -> None:
         """End a worker whose work hangs; `receive` then tells that it is lost."""
         self._processes[worker].kill()
+
+    def _lost(self, worker: int) -> Lost:
+        """Replace a worker; UserError where it did not even begin, as its successor would not either."""
+        self._processes[worker].join()
+        lost = Lost(self._processes[worker].exitcode)
+        if not self._up[worker]:
+            raise UserError(f"a worker process ended before it could work, with exit code {lost.exit_code}; its own "
+                            f"message stands above. Where memory is short, lower machine.workers")
+        self._start(worker)
+        return lost
 
     def _start(self, worker: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -89,7 +99,7 @@ class Crew:
             raise UserError(f"a worker process does not start: {error}; lower machine.workers") from None
         theirs.close()
         self._pipes[worker], self._processes[worker] = ours, process
-        self._outbox[worker] = []
+        self._outbox[worker], self._up[worker] = [], False
 
 
 def _serve(make: Callable[[], Work], threads: int, pipe: Connection) -> None:
@@ -98,6 +108,7 @@ def _serve(make: Callable[[], Work], threads: int, pipe: Connection) -> None:
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     results: queue.SimpleQueue[Any] = queue.SimpleQueue()
     work = make()
+    pipe.send([])  # it is up
     for _ in range(threads):
         threading.Thread(target=_work, args=(work, tasks, results), daemon=True).start()
     threading.Thread(target=_report, args=(results, pipe), daemon=True).start()

@@ -1,30 +1,94 @@
-"""The scheduler over threads of this process in place of worker processes, so that a test can see what they do.
-
-What processes add is tested in tests/test_crew.py and test_download.py.
-"""
+"""Downloads for tests: the real thing here or in a process of its own, and the scheduler with nothing but threads."""
 
 import dataclasses
+import os
+import pickle
 import queue
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
 from tests.conftest import ScriptedServer
 
+import mlimages
 from mlimages.crew import Crew
 from mlimages.download import outage, verdict
 from mlimages.download.connections import Network
 from mlimages.download.exchange import Exchange, Get
-from mlimages.download.ledger import Reason
+from mlimages.download.ledger import Reason, Row, read_ledger
 from mlimages.download.lines import Line, Shard
 from mlimages.download.mirrors import Mirrors
 from mlimages.download.scheduler import Scheduler
 from mlimages.download.spool import Entry, Spools
-from mlimages.params import Download, Params
+from mlimages.params import Download, Machine, Params
 
 SHARD = Shard("train", 0, 1, 1_000_000, 0)
+
+
+Lists = Callable[[Sequence[str], Sequence[str]], Path]
+HOST = "http://images.example"
+VAL = [f"{HOST}/val.jpg"]
+RUN_DOWNLOAD = """
+import pickle, sys
+from mlimages.download import download
+from mlimages.errors import UserError
+params, machine, lists, out = pickle.loads(bytes.fromhex(sys.argv[1]))
+try:
+    download(params, machine, lists=lists, out=out)
+except UserError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.fixture
+def here(machine: Machine, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine on which images.example is the scripted server, and that hardly waits between tries."""
+    monkeypatch.setattr(verdict, "BACKOFF_SECONDS", 0.001)
+    hosts = {**server.connect_to("images.example"), "dead.example:80": "127.0.0.1:9"}
+    return dataclasses.replace(machine, connect_to=hosts)
+
+
+@pytest.fixture
+def quick(params: Params) -> Download:
+    """Five lines a shard, and little patience."""
+    return dataclasses.replace(params.download, images_per_shard=5, attempts=2, timeout_seconds=5.0, outage_seconds=0.0)
+
+
+def rows_of(out: Path, part: str) -> list[Row]:
+    return [row for path in sorted((out / part).glob("*.ledger.csv")) for row in read_ledger(path)]
+
+
+def serve(server: ScriptedServer, urls: list[str], jpeg: bytes, **how: Any) -> None:
+    for number, url in enumerate(urls):
+        server.on(url.removeprefix(HOST), body=jpeg + bytes([number]), **how)
+
+
+def command(params: Download, machine: Machine, lists: Path, out: Path) -> list[str]:
+    """What downloads the same in a process of its own."""
+    return [sys.executable, "-c", RUN_DOWNLOAD, pickle.dumps([params, machine, lists, out]).hex()]
+
+
+def environment() -> dict[str, str]:
+    """In which that process finds this repository's code."""
+    source = str(Path(mlimages.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
+
+
+@contextmanager
+def started(params: Download, machine: Machine, lists: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The same download in a process of its own, killed when the block ends."""
+    process = subprocess.Popen(command(params, machine, lists, out), stdout=subprocess.DEVNULL, env=environment())
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(20) == -signal.SIGKILL
 
 
 class Outcome(NamedTuple):
@@ -37,7 +101,10 @@ class Outcome(NamedTuple):
 
 
 class ThreadCrew:
-    """Threads that do what a Crew's processes do, for one Exchange."""
+    """Threads of this process that do what a Crew's processes do, so that a test can see and change what they meet.
+
+    What processes add is tested in tests/test_crew.py, test_download.py and test_faults.py.
+    """
 
     workers, threads = 1, 32
 
@@ -92,7 +159,7 @@ class Fetcher:
         self.entries.clear()
         self.ended.clear()
         self.scheduler = Scheduler(self.params, cast(Crew, self._crew), on_entry=self._on_entry,
-                                   on_result=lambda result: None, on_lost=lambda worker: None)
+                                   on_result=lambda result: None, on_lost=lambda worker: False)
         yield from self.scheduler.run(self._lines(urls), lambda: False)
 
     def fetch_all(self, urls: Sequence[str]) -> list[Outcome]:

@@ -3,76 +3,23 @@
 import dataclasses
 import hashlib
 import json
-import os
-import pickle
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conftest import ScriptedServer
+from tests.download.conftest import HOST, VAL, Lists, rows_of, serve, started
 
-import mlimages
 from mlimages.acquire.formats import LISTS
-from mlimages.download import download, verdict
-from mlimages.download.ledger import Reason, Row, read_ledger
+from mlimages.download import download
+from mlimages.download.ledger import Reason, Row
 from mlimages.download.shards import index_shard
 from mlimages.errors import UserError
 from mlimages.params import Download, Machine, Params
 from mlimages.publish import MANIFEST, verify
-
-Lists = Callable[[Sequence[str], Sequence[str]], Path]
-HOST = "http://images.example"
-VAL = [f"{HOST}/val.jpg"]
-RUN_DOWNLOAD = """
-import pickle, sys
-from mlimages.download import download
-params, machine, lists, out = pickle.loads(bytes.fromhex(sys.argv[1]))
-download(params, machine, lists=lists, out=out)
-"""
-
-
-@pytest.fixture
-def here(machine: Machine, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """A machine on which images.example is the scripted server, and that hardly waits between tries."""
-    monkeypatch.setattr(verdict, "BACKOFF_SECONDS", 0.001)
-    hosts = {**server.connect_to("images.example"), "dead.example:80": "127.0.0.1:9"}
-    return dataclasses.replace(machine, connect_to=hosts)
-
-
-@pytest.fixture
-def quick(params: Params) -> Download:
-    """Five lines a shard, and little patience."""
-    return dataclasses.replace(params.download, images_per_shard=5, attempts=2, timeout_seconds=5.0, outage_seconds=0.0)
-
-
-def _rows(out: Path, part: str) -> list[Row]:
-    return [row for path in sorted((out / part).glob("*.ledger.csv")) for row in read_ledger(path)]
-
-
-def _serve(server: ScriptedServer, urls: list[str], jpeg: bytes, **how: Any) -> None:
-    for number, url in enumerate(urls):
-        server.on(url.removeprefix(HOST), body=jpeg + bytes([number]), **how)
-
-
-@contextmanager
-def _another_process(params: Download, machine: Machine, lists: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The same download in a process of its own, killed when the block ends."""
-    arguments = pickle.dumps([params, machine, lists, out]).hex()
-    process = subprocess.Popen([sys.executable, "-c", RUN_DOWNLOAD, arguments], stdout=subprocess.DEVNULL,
-                               env={**os.environ, "PYTHONPATH": str(Path(mlimages.__file__).parents[1])})
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(20) == -signal.SIGKILL
 
 
 def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Machine, server: ScriptedServer,
@@ -104,13 +51,13 @@ def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Mach
     params = dataclasses.replace(quick, attempts=1, timeout_seconds=0.5, max_bytes=500_000,
                                  placeholders=[hashlib.sha256(jpeg + b"known").hexdigest()])
     out = download(params, here, lists=lists_of(list(fates), [f"{HOST}/ok.jpg"]), out=tmp_path / "images")
-    rows = _rows(out, "train")
+    rows = rows_of(out, "train")
     assert [row.line for row in rows] == list(range(1, len(fates) + 1))
     assert [(row.url, row.reason) for row in rows] == [(url, reason) for url, (reason, _) in fates.items()]
     assert rows[0] == Row(1, f"{HOST}/ok.jpg", "train-00000001", Reason.OK, 200, len(jpeg),
                           hashlib.sha256(jpeg).hexdigest(), 48, 40, 1)
     assert all((row.bytes, row.sha256, row.width, row.height) == (0, "", 0, 0) for row in rows[1:])
-    assert [row.reason for row in _rows(out, "val")] == [Reason.OK]
+    assert [row.reason for row in rows_of(out, "val")] == [Reason.OK]
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["lines"], summary["images"], summary["bytes"]) == (len(fates) + 1, 2, 2 * len(jpeg))
 
@@ -119,14 +66,14 @@ def test_shards_hold_the_images_as_they_came_with_url_and_labels(quick: Download
                                                                  server: ScriptedServer, lists_of: Lists,
                                                                  tmp_path: Path) -> None:
     urls = [f"{HOST}/{number}.jpg" for number in range(12)]
-    _serve(server, urls[:3] + urls[4:] + VAL, jpeg)
+    serve(server, urls[:3] + urls[4:] + VAL, jpeg)
     out = download(quick, here, lists=lists_of(urls, VAL), out=tmp_path / "images")
     manifest = verify(out, "download")
     records = [manifest["files"][f"train/0000{index}.{end}"]["records"]
                for index in range(3) for end in ("tar", "ledger.csv")]
     assert records == [4, 5, 5, 5, 2, 2]
     members = [member for path in sorted((out / "train").glob("*.tar")) for member in index_shard(path)]
-    kept = [row for row in _rows(out, "train") if row.reason is Reason.OK]
+    kept = [row for row in rows_of(out, "train") if row.reason is Reason.OK]
     assert [member.key for member in members] == [row.key for row in kept]
     assert [hashlib.sha256(member.read()).hexdigest() for member in members] == [row.sha256 for row in kept]
     assert [member.source for member in members] == urls[:3] + urls[4:]
@@ -148,10 +95,10 @@ def test_a_killed_download_continues_to_the_same_bytes_and_fetches_no_finished_s
         quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     urls = [f"{HOST}/{number}.jpg" for number in range(25)]
     released = threading.Event()
-    _serve(server, urls[:12], jpeg)
-    _serve(server, urls[12:] + VAL, jpeg, until=released)  # the third shard never ends before the kill
+    serve(server, urls[:12], jpeg)
+    serve(server, urls[12:] + VAL, jpeg, until=released)  # the third shard never ends before the kill
     lists, out = lists_of(urls, VAL), tmp_path / "images"
-    with _another_process(quick, here, lists, out):
+    with started(quick, here, lists, out):
         server.wait_until(lambda: all(server.requests[f"/{number}.jpg"] for number in range(13)))
         while len(list((tmp_path / "scratch" / "download").glob("*/out/train/*.ledger.csv"))) < 2:
             server.closing.wait(0.02)
@@ -170,7 +117,7 @@ def test_a_second_process_stops_and_names_the_first(quick: Download, here: Machi
                                                     lists_of: Lists, tmp_path: Path) -> None:
     server.on("/0.jpg", hang=True)
     lists = lists_of([f"{HOST}/0.jpg"], VAL)
-    with _another_process(quick, here, lists, tmp_path / "images") as first:
+    with started(quick, here, lists, tmp_path / "images") as first:
         server.wait_until(lambda: server.requests["/0.jpg"] > 0)
         for out in ("images", "elsewhere"):
             with pytest.raises(UserError, match=f"is being made by process {first.pid};"):
@@ -181,7 +128,7 @@ def test_a_second_process_stops_and_names_the_first(quick: Download, here: Machi
 def test_a_finished_download_asks_no_host_again(quick: Download, here: Machine, server: ScriptedServer,
                                                 lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     urls = [f"{HOST}/{number}.jpg" for number in range(7)]
-    _serve(server, urls + VAL, jpeg)
+    serve(server, urls + VAL, jpeg)
     lists = lists_of(urls, VAL)
     first = verify(download(quick, here, lists=lists, out=tmp_path / "images"), "download")
     asked = server.requests.copy()
@@ -215,7 +162,7 @@ def test_missing_lists_stop_it_with_the_command(quick: Download, here: Machine, 
 def test_a_damaged_shard_is_fetched_again_once_its_scratch_folder_is_removed(
         quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes,
         tmp_path: Path) -> None:
-    _serve(server, [f"{HOST}/0.jpg", *VAL], jpeg)
+    serve(server, [f"{HOST}/0.jpg", *VAL], jpeg)
     lists = lists_of([f"{HOST}/0.jpg"], VAL)
     out = download(quick, here, lists=lists, out=tmp_path / "images")
     before = (out / MANIFEST).read_bytes()

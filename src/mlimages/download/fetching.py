@@ -1,7 +1,7 @@
 """The run of a download: lines to the scheduler, outcomes to the journals, finished shards to their builders."""
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,10 @@ from mlimages.download.plan import Plan
 from mlimages.download.report import Report
 from mlimages.download.scheduler import Scheduler
 from mlimages.download.spool import Entry, Journal
+from mlimages.errors import UserError
 from mlimages.params import Download, Machine
 
+BUILDS = 3  # of a shard whose worker dies
 Task = Get | Knock | Build
 
 
@@ -40,6 +42,7 @@ class _Fetching:
         self._left: dict[Shard, int] = {}
         self._unwritten: defaultdict[Shard, list[Entry]] = defaultdict(list)
         self._building: list[dict[str, Build]] = [{} for _ in range(crew.workers)]
+        self._lost: Counter[Shard] = Counter()
         self._next_builder = itertools.cycle(range(crew.workers))
 
     def run(self) -> None:
@@ -76,9 +79,16 @@ class _Fetching:
             jobs.pop(built.name, None)
         self._plan.done(built.name)
 
-    def _on_lost(self, worker: int) -> None:
+    def _on_lost(self, worker: int) -> bool:
+        """Give the builds of a worker that died to its successor; whether there were any."""
         for job in self._building[worker].values():
+            self._lost[job.shard] += 1
+            if self._lost[job.shard] == BUILDS:
+                raise UserError(f"the worker process that wrote the shard {job.shard.name} was killed {BUILDS} times; "
+                                f"what was fetched is kept: run the same command again, where memory is short with "
+                                f"fewer machine.workers or download.images_per_shard")
             self._crew.send(worker, job)
+        return bool(self._building[worker])
 
 
 def _worker(params: Download, network: Network, spools: Path) -> Callable[[Task], Answer | Knocked | Built]:

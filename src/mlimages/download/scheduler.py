@@ -31,11 +31,11 @@ class Scheduler:
     """Fetches lines through a crew of workers; `on_entry(line, entry)` is called once for each, as they end.
 
     `on_result(result)` takes what workers return of tasks that are not the scheduler's own, and `on_lost(worker)`
-    hears of workers that died, after the scheduler has seen to its own lines.
+    hears of workers that died and says whether that may be due to such a task.
     """
 
     def __init__(self, params: Download, crew: Crew, *, on_entry: Callable[[Line, Entry], None],
-                 on_result: Callable[[Any], None], on_lost: Callable[[int], None]) -> None:
+                 on_result: Callable[[Any], None], on_lost: Callable[[int], bool]) -> None:
         self._params, self._crew = params, crew
         self._on_entry, self._on_result, self._on_lost = on_entry, on_result, on_lost
         self.domains: dict[str, Domain] = {}
@@ -238,18 +238,19 @@ class Scheduler:
 
     def _lost(self, worker: int) -> None:
         """A worker died of one of its lines: each is tried again alone, and the one that kills again is found out."""
+        other_work = self._on_lost(worker)
+        alone = len(self._in_flight[worker]) == 1 and not other_work
         for line, host, slot in self._in_flight[worker].values():
             host.domain.give_back(slot)
             host.in_flight -= 1
             line.lost += 1
             line.restart()
-            if line.lost == 1 or len(self._in_flight[worker]) > 1:
+            if line.lost == 1 or not alone:
                 self._suspects.append(line)
             else:
                 line.attempts += 1
                 self._failed(line, Reason.CRASHED, 200)
         self._in_flight[worker].clear()
-        self._on_lost(worker)
 
     def _try_a_suspect(self, now: float) -> None:
         """One line that was there when a worker died, alone on worker 0, where its host has a slot free."""

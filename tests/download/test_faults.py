@@ -1,0 +1,252 @@
+"""Crashes, kills, full disks: nothing is lost, nothing half-made has a final name, the same command goes on."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.conftest import PATIENCE_SECONDS, ScriptedServer
+from tests.download.conftest import HOST, VAL, Lists, command, environment, rows_of, serve, started
+
+from mlimages.download import download, scheduler
+from mlimages.download.ledger import Reason
+from mlimages.params import Download, Machine
+from mlimages.publish import MANIFEST, verify
+
+# No image is known that crashes or hangs this decoder: these two stand for one, in every worker process.
+POISON = """
+import os, time
+from PIL import Image
+real = Image.open
+def open(file, *rest, **how):
+    body = file.getvalue()
+    if b"CRASH" in body: os.abort()
+    if b"HANG" in body: time.sleep(3600)
+    return real(file, *rest, **how)
+Image.open = open
+"""
+URLS = [f"{HOST}/{number}.jpg" for number in range(23)]
+can_unshare = shutil.which("unshare") is not None and subprocess.run(
+    ["unshare", "-rm", "true"], capture_output=True).returncode == 0
+needs_unshare = pytest.mark.skipif(not can_unshare, reason="needs unshare and user namespaces, to mount a small disk")
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, to inject faults")
+
+
+def straight(params: Download, machine: Machine, lists: Path, tmp_path: Path) -> bytes:
+    """The manifest of an undisturbed download."""
+    one = dataclasses.replace(machine, scratch=str(tmp_path / "straight"))
+    return (download(params, one, lists=lists, out=tmp_path / "undisturbed") / MANIFEST).read_bytes()
+
+
+def no_final_name(tmp_path: Path) -> None:
+    """Nothing that was not finished has a name that says so."""
+    assert not (tmp_path / "images").exists()
+    for account in tmp_path.glob("scratch/download/*/accounts/*.json"):
+        part, _, number = account.stem.partition("-")
+        assert (account.parents[1] / "out" / part / f"{number}.tar").exists()
+
+
+def gone(processes: list[psutil.Process], seconds: float = 5.0) -> bool:
+    return not psutil.wait_procs(processes, seconds)[1]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < ends, "what the test waited for did not come"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("poison", [b"CRASH", b"HANG"])
+def test_what_crashes_or_hangs_the_decoder_fails_alone(quick: Download, here: Machine, server: ScriptedServer,
+                                                       lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch, poison: bytes) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(POISON)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setattr(scheduler, "HANG_SECONDS", 0.5)
+    for number, url in enumerate([*URLS, *VAL]):
+        server.on(url.removeprefix(HOST), body=jpeg + (poison if number in (3, 11) else b""))
+    quick = dataclasses.replace(quick, deadline_seconds=3.0)
+    rows = rows_of(download(quick, here, lists=lists_of(URLS, VAL), out=tmp_path / "images"), "train")
+    assert [row.line - 1 for row in rows if row.reason is Reason.CRASHED] == [3, 11]
+    assert {row.reason for row in rows if row.line - 1 not in (3, 11)} == {Reason.OK}
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(quick: Download, here: Machine, server: ScriptedServer,
+                                                         lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    released = threading.Event()
+    serve(server, URLS[:10], jpeg)
+    serve(server, URLS[10:] + VAL, jpeg, until=released)
+    lists = lists_of(URLS, VAL)
+    process = subprocess.Popen(command(quick, here, lists, tmp_path / "images"), env=environment(),
+                               stdout=subprocess.DEVNULL)
+    server.wait_until(lambda: server.requests.total() > 12)
+    for worker in psutil.Process(process.pid).children():
+        if "spawn_main" in " ".join(worker.cmdline()):
+            worker.kill()
+    released.set()
+    assert process.wait(PATIENCE_SECONDS) == 0
+    assert {row.reason for row in rows_of(tmp_path / "images", "train")} == {Reason.OK}
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_signal_ends_all_processes_and_the_same_command_goes_on(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
+        by: signal.Signals) -> None:
+    released = threading.Event()
+    serve(server, URLS[:13], jpeg)
+    serve(server, URLS[13:] + VAL, jpeg, until=released)
+    lists = lists_of(URLS, VAL)
+    process = subprocess.Popen(command(quick, here, lists, tmp_path / "images"), env=environment(),
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server.wait_until(lambda: all(server.finished[f"/{number}.jpg"] for number in range(13)))
+    wait_for(lambda: sum(path.read_text().count("\n") for path in tmp_path.glob("scratch/download/*/spools/*.journal"))
+             + 5 * len(list(tmp_path.glob("scratch/download/*/accounts/*"))) >= 13)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(by)
+    assert process.wait(PATIENCE_SECONDS) != 0
+    assert gone(workers)
+    no_final_name(tmp_path)
+    released.set()
+    out = download(quick, here, lists=lists, out=tmp_path / "images")
+    assert [server.requests[f"/{number}.jpg"] for number in range(13)] == [1] * 13, "fetched twice"
+    assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["rename:signal=KILL", "fsync:signal=KILL", "write:signal=KILL"])
+def test_a_kill_at_any_call_loses_nothing_finished(quick: Download, here: Machine, server: ScriptedServer,
+                                                   lists_of: Lists, jpeg: bytes, tmp_path: Path, fault: str) -> None:
+    urls = URLS[:12]
+    serve(server, urls + VAL, jpeg)
+    lists = lists_of(urls, VAL)
+    expected = straight(quick, here, lists, tmp_path)
+    call = fault.partition(":")[0]
+    moments = {"rename": (1, 2, 5, 9, 13), "fsync": (1, 2, 3, 8, 15), "write": (20, 45, 60, 80, 120)}[call]
+    ended = 0
+    for nth in moments:
+        tried = subprocess.run(["strace", "-f", "-qq", "-e", f"trace={call}", "-e", f"inject={fault}:when={nth}", "-o",
+                                os.devnull, *command(quick, here, lists, tmp_path / "images")], env=environment(),
+                               capture_output=True, text=True, timeout=60)
+        if tried.returncode == 0:
+            break
+        ended += 1
+        no_final_name(tmp_path)
+    out = download(quick, here, lists=lists, out=tmp_path / "images")
+    verify(out, "download")
+    assert (out / MANIFEST).read_bytes() == expected
+    assert ended >= 1, "no kill met the download"
+
+
+@needs_strace
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
+        error: str) -> None:
+    serve(server, URLS + VAL, jpeg)
+    lists = lists_of(URLS, VAL)
+    ended = subprocess.run(["strace", "-f", "-qq", "-e", "trace=fsync", "-e", f"inject=fsync:error={error}:when=3+",
+                            "-o", os.devnull, *command(quick, here, lists, tmp_path / "images")], env=environment(),
+                           capture_output=True, text=True, timeout=60)
+    told(ended)
+    no_final_name(tmp_path)
+    out = download(quick, here, lists=lists, out=tmp_path / "images")
+    assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
+
+
+@needs_unshare
+@pytest.mark.parametrize("limit", ["size=48k", "nr_inodes=14"])
+def test_a_full_disk_is_told_and_the_same_command_goes_on(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
+        limit: str) -> None:
+    serve(server, URLS + VAL, jpeg + bytes(8000))
+    lists = lists_of(URLS, VAL)
+    (tmp_path / "scratch").rename(tmp_path / "lists_scratch")
+    (tmp_path / "scratch").mkdir()
+    script = f'mount -t tmpfs -o {limit} tmpfs "$1" && shift && "$@"; code=$?; ls -R {tmp_path}/scratch; exit $code'
+    ended = subprocess.run(["unshare", "-rm", "sh", "-c", script, "sh", str(tmp_path / "scratch"),
+                            *command(quick, here, lists, tmp_path / "images")], env=environment(),
+                           capture_output=True, text=True, timeout=60)
+    told(ended)
+    assert ".partial" not in ended.stdout
+    assert not (tmp_path / "images").exists()
+    out = download(quick, here, lists=lists, out=tmp_path / "images")
+    assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
+
+
+def told(ended: "subprocess.CompletedProcess[str]") -> None:
+    """It ended with an error that says what is full, what is free there, what is kept and what to do."""
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    said = ended.stderr[ended.stderr.index("UserError: "):]
+    assert all(words in said for words in ("scratch/download", "inodes are free at", "is kept", "run the same command"))
+    assert "Traceback" not in ended.stderr
+
+
+GUARDED = """
+import io, subprocess, sys, threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from mlimages.download.connections import Network
+from mlimages.download.exchange import Exchange, Get
+from mlimages.params import load
+subprocess.run("ip link set lo up && ip addr add 93.184.216.34/32 dev lo && ip addr add 10.1.2.3/32 dev lo",
+               shell=True, check=True)
+body = bytes.fromhex(sys.argv[3])
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        print("asked", self.path)
+        if self.path == "/away":
+            self.send_response(302)
+            self.send_header("Location", "http://10.1.2.3/inside")
+        else:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.path != "/away":
+            self.wfile.write(body)
+    def log_message(self, *args): pass
+for address in ("93.184.216.34", "10.1.2.3"):
+    threading.Thread(target=ThreadingHTTPServer((address, 80), Handler).serve_forever, daemon=True).start()
+exchange = Exchange(load(sys.argv[1]).download, Network({}, {}), Path(sys.argv[2]))
+answer = exchange.get(Get(0, "http://93.184.216.34/a.jpg", ("a", 0), 5.0, "s"))
+print(answer.reason)
+answer = exchange.get(Get(1, "http://93.184.216.34/away", ("a", 0), 5.0, "s"))
+print(answer.redirect)
+print(exchange.get(Get(2, answer.redirect, ("b", 0), 5.0, "s")).reason)
+"""
+
+
+@pytest.mark.skipif(not can_unshare or shutil.which("ip") is None, reason="needs unshare and ip, for a public address")
+def test_a_public_address_is_asked_and_a_private_one_sees_nothing(jpeg: bytes, tmp_path: Path) -> None:
+    params = Path(__file__).parents[2] / "params.yaml"
+    ended = subprocess.run(["unshare", "-rn", sys.executable, "-c", GUARDED, str(params), str(tmp_path), jpeg.hex()],
+                           env=environment(), capture_output=True, text=True, timeout=60)
+    assert ended.stdout.splitlines() == ["asked /a.jpg", "ok", "asked /away", "http://10.1.2.3/inside",
+                                         "forbidden_address"], ended.stderr
+
+
+def test_a_journal_that_a_kill_cut_short_is_read_up_to_there(quick: Download, here: Machine, server: ScriptedServer,
+                                                             lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    released = threading.Event()
+    serve(server, URLS[:4], jpeg)
+    serve(server, URLS[4:] + VAL, jpeg, until=released)
+    lists = lists_of(URLS, VAL)
+    with started(quick, here, lists, tmp_path / "images"):
+        wait_for(lambda: sum(path.read_text().count("\n") for path in
+                             tmp_path.glob("scratch/download/*/spools/train-00000.journal")) >= 4)
+    journal = next(tmp_path.glob("scratch/download/*/spools/train-00000.journal"))
+    journal.write_bytes(journal.read_bytes()[:-9])
+    released.set()
+    out = download(quick, here, lists=lists, out=tmp_path / "images")
+    assert sum(server.requests[f"/{number}.jpg"] for number in range(4)) == 5
+    assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
