@@ -191,7 +191,7 @@ def server() -> Iterator[ScriptedServer]:
         thread.join()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def params() -> Params:
     """The repository's own params.yaml."""
     return load(REPOSITORY / "params.yaml")

@@ -10,14 +10,14 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from mlimages.download.fetch import Fetcher
 from PIL import Image
+from tests.download.conftest import Fetcher
 
 import mlimages
 from mlimages.acquire.formats import DICTIONARY, LISTS
 from mlimages.acquire.hierarchy import read_tree
 from mlimages.demo import release, server, world
-from mlimages.download import fetch as fetch_module
+from mlimages.download import verdict
 from mlimages.download.ledger import Reason
 from mlimages.params import Params
 
@@ -38,11 +38,11 @@ REASON_OF_FAULT = {None: Reason.OK, "missing": Reason.HTTP_ERROR, "placeholder":
 
 
 @pytest.fixture
-def fetcher(params: Params, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetcher]:
+def fetcher(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetcher]:
     """A fetcher that reaches the demo's hosts."""
-    monkeypatch.setattr(fetch_module, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(verdict, "BACKOFF_SECONDS", 0.001)
     with server.serving() as connect_to:
-        yield Fetcher(dataclasses.replace(params.download, attempts=2), connect_to)
+        yield Fetcher(dataclasses.replace(params.download, attempts=2), connect_to, tmp_path / "spools", {})
 
 
 def _id_with(fault: str | None) -> str:
@@ -112,7 +112,7 @@ def test_the_hosts_do_what_the_fault_says(fetcher: Fetcher, fault: str | None) -
     assert outcome.reason is REASON_OF_FAULT[fault]
     assert outcome.attempts == (2 if fault in ("busy", "unavailable", "short") else 1)
     if outcome.image:
-        assert outcome.image.body == world.draw(image_id, 32)
+        assert outcome.image[0] == world.draw(image_id, 32)
 
 
 def test_all_announced_faults_are_tried_above() -> None:

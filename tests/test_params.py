@@ -46,7 +46,7 @@ def test_the_committed_file_is_valid_and_read_as_typed_sections() -> None:
     ("crop_area: [0.7, 1.0]", "crop_area: [1.0, 0.7]", ["`train`: crop_area is [1.0, 0.7]", "smaller share first"]),
     ("warmup_epochs: 1.0", "warmup_epochs: 7.0", ["`train`: warmup_epochs is 7.0", "at most epochs, 6.0"]),
     ("decay_epochs: []", "decay_epochs: [2.0]", ["`train`: decay_epochs is [2.0]", "decay: stairs"]),
-    ("  threads: 32", "  threads: 32\n  threads: 3", ["duplicate key", "line"]),
+    ("  threads: 16", "  threads: 32\n  threads: 3", ["duplicate key", "line"]),
     ("architecture: resnet101", "architecture: !!python/object/apply:os.getcwd []", ["not plain YAML", "line"]),
 ])
 def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:

@@ -36,9 +36,9 @@ def test_the_key_is_the_same_for_the_same_parameters_inputs_and_code(params: Par
 
 
 def test_the_key_changes_with_any_parameter(params: Params) -> None:
-    changed = [dataclasses.replace(params.download, **{field.name: getattr(params.download, field.name) + 1})
-               for field in dataclasses.fields(params.download)]
-    assert len({scratch.key(one) for one in [params.download, *changed]}) == len(changed) + 1
+    changed = [dataclasses.replace(params.acquire.demo, **{field.name: getattr(params.acquire.demo, field.name) + 1})
+               for field in dataclasses.fields(params.acquire.demo)]
+    assert len({scratch.key(one) for one in [params.acquire.demo, *changed]}) == len(changed) + 1
 
 
 def test_the_key_changes_with_one_byte_of_the_inputs(params: Params, tmp_path: Path) -> None:

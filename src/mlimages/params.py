@@ -63,8 +63,8 @@ class Mirror:
 
     def __post_init__(self) -> None:
         known = {"url", "scheme", "host", "path"} | ({"id", "subset"} if self.table else set())
-        used = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
-        if not used <= known:
+        used = [field for field in string.Formatter().parse(self.template) if field[1] is not None]
+        if any(name not in known or form or conversion for _, name, form, conversion in used):
             raise ValueError(f"template is {self.template!r}, expected only {sorted(known)} in braces")
 
 

@@ -1,5 +1,6 @@
 """A small demo, acquired and downloaded once: 60 and 20 images, some of them missing or damaged."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,7 @@ import pytest
 
 from mlimages.acquire import acquire
 from mlimages.download import download
-from mlimages.params import Acquire, Convert, Demo, Download, Machine
+from mlimages.params import Convert, Demo, Machine, Params
 
 # With this seed the archive lacks one training and one validation image, one training image in it is damaged, and
 # two training URLs are gone.
@@ -23,23 +24,21 @@ class SmallDemo(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def small_machine() -> Callable[..., Machine]:
+def small_machine(params: Params) -> Callable[..., Machine]:
     def build(scratch: Path, workers: int = 1) -> Machine:
-        return Machine(threads=8, workers=workers, logical_devices=1, scratch=str(scratch), connect_to={},
-                       progress_seconds=60.0)
+        return dataclasses.replace(params.machine, workers=workers, scratch=str(scratch))
 
     return build
 
 
 @pytest.fixture(scope="session")
-def small_demo(tmp_path_factory: pytest.TempPathFactory, small_machine: Callable[..., Machine]) -> SmallDemo:
+def small_demo(params: Params, tmp_path_factory: pytest.TempPathFactory,
+               small_machine: Callable[..., Machine]) -> SmallDemo:
     root = tmp_path_factory.mktemp("small_demo")
     machine = small_machine(root / "scratch")
     demo = Demo(seed=SEED, train_images=60, val_images=20, pixels=48)
-    lists = acquire(Acquire(source="demo", folder=None, malformed_fraction=0.0, demo=demo), machine,
-                    out=root / "lists")
-    images = download(Download(images_per_shard=20, connections_per_host=8, attempts=2, timeout_seconds=10.0,
-                               deadline_seconds=30.0, max_bytes=2**20, max_pixels=2**20), machine, lists=lists,
+    lists = acquire(dataclasses.replace(params.acquire, source="demo", demo=demo), machine, out=root / "lists")
+    images = download(dataclasses.replace(params.download, images_per_shard=20), machine, lists=lists,
                       out=root / "images")
     return SmallDemo(lists, images)
 

@@ -174,3 +174,26 @@ def test_a_damaged_shard_is_fetched_again_once_its_scratch_folder_is_removed(
     shutil.rmtree(Path(here.scratch) / "download")
     download(quick, here, lists=lists, out=out)
     assert (out / MANIFEST).read_bytes() == before
+
+
+def test_the_log_has_the_released_programs_lines(quick: Download, here: Machine, server: ScriptedServer,
+                                                 lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    urls = [f"{HOST}/{number}.jpg" for number in range(3)]
+    serve(server, [*urls[:2], *VAL], jpeg)
+    logged = dataclasses.replace(here, download_log=str(tmp_path / "log"))
+    download(quick, logged, lists=lists_of(urls, VAL), out=tmp_path / "images")
+    lines = (tmp_path / "log").read_text().splitlines()
+    said = [re.fullmatch(r"url = (.*) is finished and (\d) imgs have been downloaded of all 4 imgs", line)
+            for line in lines]
+    assert {match[1] for match in said if match} == {*urls[:2], *VAL}
+    assert [match[2] for match in said if match] == ["1", "2", "3"]
+
+
+def test_progress_tells_speeds_and_reasons(quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists,
+                                           jpeg: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    urls = [f"{HOST}/{number}.jpg" for number in range(30)]
+    serve(server, [*urls[:25], *VAL], jpeg)
+    download(quick, here, lists=lists_of(urls, VAL), out=tmp_path / "images")
+    said = capsys.readouterr().out
+    assert "31/31" in said and "ok 26, http_error 5" in said and "images/s" in said and "MB/s" in said
+    assert len(re.split("[\r\n]", said)) < 6, "it is not quiet"

@@ -1,5 +1,6 @@
 """A small demo through all stages, once: 60 and 20 images, a tiny network trained for two steps."""
 
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import pytest
 from mlimages.acquire import acquire
 from mlimages.convert import convert
 from mlimages.download import download
-from mlimages.params import Acquire, Convert, Demo, Download, Evaluate, Machine, Train
+from mlimages.params import Convert, Demo, Evaluate, Machine, Params, Train
 from mlimages.train import train
 
 
@@ -23,14 +24,12 @@ class SmallStages(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def small_stages(tmp_path_factory: pytest.TempPathFactory) -> SmallStages:
+def small_stages(params: Params, tmp_path_factory: pytest.TempPathFactory) -> SmallStages:
     root = tmp_path_factory.mktemp("small_stages")
-    machine = Machine(threads=8, workers=2, logical_devices=1, scratch=str(root / "scratch"), connect_to={},
-                      progress_seconds=60.0)
-    lists = acquire(Acquire(source="demo", folder=None, malformed_fraction=0.0,
-                            demo=Demo(seed=7, train_images=60, val_images=20, pixels=48)), machine, out=root / "lists")
-    images = download(Download(images_per_shard=20, connections_per_host=8, attempts=2, timeout_seconds=10.0,
-                               deadline_seconds=30.0, max_bytes=2**20, max_pixels=2**20), machine, lists=lists,
+    machine = dataclasses.replace(params.machine, scratch=str(root / "scratch"))
+    demo = Demo(seed=7, train_images=60, val_images=20, pixels=48)
+    lists = acquire(dataclasses.replace(params.acquire, source="demo", demo=demo), machine, out=root / "lists")
+    images = download(dataclasses.replace(params.download, images_per_shard=20), machine, lists=lists,
                       out=root / "images")
     tfrecords = convert(Convert(seed=0, imagenet=str(lists / "imagenet.tar"), train_shards=2, val_shards=2,
                                 quality=90), machine, lists=lists, images=images, out=root / "tfrecords")
@@ -39,5 +38,5 @@ def small_stages(tmp_path_factory: pytest.TempPathFactory) -> SmallStages:
                         batch_norm_momentum=0.9, loss="sigmoid", positive_threshold=0.7, negative_selection=0.1,
                         positive_weight=12.0, crop_area=[0.7, 1.0], rotate_and_recolour=False, shuffle_buffer=64,
                         checkpoint_steps=10), machine, tfrecords=tfrecords, out=root / "model")
-    params = Evaluate(batch=8, central_fraction=0.8, at_k=[1, 5], threshold=0.5)
-    return SmallStages(lists, tfrecords, model, params, machine)
+    evaluation = Evaluate(batch=8, central_fraction=0.8, at_k=[1, 5], threshold=0.5)
+    return SmallStages(lists, tfrecords, model, evaluation, machine)

@@ -3,6 +3,7 @@
 Record i has the class i alone, so that the labels of a batch tell which records are in it.
 """
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from mlimages.acquire.formats import Labels
 from mlimages.convert.images import to_jpeg
 from mlimages.convert.records import serialize, shard_name
 from mlimages.demo import world
-from mlimages.params import Machine, Train
+from mlimages.params import Machine, Params, Train
 from mlimages.publish import publish
 
 RECORDS, SHARDS = 24, 3
@@ -55,10 +56,9 @@ def small_train() -> Train:
 
 
 @pytest.fixture(scope="session")
-def small_machine() -> Callable[..., Machine]:
+def small_machine(params: Params) -> Callable[..., Machine]:
     def build(scratch: Path, logical_devices: int = 1) -> Machine:
-        return Machine(threads=2, workers=2, logical_devices=logical_devices, scratch=str(scratch), connect_to={},
-                       progress_seconds=60.0)
+        return dataclasses.replace(params.machine, logical_devices=logical_devices, scratch=str(scratch))
 
     return build
 

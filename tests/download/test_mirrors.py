@@ -1,0 +1,89 @@
+"""Where else an image may lie: the rules of download.mirrors in their order, and tables of images."""
+
+import base64
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import pytest
+from tests.conftest import ScriptedServer
+from tests.download.conftest import HOST, VAL, Lists, rows_of
+
+from mlimages.download import download
+from mlimages.download.ledger import Reason
+from mlimages.download.lines import Address
+from mlimages.download.mirrors import COLUMNS, Mirrors
+from mlimages.errors import UserError
+from mlimages.params import Download, Machine, Mirror
+
+URL = "https://farm1.staticflickr.com/5/a.jpg?x=1"
+
+
+def write_table(path: Path, rows: dict[str, tuple[str, bytes]]) -> str:
+    """A table of images as Open Images publishes it: URL -> id and the original's bytes."""
+    lines = [",".join(["ImageID", "Subset", "OriginalURL", "OriginalLandingURL", "OriginalMD5"])]
+    for url, (image, body) in rows.items():
+        md5 = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode() if body else ""
+        lines.append(f"{image},train,{url},{url}.html,{md5}")
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_rules_give_addresses_in_their_order_and_each_once(tmp_path: Path) -> None:
+    rules = [Mirror("{url}"), Mirror("http://mirror.example/{host}/{path}", host="farm1.staticflickr.com"),
+             Mirror("{scheme}://{host}/{path}"), Mirror("http://never.example/{path}", host="nobody.example")]
+    assert Mirrors(rules, tmp_path).addresses(URL) == [
+        Address(URL, 0), Address("http://mirror.example/farm1.staticflickr.com/5/a.jpg?x=1", 1)]
+
+
+def test_a_table_gives_ids_and_the_md5_of_the_original(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "images.csv", {URL: ("0a1b", b"original"), "http://other.example/b": ("0a1c", b"")})
+    mirrors = Mirrors([Mirror("{url}", table=table), Mirror("https://s3.example/{subset}/{id}.jpg", table=table)],
+                      tmp_path)
+    md5 = hashlib.md5(b"original", usedforsecurity=False).hexdigest()
+    assert mirrors.addresses(URL) == [Address(URL, 0, md5), Address("https://s3.example/train/0a1b.jpg", 1)]
+    assert mirrors.addresses("http://other.example/b")[0] == Address("http://other.example/b", 0, "")
+    assert mirrors.addresses("http://unknown.example/") == [Address("http://unknown.example/", 0)]
+
+
+@pytest.mark.parametrize("url", ["http://[broken/a", "", "http://a.example/{id}", "http://a.example/%s\x00"])
+def test_no_url_is_too_strange(tmp_path: Path, url: str) -> None:
+    assert Mirrors([Mirror("{url}")], tmp_path).addresses(url)[0].url == url
+
+
+@pytest.mark.parametrize("template", ["{id}", "{url.__class__}", "{0}", "{url!r:>999999}", "{nothing}"])
+def test_a_template_may_use_only_what_is_there(template: str) -> None:
+    with pytest.raises(ValueError, match="template"):
+        Mirror(template)
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    ("a,b\n1,2\n", f"has the columns a, b; expected a table of images with {', '.join(COLUMNS)}"),
+    ("", "has the columns ; expected"), (None, "cannot be read as a table of images"),
+    (b"OriginalURL,ImageID,Subset,OriginalMD5\n\xff\xff", "cannot be read as a table of images")])
+def test_what_is_no_table_is_named(tmp_path: Path, content: str | bytes | None, said: str) -> None:
+    path = tmp_path / "images.csv"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=said):
+        Mirrors([Mirror("{url}", table=str(path))], tmp_path)
+
+
+def test_changed_originals_come_from_the_mirror(quick: Download, here: Machine, server: ScriptedServer,
+                                                lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    urls = [f"{HOST}/same.jpg", f"{HOST}/changed.jpg", f"{HOST}/lost.jpg"]
+    table = write_table(tmp_path / "images.csv", {url: (f"id{number}", jpeg) for number, url in enumerate(urls)})
+    server.on("/same.jpg", body=jpeg)
+    server.on("/changed.jpg", body=jpeg + b"x")
+    server.on("/lost.jpg", body=jpeg + b"x")
+    server.on("/bucket/train/id1.jpg", body=jpeg + b"resized")
+    server.on("/val.jpg", body=jpeg)
+    params = dataclasses.replace(quick, mirrors=[
+        Mirror("{url}", table=table), Mirror(f"{HOST}/bucket/{{subset}}/{{id}}.jpg", table=table)])
+    out = download(params, here, lists=lists_of(urls, VAL), out=tmp_path / "images")
+    rows = rows_of(out, "train")
+    assert [(row.reason, row.mirror, row.attempts) for row in rows] == [
+        (Reason.OK, 0, 1), (Reason.OK, 1, 2), (Reason.HTTP_ERROR, 1, 2)]
+    only = dataclasses.replace(quick, mirrors=[Mirror("{url}", table=table)])
+    out = download(only, here, lists=lists_of(urls, VAL), out=tmp_path / "originals")
+    assert [row.reason for row in rows_of(out, "train")] == [Reason.OK, Reason.CHANGED, Reason.CHANGED]

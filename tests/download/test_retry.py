@@ -1,0 +1,88 @@
+"""A round of retries fetches the lines that failed for these reasons, and keeps everything else byte for byte."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.conftest import ScriptedServer
+from tests.download.conftest import HOST, VAL, Lists, rows_of, serve, started
+
+from mlimages.download import download
+from mlimages.download.ledger import Reason
+from mlimages.download.shards import index_shard
+from mlimages.errors import UserError
+from mlimages.params import Download, Machine
+from mlimages.publish import MANIFEST, verify
+
+URLS = [f"{HOST}/{number}.jpg" for number in range(20)]
+
+
+def test_only_the_named_reasons_are_fetched_again(quick: Download, here: Machine, server: ScriptedServer,
+                                                  lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    for number in (2, 7):
+        server.on(f"/{number}.jpg", status=500)
+        server.on(f"/{number}.jpg", status=500)
+    server.on("/3.jpg", status=200, body=b"<html>")
+    serve(server, URLS + VAL, jpeg)
+    lists, out = lists_of(URLS, VAL), tmp_path / "images"
+    download(quick, here, lists=lists, out=out)
+    rows, before = rows_of(out, "train"), {path.name: path.read_bytes() for path in (out / "train").iterdir()}
+    assert [row.line for row in rows if row.reason is Reason.HTTP_ERROR] == [3, 8]
+    asked = server.requests.copy()
+    retry = dataclasses.replace(quick, retry=["http_error", "timeout"])
+    verify(download(retry, here, lists=lists, out=out), "download")
+    assert server.requests - asked == {"/2.jpg": 1, "/7.jpg": 1}
+    after = rows_of(out, "train")
+    assert [row for row in after if row.line not in (3, 8)] == [row for row in rows if row.line not in (3, 8)]
+    assert [row.reason for row in after if row.line in (3, 8)] == [Reason.OK, Reason.OK]
+    assert [member.key for member in index_shard(out / "train" / "00000.tar")] == [
+        "train-00000001", "train-00000002", "train-00000003", "train-00000005"]
+    unchanged = {path.name for path in (out / "train").iterdir() if before[path.name] == path.read_bytes()}
+    assert unchanged == {f"0000{shard}.{end}" for shard in (2, 3) for end in ("tar", "ledger.csv")}
+
+
+def test_what_fails_again_is_recorded_once_and_a_round_ends(quick: Download, here: Machine, server: ScriptedServer,
+                                                            lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    server.on("/1.jpg", status=404)
+    serve(server, [URLS[0], *VAL], jpeg)
+    lists, out = lists_of(URLS[:2], VAL), tmp_path / "images"
+    retry = dataclasses.replace(quick, retry=["http_error"])
+    first = (download(retry, here, lists=lists, out=out) / MANIFEST).read_bytes()
+    assert server.requests["/1.jpg"] == 1, "a first run retries nothing"
+    for rounds in (2, 3):
+        assert (download(retry, here, lists=lists, out=out) / MANIFEST).read_bytes() == first
+        assert server.requests["/1.jpg"] == rounds
+    assert server.requests["/0.jpg"] == 1
+
+
+def test_a_killed_round_goes_on_and_fetches_no_shard_twice(quick: Download, here: Machine, server: ScriptedServer,
+                                                           lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    import threading
+
+    released = threading.Event()
+    for number in (0, 6, 12):
+        server.on(f"/{number}.jpg", status=404)
+    server.on("/0.jpg", status=404)
+    for number in (6, 12):
+        server.on(f"/{number}.jpg", body=jpeg, until=released)
+    serve(server, [url for number, url in enumerate(URLS) if number not in (0, 6, 12)] + VAL, jpeg)
+    lists, out = lists_of(URLS, VAL), tmp_path / "images"
+    download(quick, here, lists=lists, out=out)
+    retry = dataclasses.replace(quick, retry=["http_error"])
+    with started(retry, here, lists, out):
+        server.wait_until(lambda: server.requests["/0.jpg"] == 2)
+        while not list(tmp_path.glob("scratch/download/*/round/train-00000")):
+            server.closing.wait(0.02)
+    released.set()
+    shutil.rmtree(out)
+    download(retry, here, lists=lists, out=out)
+    assert server.requests["/0.jpg"] == 2
+    assert [row.line for row in rows_of(out, "train") if row.reason is not Reason.OK] == [1]
+
+
+@pytest.mark.parametrize("reasons", [["tiemout"], ["ok"]])
+def test_a_reason_that_is_none_stops_it(quick: Download, here: Machine, lists_of: Lists, tmp_path: Path,
+                                        reasons: list[str]) -> None:
+    with pytest.raises(UserError, match=f"download.retry names {reasons[0]}; expected some of bad_url, dns"):
+        download(dataclasses.replace(quick, retry=reasons), here, lists=lists_of(URLS[:1], VAL), out=tmp_path / "out")

@@ -1,0 +1,130 @@
+"""Worker processes: what they return, how they end, and what is known of those that end too early."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mlimages.crew import Crew, Lost
+from mlimages.errors import UserError
+
+
+def _square(number: Any) -> Any:
+    if number == "raise":
+        raise UserError("no square")
+    if number == "pid":
+        return os.getpid()
+    if number == "sleep":
+        time.sleep(3600)
+    if number == "die":
+        os._exit(7)
+    return number * number
+
+
+def _make(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return work
+
+
+def _broken() -> Callable[[Any], Any]:
+    os._exit(3)
+
+
+def collect(crew: Crew, count: int) -> list[tuple[int, Any]]:
+    results: list[tuple[int, Any]] = []
+    ends = time.monotonic() + 20
+    while len(results) < count:
+        assert time.monotonic() < ends, results
+        results += crew.receive(1.0)
+    return results
+
+
+MAKE = partial(_make, _square)
+
+
+def test_every_task_has_one_result_of_its_worker() -> None:
+    with Crew(MAKE, workers=2, threads=3) as crew:
+        for number in range(100):
+            crew.send(number % 2, number)
+        results = collect(crew, 100)
+    assert sorted(results) == sorted((number % 2, number * number) for number in range(100))
+
+
+def test_threads_work_at_the_same_time() -> None:
+    with Crew(MAKE, workers=1, threads=3) as crew:
+        for task in ("sleep", "sleep", 5):
+            crew.send(0, task)
+        assert collect(crew, 1) == [(0, 25)]
+
+
+def test_an_error_in_a_worker_is_raised_here() -> None:
+    with Crew(MAKE, workers=1, threads=1) as crew, pytest.raises(UserError, match="no square"):
+        crew.send(0, "raise")
+        collect(crew, 1)
+
+
+def test_a_worker_that_dies_is_told_and_replaced() -> None:
+    with Crew(MAKE, workers=2, threads=1) as crew:
+        crew.send(1, "die")
+        assert collect(crew, 1) == [(1, Lost(7))]
+        crew.send(1, 3)
+        assert collect(crew, 1) == [(1, 9)]
+
+
+def test_a_worker_that_hangs_can_be_killed() -> None:
+    with Crew(MAKE, workers=1, threads=1) as crew:
+        crew.send(0, 2)
+        assert collect(crew, 1) == [(0, 4)]
+        crew.send(0, "sleep")
+        crew.receive(0.1)
+        crew.kill(0)
+        assert collect(crew, 1) == [(0, Lost(-signal.SIGKILL))]
+
+
+def test_a_worker_that_cannot_begin_is_an_error_and_no_endless_restart() -> None:
+    with (Crew(_broken, workers=1, threads=1) as crew,
+          pytest.raises(UserError, match="ended before it could work, with exit code 3")):
+        collect(crew, 1)
+
+
+def test_no_process_is_left_at_the_end() -> None:
+    with Crew(MAKE, workers=2, threads=1) as crew:
+        for worker in range(2):
+            crew.send(worker, "pid")
+        pids = [pid for _, pid in collect(crew, 2)]
+        crew.send(0, "sleep")
+        crew.receive(0.1)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+PARENT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_crew import MAKE, collect
+from mlimages.crew import Crew
+with Crew(MAKE, workers=2, threads=1) as crew:
+    for worker in range(2):
+        crew.send(worker, "pid")
+    print(*[pid for _, pid in collect(crew, 2)], flush=True)
+    crew.send(0, "sleep")
+    crew.receive(3600)
+"""
+
+
+def test_no_process_outlives_a_scheduler_that_was_killed() -> None:
+    here = Path(__file__).parent
+    process = subprocess.Popen([sys.executable, "-c", PARENT, str(here)], stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONPATH": str(here.parent / "src")})
+    assert process.stdout
+    workers = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert psutil.wait_procs(workers, 5)[1] == []
