@@ -1,0 +1,253 @@
+"""The download's figures beside those of img2dataset and of a plain pool of requests, on this machine.
+
+    python benchmarks/download.py throughput --photos FOLDER --img2dataset OTHER/bin/img2dataset
+    python benchmarks/download.py latency polite scale
+
+img2dataset lives in an environment of its own. Without --photos the pictures are drawn; a photograph's worth of bytes
+comes from noise on them. Needs nginx for `throughput` and `scale`.
+"""
+
+import argparse
+import dataclasses
+import io
+import json
+import os
+import pickle
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+from hosts import nginx, strict
+from PIL import Image
+
+from mlimages.acquire import acquire
+from mlimages.acquire.formats import DICTIONARY, LISTS
+from mlimages.params import load
+
+ROOT = Path(__file__).parents[1]
+PARAMS = load(ROOT / "params.yaml")
+OURS = """
+import pickle, sys
+from mlimages.download import download
+params, machine, lists, out = pickle.loads(bytes.fromhex(sys.argv[1]))
+download(params, machine, lists=lists, out=out)
+"""
+PLAIN = """
+import sys, requests, threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+urls, out, local = Path(sys.argv[1]).read_text().split(), Path(sys.argv[2]), threading.local()
+out.mkdir()
+def fetch(number):
+    if not hasattr(local, "session"): local.session = requests.Session()
+    (out / f"{number}.jpg").write_bytes(local.session.get(urls[number], timeout=10).content)
+with ThreadPoolExecutor(32) as pool: list(pool.map(fetch, range(len(urls))))
+"""
+
+
+def photographs(folder: Path, photos: Path | None, count: int, target_bytes: int = 48_000) -> None:
+    """`count` different JPEGs of about so many bytes."""
+    folder.mkdir()
+    rng = random.Random(0)  # noqa: S311 - it cuts pictures
+    originals = [Image.open(path).convert("RGB") for path in sorted(photos.iterdir())] if photos else []
+    for number in range(count):
+        if originals:
+            whole = rng.choice(originals)
+            width, height = min(500, whole.width), min(375, whole.height)
+            x, y = rng.randint(0, whole.width - width), rng.randint(0, whole.height - height)
+            picture = whole.crop((x, y, x + width, y + height))
+        else:
+            noise = Image.frombytes("L", (500, 375), rng.randbytes(500 * 375))
+            picture = Image.merge("RGB", [Image.linear_gradient("L").resize((500, 375))] * 3)
+            picture = Image.blend(picture, noise.convert("RGB"), 0.1)
+        for quality in (75, 85, 92, 96):
+            buffer = io.BytesIO()
+            picture.save(buffer, "JPEG", quality=quality)
+            if buffer.tell() >= target_bytes * 0.8:
+                break
+        (folder / f"{number}.jpg").write_bytes(buffer.getvalue())
+
+
+def lists_of(folder: Path, urls: list[str]) -> Path:
+    """What acquire publishes of these training URLs."""
+    raw = folder / "raw"
+    raw.mkdir(parents=True)
+    (raw / DICTIONARY).write_text("index\tid\tparent\tname\n0\tn00000001\t-1\tthing\n")
+    for one in LISTS:
+        source = ("http://images.example/0.jpg" if one.origin == "openimages" else "n00000001/n00000001_1.JPEG")
+        lines = urls if (one.part, one.origin) == ("train", "openimages") else [source]
+        (raw / one.name).write_text("".join(f"{line}\t0:1\n" for line in lines))
+    params = dataclasses.replace(PARAMS.acquire, source="folder", folder=str(raw))
+    return acquire(params, dataclasses.replace(PARAMS.machine, scratch=str(folder / "scratch")), out=folder / "lists")
+
+
+def ours(folder: Path, lists: Path, ports: dict[str, int], *, threads: int = 16, **changes: Any) -> list[str]:
+    """The command that downloads the lists; `ports` are those of the hosts on the loopback."""
+    params = dataclasses.replace(PARAMS.download, **{"images_per_shard": 1000, "rate_per_host": 100_000.0, **changes})
+    connect_to = {f"{host}:80": f"127.0.0.1:{port}" for host, port in ports.items()}
+    machine = dataclasses.replace(PARAMS.machine, scratch=str(folder / "scratch"), connect_to=connect_to,
+                                  threads=threads, workers=os.cpu_count())
+    return [sys.executable, "-c", OURS, pickle.dumps([params, machine, lists, folder / "images"]).hex()]
+
+
+@dataclasses.dataclass
+class Measured:
+    """What a command took; `peak_bytes` is the greatest sum of the resident memory of all its processes."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
+def measure(command: list[str]) -> Measured:
+    before, begun, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), 0
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    errors: list[bytes] = []
+    assert process.stderr
+    threading.Thread(target=lambda pipe: errors.append(pipe.read()), args=(process.stderr,), daemon=True).start()
+    while process.poll() is None:
+        peak = max(peak, _resident(process.pid))
+        time.sleep(0.2)
+    if process.returncode:
+        sys.exit(b"".join(errors).decode()[-3000:])
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Measured(time.monotonic() - begun, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak)
+
+
+def _resident(pid: int) -> int:
+    try:
+        parent = psutil.Process(pid)
+        return sum(one.memory_info().rss for one in [parent, *parent.children(recursive=True)])
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def throughput(folder: Path, options: argparse.Namespace) -> None:
+    """Images a second and CPU seconds, whole commands from their start to their end."""
+    photographs(folder / "photos", options.photos, options.images)
+    sizes = [path.stat().st_size for path in (folder / "photos").iterdir()]
+    print(f"\n{len(sizes)} JPEGs of {sum(sizes) / len(sizes) / 1000:.1f} kB from nginx on the loopback\n")
+    print("| | images/s | CPU s per 1,000 images | peak memory, MB |\n| --- | --- | --- | --- |")
+    with nginx(folder / "photos", folder / "nginx") as port:
+        direct = [f"http://127.0.0.1:{port}/{number}.jpg" for number in range(options.images)]
+        (folder / "urls.txt").write_text("".join(f"{url}\n" for url in direct))
+        (folder / "url_list.txt").write_text("url\n" + "".join(f"{url}\n" for url in direct))
+        lists = lists_of(folder, [f"http://images.example/{number}.jpg" for number in range(options.images)])
+        commands = {"a plain pool of 32 threads of requests.get, nothing checked":
+                    [sys.executable, "-c", PLAIN, str(folder / "urls.txt"), str(folder / "plain")]}
+        for name, resize, shorter_side in (("", "no", None), (", shorter side 256", "keep_ratio", 256)):
+            if options.img2dataset:
+                commands[f"img2dataset, tar shards{name}"] = [
+                    options.img2dataset, f"--url_list={folder}/url_list.txt", "--input_format=csv", "--url_col=url",
+                    f"--output_folder={folder}/i2d{resize}", f"--processes_count={os.cpu_count()}", "--thread_count=32",
+                    f"--resize_mode={resize}", "--image_size=256", "--resize_only_if_bigger=True",
+                    "--encode_quality=90", "--output_format=webdataset", "--number_sample_per_shard=1000",
+                    "--enable_wandb=False"]
+            commands[f"ours, tar shards{name}"] = ours(folder / f"ours{resize}", lists, {"images.example": port},
+                                                       connections_per_host=32, shorter_side=shorter_side)
+        for name, command in commands.items():
+            one = measure(command)
+            check(folder, options.images)
+            print(f"| {name} | {options.images / one.seconds:,.0f} | {1000 * one.cpu_seconds / options.images:.2f} | "
+                  f"{one.peak_bytes / 1e6:,.0f} |", flush=True)
+
+
+def check(folder: Path, expected: int) -> None:
+    """What was made last under `folder` has so many pictures, in tars or as files; a fast failure is no result."""
+    out = max((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    found = 0
+    for tar in out.rglob("*.tar"):
+        with tarfile.open(tar) as members:
+            found += sum(name.endswith(".jpg") for name in members.getnames())
+    found += len(list(out.glob("*.jpg")))
+    if found < expected:
+        sys.exit(f"{out} has {found} pictures, expected {expected}")
+
+
+def latency(folder: Path, options: argparse.Namespace) -> None:
+    """With 100 ms before each answer, images a second against connections / latency."""
+    photographs(folder / "photos", options.photos, 1, 10_000)
+    print("\n| connections | images/s with 100 ms of latency | share of connections / latency |\n| --- | --- | --- |")
+    with strict(folder / "photos" / "0.jpg", delay_seconds=0.1) as port:
+        for connections in (8, 16, 32, 64):
+            count = connections * 150
+            place = folder / f"latency{connections}"
+            lists = lists_of(place, [f"http://images.example/{number}.jpg" for number in range(count)])
+            before = len(counts(port)["taken"])
+            measure(ours(place, lists, {"images.example": port}, threads=connections,
+                         connections_per_host=connections))
+            times = counts(port)["taken"][before + 1: -1]
+            rate = (len(times) - 1) / (times[-1] - times[0])
+            print(f"| {connections} | {rate:,.0f} | {rate * 0.1 / connections:.0%} |", flush=True)
+
+
+def counts(port: int) -> dict[str, list[float]]:
+    return requests.get(f"http://127.0.0.1:{port}/counts", timeout=10).json()
+
+
+def polite(folder: Path, options: argparse.Namespace) -> None:
+    """A host that takes 20 requests a second, beside one that takes all: what each gets."""
+    photographs(folder / "photos", options.photos, 1, 10_000)
+    image, strict_urls = folder / "photos" / "0.jpg", [f"http://strict.example/{number}" for number in range(1600)]
+    easy_urls = [f"http://easy.example/{number}" for number in range(15_000)]
+    easy_rates = []
+    for name, urls in (("alone", easy_urls), ("both", [*strict_urls, *easy_urls])):
+        with strict(image, requests_per_second=20) as slow, strict(image) as easy:
+            lists = lists_of(folder / name, urls)
+            measure(ours(folder / name, lists, {"strict.example": slow, "easy.example": easy}, rate_per_host=200.0))
+            times = counts(easy)["taken"]
+            easy_rates.append(len(times) / (times[-1] - times[0]))
+            seen = counts(slow)
+    begun = seen["taken"][0]
+    taken = [moment for moment in seen["taken"] if moment > begun + 10]
+    refused = [moment for moment in seen["refused"] if moment > begun + 10]
+    rate = (len(taken) - 1) / (taken[-1] - taken[0])
+    print(f"\nA host that takes 20 requests/s gave us {rate:.1f}/s ({rate / 20:.0%}) and refused "
+          f"{len(refused) / (len(taken) + len(refused)):.2%} of the requests after the first ten seconds; the host "
+          f"beside it was asked {easy_rates[1]:.0f} times a second, {easy_rates[0]:.0f} without the strict one.")
+
+
+def scale(folder: Path, options: argparse.Namespace) -> None:
+    """Memory for few and for many lines, and how long a rerun takes to find that nothing is to do."""
+    photographs(folder / "photos", options.photos, 1, 1000)
+    print("\n| lines | images/s | peak memory, MB | finished, run again: s |\n| --- | --- | --- | --- |")
+    with nginx(folder / "photos", folder / "nginx") as port:
+        for lines in (10_000, options.lines):
+            place = folder / f"scale{lines}"
+            made = lists_of(place, [f"http://images.example/same/{number}.jpg" for number in range(lines)])
+            command = ours(place, made, {"images.example": port}, connections_per_host=32)
+            first = measure(command)
+            again = measure(command)
+            print(f"| {lines:,} | {lines / first.seconds:,.0f} | {first.peak_bytes / 1e6:,.0f} | {again.seconds:.1f} |",
+                  flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    kinds = {one.__name__: one for one in (throughput, latency, polite, scale)}
+    parser.add_argument("kinds", nargs="+", choices=kinds)
+    parser.add_argument("--photos", type=Path, help="a folder of photographs to cut the pictures from")
+    parser.add_argument("--img2dataset", help="its program")
+    parser.add_argument("--images", type=int, default=8000)
+    parser.add_argument("--lines", type=int, default=1_000_000)
+    options = parser.parse_args()
+    print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
+    for kind in options.kinds:
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o755)  # nginx reads it as another user
+            kinds[kind](Path(folder), options)
+
+
+if __name__ == "__main__":
+    main()
