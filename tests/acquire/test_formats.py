@@ -10,10 +10,10 @@ from mlimages.acquire.formats import (
     MAX_LINE_BYTES,
     Entry,
     Labels,
+    LineParser,
     MalformedLine,
     format_line,
     list_file,
-    parse_line,
     raw_lines,
     read_list,
 )
@@ -23,7 +23,7 @@ URL = "http://images.example/a.jpg"
 
 
 def _parse(line: str | bytes, classes: int = 10) -> Entry:
-    return parse_line(line if isinstance(line, bytes) else line.encode(), 1, "openimages", classes)
+    return LineParser("openimages", classes).parse(line if isinstance(line, bytes) else line.encode(), 1)
 
 
 def test_a_released_line_is_read() -> None:
@@ -87,11 +87,11 @@ def test_bad_utf8_is_refused_with_its_place() -> None:
 @pytest.mark.parametrize("source", ["n1/n1_2.JPEG", "n00000003/n00000004_1.JPEG", "../n00000003_1.JPEG", URL])
 def test_what_is_no_imagenet_id_is_refused(source: str) -> None:
     with pytest.raises(MalformedLine, match="expected an ImageNet id"):
-        parse_line(f"{source}\t1:1".encode(), 1, "imagenet", 10)
+        LineParser("imagenet", 10).parse(f"{source}\t1:1".encode(), 1)
 
 
 def test_an_imagenet_id_is_read() -> None:
-    entry = parse_line(b"n00000003/n00000003_12.JPEG\t1:1", 4, "imagenet", 10)
+    entry = LineParser("imagenet", 10).parse(b"n00000003/n00000003_12.JPEG\t1:1", 4)
     assert entry == Entry(4, "n00000003/n00000003_12.JPEG", Labels((1,), (1.0,)))
 
 
@@ -156,7 +156,7 @@ def test_a_long_line_is_refused_also_where_the_cut_falls_on_a_tab(tmp_path: Path
     (tmp_path / "list").write_bytes(b"http://".ljust(MAX_LINE_BYTES - len(label), b"x") + label + b"\t2:1\n")
     [(number, raw)] = raw_lines(tmp_path / "list")
     with pytest.raises(MalformedLine):
-        parse_line(raw, number, "openimages", 10)
+        LineParser("openimages", 10).parse(raw, number)
 
 
 def test_leading_zeros_do_not_change_a_class() -> None:
