@@ -98,7 +98,7 @@ def survey(path: Path) -> Survey:
         raise UserError(f"{path}: the list is empty; expected one image (or class) a line. If there is no such list, "
                         f"remove the file")
     if first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
-        raise UserError(f"{path} is a web page, not a list: it begins with {first[:60]!r}; such pages come where a "
+        raise UserError(f"{path} is a web page, not a list: it begins with {first[:100]!r}; such pages come where a "
                         f"download's quota is used up, or it asks for consent; {BY_HAND}")
     return Survey(digest.hexdigest(), length, newlines + (not last.endswith(b"\n")))
 

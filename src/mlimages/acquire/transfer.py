@@ -57,7 +57,8 @@ def fetch_from_drive(url: str, path: Path, accept: Accept, machine: Machine) -> 
         raise UserError(f"Google Drive answered {url} with a page instead of {path.name}: its download quota is used "
                         f"up for now, or it asks for consent; {BY_HAND}") from None
     except (DownloadError, requests.RequestException) as error:
-        raise UserError(f"{url} ({path.name}) cannot be fetched: {error}; {BY_HAND}. What was fetched is kept in "
+        reason = str(error).partition("\n")[0]  # then gdown's own advice, which is for its command line
+        raise UserError(f"{url} ({path.name}) cannot be fetched: {reason}; {BY_HAND}. What was fetched is kept in "
                         f"{partial}*; remove that to begin anew") from None
     try:
         accept(partial)
