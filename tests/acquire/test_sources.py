@@ -11,11 +11,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-from conftest import REPOSITORY, ScriptedServer
 
 from mlimages.acquire import acquire, sources, transfer
 from mlimages.acquire.formats import DICTIONARY, LISTS, read_list
@@ -24,6 +23,10 @@ from mlimages.errors import UserError
 from mlimages.params import Acquire, Machine
 from mlimages.publish import verify
 
+if TYPE_CHECKING:
+    from tests.conftest import ScriptedServer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN_IDS, TRAIN_URLS, VAL_IDS, VAL_URLS = (name for *_, name in LISTS)
 LINES = {TRAIN_IDS: 4, TRAIN_URLS: 6, VAL_IDS: 2, VAL_URLS: 3}
 QUOTA_PAGE = b"""<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body>
@@ -38,7 +41,7 @@ def _content(name: str, lines: int) -> bytes:
 
 
 @pytest.fixture
-def released(server: ScriptedServer, release: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
+def released(server: "ScriptedServer", release: Path, monkeypatch: pytest.MonkeyPatch) -> "ScriptedServer":
     """The loopback server with a small release: the dictionary of five classes, the tiny list, and the four lists."""
     base = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(sources, "RELEASE", f"{base}/data/")
@@ -63,7 +66,7 @@ def tiny(from_release: Acquire) -> Acquire:
     return dataclasses.replace(from_release, source="tiny", folder=None)
 
 
-def _serve(server: ScriptedServer, **other: dict[str, Any]) -> None:
+def _serve(server: "ScriptedServer", **other: dict[str, Any]) -> None:
     """Serve the four lists, or what `other` says of one."""
     for name, lines in LINES.items():
         server.on(f"/drive/{name}", **other.get(name, {"body": _content(name, lines)}))
@@ -73,7 +76,7 @@ def _kept(machine: Machine, source: str) -> list[str]:
     return sorted(os.listdir(Path(machine.scratch) / "acquire" / source))
 
 
-def test_the_tiny_list_is_parted_into_training_and_validation(released: ScriptedServer, tiny: Acquire,
+def test_the_tiny_list_is_parted_into_training_and_validation(released: "ScriptedServer", tiny: Acquire,
                                                              machine: Machine, tmp_path: Path) -> None:
     out = acquire(tiny, machine, out=tmp_path / "lists")
     manifest = verify(out, "acquire")
@@ -90,7 +93,7 @@ def test_the_tiny_list_is_parted_into_training_and_validation(released: Scripted
 
 
 def test_the_full_release_is_fetched_once_and_its_files_are_in_the_manifest(
-        released: ScriptedServer, full: Acquire, machine: Machine, tmp_path: Path) -> None:
+        released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path) -> None:
     _serve(released)
     manifest = verify(acquire(full, machine, out=tmp_path / "lists"), "acquire")
     assert {name: manifest["files"][name]["records"] for name in LINES} == LINES
@@ -101,7 +104,7 @@ def test_the_full_release_is_fetched_once_and_its_files_are_in_the_manifest(
     assert _kept(machine, "full") == sorted([DICTIONARY, *LINES])
 
 
-def test_what_failed_is_fetched_again_and_nothing_else(released: ScriptedServer, full: Acquire, machine: Machine,
+def test_what_failed_is_fetched_again_and_nothing_else(released: "ScriptedServer", full: Acquire, machine: Machine,
                                                        tmp_path: Path) -> None:
     _serve(released, **{TRAIN_URLS: {"status": 503}})
     released.on(f"/drive/{TRAIN_URLS}", body=_content(TRAIN_URLS, 6))
@@ -113,7 +116,7 @@ def test_what_failed_is_fetched_again_and_nothing_else(released: ScriptedServer,
 
 
 def test_a_list_that_is_cut_off_never_takes_its_name_and_is_continued(
-        released: ScriptedServer, full: Acquire, machine: Machine, tmp_path: Path,
+        released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     content = _content(TRAIN_URLS, 6).replace(b".jpg", b".jpg?" + 60_000 * b"x") * 5
     monkeypatch.setitem(sources.FULL, TRAIN_URLS, Released(TRAIN_URLS, 30))
@@ -130,7 +133,7 @@ def test_a_list_that_is_cut_off_never_takes_its_name_and_is_continued(
 
 
 @pytest.mark.parametrize("lines", [5, 7])
-def test_a_list_of_another_length_is_refused_with_its_hash(released: ScriptedServer, full: Acquire, machine: Machine,
+def test_a_list_of_another_length_is_refused_with_its_hash(released: "ScriptedServer", full: Acquire, machine: Machine,
                                                            tmp_path: Path, lines: int) -> None:
     content = _content(TRAIN_URLS, lines)
     _serve(released, **{TRAIN_URLS: {"body": content}})
@@ -140,7 +143,7 @@ def test_a_list_of_another_length_is_refused_with_its_hash(released: ScriptedSer
     assert [name for name in _kept(machine, "full") if TRAIN_URLS in name] == []
 
 
-def test_a_tiny_list_of_another_length_is_refused(released: ScriptedServer, tiny: Acquire, machine: Machine,
+def test_a_tiny_list_of_another_length_is_refused(released: "ScriptedServer", tiny: Acquire, machine: Machine,
                                                   tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "TINY_LINES", 100)
     with pytest.raises(UserError, match=f"{TINY}: expected 100 lines, found 12 "):
@@ -148,25 +151,27 @@ def test_a_tiny_list_of_another_length_is_refused(released: ScriptedServer, tiny
     assert _kept(machine, "tiny") == [DICTIONARY]
 
 
-def test_another_dictionary_than_the_released_one_is_refused(released: ScriptedServer, tiny: Acquire, machine: Machine,
-                                                             tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_dictionary_than_the_released_one_is_refused(
+        released: "ScriptedServer", tiny: Acquire, machine: Machine, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "RELEASED_ROOTS", 4)
     with pytest.raises(UserError, match="expected 5 classes and 4 roots, found 5 and 1"):
         acquire(tiny, machine, out=tmp_path / "lists")
 
 
 def test_a_quota_page_of_google_drive_is_named_and_a_folder_proposed(
-        released: ScriptedServer, full: Acquire, machine: Machine, tmp_path: Path,
+        released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     _to_loopback(released, monkeypatch)
     released.on(f"/uc?id={TRAIN_IDS}", body=QUOTA_PAGE, headers={"Content-Type": "text/html"})
-    with pytest.raises(UserError, match=rf"a page instead of {TRAIN_IDS}: its download quota .*acquire\.source: folder"):
+    named = rf"a page instead of {TRAIN_IDS}: its download quota .*acquire\.source: folder"
+    with pytest.raises(UserError, match=named):
         acquire(full, machine, out=tmp_path / "lists")
     assert [name for name in _kept(machine, "full") if TRAIN_IDS in name] == []
 
 
 def test_google_drives_question_whether_to_go_on_without_a_virus_scan_is_answered(
-        released: ScriptedServer, full: Acquire, machine: Machine, tmp_path: Path,
+        released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     _to_loopback(released, monkeypatch)
     for name, lines in LINES.items():
@@ -179,7 +184,7 @@ def test_google_drives_question_whether_to_go_on_without_a_virus_scan_is_answere
     assert {name: manifest["files"][name]["records"] for name in LINES} == LINES
 
 
-def _to_loopback(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def _to_loopback(server: "ScriptedServer", monkeypatch: pytest.MonkeyPatch) -> None:
     """Lead Google Drive's hosts to the server, so that gdown meets what it takes for them."""
     get = requests.Session.get
 
@@ -191,7 +196,7 @@ def _to_loopback(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(requests.Session, "get", get_here)
 
 
-def test_a_web_page_from_elsewhere_is_named(released: ScriptedServer, full: Acquire, machine: Machine,
+def test_a_web_page_from_elsewhere_is_named(released: "ScriptedServer", full: Acquire, machine: Machine,
                                             tmp_path: Path) -> None:
     _serve(released, **{VAL_URLS: {"body": QUOTA_PAGE}})
     with pytest.raises(UserError, match=r"is a web page, not a list: it begins with .*Quota exceeded"):
@@ -199,7 +204,7 @@ def test_a_web_page_from_elsewhere_is_named(released: ScriptedServer, full: Acqu
     assert [name for name in _kept(machine, "full") if VAL_URLS in name] == []
 
 
-def test_a_list_without_end_is_cut_off(released: ScriptedServer, full: Acquire, machine: Machine, tmp_path: Path,
+def test_a_list_without_end_is_cut_off(released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
                                        monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "MAX_BYTES", 10**6)
     _serve(released, **{TRAIN_IDS: {"endless": True}})
@@ -211,7 +216,7 @@ def test_a_list_without_end_is_cut_off(released: ScriptedServer, full: Acquire, 
     assert not list(tmp_path.glob("*endless*"))
 
 
-def test_a_host_that_does_not_answer_is_named(tiny: Acquire, machine: Machine, tmp_path: Path, server: ScriptedServer,
+def test_a_host_that_does_not_answer_is_named(tiny: Acquire, machine: Machine, tmp_path: Path, server: "ScriptedServer",
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "RELEASE", f"http://127.0.0.1:{server.server_port}/data/")
     server.on(f"/data/{DICTIONARY}", hang=True)
@@ -237,7 +242,7 @@ acquire(dataclasses.replace(params.acquire, source="full"), dataclasses.replace(
 
 
 def test_killed_while_it_fetches_it_continues_with_what_is_missing(
-        released: ScriptedServer, full: Acquire, machine: Machine, tmp_path: Path) -> None:
+        released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path) -> None:
     content = _content(TRAIN_URLS, 6)
     _serve(released, **{TRAIN_URLS: {"body": content, "drip_seconds": 0.01}})
     released.on(f"/drive/{TRAIN_URLS}", body=content)

@@ -26,6 +26,8 @@ MAX_LINE_BYTES = 65_536
 IMAGENET_ID = re.compile(r"(n[0-9]{8})/\1_[0-9]+\.JPEG")
 # Sources whose bytes need no further look: no white space, no control character, nothing but ASCII.
 PLAIN = {"imagenet": re.compile(IMAGENET_ID.pattern.encode()), "openimages": re.compile(rb"[!-~]+")}
+# With fewer training images than this a class is too rare to learn.
+TRAINABLE_IMAGES = 100
 # Different texts class:confidence that are remembered; the released lists have fewer.
 MAX_PAIRS = 2**18
 

@@ -7,15 +7,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from mlimages.acquire.formats import LISTS, PARTS, Entry, ListFile, Part
+from mlimages.acquire.formats import LISTS, PARTS, TRAINABLE_IMAGES, Entry, ListFile, Part
 from mlimages.acquire.hierarchy import ClassTree
 
 # Entries that are counted together.
 BATCH = 8192
 # A list's first so many hosts have counts of their own, whatever the list holds.
 MAX_HOSTS, OTHER_HOSTS = 100_000, "(others)"
-# With fewer training images than this a class is too rare to learn.
-TRAINABLE_IMAGES = 100
 
 
 class ListStatistics:
