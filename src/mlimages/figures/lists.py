@@ -31,7 +31,7 @@ def images_per_class(lists: str | Path) -> None:
         ax.plot(range(1, len(counts) + 1), counts, ".-", markersize=3, color=colour, label=part)
     ax.axhline(TRAINABLE_IMAGES, color=BAD, linestyle="--", label=f"trainable: {TRAINABLE_IMAGES} training images")
     ax.set_yscale("symlog")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 2 * ax.get_ylim()[1])
     ax.legend()
     plt.show()
 
@@ -40,10 +40,11 @@ def labels_per_image(lists: str | Path) -> None:
     """How many classes an image has, ancestors included."""
     ax = axes("Labels per image", "labels of an image, ancestors included", "share of the list's images")
     for name, one in _statistics(lists)["lists"].items():
-        counts = sorted((int(count), images / one["images"]) for count, images in one["labels_per_image"].items())
-        if counts:
+        if one["images"]:
+            counts = range(1, 1 + max(map(int, one["labels_per_image"])))
+            shares = [one["labels_per_image"].get(str(count), 0) / one["images"] for count in counts]
             mean = f", {one['mean_labels_per_image']:.1f} on average"
-            ax.plot(*zip(*counts, strict=True), ".-", label=name.removesuffix(".txt").replace("_", " ") + mean)
+            ax.plot(counts, shares, ".-", label=name.removesuffix(".txt").replace("_", " ") + mean)
     ax.legend(fontsize=8)
     plt.show()
 
