@@ -129,6 +129,10 @@ def test_a_line_that_is_too_long_is_refused() -> None:
     assert _parse(longest).source == URL
     with pytest.raises(MalformedLine, match=f"longer than {MAX_LINE_BYTES} bytes"):
         _parse(longest + b"5")
+    parser = LineParser("openimages", 10)
+    assert parser.parse(b"x" * (MAX_LINE_BYTES - 4) + b"\t1:1", 1).labels.classes == (1,)
+    with pytest.raises(MalformedLine, match=f"longer than {MAX_LINE_BYTES} bytes"):
+        parser.parse(b"x" * (MAX_LINE_BYTES - 3) + b"\t1:1", 2)
 
 
 def test_a_line_as_long_as_allowed_is_read(tmp_path: Path) -> None:

@@ -103,12 +103,12 @@ def test_a_subset_without_any_image_of_a_part_is_refused(many: Acquire, machine:
 def test_missing_ancestors_are_added_as_sure_as_the_surest_descendant_and_counted(
         from_release: Acquire, machine: Machine, release: Path, tmp_path: Path) -> None:
     (release / TRAIN_URLS).write_text(f"{URL.format(0)}\t2:0.5\t3:0.7\n{URL.format(1)}\t2:0.9\t1:0.3\n"
-                                      f"{URL.format(2)}\t0:1\n{URL.format(3)}\t0:0.1\t2:0.9\t1:0.2\n")
+                                      f"{URL.format(2)}\t2:0.7\t3:0.5\n{URL.format(3)}\t0:0.1\t2:0.9\t1:0.2\n")
     out = acquire(dataclasses.replace(from_release, complete_ancestors=True), machine, out=tmp_path / "lists")
     assert (out / TRAIN_URLS).read_text() == (
         f"{URL.format(0)}\t0:0.7\t1:0.7\t2:0.5\t3:0.7\n{URL.format(1)}\t0:0.9\t1:0.3\t2:0.9\n"
-        f"{URL.format(2)}\t0:1\n{URL.format(3)}\t0:0.1\t1:0.2\t2:0.9\n")
-    assert _statistics(out)["ancestors_added"] == 3
-    assert _statistics(out)["labels_per_image"] == {"1": 1, "3": 2, "4": 1}
+        f"{URL.format(2)}\t0:0.7\t1:0.7\t2:0.7\t3:0.5\n{URL.format(3)}\t0:0.1\t1:0.2\t2:0.9\n")
+    assert _statistics(out)["ancestors_added"] == 5
+    assert _statistics(out)["labels_per_image"] == {"3": 2, "4": 2}
     plain = acquire(from_release, machine, out=tmp_path / "plain")
     assert _statistics(plain)["ancestors_added"] == 0

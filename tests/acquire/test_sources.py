@@ -130,6 +130,13 @@ def test_a_list_that_is_cut_off_never_takes_its_name_and_is_continued(
     assert TRAIN_URLS not in _kept(machine, "full")
     out = acquire(full, machine, out=tmp_path / "lists")
     assert verify(out, "acquire")["raw"][TRAIN_URLS]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert released.requests[f"/drive/{TRAIN_URLS}"] == 3  # the last one was for the rest
+
+
+def test_a_last_line_without_its_end_is_a_line(tmp_path: Path) -> None:
+    for content, lines in ((b"a", 1), (b"a\n", 1), (b"a\nb", 2), (b"\n", 1)):
+        (tmp_path / "list").write_bytes(content)
+        assert sources.survey(tmp_path / "list") == (hashlib.sha256(content).hexdigest(), len(content), lines)
 
 
 @pytest.mark.parametrize("lines", [5, 7])
