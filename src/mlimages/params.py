@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import difflib
 import json
 import string
 import sys
@@ -19,6 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from mlimages.errors import UserError
+from mlimages.explain import explain
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -43,9 +43,18 @@ class Demo:
 
 @dataclass(frozen=True, config=STRICT)
 class Acquire:
-    source: Literal["demo", "folder"]
+    """What is taken of the lists: `limit` lines of each at most, of a `sample` of the sources (a fraction, the same
+    for the same `seed`), with one of `classes` (WordNet ids; none: all) or a descendant; null takes all.
+    """
+
+    source: Literal["demo", "tiny", "full", "folder"]
     folder: str | None
     malformed_fraction: Fraction
+    limit: Annotated[int, Field(ge=1, le=100_000_000)] | None
+    sample: PositiveFraction | None
+    seed: Seed
+    classes: list[Annotated[str, Field(min_length=1)]]
+    complete_ancestors: bool
     demo: Demo
 
 
@@ -202,62 +211,8 @@ def _checked(kind: Any, content: Any, source: str, prefix: str) -> Any:
         # Only from JSON does pydantic build nested dataclasses and still refuse "1" for 1.
         return TypeAdapter(kind).validate_json(json.dumps(content, default=str))
     except ValidationError as errors:
-        lines = [_explain(kind, prefix, error) for error in errors.errors()]
+        lines = [explain(kind, prefix, error) for error in errors.errors()]
         raise UserError("\n".join(f"{source}: {line}" for line in lines)) from None
-
-
-def _explain(kind: Any, prefix: str, error: Any) -> str:
-    """One line on one wrong value: its key, what was found, what is allowed."""
-    location = [str(part) for part in error["loc"]]
-    key = prefix + ".".join(location)
-    if error["type"] == "unexpected_keyword_argument":
-        return f"unknown key `{key}` ({error['input']!r}); the nearest known is `{_nearest(kind, prefix, key)}`"
-    if error["type"] == "value_error":
-        return f"`{key or prefix.rstrip('.')}`: {error['ctx']['error']}"
-    if error["type"] == "missing":
-        return f"`{key}` is missing; allowed: {_allowed(kind, location)}"
-    return f"`{key}` is {error['input']!r}: {error['msg'].lower()}; allowed: {_allowed(kind, location)}"
-
-
-def _nearest(kind: Any, prefix: str, key: str) -> str:
-    known = [prefix + name for name in _names(kind)]
-    leaf = key.rsplit(".", 1)[-1]
-    return max(known, key=lambda name: (difflib.SequenceMatcher(None, name, key).ratio()
-                                        + difflib.SequenceMatcher(None, name.rsplit(".", 1)[-1], leaf).ratio()))
-
-
-def _names(kind: Any, prefix: str = "") -> list[str]:
-    names = []
-    for field in dataclasses.fields(kind):
-        names.append(prefix + field.name)
-        if dataclasses.is_dataclass(field.type):
-            names += _names(field.type, f"{prefix}{field.name}.")
-    return names
-
-
-def _allowed(kind: Any, location: list[str]) -> str:
-    """What the schema says of a key, such as "number, > 0, <= 100"."""
-    for name in location:
-        fields = {field.name: field for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
-        if name not in fields:
-            break
-        kind = fields[name].type
-    if dataclasses.is_dataclass(kind):
-        return f"a section with the keys {', '.join(field.name for field in dataclasses.fields(kind))}"
-    return _describe(TypeAdapter(kind, config=None).json_schema())
-
-
-def _describe(schema: dict[str, Any]) -> str:
-    if "anyOf" in schema:
-        return " or ".join(_describe(option) for option in schema["anyOf"])
-    if "enum" in schema:
-        return " | ".join(json.dumps(value) for value in schema["enum"])
-    bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<=",
-              "minLength": "length >=", "minItems": "items >=", "maxItems": "items <="}
-    parts = [schema["type"]] + [f"{sign} {schema[key]}" for key, sign in bounds.items() if key in schema]
-    if "items" in schema:
-        parts.append(f"each {_describe(schema['items'])}")
-    return ", ".join(parts)
 
 
 def main(verb: str) -> int:

@@ -31,12 +31,18 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            partial.rename(path)
-            _fsync_folder(path.parent)
+            take_name(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def take_name(partial: Path, path: Path) -> None:
+    """Give a finished file beside `path` that name, once all of it is on the disk."""
+    with writing(path):
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.rename(path)
+        _fsync_folder(path.parent)
 
 
 def write_json(path: Path, content: Any) -> None:

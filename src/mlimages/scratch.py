@@ -39,14 +39,28 @@ def workspace(verb: str, machine: Machine, key: str, out: str | Path) -> Iterato
 
     Raises UserError, naming the process, where another one is making the same result or the same `out`.
     """
-    root = Path(os.environ.get("DVC_ROOT", ".")) / machine.scratch
-    folder = root / verb / key
-    folder.mkdir(parents=True, exist_ok=True)
     place = hashlib.sha256(str(Path(out).resolve()).encode()).hexdigest()[:16]
-    locks = root / "locks"
-    locks.mkdir(exist_ok=True)
-    with _lock(locks / f"{verb}-{place}", out), _lock(locks / f"{verb}-{key}", folder):
+    with _lock(_locks(machine) / f"{verb}-{place}", out), kept(verb, machine, key) as folder:
         yield folder
+
+
+@contextlib.contextmanager
+def kept(verb: str, machine: Machine, name: str) -> Iterator[Path]:
+    """A folder of a verb, locked until the block ends: its content outlives every change of the parameters."""
+    folder = _root(machine) / verb / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(_locks(machine) / f"{verb}-{name}", folder):
+        yield folder
+
+
+def _root(machine: Machine) -> Path:
+    return Path(os.environ.get("DVC_ROOT", ".")) / machine.scratch
+
+
+def _locks(machine: Machine) -> Path:
+    locks = _root(machine) / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return locks
 
 
 @contextlib.contextmanager

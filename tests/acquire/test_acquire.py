@@ -41,7 +41,7 @@ def test_lists_are_published_in_canonical_form(from_release: Acquire, machine: M
 def test_canonical_lists_are_published_as_they_are(from_release: Acquire, machine: Machine, tmp_path: Path) -> None:
     first = acquire(from_release, machine, out=tmp_path / "lists")
     again = acquire(dataclasses.replace(from_release, folder=str(first)), machine, out=tmp_path / "again")
-    assert verify(again, "acquire") == verify(first, "acquire")
+    assert verify(again, "acquire")["files"] == verify(first, "acquire")["files"]
 
 
 def test_the_manifest_gives_every_lists_lines_and_the_number_of_classes(
@@ -83,15 +83,15 @@ def test_more_malformed_lines_than_allowed_stop_it_at_the_first_ones_file_and_li
     acquire(from_release, machine, out=tmp_path / "allowed")  # 0.001 of 1,000 lines is one
     lines[700] = "no labels"
     (release / VAL_URLS).write_text("\n".join(lines) + "\n")
-    named = re.escape(f"{release / VAL_URLS}: 2 of 1000 lines are malformed") + ".* line 42: confidence '1.5'"
+    named = re.escape(f"{release / VAL_URLS}: at least 2 of 1000 lines are malformed") + ".* line 42: confidence '1.5'"
     with pytest.raises(UserError, match=named):
         acquire(from_release, machine, out=tmp_path / "lists")
 
 
 def test_a_list_of_nothing_but_malformed_lines_is_never_published(from_release: Acquire, machine: Machine,
                                                                   release: Path, tmp_path: Path) -> None:
-    (release / VAL_URLS).write_text("<!DOCTYPE html>\n<title>Quota exceeded</title>\n")
-    with pytest.raises(UserError, match=r"the first is line 1: expected an image .*'<!DOCTYPE html>'"):
+    (release / VAL_URLS).write_text("one\ntwo\n")
+    with pytest.raises(UserError, match=r"at least 2 of 2 lines .*; the first is line 1: expected an image .*'one'"):
         acquire(dataclasses.replace(from_release, malformed_fraction=1.0), machine, out=tmp_path / "lists")
 
 
@@ -102,11 +102,29 @@ def test_an_empty_list_is_said_to_be_empty(from_release: Acquire, machine: Machi
         acquire(from_release, machine, out=tmp_path / "lists")
 
 
-@pytest.mark.parametrize("name", [*(name for *_, name in LISTS), DICTIONARY])
-def test_a_missing_file_is_named(from_release: Acquire, machine: Machine, release: Path, tmp_path: Path,
-                                 name: str) -> None:
-    (release / name).unlink()
-    with pytest.raises(UserError, match=re.escape(f"{release / name} is missing")):
+def test_a_web_page_instead_of_a_list_is_named_for_what_it_is(from_release: Acquire, machine: Machine, release: Path,
+                                                               tmp_path: Path) -> None:
+    (release / VAL_URLS).write_text("\ufeff\n <!DOCTYPE html>\n<title>Quota exceeded</title>\n")
+    with pytest.raises(UserError, match=re.escape(f"{release / VAL_URLS} is a web page, not a list")):
+        acquire(dataclasses.replace(from_release, malformed_fraction=1.0), machine, out=tmp_path / "lists")
+
+
+def test_a_missing_dictionary_is_named(from_release: Acquire, machine: Machine, release: Path, tmp_path: Path) -> None:
+    (release / DICTIONARY).unlink()
+    with pytest.raises(UserError, match=re.escape(f"{release / DICTIONARY} is missing")):
+        acquire(from_release, machine, out=tmp_path / "lists")
+
+
+@pytest.mark.parametrize(("ids", "urls"), [(TRAIN_IDS, TRAIN_URLS), (VAL_IDS, VAL_URLS)])
+def test_a_part_may_lack_one_of_its_lists_but_not_both(from_release: Acquire, machine: Machine, release: Path,
+                                                       tmp_path: Path, ids: str, urls: str) -> None:
+    (release / ids).unlink()
+    out = acquire(from_release, machine, out=tmp_path / "lists")
+    assert (out / ids).read_bytes() == b""
+    assert verify(out, "acquire")["files"][ids]["records"] == 0
+    assert _statistics(out, ids)["images"] == 0
+    (release / urls).unlink()
+    with pytest.raises(UserError, match=re.escape(f"{release / ids} and {release / urls} are missing")):
         acquire(from_release, machine, out=tmp_path / "lists")
 
 

@@ -1,19 +1,23 @@
 """A list line is read in one way, and what is wrong with it is quoted."""
 
+import random
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from mlimages.acquire import formats
 from mlimages.acquire.formats import (
     LISTS,
     MAX_LINE_BYTES,
     Entry,
     Labels,
+    LineParser,
     MalformedLine,
+    Origin,
     format_line,
     list_file,
-    parse_line,
+    offsets,
     raw_lines,
     read_list,
 )
@@ -23,7 +27,7 @@ URL = "http://images.example/a.jpg"
 
 
 def _parse(line: str | bytes, classes: int = 10) -> Entry:
-    return parse_line(line if isinstance(line, bytes) else line.encode(), 1, "openimages", classes)
+    return LineParser("openimages", classes).parse(line if isinstance(line, bytes) else line.encode(), 1)
 
 
 def test_a_released_line_is_read() -> None:
@@ -87,11 +91,11 @@ def test_bad_utf8_is_refused_with_its_place() -> None:
 @pytest.mark.parametrize("source", ["n1/n1_2.JPEG", "n00000003/n00000004_1.JPEG", "../n00000003_1.JPEG", URL])
 def test_what_is_no_imagenet_id_is_refused(source: str) -> None:
     with pytest.raises(MalformedLine, match="expected an ImageNet id"):
-        parse_line(f"{source}\t1:1".encode(), 1, "imagenet", 10)
+        LineParser("imagenet", 10).parse(f"{source}\t1:1".encode(), 1)
 
 
 def test_an_imagenet_id_is_read() -> None:
-    entry = parse_line(b"n00000003/n00000003_12.JPEG\t1:1", 4, "imagenet", 10)
+    entry = LineParser("imagenet", 10).parse(b"n00000003/n00000003_12.JPEG\t1:1", 4)
     assert entry == Entry(4, "n00000003/n00000003_12.JPEG", Labels((1,), (1.0,)))
 
 
@@ -125,6 +129,10 @@ def test_a_line_that_is_too_long_is_refused() -> None:
     assert _parse(longest).source == URL
     with pytest.raises(MalformedLine, match=f"longer than {MAX_LINE_BYTES} bytes"):
         _parse(longest + b"5")
+    parser = LineParser("openimages", 10)
+    assert parser.parse(b"x" * (MAX_LINE_BYTES - 4) + b"\t1:1", 1).labels.classes == (1,)
+    with pytest.raises(MalformedLine, match=f"longer than {MAX_LINE_BYTES} bytes"):
+        parser.parse(b"x" * (MAX_LINE_BYTES - 3) + b"\t1:1", 2)
 
 
 def test_a_line_as_long_as_allowed_is_read(tmp_path: Path) -> None:
@@ -156,8 +164,61 @@ def test_a_long_line_is_refused_also_where_the_cut_falls_on_a_tab(tmp_path: Path
     (tmp_path / "list").write_bytes(b"http://".ljust(MAX_LINE_BYTES - len(label), b"x") + label + b"\t2:1\n")
     [(number, raw)] = raw_lines(tmp_path / "list")
     with pytest.raises(MalformedLine):
-        parse_line(raw, number, "openimages", 10)
+        LineParser("openimages", 10).parse(raw, number)
 
 
 def test_leading_zeros_do_not_change_a_class() -> None:
     assert _parse(f"{URL}\t00000000005:1").labels.classes == (5,)
+
+
+@pytest.mark.parametrize("origin", ["openimages", "imagenet"])
+def test_a_line_is_read_alike_whether_its_pairs_are_known_or_new(origin: Origin) -> None:
+    sources = [URL, f" {URL}", "n00000003/n00000003_1.JPEG", "\u00fc.jpg", "", "a\0b", "a b"]
+    pairs = ["1:1", "1:0.5", "2", " 2 ", "2:1.0", "007:.5", "7:5e-1", "9:-0", "10:1", "1:2", "", "x", "1:1:1", "3:nan"]
+    rng = random.Random(0)  # noqa: S311
+    lines = ["\t".join([rng.choice(sources), *rng.choices(pairs, k=rng.randrange(4))]) for _ in range(3000)]
+    veteran = LineParser(origin, 10)
+    for number, line in enumerate(lines):
+        assert _outcome(veteran, line.encode(), number) == _outcome(LineParser(origin, 10), line.encode(), number)
+
+
+def _outcome(parser: LineParser, raw: bytes, number: int) -> Entry | str:
+    try:
+        return parser.parse(raw, number)
+    except MalformedLine as error:
+        return str(error)
+
+
+def test_of_the_texts_that_a_parser_remembers_there_are_never_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "MAX_PAIRS", 50)
+    parser = LineParser("openimages", 10)
+    for number in range(1000):
+        assert parser.parse(f"{URL}\t1:0.{number:04d}".encode(), number).labels.confidences == (number / 10_000,)
+        assert len(parser._pairs) <= 50
+
+
+def test_a_negative_zero_is_zero() -> None:
+    assert format_line(_parse(f"{URL}\t1:-0.0")) == f"{URL}\t1:0\n"
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n"])
+def test_offsets_are_where_raw_lines_may_go_on(tmp_path: Path, end: bytes) -> None:
+    lengths = [0, 5, MAX_LINE_BYTES - 1, MAX_LINE_BYTES, MAX_LINE_BYTES + 1, MAX_LINE_BYTES + 2,
+               2 * (MAX_LINE_BYTES + 1), 200_000, 0, 1]
+    path = tmp_path / "list"
+    path.write_bytes(b"\n".join(bytes([97 + number]) * length for number, length in enumerate(lengths)) + end)
+    whole = list(raw_lines(path))
+    for every in (1, 2, 3, 100):
+        starts = offsets(path, every)
+        assert len(starts) == -(-len(whole) // every)
+        for number, offset in enumerate(starts):
+            assert list(raw_lines(path, number * every + 1, offset)) == whole[number * every:]
+
+
+def test_offsets_take_little_memory_for_a_line_of_10_mb(tmp_path: Path) -> None:
+    (tmp_path / "list").write_bytes(b"x" * 10_000_000 + b"\nnext\n")
+    tracemalloc.start()
+    assert offsets(tmp_path / "list", 1) == [0, 10_000_001]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20

@@ -1,5 +1,6 @@
 """A class dictionary is a forest of classes that are numbered, named and different, or it is refused."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def test_line_ends_a_byte_order_mark_and_a_missing_header_make_no_difference(tmp
     ({0: "0\tn01\t4\tthing"}, "class 0 is its own ancestor"),
     ({2: "2\tn03\t5\tplace"}, "class 2 has the parent 5, which is no class"),
     ({2: "2\tn03\t-2\tplace"}, "class 2 has the parent -2, which is no class"),
-    ({4: "4\tn02\t3\tdog"}, "the WordNet id n02 stands for more than one class"),
+    ({4: "4\tn02\t3\tdog"}, "the WordNet id n02 stands for more than one class, 1 and 4"),
+    ({1: HEADER}, "line 3: expected index, WordNet id, parent and names"),
     ({2: "3\tn03\t-1\tplace"}, "line 4: .*class 3 where 2 was expected"),
     ({3: "2\tn04\t0\tanimal"}, "line 5: .*class 2 where 3 was expected"),
     ({0: "0\tn01\tnone\tthing"}, "line 2: expected index, WordNet id, parent and names .*'none'"),
@@ -79,3 +81,13 @@ def test_a_dictionary_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "dictionary.txt").write_bytes(b"0\tn01\t-1\t\xff\n")
     with pytest.raises(UserError, match=r"dictionary\.txt"):
         read_tree(tmp_path / "dictionary.txt")
+
+
+def test_checking_takes_time_in_proportion_to_the_classes(tmp_path: Path) -> None:
+    classes = 40_000
+    rows = [f"{index}\tn{index}\t{index - 1 if index % 500 else -1}\tc" for index in range(classes - 1)]
+    path = _write(tmp_path, [*rows, f"{classes - 1}\tn{classes - 2}\t-1\ttwice"])
+    began = time.process_time()
+    with pytest.raises(UserError, match=f"n{classes - 2} stands for more than one class"):
+        read_tree(path)
+    assert time.process_time() - began < 2  # to compare each with each takes minutes

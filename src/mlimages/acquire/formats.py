@@ -6,7 +6,7 @@ line ends, every line well-formed; `read_list` is how the later verbs read it.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,7 +23,13 @@ PARTS: tuple[Part, ...] = ("train", "val")
 Origin = Literal["imagenet", "openimages"]
 
 MAX_LINE_BYTES = 65_536
-IMAGENET_ID = re.compile(r"(n\d{8})/\1_\d+\.JPEG")
+IMAGENET_ID = re.compile(r"(n[0-9]{8})/\1_[0-9]+\.JPEG")
+# Sources whose bytes need no further look: no white space, no control character, nothing but ASCII.
+PLAIN = {"imagenet": re.compile(IMAGENET_ID.pattern.encode()), "openimages": re.compile(rb"[!-~]+")}
+# With fewer training images than this a class is too rare to learn.
+TRAINABLE_IMAGES = 100
+# Different texts class:confidence that are remembered; the released lists have fewer.
+MAX_PAIRS = 2**18
 
 
 class ListFile(NamedTuple):
@@ -49,8 +55,7 @@ class Labels(NamedTuple):
     confidences: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One list line: `line` counts from 1; `source` is an ImageNet id or a URL."""
 
     line: int
@@ -86,64 +91,94 @@ def raw_lines(path: Path, first: int = 1, offset: int = 0) -> Iterator[tuple[int
             yield number, line if cut else line.rstrip()
 
 
-def parse_line(raw: bytes, number: int, origin: Origin, classes: int) -> Entry:
-    """Check one raw line against the format and the number of `classes`; raises MalformedLine."""
-    if len(raw) > MAX_LINE_BYTES:
-        raise MalformedLine(f"longer than {MAX_LINE_BYTES} bytes")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise MalformedLine(f"not UTF-8 at byte {error.start}") from None
-    if not text.replace("\t", "").isprintable():
-        raise MalformedLine("holds a control character")
-    source, *pairs = text.split("\t")
-    if not source.strip() or not pairs:
-        raise MalformedLine(f"expected an image and its labels separated by tabs, found {text[:80]!r}")
-    if origin == "imagenet" and not IMAGENET_ID.fullmatch(source):
-        raise MalformedLine(f"expected an ImageNet id like n04310904/n04310904_8388.JPEG, found {source[:80]!r}")
-    return Entry(number, source.strip(), _parse_labels(pairs, classes))
+class LineParser:
+    """Checks raw lines against the format and the number of `classes`.
+
+    A list has few different texts class:confidence, so each is parsed once and looked up from then on. A line with a
+    new one, or with an unusual source, goes the strict way, which alone knows what to say of a wrong one.
+    """
+
+    def __init__(self, origin: Origin, classes: int) -> None:
+        self._origin, self._classes = origin, classes
+        self._plain = PLAIN[origin]
+        self._pairs: dict[bytes, tuple[int, float]] = {}
+
+    def parse(self, raw: bytes, number: int) -> Entry:
+        """The entry of a line without its end; raises MalformedLine."""
+        source, _, pairs = raw.partition(b"\t")
+        if self._plain.fullmatch(source) and len(raw) <= MAX_LINE_BYTES:
+            try:
+                labels = dict(sorted(map(self._pairs.__getitem__, pairs.split(b"\t"))))
+            except KeyError:
+                return self._parse_strictly(raw, number)
+            return Entry(number, source.decode(), Labels(tuple(labels), tuple(labels.values())))
+        return self._parse_strictly(raw, number)
+
+    def _parse_strictly(self, raw: bytes, number: int) -> Entry:
+        if len(raw) > MAX_LINE_BYTES:
+            raise MalformedLine(f"longer than {MAX_LINE_BYTES} bytes")
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise MalformedLine(f"not UTF-8 at byte {error.start}") from None
+        if not text.replace("\t", "").isprintable():
+            raise MalformedLine("holds a control character")
+        source, *pairs = text.split("\t")
+        if not source.strip() or not pairs:
+            raise MalformedLine(f"expected an image and its labels separated by tabs, found {text[:80]!r}")
+        if self._origin == "imagenet" and not IMAGENET_ID.fullmatch(source):
+            raise MalformedLine(f"expected an ImageNet id like n04310904/n04310904_8388.JPEG, found {source[:80]!r}")
+        # Of a class named twice the greater confidence comes last, and stays.
+        labels = dict(sorted([self._parse_pair(pair) for pair in pairs]))
+        return Entry(number, source.strip(), Labels(tuple(labels), tuple(labels.values())))
+
+    def _parse_pair(self, pair: str) -> tuple[int, float]:
+        index_text, colon, confidence_text = pair.strip().partition(":")
+        if not (index_text.isascii() and index_text.isdigit()) or (colon and not confidence_text):
+            raise MalformedLine(f"expected class:confidence, found {pair[:80]!r}")
+        if (index := int(index_text.lstrip("0")[:10] or "0")) >= self._classes:
+            raise MalformedLine(f"class {index_text[:80]} is not in the dictionary of {self._classes} classes")
+        if len(self._pairs) >= MAX_PAIRS:
+            self._pairs.clear()
+        known = self._pairs[pair.encode()] = (index, _parse_confidence(confidence_text if colon else "1"))
+        return known
 
 
 def format_line(entry: Entry) -> str:
     """The canonical line of an entry, with its line end."""
-    pairs = (f"{index}:{repr(confidence).removesuffix('.0')}" for index, confidence in zip(*entry.labels, strict=True))
-    return "\t".join([entry.source, *pairs]) + "\n"
+    return entry.source + "".join(map(_format_pair, *entry.labels)) + "\n"
+
+
+@lru_cache(MAX_PAIRS)
+def _format_pair(index: int, confidence: float) -> str:
+    return f"\t{index}:{repr(confidence).removesuffix('.0')}"
 
 
 def offsets(path: Path, every: int) -> list[int]:
+    """The byte at which each `every`-th line begins, from the first on: where `raw_lines` may go on."""
+    found: list[int] = []
     with path.open("rb") as file:
-        found: list[int] = []
-        number = 0
-        while True:
-            at = file.tell()
-            if not file.readline():
-                return found
+        number = at = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
             if number % every == 0:
                 found.append(at)
+            at += len(line)
+            while not line.endswith(b"\n") and (line := file.readline(MAX_LINE_BYTES + 1)):
+                at += len(line)
             number += 1
+    return found
 
 
 def read_list(path: Path, origin: Origin, classes: int, first: int = 1, offset: int = 0) -> Iterator[Entry]:
     """The entries of a list that acquire published; UserError with file and line where it was changed since."""
     if not path.is_file():
         raise UserError(f"{path} is missing; run `dvc repro acquire`")
+    parser = LineParser(origin, classes)
     for number, raw in raw_lines(path, first, offset):
         try:
-            yield parse_line(raw, number, origin, classes)
+            yield parser.parse(raw, number)
         except MalformedLine as error:
             raise UserError(f"{path}, line {number}: {error}; run `dvc repro --force acquire`") from None
-
-
-def _parse_labels(pairs: list[str], classes: int) -> Labels:
-    labels: dict[int, float] = {}
-    for pair in pairs:
-        index_text, colon, confidence_text = pair.strip().partition(":")
-        if not (index_text.isascii() and index_text.isdigit()) or (colon and not confidence_text):
-            raise MalformedLine(f"expected class:confidence, found {pair[:80]!r}")
-        if (index := int(index_text.lstrip("0")[:10] or "0")) >= classes:
-            raise MalformedLine(f"class {index_text[:80]} is not in the dictionary of {classes} classes")
-        labels[index] = max(labels.get(index, 0.0), _parse_confidence(confidence_text if colon else "1"))
-    return Labels(*zip(*sorted(labels.items()), strict=True))
 
 
 def _parse_confidence(text: str) -> float:
@@ -153,4 +188,4 @@ def _parse_confidence(text: str) -> float:
         value = -1.0
     if not 0 <= value <= 1:  # also for NaN
         raise MalformedLine(f"confidence {text[:80]!r} is not a number from 0 to 1")
-    return value
+    return abs(value)  # -0 is 0

@@ -30,6 +30,11 @@ class ClassTree:
         return chain
 
     @cached_property
+    def lineages(self) -> tuple[tuple[int, ...], ...]:
+        """Of each class, its `ancestors`."""
+        return tuple(tuple(self.ancestors(index)) for index in range(len(self)))
+
+    @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
         """Of each class, the indices of its children in ascending order."""
         lists: list[list[int]] = [[] for _ in self.parents]
@@ -41,7 +46,7 @@ class ClassTree:
     @cached_property
     def depths(self) -> tuple[int, ...]:
         """Of each class, the number of its ancestors: 0 at a root."""
-        return tuple(len(self.ancestors(index)) for index in range(len(self)))
+        return tuple(len(lineage) for lineage in self.lineages)
 
 
 def read_tree(path: Path) -> ClassTree:
@@ -81,17 +86,19 @@ def _parse_row(path: Path, number: int, fields: list[str], expected: int) -> tup
 
 
 def _check_tree(path: Path, wnids: tuple[str, ...], parents: tuple[int, ...]) -> None:
-    if len(set(wnids)) != len(wnids):
-        twice = next(wnid for wnid in wnids if wnids.count(wnid) > 1)
-        raise UserError(f"{path}: the WordNet id {twice} stands for more than one class")
+    first_of: dict[str, int] = {}
+    for index, wnid in enumerate(wnids):
+        if (first := first_of.setdefault(wnid, index)) != index:
+            raise UserError(f"{path}: the WordNet id {wnid} stands for more than one class, {first} and {index}")
     settled: set[int] = {-1}
     for index in range(len(parents)):
-        chain, current = [], index
+        chain: set[int] = set()
+        current = index
         while current not in settled:
             if not -1 <= parents[current] < len(parents):
                 raise UserError(f"{path}: class {current} has the parent {parents[current]}, which is no class")
             if current in chain:
                 raise UserError(f"{path}: class {current} is its own ancestor")
-            chain.append(current)
+            chain.add(current)
             current = parents[current]
-        settled.update(chain)
+        settled |= chain

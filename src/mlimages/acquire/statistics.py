@@ -1,67 +1,107 @@
 """What the lists hold, gathered in the one pass in which they are checked."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from mlimages.acquire.formats import PARTS, Entry, ListFile
+from mlimages.acquire.formats import LISTS, PARTS, TRAINABLE_IMAGES, Entry, ListFile, Part
 from mlimages.acquire.hierarchy import ClassTree
 
+# Entries that are counted together.
+BATCH = 8192
+# A list's first so many hosts have counts of their own, whatever the list holds.
+MAX_HOSTS, OTHER_HOSTS = 100_000, "(others)"
 
-@dataclass
+
 class ListStatistics:
-    """Of one list: lines taken, lines refused, repeats left out, and of the taken their hosts and label counts."""
+    """Of one list: what came of its lines, and of those taken their images by class, hosts and numbers of labels.
 
-    taken: int = 0
-    malformed: int = 0
-    repeated: int = 0
-    conflicting: int = 0
-    labels_per_image: Counter[int] = field(default_factory=Counter)
-    hosts: Counter[str] = field(default_factory=Counter)
+    Memory grows with classes and, up to a bound, with hosts; not with lines.
+    """
 
+    def __init__(self, one: ListFile, classes: int) -> None:
+        self.malformed = self.not_selected = self.repeated = self.conflicting = self.ancestors_added = 0
+        self.images = np.zeros(classes, np.int64)
+        self.labels_per_image: Counter[int] = Counter()
+        self.hosts: Counter[str] = Counter()
+        self._with_hosts = one.origin == "openimages"
+        self._sign = 1
+        self._lengths: list[int] = []
+        self._classes: list[int] = []
+        self._sites: list[str] = []
 
-class Statistics:
-    """Counts over all lists; memory grows with classes and hosts, not with lines."""
+    @property
+    def taken(self) -> int:
+        return self.labels_per_image.total()
 
-    def __init__(self, tree: ClassTree) -> None:
-        self.tree = tree
-        self.lists: dict[str, ListStatistics] = {}
-        self.images = {part: np.zeros(len(tree), np.int64) for part in PARTS}
+    def add(self, entry: Entry, sign: int = 1) -> None:
+        """Count one entry that is taken; with sign -1, take one back that was counted."""
+        if sign != self._sign or len(self._lengths) == BATCH:
+            self.settle()
+            self._sign = sign
+        self._lengths.append(len(entry.labels.classes))
+        self._classes += entry.labels.classes
+        if self._with_hosts:
+            self._sites.append("/".join(entry.source.split("/", 3)[:3]))
 
-    def add(self, its_list: ListFile, entry: Entry) -> None:
-        """Count one entry that was taken."""
-        of_list = self.lists[its_list.name]
-        of_list.taken += 1
-        of_list.labels_per_image[len(entry.labels.classes)] += 1
-        self.images[its_list.part][list(entry.labels.classes)] += 1
-        if its_list.origin == "openimages":
-            of_list.hosts[_host(entry.source)] += 1
+    def settle(self) -> None:
+        """Count the entries that wait to be counted together."""
+        self.images += self._sign * np.bincount(self._classes, minlength=len(self.images))
+        _count(self.labels_per_image, Counter(self._lengths), self._sign)
+        hosts: Counter[str] = Counter()
+        for site, images in Counter(self._sites).items():
+            host = _host(site)
+            known = host in self.hosts or len(self.hosts) + len(hosts) < MAX_HOSTS
+            hosts[host if known else OTHER_HOSTS] += images
+        _count(self.hosts, hosts, self._sign)
+        self._lengths, self._classes, self._sites = [], [], []
 
     def summary(self, top_hosts: int = 20) -> dict[str, Any]:
-        """Figures as JSON: those of each list, and of the class tree."""
-        depths = Counter(self.tree.depths)
-        seen = sum(self.images.values()) > 0
+        """Figures as JSON."""
+        labels = sum(count * images for count, images in self.labels_per_image.items())
         return {
-            "classes": {"in_dictionary": len(self.tree), "with_images": int(np.sum(seen)),
-                        "roots": self.tree.parents.count(-1), "leaves": sum(not row for row in self.tree.children),
-                        "by_depth": {str(depth): depths[depth] for depth in sorted(depths)}},
-            "lists": {name: {
-                "images": one.taken, "malformed_lines": one.malformed, "repeated_lines": one.repeated,
-                "repeated_with_other_labels": one.conflicting,
-                "mean_labels_per_image": round(sum(k * n for k, n in one.labels_per_image.items()) / one.taken, 3),
-                "labels_per_image": {str(count): one.labels_per_image[count] for count in sorted(one.labels_per_image)},
-                "hosts": dict(one.hosts.most_common(top_hosts)),
-            } for name, one in self.lists.items()},
+            "images": self.taken, "malformed_lines": self.malformed, "not_selected_lines": self.not_selected,
+            "repeated_lines": self.repeated, "repeated_with_other_labels": self.conflicting,
+            "ancestors_added": self.ancestors_added, "mean_labels_per_image": round(labels / max(self.taken, 1), 3),
+            "labels_per_image": {str(count): self.labels_per_image[count] for count in sorted(self.labels_per_image)},
+            "hosts": dict(self.hosts.most_common(top_hosts)),
         }
 
-    def class_rows(self) -> list[tuple[Any, ...]]:
-        """One row for each class: index, WordNet id, parent, depth, train images, validation images, names."""
-        return [(index, self.tree.wnids[index], self.tree.parents[index], self.tree.depths[index],
-                 *(int(self.images[part][index]) for part in PARTS), self.tree.names[index])
-                for index in range(len(self.tree))]
+
+def summarise(tree: ClassTree, lists: Mapping[str, ListStatistics]) -> dict[str, Any]:
+    """Figures as JSON: those of each list, and of the class tree."""
+    depths = Counter(tree.depths)
+    train, val = (images_of(part, tree, lists) for part in PARTS)
+    return {
+        "classes": {"in_dictionary": len(tree), "with_images": int(np.sum(train + val > 0)),
+                    "trainable": int(np.sum(train >= TRAINABLE_IMAGES)),
+                    "with_fewer_images": int(np.sum(train < TRAINABLE_IMAGES)),
+                    "roots": tree.parents.count(-1), "leaves": sum(not row for row in tree.children),
+                    "by_depth": {str(depth): depths[depth] for depth in sorted(depths)}},
+        "lists": {name: one.summary() for name, one in lists.items()},
+    }
+
+
+def images_of(part: Part, tree: ClassTree, lists: Mapping[str, ListStatistics]) -> np.ndarray:
+    """Images of each class, int64 [classes], in the lists of a part."""
+    found = [lists[one.name].images for one in LISTS if one.part == part and one.name in lists]
+    return np.sum([np.zeros(len(tree), np.int64), *found], axis=0)
+
+
+def class_rows(tree: ClassTree, lists: Mapping[str, ListStatistics]) -> list[tuple[Any, ...]]:
+    """One row for each class: index, WordNet id, parent, depth, train images, validation images, names."""
+    images = [images_of(part, tree, lists).tolist() for part in PARTS]
+    return list(zip(range(len(tree)), tree.wnids, tree.parents, tree.depths, *images, tree.names, strict=True))
+
+
+def _count(total: Counter[Any], more: Counter[Any], sign: int) -> None:
+    for key, count in more.items():
+        total[key] += sign * count
+        if not total[key]:
+            del total[key]
 
 
 def _host(url: str) -> str:

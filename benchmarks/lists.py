@@ -1,0 +1,113 @@
+"""How fast acquire is on a list as long as the released one, and how much memory it takes above its imports.
+
+    python benchmarks/lists.py                 # 6,902,811 lines in the released format; about 5 minutes
+    python benchmarks/lists.py --lines 300000
+    python benchmarks/lists.py --dictionary dictionary_and_semantic_hierarchy.txt
+"""
+
+import argparse
+import dataclasses
+import multiprocessing
+import os
+import platform
+import random
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mlimages.acquire import acquire
+from mlimages.acquire.formats import DICTIONARY, list_file, offsets, read_list
+from mlimages.acquire.hierarchy import read_tree
+from mlimages.params import load
+
+ROOT = Path(__file__).parents[1]
+TRAIN, VAL = list_file("train", "openimages"), list_file("val", "openimages")
+RELEASED_LINES, RELEASED_VAL_LINES, RELEASED_CLASSES = 6_902_811, 38_739, 11_166
+CONFIDENCES = ("1", "1.0", "0.9", "0.8")
+LABELS = range(2, 17)  # nine on average
+REPEATED_EVERY = 10_000
+
+
+def write_dictionary(path: Path) -> None:
+    rng = random.Random(0)  # noqa: S311 - nothing here is secret
+    with path.open("w", encoding="utf-8") as file:
+        file.write("category_index\tcategory_id\tindex_of_parent_category\tcategory name\n")
+        for index in range(RELEASED_CLASSES):
+            parent = -1 if index < 4 else rng.randrange(index // 8, index // 2)
+            file.write(f"{index}\tn{index:08d}\t{parent}\tclass {index}\n")
+
+
+def list_lines(seed: int, lines: int, classes: int) -> Iterator[str]:
+    """Lines as the released ones are, their classes in no order; now and then one repeats another's URL."""
+    rng = random.Random(seed)  # noqa: S311
+    pairs = [f"\t{index}:{confidence}" for index in range(classes) for confidence in CONFIDENCES]
+    for number in range(lines):
+        image = number // 2 if number % REPEATED_EVERY == REPEATED_EVERY - 1 else number
+        yield (f"https://c{1 + image % 8}.staticflickr.com/{image % 9}/{image % 8999}/{image:010d}_{image * 7919:010x}"
+               f"_o.jpg{''.join(rng.choices(pairs, k=rng.choice(LABELS)))}\n")
+
+
+def measure(folder: str) -> dict[str, float]:
+    """In a process of its own: seconds of acquire, and the most bytes that it had above those after the imports."""
+    params = load(ROOT / "params.yaml")
+    source = dataclasses.replace(params.acquire, source="folder", folder=f"{folder}/raw")
+    machine = dataclasses.replace(params.machine, scratch=f"{folder}/scratch", progress_seconds=60.0)
+    with open("/proc/self/statm", encoding="ascii") as file:
+        imports = int(file.read().split()[1]) * resource.getpagesize()
+    began = time.monotonic()
+    acquire(source, machine, out=f"{folder}/lists")
+    seconds = time.monotonic() - began
+    return {"seconds": seconds, "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - imports}
+
+
+def measure_reading(folder: str) -> dict[str, float]:
+    """In a process of its own: seconds to read the published list, and to find where its shards begin."""
+    path = Path(folder) / "lists" / TRAIN
+    classes = len(read_tree(path.with_name(DICTIONARY)))
+    began = time.monotonic()
+    for _ in read_list(path, "openimages", classes):
+        pass
+    read = time.monotonic() - began
+    offsets(path, 10_000)
+    return {"read": read, "offsets": time.monotonic() - began - read}
+
+
+def apart(what: Any, folder: str) -> dict[str, float]:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(what, folder).result()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--lines", type=int, default=RELEASED_LINES)
+    parser.add_argument("--dictionary", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "raw"
+        raw.mkdir()
+        if options.dictionary:
+            shutil.copyfile(options.dictionary, raw / DICTIONARY)
+        else:
+            write_dictionary(raw / DICTIONARY)
+        classes = len(read_tree(raw / DICTIONARY))
+        for seed, (name, lines) in enumerate(((TRAIN, options.lines), (VAL, RELEASED_VAL_LINES))):
+            with (raw / name).open("w", encoding="ascii") as file:
+                file.writelines(list_lines(seed, lines, classes))
+        mebibytes = (raw / TRAIN).stat().st_size / 2**20
+        whole, reading = apart(measure, folder), apart(measure_reading, folder)
+    lines = options.lines + RELEASED_VAL_LINES
+    print(f"\n{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; {lines:,} lines, "
+          f"{mebibytes:,.0f} MiB, {classes:,} classes")
+    print("| what | seconds | lines/s | MiB above the imports |\n| --- | --- | --- | --- |")
+    print(f"| acquire | {whole['seconds']:.0f} | {lines / whole['seconds']:,.0f} | {whole['bytes'] / 2**20:.0f} |")
+    print(f"| read a published list | {reading['read']:.0f} | {options.lines / reading['read']:,.0f} | |")
+    print(f"| find its shards | {reading['offsets']:.1f} | {options.lines / reading['offsets']:,.0f} | |")
+
+
+if __name__ == "__main__":
+    main()

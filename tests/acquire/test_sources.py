@@ -1,0 +1,269 @@
+"""The tiny and the full release are fetched once, whole and as long as they should be, or a folder is asked for.
+
+The addresses of the release are constants of `mlimages.acquire.sources`; here they lead to a server on the loopback.
+"""
+
+import dataclasses
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+from mlimages.acquire import acquire, sources, transfer
+from mlimages.acquire.formats import DICTIONARY, LISTS, read_list
+from mlimages.acquire.sources import TINY, Released
+from mlimages.errors import UserError
+from mlimages.params import Acquire, Machine
+from mlimages.publish import verify
+
+if TYPE_CHECKING:
+    from tests.conftest import ScriptedServer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TRAIN_IDS, TRAIN_URLS, VAL_IDS, VAL_URLS = (name for *_, name in LISTS)
+LINES = {TRAIN_IDS: 4, TRAIN_URLS: 6, VAL_IDS: 2, VAL_URLS: 3}
+QUOTA_PAGE = b"""<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body>
+<p class="uc-error-caption">Sorry, you can't view or download this file at this time.</p>
+<p class="uc-error-subcaption">Too many users have viewed or downloaded this file recently.</p></body></html>"""
+
+
+def _content(name: str, lines: int) -> bytes:
+    rows = [f"n00000003/n00000003_{number}.JPEG" if "imagenet" in name else f"http://images.example/{number}.jpg"
+            for number in range(lines)]
+    return "".join(f"{row}\t2:0.9\t1:1\n" for row in rows).encode()
+
+
+@pytest.fixture
+def released(server: "ScriptedServer", release: Path, monkeypatch: pytest.MonkeyPatch) -> "ScriptedServer":
+    """The loopback server with a small release: the dictionary of five classes, the tiny list, and the four lists."""
+    base = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(sources, "RELEASE", f"{base}/data/")
+    monkeypatch.setattr(sources, "DRIVE", f"{base}/drive/")
+    monkeypatch.setattr(sources, "FULL", {name: Released(name, lines) for name, lines in LINES.items()})
+    monkeypatch.setattr(sources, "RELEASED_CLASSES", 5)
+    monkeypatch.setattr(sources, "RELEASED_ROOTS", 1)
+    monkeypatch.setattr(sources, "TINY_LINES", 12)
+    monkeypatch.setattr(transfer, "ATTEMPTS", 0)
+    server.on(f"/data/{DICTIONARY}", body=(release / DICTIONARY).read_bytes())
+    server.on(f"/data/{TINY}", body=_content(TINY, 12))
+    return server
+
+
+@pytest.fixture
+def full(from_release: Acquire) -> Acquire:
+    return dataclasses.replace(from_release, source="full", folder=None)
+
+
+@pytest.fixture
+def tiny(from_release: Acquire) -> Acquire:
+    return dataclasses.replace(from_release, source="tiny", folder=None)
+
+
+def _serve(server: "ScriptedServer", **other: dict[str, Any]) -> None:
+    """Serve the four lists, or what `other` says of one."""
+    for name, lines in LINES.items():
+        server.on(f"/drive/{name}", **other.get(name, {"body": _content(name, lines)}))
+
+
+def _kept(machine: Machine, source: str) -> list[str]:
+    return sorted(os.listdir(Path(machine.scratch) / "acquire" / source))
+
+
+def test_the_tiny_list_is_parted_into_training_and_validation(released: "ScriptedServer", tiny: Acquire,
+                                                             machine: Machine, tmp_path: Path) -> None:
+    out = acquire(tiny, machine, out=tmp_path / "lists")
+    manifest = verify(out, "acquire")
+    assert {name: manifest["files"][name]["records"] for name in LINES} == {
+        TRAIN_IDS: 0, TRAIN_URLS: 10, VAL_IDS: 0, VAL_URLS: 2}
+    sources_of = {name: [entry.source for entry in read_list(out / name, "openimages", 5)]
+                  for name in (TRAIN_URLS, VAL_URLS)}
+    assert sources_of[VAL_URLS] == ["http://images.example/4.jpg", "http://images.example/9.jpg"]
+    assert sources_of[TRAIN_URLS] == [f"http://images.example/{number}.jpg" for number in range(12)
+                                      if number not in (4, 9)]
+    assert manifest["source"] == "tiny"
+    assert manifest["raw"][TINY] == {"sha256": hashlib.sha256(_content(TINY, 12)).hexdigest(), "lines": 12,
+                                     "bytes": len(_content(TINY, 12))}
+
+
+def test_the_full_release_is_fetched_once_and_its_files_are_in_the_manifest(
+        released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path) -> None:
+    _serve(released)
+    manifest = verify(acquire(full, machine, out=tmp_path / "lists"), "acquire")
+    assert {name: manifest["files"][name]["records"] for name in LINES} == LINES
+    assert {name: manifest["raw"][name]["sha256"] for name in LINES} == {
+        name: hashlib.sha256(_content(name, lines)).hexdigest() for name, lines in LINES.items()}
+    acquire(dataclasses.replace(full, limit=1), machine, out=tmp_path / "again")
+    assert set(released.requests.values()) == {1}
+    assert _kept(machine, "full") == sorted([DICTIONARY, *LINES])
+
+
+def test_what_failed_is_fetched_again_and_nothing_else(released: "ScriptedServer", full: Acquire, machine: Machine,
+                                                       tmp_path: Path) -> None:
+    _serve(released, **{TRAIN_URLS: {"status": 503}})
+    released.on(f"/drive/{TRAIN_URLS}", body=_content(TRAIN_URLS, 6))
+    with pytest.raises(UserError, match=rf"{TRAIN_URLS}.* cannot be fetched: .*503.*acquire\.source: folder and acq"):
+        acquire(full, machine, out=tmp_path / "lists")
+    assert not (tmp_path / "lists").exists()
+    acquire(full, machine, out=tmp_path / "lists")
+    assert {path: count for path, count in released.requests.items() if count != 1} == {f"/drive/{TRAIN_URLS}": 2}
+
+
+def test_a_list_that_is_cut_off_never_takes_its_name_and_is_continued(
+        released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    content = _content(TRAIN_URLS, 6).replace(b".jpg", b".jpg?" + 60_000 * b"x") * 5
+    monkeypatch.setitem(sources.FULL, TRAIN_URLS, Released(TRAIN_URLS, 30))
+    kept = 2**20  # gdown writes half of that at a time
+    _serve(released, **{TRAIN_URLS: {"body": content, "cut": kept + 1000}})
+    rest = {"status": 206, "headers": {"Content-Range": f"bytes {kept}-{len(content) - 1}/{len(content)}"}}
+    released.on(f"/drive/{TRAIN_URLS}", body=content)
+    released.on(f"/drive/{TRAIN_URLS}", body=content[kept:], **rest)
+    with pytest.raises(UserError, match=rf"{TRAIN_URLS}.* cannot be fetched: .*\.{TRAIN_URLS}\.download\*"):
+        acquire(full, machine, out=tmp_path / "lists")
+    assert TRAIN_URLS not in _kept(machine, "full")
+    out = acquire(full, machine, out=tmp_path / "lists")
+    assert verify(out, "acquire")["raw"][TRAIN_URLS]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert released.requests[f"/drive/{TRAIN_URLS}"] == 3  # the last one was for the rest
+
+
+def test_a_last_line_without_its_end_is_a_line(tmp_path: Path) -> None:
+    for content, lines in ((b"a", 1), (b"a\n", 1), (b"a\nb", 2), (b"\n", 1)):
+        (tmp_path / "list").write_bytes(content)
+        assert sources.survey(tmp_path / "list") == (hashlib.sha256(content).hexdigest(), len(content), lines)
+
+
+@pytest.mark.parametrize("lines", [5, 7])
+def test_a_list_of_another_length_is_refused_with_its_hash(released: "ScriptedServer", full: Acquire, machine: Machine,
+                                                           tmp_path: Path, lines: int) -> None:
+    content = _content(TRAIN_URLS, lines)
+    _serve(released, **{TRAIN_URLS: {"body": content}})
+    named = rf"{TRAIN_URLS}: expected 6 lines, found {lines} .* sha256 {hashlib.sha256(content).hexdigest()}"
+    with pytest.raises(UserError, match=named):
+        acquire(full, machine, out=tmp_path / "lists")
+    assert [name for name in _kept(machine, "full") if TRAIN_URLS in name] == []
+
+
+def test_a_tiny_list_of_another_length_is_refused(released: "ScriptedServer", tiny: Acquire, machine: Machine,
+                                                  tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "TINY_LINES", 100)
+    with pytest.raises(UserError, match=f"{TINY}: expected 100 lines, found 12 "):
+        acquire(tiny, machine, out=tmp_path / "lists")
+    assert _kept(machine, "tiny") == [DICTIONARY]
+
+
+def test_another_dictionary_than_the_released_one_is_refused(
+        released: "ScriptedServer", tiny: Acquire, machine: Machine, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "RELEASED_ROOTS", 4)
+    with pytest.raises(UserError, match="expected 5 classes and 4 roots, found 5 and 1"):
+        acquire(tiny, machine, out=tmp_path / "lists")
+
+
+def test_a_quota_page_of_google_drive_is_named_and_a_folder_proposed(
+        released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    _to_loopback(released, monkeypatch)
+    released.on(f"/uc?id={TRAIN_IDS}", body=QUOTA_PAGE, headers={"Content-Type": "text/html"})
+    named = rf"a page instead of {TRAIN_IDS}: its download quota .*acquire\.source: folder"
+    with pytest.raises(UserError, match=named):
+        acquire(full, machine, out=tmp_path / "lists")
+    assert [name for name in _kept(machine, "full") if TRAIN_IDS in name] == []
+
+
+def test_google_drives_question_whether_to_go_on_without_a_virus_scan_is_answered(
+        released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    _to_loopback(released, monkeypatch)
+    for name, lines in LINES.items():
+        form = (f'<form id="download-form" action="https://drive.usercontent.google.com/download" method="get">'
+                f'<input type="hidden" name="id" value="{name}"><input type="hidden" name="confirm" value="t"></form>')
+        released.on(f"/uc?id={name}", body=form.encode(), headers={"Content-Type": "text/html; charset=utf-8"})
+        released.on(f"/download?id={name}&confirm=t", body=_content(name, lines),
+                    headers={"Content-Disposition": f'attachment; filename="{name}"', "Content-Type": "text/plain"})
+    manifest = verify(acquire(full, machine, out=tmp_path / "lists"), "acquire")
+    assert {name: manifest["files"][name]["records"] for name in LINES} == LINES
+
+
+def _to_loopback(server: "ScriptedServer", monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lead Google Drive's hosts to the server, so that gdown meets what it takes for them."""
+    get = requests.Session.get
+
+    def get_here(self: requests.Session, url: str, **options: Any) -> requests.Response:
+        here = re.sub(r"https://drive(\.usercontent)?\.google\.com", f"http://127.0.0.1:{server.server_port}", url)
+        return get(self, here, **options)
+
+    monkeypatch.setattr(sources, "DRIVE", "https://drive.google.com/uc?id=")
+    monkeypatch.setattr(requests.Session, "get", get_here)
+
+
+def test_a_web_page_from_elsewhere_is_named(released: "ScriptedServer", full: Acquire, machine: Machine,
+                                            tmp_path: Path) -> None:
+    _serve(released, **{VAL_URLS: {"body": QUOTA_PAGE}})
+    with pytest.raises(UserError, match=r"is a web page, not a list: it begins with .*Quota exceeded"):
+        acquire(full, machine, out=tmp_path / "lists")
+    assert [name for name in _kept(machine, "full") if VAL_URLS in name] == []
+
+
+def test_a_list_without_end_is_cut_off(released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "MAX_BYTES", 10**6)
+    _serve(released, **{TRAIN_IDS: {"endless": True}})
+    with pytest.raises(UserError, match="sent more than 1,000,000 bytes"):
+        acquire(full, machine, out=tmp_path / "lists")
+    released.on("/data/endless", endless=True)
+    with pytest.raises(UserError, match="sent more than 1,000,000 bytes"):
+        transfer.fetch(sources.RELEASE + "endless", tmp_path / "endless", lambda path: None)
+    assert not list(tmp_path.glob("*endless*"))
+
+
+def test_a_host_that_does_not_answer_is_named(tiny: Acquire, machine: Machine, tmp_path: Path, server: "ScriptedServer",
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "RELEASE", f"http://127.0.0.1:{server.server_port}/data/")
+    server.on(f"/data/{DICTIONARY}", hang=True)
+    monkeypatch.setattr(transfer, "TIMEOUT", (0.2, 0.2))
+    with pytest.raises(UserError, match=rf"{DICTIONARY} cannot be fetched: .*timed out.*acquire\.source: folder"):
+        acquire(tiny, machine, out=tmp_path / "lists")
+
+
+KILLED = """
+import dataclasses, sys
+from mlimages.acquire import acquire, sources
+from mlimages.acquire.sources import Released
+from mlimages.params import load
+
+port, scratch, out = sys.argv[1:]
+sources.RELEASE, sources.DRIVE = f"http://127.0.0.1:{port}/data/", f"http://127.0.0.1:{port}/drive/"
+sources.FULL = {name: Released(name, lines) for name, lines in %r.items()}
+sources.RELEASED_CLASSES, sources.RELEASED_ROOTS = 5, 1
+params = load()
+acquire(dataclasses.replace(params.acquire, source="full"), dataclasses.replace(params.machine, scratch=scratch),
+        out=out)
+"""
+
+
+def test_killed_while_it_fetches_it_continues_with_what_is_missing(
+        released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path) -> None:
+    content = _content(TRAIN_URLS, 6)
+    _serve(released, **{TRAIN_URLS: {"body": content, "drip_seconds": 0.01}})
+    released.on(f"/drive/{TRAIN_URLS}", body=content)
+    process = subprocess.Popen([sys.executable, "-c", KILLED % LINES, str(released.server_port), machine.scratch,
+                                str(tmp_path / "lists")], cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": "src"})
+    released.wait_until(lambda: released.requests[f"/drive/{TRAIN_URLS}"] == 1)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert TRAIN_URLS not in _kept(machine, "full")
+    before = dict(released.requests)
+    out = acquire(full, machine, out=tmp_path / "lists")
+    assert verify(out, "acquire")["raw"][TRAIN_URLS]["sha256"] == hashlib.sha256(content).hexdigest()
+    fetched = {path for path, count in released.requests.items() if count != before.get(path)}
+    done = [path for path in before if path != f"/drive/{TRAIN_URLS}"]
+    assert done and fetched.isdisjoint(done)
+    straight = acquire(full, dataclasses.replace(machine, scratch=str(tmp_path / "other")), out=tmp_path / "straight")
+    assert verify(straight, "acquire") == verify(out, "acquire")
