@@ -10,7 +10,6 @@ comes from noise on them. Needs nginx for `throughput` and `scale`.
 import argparse
 import dataclasses
 import io
-import json
 import os
 import pickle
 import platform
@@ -96,7 +95,7 @@ def ours(folder: Path, lists: Path, ports: dict[str, int], *, threads: int = 16,
     params = dataclasses.replace(PARAMS.download, **{"images_per_shard": 1000, "rate_per_host": 100_000.0, **changes})
     connect_to = {f"{host}:80": f"127.0.0.1:{port}" for host, port in ports.items()}
     machine = dataclasses.replace(PARAMS.machine, scratch=str(folder / "scratch"), connect_to=connect_to,
-                                  threads=threads, workers=os.cpu_count())
+                                  threads=threads, workers=os.cpu_count() or 1)
     return [sys.executable, "-c", OURS, pickle.dumps([params, machine, lists, folder / "images"]).hex()]
 
 

@@ -47,7 +47,8 @@ def nginx(root: Path, folder: Path) -> Iterator[int]:
 def strict(image: Path, delay_seconds: float = 0.0, requests_per_second: float = 0.0) -> Iterator[int]:
     """The host in Python, in a process of its own; gives its port."""
     port = free_port()
-    with _running([sys.executable, __file__, str(port), str(image), str(delay_seconds), str(requests_per_second)], port):
+    told = [str(one) for one in (port, image, delay_seconds, requests_per_second)]
+    with _running([sys.executable, __file__, *told], port):
         yield port
 
 

@@ -193,7 +193,9 @@ def test_progress_tells_speeds_and_reasons(quick: Download, here: Machine, serve
                                            jpeg: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     urls = [f"{HOST}/{number}.jpg" for number in range(30)]
     serve(server, [*urls[:25], *VAL], jpeg)
-    download(quick, here, lists=lists_of(urls, VAL), out=tmp_path / "images")
+    lists = lists_of(urls, VAL)
+    capsys.readouterr()
+    download(quick, here, lists=lists, out=tmp_path / "images")
     said = capsys.readouterr().out
     assert "31/31" in said and "ok 26, http_error 5" in said and "images/s" in said and "MB/s" in said
     assert len(re.split("[\r\n]", said)) < 6, "it is not quiet"

@@ -9,7 +9,6 @@ from mlimages.download.guard import Failure
 from mlimages.download.ledger import Reason
 from mlimages.pictures import DECODER_ERRORS, FORMATS, upright_rgb
 
-
 FILTER = Image.Resampling.HAMMING  # for making smaller as good as bicubic, at half the time
 
 
