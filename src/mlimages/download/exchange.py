@@ -192,9 +192,6 @@ def _told_as_failure(watch: Watch, read: Callable[[], bytes | str]) -> bytes | s
     """What `read` returns; every fault of the network as a Failure."""
     try:
         body = read()
-        if watch.overdue:  # headers that were cut look like whole ones
-            raise Failure(Reason.TIMEOUT, watch.http_status)
-        return body
     except Failure as failure:
         if not watch.overdue:
             raise
@@ -208,6 +205,9 @@ def _told_as_failure(watch: Watch, read: Callable[[], bytes | str]) -> bytes | s
         if isinstance(error, ssl.SSLError):
             raise Failure(Reason.TLS) from None
         raise Failure(Reason.TRUNCATED if status else Reason.CONNECT, status) from None
+    if watch.overdue:  # headers that were cut look like whole ones
+        raise Failure(Reason.TIMEOUT, watch.http_status)
+    return body
 
 
 def _target(url: str, response: http.client.HTTPResponse) -> str:
