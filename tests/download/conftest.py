@@ -7,6 +7,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -67,6 +68,14 @@ def rows_of(out: Path, part: str) -> list[Row]:
 def serve(server: ScriptedServer, urls: list[str], jpeg: bytes, **how: Any) -> None:
     for number, url in enumerate(urls):
         server.on(url.removeprefix(HOST), body=jpeg + bytes([number]), **how)
+
+
+def serve_and_hold(server: ScriptedServer, urls: list[str], jpeg: bytes, at_once: int) -> threading.Event:
+    """Serve the first `at_once` of these URLs, and the others and VAL only when the event is set."""
+    released = threading.Event()
+    serve(server, urls[:at_once], jpeg)
+    serve(server, urls[at_once:] + VAL, jpeg, until=released)
+    return released
 
 
 def command(params: Download, machine: Machine, lists: Path, out: Path) -> list[str]:

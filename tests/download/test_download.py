@@ -5,13 +5,12 @@ import hashlib
 import json
 import re
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conftest import ScriptedServer
-from tests.download.conftest import HOST, VAL, Lists, rows_of, serve, started
+from tests.download.conftest import HOST, VAL, Lists, rows_of, serve, serve_and_hold, started
 
 from mlimages.acquire.formats import LISTS
 from mlimages.download import download
@@ -94,9 +93,7 @@ def test_threads_and_processes_change_no_byte(tiny_params: Params, tiny_lists: P
 def test_a_killed_download_continues_to_the_same_bytes_and_fetches_no_finished_shard_again(
         quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     urls = [f"{HOST}/{number}.jpg" for number in range(25)]
-    released = threading.Event()
-    serve(server, urls[:12], jpeg)
-    serve(server, urls[12:] + VAL, jpeg, until=released)  # the third shard never ends before the kill
+    released = serve_and_hold(server, urls, jpeg, at_once=12)  # the third shard never ends before the kill
     lists, out = lists_of(urls, VAL), tmp_path / "images"
     with started(quick, here, lists, out):
         server.wait_until(lambda: all(server.requests[f"/{number}.jpg"] for number in range(13)))

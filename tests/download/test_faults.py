@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.conftest import PATIENCE_SECONDS, ScriptedServer
-from tests.download.conftest import HOST, VAL, Lists, command, environment, rows_of, serve, started
+from tests.download.conftest import HOST, VAL, Lists, command, environment, rows_of, serve, serve_and_hold, started
 
 from mlimages.download import download, scheduler
 from mlimages.download.ledger import Reason
@@ -58,6 +57,11 @@ def gone(processes: list[psutil.Process], seconds: float = 5.0) -> bool:
     return not psutil.wait_procs(processes, seconds)[1]
 
 
+def journaled(tmp_path: Path, shard: str) -> int:
+    """How many lines the journals of these shards have, a name with wildcards."""
+    return sum(path.read_text().count("\n") for path in tmp_path.glob(f"scratch/download/*/spools/{shard}.journal"))
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     ends = time.monotonic() + PATIENCE_SECONDS
     while not condition():
@@ -83,9 +87,7 @@ def test_what_crashes_or_hangs_the_decoder_fails_alone(quick: Download, here: Ma
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(quick: Download, here: Machine, server: ScriptedServer,
                                                          lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
-    released = threading.Event()
-    serve(server, URLS[:10], jpeg)
-    serve(server, URLS[10:] + VAL, jpeg, until=released)
+    released = serve_and_hold(server, URLS, jpeg, at_once=10)
     lists = lists_of(URLS, VAL)
     process = subprocess.Popen(command(quick, here, lists, tmp_path / "images"), env=environment(),
                                stdout=subprocess.DEVNULL)
@@ -102,15 +104,12 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(quick: Download, here: 
 def test_a_signal_ends_all_processes_and_the_same_command_goes_on(
         quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
         by: signal.Signals) -> None:
-    released = threading.Event()
-    serve(server, URLS[:13], jpeg)
-    serve(server, URLS[13:] + VAL, jpeg, until=released)
+    released = serve_and_hold(server, URLS, jpeg, at_once=13)
     lists = lists_of(URLS, VAL)
     process = subprocess.Popen(command(quick, here, lists, tmp_path / "images"), env=environment(),
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     server.wait_until(lambda: all(server.finished[f"/{number}.jpg"] for number in range(13)))
-    wait_for(lambda: sum(path.read_text().count("\n") for path in tmp_path.glob("scratch/download/*/spools/*.journal"))
-             + 5 * len(list(tmp_path.glob("scratch/download/*/accounts/*"))) >= 13)
+    wait_for(lambda: journaled(tmp_path, "*") + 5 * len(list(tmp_path.glob("scratch/download/*/accounts/*"))) >= 13)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(by)
     assert process.wait(PATIENCE_SECONDS) != 0
@@ -237,13 +236,10 @@ def test_a_public_address_is_asked_and_a_private_one_sees_nothing(jpeg: bytes, t
 
 def test_a_journal_that_a_kill_cut_short_is_read_up_to_there(quick: Download, here: Machine, server: ScriptedServer,
                                                              lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
-    released = threading.Event()
-    serve(server, URLS[:4], jpeg)
-    serve(server, URLS[4:] + VAL, jpeg, until=released)
+    released = serve_and_hold(server, URLS, jpeg, at_once=4)
     lists = lists_of(URLS, VAL)
     with started(quick, here, lists, tmp_path / "images"):
-        wait_for(lambda: sum(path.read_text().count("\n") for path in
-                             tmp_path.glob("scratch/download/*/spools/train-00000.journal")) >= 4)
+        wait_for(lambda: journaled(tmp_path, "train-00000") >= 4)
     journal = next(tmp_path.glob("scratch/download/*/spools/train-00000.journal"))
     journal.write_bytes(journal.read_bytes()[:-9])
     released.set()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,6 @@ def test_what_fails_again_is_recorded_once_and_a_round_ends(quick: Download, her
 
 def test_a_killed_round_goes_on_and_fetches_no_shard_twice(quick: Download, here: Machine, server: ScriptedServer,
                                                            lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
-    import threading
-
     released = threading.Event()
     for number in (0, 6, 12):
         server.on(f"/{number}.jpg", status=404)

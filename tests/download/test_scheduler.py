@@ -1,5 +1,6 @@
 """Whom the scheduler asks, when, and what it makes of hosts that slow down, vanish, or all vanish at once."""
 
+import socket
 import threading
 import time
 from typing import Any
@@ -113,16 +114,14 @@ def away(one: Fetcher, urls: list[str], back: bool) -> list[Any]:
 def test_a_network_that_is_away_burns_no_line(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
                                               monkeypatch: pytest.MonkeyPatch, back: bool) -> None:
     # An unreachable network, as the kernel tells it; nothing else on this machine can be unplugged without privileges.
-    import socket as sockets
+    real = socket.create_connection
 
-    real = sockets.create_connection
-
-    def create_connection(address: tuple[str, int], *rest: Any) -> sockets.socket:
+    def create_connection(address: tuple[str, int], *rest: Any) -> socket.socket:
         if address[0] == "192.0.2.1":
             raise OSError(101, "Network is unreachable")
         return real(address, *rest)
 
-    monkeypatch.setattr(sockets, "create_connection", create_connection)
+    monkeypatch.setattr(socket, "create_connection", create_connection)
     urls = serve(server, jpeg, 200, then_close=True)
     one = fetcher(connections_per_host=2, rate_per_host=200.0, outage_seconds=2.0)
     if back:
