@@ -131,6 +131,14 @@ def test_dripping_headers_are_cut_at_the_deadline(fetcher: MakeFetcher, server: 
     assert (outcome.reason, outcome.attempts) == (Reason.TIMEOUT, 1)
 
 
+def test_a_body_of_no_announced_length_is_not_whole_where_the_deadline_cut_it(
+        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+    # What has come when the time is over is an image already; more was on its way.
+    server.on("/a.jpg", raw=b"HTTP/1.1 200 OK\r\n\r\n" + jpeg + b"x" * 9000, raw_drip_seconds=0.001)
+    outcome = fetcher(attempts=1, deadline_seconds=1.2, timeout_seconds=5.0).fetch(URL)
+    assert (outcome.reason, outcome.attempts) == (Reason.TIMEOUT, 1)
+
+
 def test_headers_that_end_too_early_are_truncated(fetcher: MakeFetcher, server: ScriptedServer) -> None:
     server.on("/a.jpg", raw=b"HTTP/1.1 200 OK\r\nX: y")
     assert fetcher(attempts=2).fetch(URL) == (Reason.TRUNCATED, 200, 2, None)

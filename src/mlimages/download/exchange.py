@@ -205,7 +205,7 @@ def _told_as_failure(watch: Watch, read: Callable[[], bytes | str]) -> bytes | s
         if isinstance(error, ssl.SSLError):
             raise Failure(Reason.TLS) from None
         raise Failure(Reason.TRUNCATED if status else Reason.CONNECT, status) from None
-    if watch.overdue:  # headers that were cut look like whole ones
+    if watch.overdue:  # a body without an announced length that was cut looks like a whole one
         raise Failure(Reason.TIMEOUT, watch.http_status)
     return body
 
