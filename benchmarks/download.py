@@ -10,6 +10,7 @@ comes from noise on them. Needs nginx for `throughput` and `scale`.
 import argparse
 import dataclasses
 import io
+import json
 import os
 import pickle
 import platform
@@ -228,6 +229,9 @@ def scale(folder: Path, options: argparse.Namespace) -> None:
             command = ours(place, made, {"images.example": port}, connections_per_host=32)
             first = measure(command)
             again = measure(command)
+            summary = json.loads((place / "images" / "summary.json").read_text())
+            if summary["images"] < lines:
+                sys.exit(f"{place} has {summary['images']} pictures, expected {lines}")
             print(f"| {lines:,} | {lines / first.seconds:,.0f} | {first.peak_bytes / 1e6:,.0f} | {again.seconds:.1f} |",
                   flush=True)
 
