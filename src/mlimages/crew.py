@@ -5,6 +5,8 @@ is killed by the work it was given is replaced.
 """
 
 import contextlib
+import ctypes
+import gc
 import multiprocessing
 import os
 import queue
@@ -17,6 +19,11 @@ from typing import Any, NamedTuple
 from mlimages.errors import UserError
 
 Work = Callable[[Any], Any]
+
+# Options of glibc's mallopt, from its malloc.h, and their values.
+MALLOC = {-8: 2,  # arenas, for all threads of a worker
+          -3: 32 * 2**20,  # bytes from which on a block comes from the kernel and goes back to it when freed
+          -1: 128 * 2**20}  # free bytes at the end of an arena above which they go back
 
 
 class Lost(NamedTuple):
@@ -107,7 +114,9 @@ def _serve(make: Callable[[], Work], threads: int, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the scheduler, which ends its workers
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    _keep_memory()
     work = make()
+    gc.freeze()  # what was imported and made lives as long as the worker: not to be looked at again and again
     pipe.send([])  # it is up
     for _ in range(threads):
         threading.Thread(target=_work, args=(work, tasks, results), daemon=True).start()
@@ -117,6 +126,14 @@ def _serve(make: Callable[[], Work], threads: int, pipe: Connection) -> None:
             for task in pipe.recv():
                 tasks.put(task)
     os._exit(0)
+
+
+def _keep_memory() -> None:
+    """Let freed blocks be used again: else the pages of every picture come from the kernel, and go back to it."""
+    with contextlib.suppress(AttributeError):  # a C library without mallopt
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in MALLOC.items():
+            mallopt(option, value)
 
 
 def _work(work: Work, tasks: "queue.SimpleQueue[Any]", results: "queue.SimpleQueue[Any]") -> None:

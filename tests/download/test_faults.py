@@ -6,14 +6,28 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from tests.conftest import PATIENCE_SECONDS, ScriptedServer
-from tests.download.conftest import HOST, VAL, Lists, command, environment, rows_of, serve, serve_and_hold, started
+from tests.download.conftest import (
+    HOST,
+    URLS,
+    VAL,
+    Lists,
+    can_unshare,
+    command,
+    environment,
+    needs_strace,
+    no_final_name,
+    rows_of,
+    serve,
+    serve_and_hold,
+    started,
+    straight,
+    wait_for,
+)
 
 from mlimages.download import download, scheduler
 from mlimages.download.ledger import Reason
@@ -32,27 +46,6 @@ def open(file, *rest, **how):
     return real(file, *rest, **how)
 Image.open = open
 """
-URLS = [f"{HOST}/{number}.jpg" for number in range(23)]
-can_unshare = shutil.which("unshare") is not None and subprocess.run(
-    ["unshare", "-rm", "true"], capture_output=True).returncode == 0
-needs_unshare = pytest.mark.skipif(not can_unshare, reason="needs unshare and user namespaces, to mount a small disk")
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, to inject faults")
-
-
-def straight(params: Download, machine: Machine, lists: Path, tmp_path: Path) -> bytes:
-    """The manifest of an undisturbed download."""
-    one = dataclasses.replace(machine, scratch=str(tmp_path / "straight"))
-    return (download(params, one, lists=lists, out=tmp_path / "undisturbed") / MANIFEST).read_bytes()
-
-
-def no_final_name(tmp_path: Path) -> None:
-    """Nothing that was not finished has a name that says so."""
-    assert not (tmp_path / "images").exists()
-    for account in tmp_path.glob("scratch/download/*/accounts/*.json"):
-        part, _, number = account.stem.partition("-")
-        assert (account.parents[1] / "out" / part / f"{number}.tar").exists()
-
-
 def gone(processes: list[psutil.Process], seconds: float = 5.0) -> bool:
     return not psutil.wait_procs(processes, seconds)[1]
 
@@ -60,13 +53,6 @@ def gone(processes: list[psutil.Process], seconds: float = 5.0) -> bool:
 def journaled(tmp_path: Path, shard: str) -> int:
     """How many lines the journals of these shards have, a name with wildcards."""
     return sum(path.read_text().count("\n") for path in tmp_path.glob(f"scratch/download/*/spools/{shard}.journal"))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < ends, "what the test waited for did not come"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("poison", [b"CRASH", b"HANG"])
@@ -147,50 +133,6 @@ def test_a_kill_at_any_call_loses_nothing_finished(quick: Download, here: Machin
     assert ended >= 1, "no kill met the download"
 
 
-@needs_strace
-@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
-        error: str) -> None:
-    serve(server, URLS + VAL, jpeg)
-    lists = lists_of(URLS, VAL)
-    ended = subprocess.run(["strace", "-f", "-qq", "-e", "trace=fsync", "-e", f"inject=fsync:error={error}:when=3+",
-                            "-o", os.devnull, *command(quick, here, lists, tmp_path / "images")], env=environment(),
-                           capture_output=True, text=True, timeout=60)
-    told(ended)
-    no_final_name(tmp_path)
-    out = download(quick, here, lists=lists, out=tmp_path / "images")
-    assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
-
-
-@needs_unshare
-@pytest.mark.parametrize("limit", ["size=48k", "nr_inodes=14"])
-def test_a_full_disk_is_told_and_the_same_command_goes_on(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
-        limit: str) -> None:
-    serve(server, URLS + VAL, jpeg + bytes(8000))
-    lists = lists_of(URLS, VAL)
-    (tmp_path / "scratch").rename(tmp_path / "lists_scratch")
-    (tmp_path / "scratch").mkdir()
-    script = f'mount -t tmpfs -o {limit} tmpfs "$1" && shift && "$@"; code=$?; ls -R {tmp_path}/scratch; exit $code'
-    ended = subprocess.run(["unshare", "-rm", "sh", "-c", script, "sh", str(tmp_path / "scratch"),
-                            *command(quick, here, lists, tmp_path / "images")], env=environment(),
-                           capture_output=True, text=True, timeout=60)
-    told(ended)
-    assert ".partial" not in ended.stdout
-    assert not (tmp_path / "images").exists()
-    out = download(quick, here, lists=lists, out=tmp_path / "images")
-    assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
-
-
-def told(ended: "subprocess.CompletedProcess[str]") -> None:
-    """It ended with an error that says what is full, what is free there, what is kept and what to do."""
-    assert ended.returncode == 1, ended.stdout + ended.stderr
-    said = ended.stderr[ended.stderr.index("UserError: "):]
-    assert all(words in said for words in ("scratch/download", "inodes are free at", "is kept", "run the same command"))
-    assert "Traceback" not in ended.stderr
-
-
 GUARDED = """
 import io, subprocess, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -246,3 +188,5 @@ def test_a_journal_that_a_kill_cut_short_is_read_up_to_there(quick: Download, he
     out = download(quick, here, lists=lists, out=tmp_path / "images")
     assert sum(server.requests[f"/{number}.jpg"] for number in range(4)) == 5
     assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
+
+
