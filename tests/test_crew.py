@@ -147,3 +147,20 @@ def test_a_worker_uses_freed_memory_again_instead_of_asking_for_more() -> None:
         crew.send(0, 10)
         [(_, pages)] = collect(crew, 1)
     assert pages * resource.getpagesize() < 2 * 3 * 10 * 2**20
+
+
+def test_a_script_needs_no_guard_around_what_starts_workers() -> None:
+    script = """
+from functools import partial
+from operator import methodcaller
+from mlimages.crew import Crew
+with Crew(partial(methodcaller, "upper"), workers=2, threads=1) as crew:
+    crew.send(0, "done")
+    results = []
+    while not results:
+        results = crew.receive(1.0)
+    print(results)
+"""
+    ended = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, timeout=60,
+                           env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")})
+    assert (ended.stdout, ended.stderr) == ("[(0, 'DONE')]\n", "")

@@ -11,9 +11,11 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from mlimages.errors import UserError
@@ -35,8 +37,8 @@ class Lost(NamedTuple):
 class Crew:
     """`workers` processes; in each, `threads` threads call what `make()` returned there with one task at a time.
 
-    Tasks, results and `make` are pickled. A context manager: at its end no process is left; if this process dies
-    first, the workers end by themselves.
+    Tasks, results and `make` are pickled, so `make` is a module's and not the script's. A context manager: at its end
+    no process is left; if this process dies first, the workers end by themselves.
     """
 
     def __init__(self, make: Callable[[], Work], *, workers: int, threads: int) -> None:
@@ -101,12 +103,24 @@ class Crew:
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(self._make, self.threads, theirs), daemon=True)
         try:
-            process.start()
+            with _no_main():
+                process.start()
         except OSError as error:
             raise UserError(f"a worker process does not start: {error}; lower machine.workers") from None
         theirs.close()
         self._pipes[worker], self._processes[worker] = ours, process
         self._outbox[worker], self._up[worker] = [], False
+
+
+@contextlib.contextmanager
+def _no_main() -> Iterator[None]:
+    """Let a new process not run the caller's script again, which may have no `if __name__ == "__main__"`."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _serve(make: Callable[[], Work], threads: int, pipe: Connection) -> None:
