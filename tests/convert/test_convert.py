@@ -15,7 +15,7 @@ import tensorflow as tf
 from mlimages.acquire.formats import PARTS, Labels, Part, list_file, read_list
 from mlimages.convert import convert
 from mlimages.convert.imagenet import index_archive
-from mlimages.convert.records import parse, shard_paths
+from mlimages.convert.records import parse_sparse, shard_paths
 from mlimages.demo import world
 from mlimages.download.ledger import Reason, read_ledger
 from mlimages.download.shards import Sample, index_shard, shard_path, write_shard
@@ -52,7 +52,7 @@ def read(folder: Path, part: Part) -> dict[str, bytes]:
     """Key to serialized record, in the order of the files."""
     paths = shard_paths(folder, verify(folder, "convert"), part)
     serialized = [one.numpy() for path in paths for one in tf.data.TFRecordDataset([str(path)])]
-    records = {parse(tf.constant(one))["key"].numpy().decode(): one for one in serialized}
+    records = {parse_sparse(tf.constant(one))["key"].numpy().decode(): one for one in serialized}
     assert len(records) == len(serialized), "a key occurs twice"
     return records
 
@@ -93,7 +93,7 @@ def test_a_record_has_the_picture_and_the_labels_of_its_list_line(records: Path,
     for origin, prefix in (("imagenet", "train-imagenet-"), ("openimages", "train-")):
         for entry in read_list(lists / list_file("train", origin), origin, CLASSES):  # type: ignore[arg-type]
             if serialized := found.get(f"{prefix}{entry.line:08d}"):
-                record = parse(tf.constant(serialized))
+                record = parse_sparse(tf.constant(serialized))
                 assert record["filename"].numpy().decode() == entry.source
                 assert tuple(record["index"].numpy()) == entry.labels.classes
                 assert record["confidence"].numpy() == pytest.approx(entry.labels.confidences)
@@ -136,7 +136,7 @@ def test_the_class_table_counts_the_records_of_each_class(records: Path) -> None
     counted = {part: [0] * CLASSES for part in PARTS}
     for part in PARTS:
         for serialized in read(records, part).values():
-            for index in parse(tf.constant(serialized))["index"].numpy():
+            for index in parse_sparse(tf.constant(serialized))["index"].numpy():
                 counted[part][index] += 1
     table = rows(records / "classes.csv")
     assert [(int(row[1]), int(row[2])) for row in table] == list(zip(counted["train"], counted["val"], strict=True))
