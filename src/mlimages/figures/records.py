@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from mlimages.acquire.formats import CLASSES as LISTED
 from mlimages.convert.records import parse_sparse, shard_paths
-from mlimages.convert.run import CLASSES, SUMMARY
+from mlimages.convert.report import CLASSES, SUMMARY
 from mlimages.figures.canvas import BAD, GOOD, TRAIN, axes, bars, picture_grid, table
 from mlimages.publish import read_manifest
 
