@@ -34,7 +34,7 @@ def run(stages: Any, root: Path, **changed: Any) -> Path:
 
 
 def validation_records(stages: Any) -> list[dict[str, Any]]:
-    paths = [str(path) for path in sorted(stages.tfrecords.glob("val-*"))]
+    paths = [str(path) for path in sorted(stages.tfrecords.glob("val-*.tfrecord"))]
     return [parse_sparse(one) for one in tf.data.TFRecordDataset(paths)]
 
 
