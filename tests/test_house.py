@@ -23,7 +23,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What a verb may know of the verbs before it: how to read what they published.
 FORMATS = {"acquire.formats", "acquire.hierarchy", "download.shards", "download.ledger", "convert.records",
-           "convert.images", "train.inputs"}
+           "convert.images", "convert.checking", "train.inputs"}
 MAX_LINES = 250
 
 

@@ -103,11 +103,21 @@ class Download:
 
 @dataclass(frozen=True, config=STRICT)
 class Convert:
+    """Training records go into `train_shards` shards, or into as many as have `train_shard_mib` MiB: one of the two."""
+
     seed: Seed
     imagenet: str | None
-    train_shards: Annotated[int, Field(ge=1, le=99_999)]
+    labels: Literal["sparse", "dense"]
+    train_shards: Annotated[int, Field(ge=1, le=99_999)] | None
+    train_shard_mib: Annotated[int, Field(ge=1, le=65_536)] | None
     val_shards: Annotated[int, Field(ge=1, le=99_999)]
+    shorter_side: Annotated[int, Field(ge=16, le=8192)] | None
     quality: Annotated[int, Field(ge=1, le=100)]
+
+    def __post_init__(self) -> None:
+        if (self.train_shards is None) == (self.train_shard_mib is None):
+            raise ValueError(f"train_shards is {self.train_shards} and train_shard_mib is {self.train_shard_mib}, "
+                             f"expected null for one of them and a number for the other")
 
 
 @dataclass(frozen=True, config=STRICT)

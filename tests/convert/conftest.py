@@ -45,4 +45,5 @@ def small_demo(params: Params, tmp_path_factory: pytest.TempPathFactory,
 
 @pytest.fixture(scope="session")
 def small_convert(small_demo: SmallDemo) -> Convert:
-    return Convert(seed=0, imagenet=str(small_demo.lists / "imagenet.tar"), train_shards=3, val_shards=2, quality=90)
+    return Convert(seed=0, imagenet=str(small_demo.lists / "imagenet.tar"), labels="sparse", train_shards=3,
+                   train_shard_mib=None, val_shards=2, shorter_side=None, quality=90)

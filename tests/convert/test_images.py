@@ -44,14 +44,14 @@ def assert_halves(pixels: np.ndarray, left: tuple[int, int, int], right: tuple[i
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_an_upright_rgb_or_grey_jpeg_keeps_its_bytes(mode: str) -> None:
     body = encoded(two_halves(RED, BLUE).convert(mode), "JPEG", quality=60)
-    assert to_jpeg(body, QUALITY) == Jpeg(body, 40, 20)
-    decoded(to_jpeg(body, QUALITY))
+    assert to_jpeg(body, quality=QUALITY) == Jpeg(body, 40, 20)
+    decoded(to_jpeg(body, quality=QUALITY))
 
 
 def test_a_cmyk_jpeg_becomes_rgb_in_the_same_colours() -> None:
     body = encoded(two_halves((0, 255, 255, 0), (0, 0, 0, 0), "CMYK"), "JPEG", quality=95)
     assert Image.open(io.BytesIO(body)).mode == "CMYK"
-    jpeg = to_jpeg(body, QUALITY)
+    jpeg = to_jpeg(body, quality=QUALITY)
     assert Image.open(io.BytesIO(jpeg.body)).mode == "RGB"
     assert_halves(decoded(jpeg), RED, WHITE)
 
@@ -59,23 +59,23 @@ def test_a_cmyk_jpeg_becomes_rgb_in_the_same_colours() -> None:
 def test_a_palette_becomes_its_colours() -> None:
     body = encoded(two_halves(RED, BLUE).convert("P", palette=Image.Palette.ADAPTIVE), "PNG")
     assert Image.open(io.BytesIO(body)).mode == "P"
-    assert_halves(decoded(to_jpeg(body, QUALITY)), RED, BLUE)
+    assert_halves(decoded(to_jpeg(body, quality=QUALITY)), RED, BLUE)
 
 
 def test_what_is_transparent_becomes_white() -> None:
     body = encoded(two_halves((0, 0, 255, 255), (0, 0, 0, 0), "RGBA"), "PNG")
-    assert_halves(decoded(to_jpeg(body, QUALITY)), BLUE, WHITE)
+    assert_halves(decoded(to_jpeg(body, quality=QUALITY)), BLUE, WHITE)
 
 
 def test_half_transparent_is_half_white() -> None:
     body = encoded(two_halves((0, 0, 0, 128), (0, 0, 0, 255), "RGBA"), "PNG")
-    assert_halves(decoded(to_jpeg(body, QUALITY)), (127, 127, 127), (0, 0, 0))
+    assert_halves(decoded(to_jpeg(body, quality=QUALITY)), (127, 127, 127), (0, 0, 0))
 
 
 def test_a_transparent_palette_entry_becomes_white() -> None:
     image = two_halves(0, 1, "P")
     image.putpalette([*RED, *BLUE])
-    assert_halves(decoded(to_jpeg(encoded(image, "PNG", transparency=0), QUALITY)), WHITE, BLUE)
+    assert_halves(decoded(to_jpeg(encoded(image, "PNG", transparency=0), quality=QUALITY)), WHITE, BLUE)
 
 
 def test_16_bits_keep_their_brightness() -> None:
@@ -83,16 +83,16 @@ def test_16_bits_keep_their_brightness() -> None:
     values[:, 20:] = 0xC000
     body = encoded(Image.fromarray(values), "PNG")
     assert Image.open(io.BytesIO(body)).mode.startswith("I;16")
-    assert_halves(decoded(to_jpeg(body, QUALITY)), (64, 64, 64), (192, 192, 192))
+    assert_halves(decoded(to_jpeg(body, quality=QUALITY)), (64, 64, 64), (192, 192, 192))
 
 
 def test_a_grey_png_is_grey() -> None:
     body = encoded(two_halves(50, 200, "L"), "PNG")
-    assert_halves(decoded(to_jpeg(body, QUALITY)), (50, 50, 50), (200, 200, 200))
+    assert_halves(decoded(to_jpeg(body, quality=QUALITY)), (50, 50, 50), (200, 200, 200))
 
 
 def test_a_webp_is_written_anew() -> None:
-    assert_halves(decoded(to_jpeg(encoded(two_halves(RED, BLUE), "WEBP", lossless=True), QUALITY)), RED, BLUE)
+    assert_halves(decoded(to_jpeg(encoded(two_halves(RED, BLUE), "WEBP", lossless=True), quality=QUALITY)), RED, BLUE)
 
 
 @pytest.mark.parametrize("orientation, kind", [(6, "JPEG"), (8, "JPEG"), (3, "JPEG"), (6, "PNG")])
@@ -101,7 +101,7 @@ def test_an_exif_rotation_is_carried_out(orientation: int, kind: str) -> None:
     turn = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270, 3: Image.Transpose.ROTATE_180}[orientation]
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    jpeg = to_jpeg(encoded(upright.transpose(turn), kind, exif=exif), QUALITY)
+    jpeg = to_jpeg(encoded(upright.transpose(turn), kind, exif=exif), quality=QUALITY)
     assert_halves(decoded(jpeg), RED, BLUE)
     assert Image.open(io.BytesIO(jpeg.body)).getexif().get(ORIENTATION, 1) == 1
 
@@ -109,30 +109,30 @@ def test_an_exif_rotation_is_carried_out(orientation: int, kind: str) -> None:
 def test_of_an_animation_the_first_frame_is_taken() -> None:
     frames = [Image.new("RGB", (40, 20), colour) for colour in (RED, BLUE, WHITE)]
     body = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=100)
-    assert_halves(decoded(to_jpeg(body, QUALITY)), RED, RED)
+    assert_halves(decoded(to_jpeg(body, quality=QUALITY)), RED, RED)
 
 
 def test_the_quality_decides_the_size() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     body = encoded(noise, "PNG")
-    assert len(to_jpeg(body, 30).body) < len(to_jpeg(body, 90).body)
+    assert len(to_jpeg(body, quality=30).body) < len(to_jpeg(body, quality=90).body)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
 def test_a_truncated_picture_is_undecodable_never_patched_up(kind: str) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     body = encoded(noise, kind)
-    decoded(to_jpeg(body, QUALITY))
+    decoded(to_jpeg(body, quality=QUALITY))
     with pytest.raises(Undecodable):
-        to_jpeg(body[: len(body) // 2], QUALITY)
+        to_jpeg(body[: len(body) // 2], quality=QUALITY)
 
 
 @pytest.mark.parametrize("body", [b"", b"<!DOCTYPE html><html></html>", b"\xff\xd8\xff"])
 def test_what_is_no_picture_is_undecodable(body: bytes) -> None:
     with pytest.raises(Undecodable):
-        to_jpeg(body, QUALITY)
+        to_jpeg(body, quality=QUALITY)
 
 
 def test_a_format_outside_the_four_is_undecodable() -> None:
     with pytest.raises(Undecodable):
-        to_jpeg(encoded(two_halves(RED, BLUE), "TIFF"), QUALITY)
+        to_jpeg(encoded(two_halves(RED, BLUE), "TIFF"), quality=QUALITY)

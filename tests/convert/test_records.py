@@ -1,17 +1,34 @@
 """A record gives back what was put into it."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from PIL import Image
 
 from mlimages.acquire.formats import Labels
 from mlimages.convert.images import Jpeg
-from mlimages.convert.records import dense_labels, parse, serialize, shard_name, shard_paths
+from mlimages.convert.records import (
+    HEADER_BYTES,
+    dense_labels,
+    index_path,
+    index_rows,
+    parse,
+    parse_sparse,
+    read_index,
+    serialize,
+    serialize_dense,
+    shard_name,
+    shard_paths,
+)
+from mlimages.errors import UserError
 
 LABELS = Labels((2, 5, 9), (1.0, 0.25, 0.9))
+CLASSES = 12
+URL = "http://host.example/ä.jpg"
 
 
 def small_jpeg() -> Jpeg:
@@ -21,17 +38,21 @@ def small_jpeg() -> Jpeg:
 
 
 def a_record(labels: Labels = LABELS) -> bytes:
-    return serialize(small_jpeg(), labels, filename="http://host.example/ä.jpg", key="train-00000007")
+    return serialize(small_jpeg(), labels, filename=URL, key="train-00000007")
+
+
+def a_dense_record(labels: Labels = LABELS) -> bytes:
+    return serialize_dense(small_jpeg(), labels, filename=URL, classes=CLASSES)
 
 
 def test_a_record_written_to_a_file_comes_back_whole(tmp_path: Path) -> None:
     path = tmp_path / "train-00000-of-00001.tfrecord"
     with tf.io.TFRecordWriter(str(path)) as writer:
         writer.write(a_record())
-    [record] = tf.data.TFRecordDataset([str(path)]).map(parse)
+    [record] = tf.data.TFRecordDataset([str(path)]).map(parse_sparse)
     assert record["encoded"].numpy() == small_jpeg().body
     assert record["key"].numpy() == b"train-00000007"
-    assert record["filename"].numpy().decode() == "http://host.example/ä.jpg"
+    assert record["filename"].numpy().decode() == URL
     assert record["index"].numpy().tolist() == [2, 5, 9]
     np.testing.assert_array_equal(record["confidence"].numpy(), np.array([1.0, 0.25, 0.9], np.float32))
 
@@ -52,8 +73,74 @@ def test_equal_contents_give_equal_bytes() -> None:
 
 
 def test_a_record_without_labels_can_be_read() -> None:
-    record = parse(tf.constant(a_record(Labels((), ()))))
+    record = parse_sparse(tf.constant(a_record(Labels((), ()))))
     assert record["index"].shape == record["confidence"].shape == (0,)
+
+
+@pytest.mark.parametrize("record", [a_record, a_dense_record])
+def test_a_record_of_either_schema_gives_the_jpeg_dense_labels_and_the_name(record: Callable[[], bytes]) -> None:
+    [(image, labels, name)] = tf.data.Dataset.from_tensors(record()).map(lambda one: parse(one, CLASSES))
+    assert image.numpy() == small_jpeg().body
+    assert labels.dtype == tf.float32
+    expected = np.zeros(CLASSES, np.float32)
+    expected[[2, 5, 9]] = 1.0, 0.25, 0.9
+    np.testing.assert_array_equal(labels.numpy(), expected)
+    assert name.numpy().decode() == URL
+
+
+@pytest.mark.parametrize("record", [a_record, a_dense_record])
+def test_a_class_beyond_the_number_of_classes_is_an_error(record: Callable[[], bytes]) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        parse(tf.constant(record()), 9)
+
+
+def test_a_record_of_another_schema_is_an_error_also_inside_tf_data() -> None:
+    feature = {"picture": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"x"]))}
+    other = tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a record without an image"):
+        list(tf.data.Dataset.from_tensors(other).map(parse_sparse))
+
+
+def test_a_dense_record_is_what_the_released_program_writes_and_reads() -> None:
+    feature = tf.train.Example.FromString(a_dense_record()).features.feature
+    assert sorted(feature) == ["height", "image", "label", "name", "width"]
+    assert (feature["width"].int64_list.value[:], feature["height"].int64_list.value[:]) == ([30], [20])
+    assert feature["image"].bytes_list.value[:] == [small_jpeg().body]
+    assert feature["name"].bytes_list.value[:] == [URL.encode()]
+    [label] = feature["label"].bytes_list.value
+    assert np.frombuffer(label, np.float32).tolist() == [0, 0, 1, 0, 0, 0.25, 0, 0, 0, np.float32(0.9), 0, 0]
+
+
+def test_the_name_of_a_dense_record_stands_for_its_key() -> None:
+    record = parse_sparse(tf.constant(a_dense_record()))
+    assert record["key"].numpy() == record["filename"].numpy() == URL.encode()
+    assert record["index"].numpy().tolist() == [2, 5, 9]
+
+
+def test_the_index_finds_every_record_of_a_shard(tmp_path: Path) -> None:
+    path = tmp_path / "train-00000-of-00001.tfrecord"
+    written = [a_record(), a_dense_record(), a_record(Labels((), ()))]
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in written:
+            writer.write(record)
+    with index_path(path).open("wb") as file:
+        np.save(file, index_rows([len(one) for one in written], ["a", "bbb", "cc"]))
+    rows = read_index(path)
+    assert isinstance(rows, np.memmap)
+    assert rows["key"].tolist() == [b"a", b"bbb", b"cc"]
+    content = path.read_bytes()
+    found = [content[row["offset"] + HEADER_BYTES:][:row["length"]] for row in rows]
+    assert found == written
+    assert index_path(path).name == "train-00000-of-00001.tfrecord.index"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"\x93NUMPY"])
+def test_a_missing_or_damaged_index_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "train-00000-of-00001.tfrecord"
+    if content is not None:
+        index_path(path).write_bytes(content)
+    with pytest.raises(UserError, match=r"00001\.tfrecord\.index is .*dvc repro --force convert"):
+        read_index(path)
 
 
 def test_dense_labels_are_the_confidences_and_0_elsewhere() -> None:
@@ -67,5 +154,6 @@ def test_dense_labels_are_the_confidences_and_0_elsewhere() -> None:
 def test_the_shards_of_a_part_are_found_in_order() -> None:
     assert shard_name("train", 3, 64) == "train-00003-of-00064.tfrecord"
     names = [shard_name("train", index, 12) for index in (11, 2, 0)] + ["val-00000-of-00001.tfrecord", "summary.json"]
+    names += [f"{name}.index" for name in names]
     paths = shard_paths("data", {"files": dict.fromkeys(names)}, "train")
     assert paths == [Path("data") / shard_name("train", index, 12) for index in (0, 2, 11)]

@@ -9,7 +9,7 @@ import pytest
 from mlimages.acquire import acquire
 from mlimages.convert import convert
 from mlimages.download import download
-from mlimages.params import Convert, Demo, Evaluate, Machine, Params, Train
+from mlimages.params import Demo, Evaluate, Machine, Params, Train
 from mlimages.train import train
 
 
@@ -31,8 +31,8 @@ def small_stages(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Sm
     lists = acquire(dataclasses.replace(params.acquire, source="demo", demo=demo), machine, out=root / "lists")
     images = download(dataclasses.replace(params.download, images_per_shard=20), machine, lists=lists,
                       out=root / "images")
-    tfrecords = convert(Convert(seed=0, imagenet=str(lists / "imagenet.tar"), train_shards=2, val_shards=2,
-                                quality=90), machine, lists=lists, images=images, out=root / "tfrecords")
+    tfrecords = convert(dataclasses.replace(params.convert, imagenet=str(lists / "imagenet.tar"), train_shards=2,
+                                            val_shards=2), machine, lists=lists, images=images, out=root / "tfrecords")
     model = train(Train(seed=0, architecture="tiny", pixels=32, batch=30, epochs=1.0, learning_rate=0.05,
                         warmup_epochs=0.0, decay="cosine", decay_epochs=[], momentum=0.9, weight_decay=1e-4,
                         batch_norm_momentum=0.9, loss="sigmoid", positive_threshold=0.7, negative_selection=0.1,

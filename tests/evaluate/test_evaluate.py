@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import average_precision_score
 
-from mlimages.convert.records import parse
+from mlimages.convert.records import parse_sparse
 from mlimages.demo import world
 from mlimages.errors import UserError
 from mlimages.evaluate import evaluate
@@ -34,8 +34,8 @@ def run(stages: Any, root: Path, **changed: Any) -> Path:
 
 
 def validation_records(stages: Any) -> list[dict[str, Any]]:
-    paths = [str(path) for path in sorted(stages.tfrecords.glob("val-*"))]
-    return [parse(one) for one in tf.data.TFRecordDataset(paths)]
+    paths = [str(path) for path in sorted(stages.tfrecords.glob("val-*.tfrecord"))]
+    return [parse_sparse(one) for one in tf.data.TFRecordDataset(paths)]
 
 
 def test_metrics_json_has_what_is_promised(evaluation: Path) -> None:

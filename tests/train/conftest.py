@@ -34,7 +34,7 @@ def small_tfrecords(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with tf.io.TFRecordWriter(str(root / "work" / name)) as writer:
             for number in range(shard * per_shard, (shard + 1) * per_shard):
                 wnid = world.CLASSES[world.INDEX[world.LEAVES[number]]].wnid
-                jpeg = to_jpeg(world.draw(f"{wnid}_{number}", 48), 90)
+                jpeg = to_jpeg(world.draw(f"{wnid}_{number}", 48), quality=90)
                 writer.write(serialize(jpeg, Labels((number,), (1.0,)), filename=str(number), key=str(number)))
     publish(root / "work", root / "tfrecords", verb="convert", records=dict.fromkeys(names, per_shard),
             classes=RECORDS)

@@ -4,6 +4,7 @@ The four lists keep the names under which Tencent released them. What acquire pu
 line ends, every line well-formed; `read_list` is how the later verbs read it.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -156,17 +157,18 @@ def _format_pair(index: int, confidence: float) -> str:
 
 def offsets(path: Path, every: int) -> list[int]:
     """The byte at which each `every`-th line begins, from the first on: where `raw_lines` may go on."""
-    found: list[int] = []
+    return list(itertools.islice(starts(path), 0, None, every))
+
+
+def starts(path: Path) -> Iterator[int]:
+    """The byte at which each line begins."""
     with path.open("rb") as file:
-        number = at = 0
+        at = 0
         while line := file.readline(MAX_LINE_BYTES + 1):
-            if number % every == 0:
-                found.append(at)
+            yield at
             at += len(line)
             while not line.endswith(b"\n") and (line := file.readline(MAX_LINE_BYTES + 1)):
                 at += len(line)
-            number += 1
-    return found
 
 
 def read_list(path: Path, origin: Origin, classes: int, first: int = 1, offset: int = 0) -> Iterator[Entry]:

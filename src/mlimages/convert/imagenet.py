@@ -1,30 +1,147 @@
-"""ImageNet as it ships, a tar of per-class tars, read in place."""
+"""ImageNet as it ships, read in place: one tar of per-class tars, a folder of per-class tars, or a folder of images.
 
+An index of it is built once and kept in scratch: the names of all images, sorted, and beside them where each lies, as
+arrays that are mapped into memory, so that 14 million images take none. A folder of images is WNID/FILE.
+"""
+
+import os
+import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+
+from mlimages import scratch
+from mlimages.acquire.formats import IMAGENET_ID
+from mlimages.engine import ordered_map
 from mlimages.errors import UserError
+from mlimages.params import Machine
+from mlimages.publish import atomic, write_json
+
+# Such as n04310904_1234567890; no name in the lists is longer.
+NAME = np.dtype("S20")
+# `file` is the number of a file of the archive; a `size` of 0 means a file of its own, WNID/FILE.
+PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("size", "<u4")])
+NAMES, PLACES, DONE = "names", "places", "index.json"
 
 
-def index_archive(path: Path) -> dict[str, tuple[int, int]]:
-    """Where each image lies in the archive: id, such as n04310904/n04310904_8388.JPEG, to offset and size in bytes."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: convert.imagenet names the tar of per-class tars; set it to null to go "
-                        f"without the ImageNet part")
+class Group(NamedTuple):
+    """The images of one class: the number of the file they lie in, and of a tar its first byte and its bytes."""
+
+    wnid: str
+    file: int
+    path: Path
+    offset: int = 0
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an archive is known by: of each file or class folder its name, bytes and time of change in ns."""
+
+    stats: tuple[tuple[str, int, int], ...]
+
+
+class Archive:
+    """An indexed archive: `files` are those that a place's number means, `fingerprint` tells one content from another.
+    """
+
+    def __init__(self, files: list[Path], fingerprint: str, names: np.ndarray, places: np.ndarray) -> None:
+        self.files, self.fingerprint = files, fingerprint
+        self._names, self._places = names, places
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def find(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Which of these ids, such as n04310904/n04310904_8388.JPEG, are there: bool [ids]; and their places [found].
+        """
+        names = [one.partition("/")[2].removesuffix(".JPEG") for one in ids]
+        wanted = np.array([name if len(name) <= NAME.itemsize else "" for name in names], NAME)
+        at = np.minimum(np.searchsorted(self._names, wanted), len(self._names) - 1)
+        found = self._names[at] == wanted
+        return found, self._places[at[found]]
+
+
+def open_archive(path: Path, machine: Machine) -> Archive:
+    """The archive with its index, built by the first call; UserError where it is missing, damaged or something else."""
+    groups = _groups(path)
+    parts = sorted({group.path for group in groups})  # what changes with the archive: its tars, or its folders
+    files = parts if parts[0].is_file() else [path]
+    stats = [(one.name, one.stat()) for one in parts]
+    identity = Identity(tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+    fingerprint = scratch.key(identity, code=[sys.modules[__name__]])
+    with scratch.kept("convert", machine, f"imagenet-{fingerprint}") as folder:
+        if not (folder / DONE).exists():
+            print(f"building the index of {path}, {len(groups):,} classes, once")
+            _build(groups, folder, machine)
+        if not (folder / NAMES).stat().st_size:
+            raise UserError(f"{path} holds no image named like n04310904_8388.JPEG in its class n04310904")
+        return Archive(files, fingerprint, np.memmap(folder / NAMES, NAME, "r"), np.memmap(folder / PLACES, PLACE, "r"))
+
+
+def _groups(path: Path) -> list[Group]:
+    """The classes of an archive, in the order of their WordNet ids."""
+    if path.is_file():
+        groups = [Group(Path(one.name).stem, 0, path, one.offset_data, one.size)
+                  for one in _members(path, 0, path.stat().st_size) if one.name.endswith(".tar")]
+        expected = "a plain tar of per-class tars"
+    elif path.is_dir():
+        tars = sorted(path.glob("*.tar"))
+        groups = [Group(tar.stem, number, tar, 0, tar.stat().st_size) for number, tar in enumerate(tars)]
+        groups = groups or [Group(folder.name, 0, folder) for folder in path.iterdir() if folder.is_dir()]
+        expected = "a folder of per-class tars or of folders WNID with images"
+    else:
+        raise UserError(f"{path} is missing: convert.imagenet names ImageNet's tar of per-class tars, or the folder of "
+                        f"those, or a folder of images WNID/FILE; set it to null to go without the ImageNet part")
+    if not groups:
+        raise UserError(f"{path} is not {expected}, as convert.imagenet expects")
+    return sorted(groups)
+
+
+def _build(groups: list[Group], folder: Path, machine: Machine) -> None:
+    """Class after class, so that their sorted names are sorted as a whole."""
+    with atomic(folder / NAMES) as names, atomic(folder / PLACES) as places:
+        for found, where in ordered_map(_index, groups, workers=machine.workers, window=4 * machine.workers):
+            names.write(found.tobytes())
+            places.write(where.tobytes())
+    write_json(folder / DONE, {"classes": len(groups)})
+
+
+def _index(group: Group) -> tuple[np.ndarray, np.ndarray]:
+    """The sorted names of a class's images, and their places."""
+    if group.path.is_file():
+        members = [(Path(one.name).name, one.offset_data, one.size)
+                   for one in _members(group.path, group.offset, group.size)]
+    else:
+        members = [(name, 0, 0) for name in os.listdir(group.path)]
+    members = [one for one in members if IMAGENET_ID.fullmatch(f"{group.wnid}/{one[0]}")
+               and len(one[0]) <= NAME.itemsize + len(".JPEG")]
+    names = np.array([name.removesuffix(".JPEG") for name, _, _ in members], NAME)
+    places = np.array([(group.file, offset, size) for _, offset, size in members], PLACE)
+    order = np.argsort(names, kind="stable")
+    return names[order], places[order]
+
+
+def _members(path: Path, offset: int, size: int) -> Iterator[tarfile.TarInfo]:
+    """The files in a tar of `size` bytes from `offset` of a file on; UserError where it is none, or was cut."""
     try:
-        with tarfile.open(path, "r:") as outer:
-            return {name: place for member in outer for name, place in _index_class(outer, member)}
-    except tarfile.TarError as error:
-        raise UserError(f"{path} is no plain tar of per-class tars ({error})") from None
-
-
-def _index_class(outer: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[tuple[str, tuple[int, int]]]:
-    inside = outer.extractfile(member)
-    if inside is None or not member.name.endswith(".tar"):
-        return
-    wnid = Path(member.name).stem
-    with tarfile.open(fileobj=inside, mode="r:") as inner:
-        for image in inner:
-            if image.isfile():
-                yield f"{wnid}/{Path(image.name).name}", (member.offset_data + image.offset_data, image.size)
+        with path.open("rb") as file:
+            file.seek(offset)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in iter(tar.next, None):
+                    if member.offset_data + member.size > offset + size:
+                        raise tarfile.ReadError(f"{member.name} reaches beyond its end")
+                    if member.isfile():
+                        yield member
+                    tar.members.clear()  # type: ignore[attr-defined] # they would pile up
+                file.seek(tar.offset)
+                if tar.offset + tarfile.BLOCKSIZE > offset + size or file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                    raise tarfile.ReadError(f"it ends at byte {tar.offset - offset:,} without a tar's end")
+    except (tarfile.TarError, OSError) as error:
+        what = f"{path}, the tar of {size:,} bytes at byte {offset:,}," if offset else str(path)
+        raise UserError(f"{what} is no plain tar of images or per-class tars, or was cut ({error}); fetch it again, or "
+                        f"set convert.imagenet to null") from None

@@ -1,24 +1,35 @@
-"""How to write and read a record: one JPEG and its labels as a tf.train.Example.
+"""How to write and read a record: one JPEG and its labels as a tf.train.Example, in one of two schemas.
 
-| key | type | what |
-| --- | --- | --- |
-| image/encoded | bytes | an upright RGB or grey JPEG |
-| image/format | bytes | `JPEG` |
-| image/width, image/height | int64 | pixels |
-| image/filename | bytes | the ImageNet id or the URL |
-| image/key | bytes | the record's name: part, origin and list line |
-| label/index | int64 list | class indices, ascending |
-| label/confidence | float list | their confidences, as many |
+| sparse | dense | type | what |
+| --- | --- | --- | --- |
+| image/encoded | image | bytes | an upright RGB or grey JPEG |
+| image/format | | bytes | `JPEG` |
+| image/width, image/height | width, height | int64 | pixels |
+| image/filename | name | bytes | the ImageNet id or the URL |
+| image/key | | bytes | the record's name: part, origin and list line |
+| label/index | | int64 list | class indices, ascending |
+| label/confidence | | float list | their confidences, as many |
+| | label | bytes | the confidences of all classes, little-endian float32 |
+
+The dense one is the released program's: its converter writes it, its training reads it. `parse` and `parse_sparse` tell
+the two apart by themselves.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import tensorflow as tf
 
 from mlimages.acquire.formats import Labels
 from mlimages.convert.images import Jpeg
+from mlimages.errors import UserError, redo
+
+Schema = Literal["sparse", "dense"]
+
+# A record in a shard: its length in 8 bytes and their checksum in 4, then the record, then its checksum in 4.
+HEADER_BYTES, FOOTER_BYTES = 12, 4
 
 
 def shard_name(part: str, index: int, count: int) -> str:
@@ -28,12 +39,46 @@ def shard_name(part: str, index: int, count: int) -> str:
 
 def shard_paths(folder: str | Path, manifest: dict[str, Any], part: str) -> list[Path]:
     """The record files of a part, in order, by the manifest of data/tfrecords."""
-    return [Path(folder) / name for name in sorted(manifest["files"]) if name.startswith(f"{part}-")]
+    return [Path(folder) / name for name in sorted(manifest["files"])
+            if name.startswith(f"{part}-") and name.endswith(".tfrecord")]
+
+
+def index_path(shard: Path) -> Path:
+    """The file beside a shard that says where its records lie."""
+    return shard.with_name(f"{shard.name}.index")
+
+
+def index_rows(lengths: Sequence[int], keys: Sequence[str]) -> np.ndarray:
+    """The index of a shard of so long records, in bytes, with these keys."""
+    kind = [("offset", "<u8"), ("length", "<u4"), ("key", f"S{max(map(len, keys), default=1)}")]
+    rows = np.zeros(len(lengths), kind)
+    rows["length"], rows["key"] = lengths, keys
+    frames = rows["length"].astype(np.uint64) + np.uint64(HEADER_BYTES + FOOTER_BYTES)
+    rows["offset"][1:] = np.cumsum(frames)[:-1]
+    return rows
+
+
+def read_index(shard: Path) -> np.ndarray:
+    """Where the records of a shard lie, mapped into memory: an array of rows in the order of the file.
+
+    `offset` uint64, the byte at which the record's frame begins; `length` uint32, the bytes of the serialized record,
+    which begin HEADER_BYTES later; `key` bytes, the record's name. UserError where the index is missing or damaged.
+    """
+    path = index_path(shard)
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; {redo('convert')}") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path} is no index of records ({error}); {redo('convert')}") from None
+    if rows.dtype.names != ("offset", "length", "key"):
+        raise UserError(f"{path} has rows of {rows.dtype}, expected offset, length and key; {redo('convert')}")
+    return rows
 
 
 def serialize(jpeg: Jpeg, labels: Labels, *, filename: str, key: str) -> bytes:
-    """The bytes of a record; equal contents give equal bytes."""
-    features = {
+    """The bytes of a sparse record; equal contents give equal bytes."""
+    return _example({
         "image/encoded": _bytes(jpeg.body),
         "image/format": _bytes(b"JPEG"),
         "image/width": _ints([jpeg.width]),
@@ -42,29 +87,67 @@ def serialize(jpeg: Jpeg, labels: Labels, *, filename: str, key: str) -> bytes:
         "image/key": _bytes(key.encode()),
         "label/index": _ints(labels.classes),
         "label/confidence": tf.train.Feature(float_list=tf.train.FloatList(value=labels.confidences)),
-    }
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
+    })
 
 
-def parse(serialized: Any) -> dict[str, Any]:
-    """Inside tf.data: a scalar string to `encoded`, `key`, `filename` (scalar strings) and the ragged labels.
+def serialize_dense(jpeg: Jpeg, labels: Labels, *, filename: str, classes: int) -> bytes:
+    """The bytes of a dense record, 4 of them for each of the `classes`."""
+    confidences = np.zeros(classes, "<f4")
+    confidences[list(labels.classes)] = labels.confidences
+    return _example({
+        "width": _ints([jpeg.width]),
+        "height": _ints([jpeg.height]),
+        "image": _bytes(jpeg.body),
+        "label": _bytes(confidences.tobytes()),
+        "name": _bytes(filename.encode()),
+    })
 
-    `index` int64 [labels], `confidence` float32 [labels].
+
+def parse(serialized: Any, classes: int) -> tuple[Any, Any, Any]:
+    """Inside tf.data: a scalar string of either schema to the JPEG, the confidences float32 [classes], and the name.
+
+    JPEG and name, which is the ImageNet id or the URL, are scalar strings. tf.errors.InvalidArgumentError where the
+    record has neither schema or a class that is not one of `classes`.
     """
-    parsed = tf.io.parse_single_example(serialized, {
-        "image/encoded": tf.io.FixedLenFeature([], tf.string),
-        "image/key": tf.io.FixedLenFeature([], tf.string),
-        "image/filename": tf.io.FixedLenFeature([], tf.string),
+    record = parse_sparse(serialized)
+    labels = tf.scatter_nd(record["index"][:, tf.newaxis], record["confidence"], tf.constant([classes], tf.int64))
+    return record["encoded"], labels, record["filename"]
+
+
+def parse_sparse(serialized: Any) -> dict[str, Any]:
+    """Inside tf.data: a scalar string of either schema to `encoded`, `key`, `filename` (scalar strings) and the labels.
+
+    `index` int64 [labels], `confidence` float32 [labels]; of a dense record those that are not 0. A dense record has
+    no key of its own: its name stands for it. tf.errors.InvalidArgumentError where the record has neither schema.
+    """
+    text = tf.io.FixedLenFeature([], tf.string, default_value="")
+    found = tf.io.parse_single_example(serialized, {
+        **dict.fromkeys(("image/encoded", "image/key", "image/filename", "image", "label", "name"), text),
         "label/index": tf.io.RaggedFeature(tf.int64),
         "label/confidence": tf.io.RaggedFeature(tf.float32),
     })
-    return {name.partition("/")[2]: value for name, value in parsed.items()}
+    # What the record's schema does not have is empty: the sum of both is the one that is there.
+    encoded = found["image/encoded"] + found["image"]
+    dense = tf.io.decode_raw(found["label"], tf.float32)
+    named = tf.where(dense != 0)[:, 0]
+    with tf.control_dependencies([tf.debugging.Assert(encoded != "", ["a record without an image"])]):
+        return {
+            "encoded": tf.identity(encoded),
+            "key": found["image/key"] + found["name"],
+            "filename": found["image/filename"] + found["name"],
+            "index": tf.concat([found["label/index"], named], axis=0),
+            "confidence": tf.concat([found["label/confidence"], tf.gather(dense, named)], axis=0),
+        }
 
 
 def dense_labels(index: Any, confidence: Any, classes: int) -> Any:
     """Ragged labels of a batch to confidences, float32 [batch, classes]; 0 where a class is not named."""
     rows = tf.stack([index.value_rowids(), index.values], axis=1)
     return tf.scatter_nd(rows, confidence.values, tf.stack([index.nrows(), tf.constant(classes, tf.int64)]))
+
+
+def _example(features: dict[str, Any]) -> bytes:
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
 
 
 def _bytes(value: bytes) -> Any:

@@ -42,6 +42,14 @@ class Member(NamedTuple):
             return file.read(self.size)
 
 
+class Place(NamedTuple):
+    """Where a sample lies in a shard: the image's `size` bytes from `offset` on, and its JSON of `facts` bytes."""
+
+    offset: int
+    size: int
+    facts: int
+
+
 def key_of(part: Part, line: int) -> str:
     """The name of a list line inside shards and records, such as train-00000042."""
     return f"{part}-{line:08d}"
@@ -74,6 +82,41 @@ def index_shard(path: Path) -> Iterator[Member]:
                 yield Member(key, path, image.offset_data, image.size, facts["url"], labels, extension)
     except (tarfile.TarError, ValueError, KeyError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); {redo('download')}") from None
+
+
+def places(path: Path) -> Iterator[Place]:
+    """Where the samples of a shard lie, in order, without reading them; UserError where the shard is damaged."""
+    try:
+        with tarfile.open(path) as tar:
+            while image := tar.next():
+                facts = tar.next()
+                if facts is None or facts.offset_data != _facts_at(image.offset_data, image.size):
+                    raise ValueError(f"{image.name} without its JSON")
+                yield Place(image.offset_data, image.size, facts.size)
+    except (tarfile.TarError, ValueError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); {redo('download')}") from None
+
+
+def read_sample(path: Path, place: Place) -> Sample:
+    """The sample at a place that `places` told; UserError where the shard has changed since."""
+    header = place.offset - tarfile.BLOCKSIZE
+    facts_at = _facts_at(place.offset, place.size)
+    try:
+        with path.open("rb") as file:
+            file.seek(header)
+            content = file.read(facts_at + place.facts - header)
+        name = tarfile.TarInfo.frombuf(content[:tarfile.BLOCKSIZE], tarfile.ENCODING, "strict").name
+        facts = json.loads(content[facts_at - header:])
+        labels = Labels(tuple(facts["classes"]), tuple(facts["confidences"]))
+        key, _, extension = name.partition(".")
+        return Sample(key, extension, content[tarfile.BLOCKSIZE:][:place.size], facts["url"], labels)
+    except (tarfile.TarError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); {redo('download')}") from None
+
+
+def _facts_at(offset: int, length: int) -> int:
+    """Where the JSON of an image begins that `write_shard` wrote: after its last block and a header."""
+    return offset + -(-length // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE + tarfile.BLOCKSIZE
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

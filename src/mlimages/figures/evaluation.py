@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import read_tree
-from mlimages.convert.records import parse, shard_paths
+from mlimages.convert.records import parse_sparse, shard_paths
 from mlimages.evaluate.metrics import precision_recall
 from mlimages.evaluate.predictions import Predictions, read_predictions
 from mlimages.evaluate.run import METRICS, PER_CLASS, PREDICTIONS
@@ -93,7 +93,7 @@ def gallery(evaluation: str | Path, tfrecords: str | Path, lists: str | Path, co
         best = np.argsort(np.where(leaves, -predictions.scores[index], 1))[:len(true)].tolist()
         caption = "\n".join(["TRUE", *(tree.label(one) for one in true[:4]), "SAID",
                             *(f"{tree.label(one)} {predictions.scores[index, one]:.2f}" for one in best[:4])])
-        pictures.append((parse(serialized)["encoded"].numpy(), caption))
+        pictures.append((parse_sparse(serialized)["encoded"].numpy(), caption))
         colours.append(GOOD if set(best) & set(true) else BAD)
     picture_grid("Validation images (green: at least one special class is right)", pictures, colours=colours)
 

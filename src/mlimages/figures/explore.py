@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mlimages.acquire.formats import CLASSES, DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
-from mlimages.convert.records import parse, shard_paths
+from mlimages.convert.records import parse_sparse, shard_paths
 from mlimages.evaluate.predictions import read_predictions
 from mlimages.evaluate.run import PREDICTIONS
 from mlimages.figures.canvas import GOOD, TRAIN, bars, table
@@ -65,7 +65,7 @@ def prediction_browser(evaluation: str | Path, tfrecords: str | Path, lists: str
     records = tf.data.TFRecordDataset([str(path) for path in shards])
 
     def show(image: int) -> None:
-        body = parse(next(iter(records.skip(image).take(1))))["encoded"]
+        body = parse_sparse(next(iter(records.skip(image).take(1))))["encoded"]
         best = np.argsort(-predictions.scores[image])[:15]
         _, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(1, 2), layout="constrained")
         left.imshow(tf.io.decode_jpeg(body, channels=3).numpy())

@@ -7,8 +7,8 @@ import matplotlib.pyplot as plt
 import tensorflow as tf
 
 from mlimages.acquire.formats import CLASSES as LISTED
-from mlimages.convert.records import parse, shard_paths
-from mlimages.convert.run import CLASSES, SUMMARY
+from mlimages.convert.records import parse_sparse, shard_paths
+from mlimages.convert.report import CLASSES, SUMMARY
 from mlimages.figures.canvas import BAD, GOOD, TRAIN, axes, bars, picture_grid, table
 from mlimages.publish import read_manifest
 
@@ -45,6 +45,6 @@ def shard_bytes(tfrecords: str | Path) -> None:
 def first_records(tfrecords: str | Path, count: int = 16) -> None:
     """The first records of the first training shard: well mixed, they come from everywhere."""
     shard = shard_paths(tfrecords, read_manifest(tfrecords, "convert"), "train")[0]
-    records = [parse(serialized) for serialized in tf.data.TFRecordDataset(str(shard)).take(count)]
+    records = [parse_sparse(serialized) for serialized in tf.data.TFRecordDataset(str(shard)).take(count)]
     picture_grid(f"The first records of {shard.name}",
                  [(one["encoded"].numpy(), one["key"].numpy().decode()) for one in records], columns=8)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mlimages.convert.records import dense_labels, parse
+from mlimages.convert.records import dense_labels, parse_sparse
 from mlimages.params import Train
 from mlimages.train.augment import evaluation_image, training_image
 
@@ -30,7 +30,7 @@ def training_batches(shards: Sequence[Path], params: Train, classes: int, *, rec
         stream = stream.concatenate(_epoch(shards, params, number, readers))
 
     def example(position: Any, serialized: Any) -> Any:
-        record = parse(serialized)
+        record = parse_sparse(serialized)
         image = training_image(record["encoded"], tf.stack([tf.constant(params.seed, tf.int64), position]),
                                pixels=params.pixels, crop_area=(params.crop_area[0], params.crop_area[1]),
                                rotate_and_recolour=params.rotate_and_recolour)
@@ -54,7 +54,7 @@ def evaluation_batches(shards: Sequence[Path], classes: int, *, batch: int, pixe
     """Every record once, in order: images, confidences as in training, and keys (strings [batch])."""
 
     def example(serialized: Any) -> Any:
-        record = parse(serialized)
+        record = parse_sparse(serialized)
         image = evaluation_image(record["encoded"], pixels=pixels, central_fraction=central_fraction)
         return image, record["index"], record["confidence"], record["key"]
 

@@ -1,0 +1,162 @@
+"""Which images there are, as a table on the disk: 28 bytes an image, and 8 in memory while the table is made.
+
+What a record needs beside the image is read where it stands: in the download shard behind the image, or in the
+ImageNet list. So 17.6 million images take 0.5 GB of scratch, and no process holds them.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from mlimages.acquire.formats import PARTS, Entry, Part, list_file, read_list, starts
+from mlimages.convert.imagenet import Archive
+from mlimages.download.shards import Place, Sample, places, read_sample
+from mlimages.errors import UserError, redo
+from mlimages.publish import atomic, write_json
+
+# Of a downloaded image, `facts` is the size of its JSON, and `line` 0; of one from ImageNet, the byte at which its
+# line begins in the list, and the line's number. A `size` of 0 is a file of its own.
+ROW = np.dtype([("file", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("facts", "<u8"), ("line", "<u4")])
+BATCH = 65_536
+MISSING, TABLE = "missing.csv", "table.json"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Of the lists' ImageNet ids: how many there are and how many the archive lacks, by part; and by class, over both
+    parts, how many name it, and how many of those the archive has.
+    """
+
+    listed: dict[Part, int]
+    missing: dict[Part, int]
+    class_listed: list[int]
+    class_found: list[int]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the rows mean: `files` are those in which images lie, the first `archived` of them ImageNet's.
+
+    Their rows lie in `folder`, one file a part.
+    """
+
+    folder: str
+    lists: str
+    classes: int
+    files: list[str]
+    archived: int
+
+    def rows(self, part: Part) -> np.ndarray:
+        """The images of a part in the order of their records, mapped into memory."""
+        path = _rows_path(Path(self.folder), part)
+        return np.memmap(path, ROW, "r") if path.stat().st_size else np.zeros(0, ROW)
+
+    def read(self, part: Part, row: np.void) -> Sample:
+        """An image with its key, source and labels."""
+        path = Path(self.files[row["file"]])
+        if row["file"] >= self.archived:
+            return read_sample(path, Place(int(row["offset"]), int(row["size"]), int(row["facts"])))
+        entry = self._entry(part, int(row["line"]), int(row["facts"]))
+        place = path if row["size"] else path / entry.source
+        try:
+            with place.open("rb") as file:
+                file.seek(row["offset"])
+                body = file.read(row["size"] or -1)
+        except OSError as error:
+            raise UserError(f"{place}: {error.strerror}, but it was there when convert.imagenet was indexed; put it "
+                            f"back, or {redo('convert')}") from None
+        return Sample(f"{part}-imagenet-{entry.line:08d}", "jpg", body, entry.source, entry.labels)
+
+    def _entry(self, part: Part, line: int, offset: int) -> Entry:
+        return next(read_list(Path(self.lists) / list_file(part, "imagenet"), "imagenet", self.classes, line, offset))
+
+
+def open_table(folder: Path, *, lists: Path, images: Path, classes: int, archive: Archive | None,
+               seed: int) -> tuple[Table, Coverage]:
+    """The table in `folder`, made by the first call: training images mixed by `seed`, validation images in list order.
+
+    Beside it lies missing.csv, the ids that the archive lacks. UserError where a part has no image.
+    """
+    path = folder / TABLE
+    if not path.exists():
+        shards = {part: sorted((images / part).glob("*.tar")) for part in PARTS}
+        archived = list(archive.files) if archive else []
+        files = [*archived, *shards["train"], *shards["val"]]
+        number = {file: index for index, file in enumerate(files)}
+        table = Table(str(folder), str(lists), classes, [str(file) for file in files], len(archived))
+        coverage = Coverage(dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0), [0] * classes, [0] * classes)
+        with atomic(folder / MISSING) as missing:
+            missing.write(b"part,id\n")
+            for part in PARTS:
+                with atomic(_listed_path(folder, part)) as rows:
+                    if archive:
+                        _from_archive(table, part, archive, rows, missing, coverage)
+                    for shard in shards[part]:
+                        rows.write(_from_shard(shard, number[shard]).tobytes())
+                _mix(folder, part, seed)
+        write_json(path, {"table": asdict(table), "coverage": asdict(coverage)})
+    content = json.loads(path.read_text())
+    return Table(**content["table"]), Coverage(**content["coverage"])
+
+
+def _from_archive(table: Table, part: Part, archive: Archive, rows: BinaryIO, missing: BinaryIO,
+                  coverage: Coverage) -> None:
+    """Write the rows of a part's ImageNet ids, in list order, and the ids that the archive lacks."""
+    path = Path(table.lists) / list_file(part, "imagenet")
+    lines = zip(read_list(path, "imagenet", table.classes), starts(path), strict=True)
+    class_listed, class_found = (np.zeros(table.classes, np.int64) for _ in range(2))
+    while batch := list(islice(lines, BATCH)):
+        found, places_found = archive.find([entry.source for entry, _ in batch])
+        there = [batch[position] for position in np.flatnonzero(found)]
+        some = np.zeros(len(there), ROW)
+        for name in ("file", "offset", "size"):
+            some[name] = places_found[name]
+        some["facts"], some["line"] = [start for _, start in there], [entry.line for entry, _ in there]
+        rows.write(some.tobytes())
+        missing.writelines(f"{part},{batch[position][0].source}\n".encode() for position in np.flatnonzero(~found))
+        coverage.listed[part] += len(batch)
+        coverage.missing[part] += len(batch) - len(there)
+        class_listed += _per_class(batch, table.classes)
+        class_found += _per_class(there, table.classes)
+    for counts, new in ((coverage.class_listed, class_listed), (coverage.class_found, class_found)):
+        counts[:] = (np.array(counts) + new).tolist()
+
+
+def _per_class(lines: list[tuple[Entry, int]], classes: int) -> np.ndarray:
+    indices = np.fromiter(chain.from_iterable(entry.labels.classes for entry, _ in lines), np.int64)
+    return np.bincount(indices, minlength=classes)
+
+
+def _from_shard(shard: Path, number: int) -> np.ndarray:
+    """The rows of a download shard, which is the file of that number."""
+    found = list(places(shard))
+    rows = np.zeros(len(found), ROW)
+    rows["file"] = number
+    rows["offset"], rows["size"], rows["facts"] = np.array(found, np.uint64).reshape(-1, 3).T
+    return rows
+
+
+def _mix(folder: Path, part: Part, seed: int) -> None:
+    """Put the rows into the order of the records, without holding them."""
+    listed = _listed_path(folder, part)
+    if part == "train" and listed.stat().st_size:
+        rows = np.memmap(listed, ROW, "r")
+        order = np.random.default_rng(seed).permutation(len(rows))
+        with atomic(_rows_path(folder, part)) as file:
+            for first in range(0, len(order), BATCH):
+                file.write(rows[order[first: first + BATCH]].tobytes())
+        listed.unlink()
+    else:
+        listed.rename(_rows_path(folder, part))
+
+
+def _listed_path(folder: Path, part: Part) -> Path:
+    return folder / f"{part}.listed"
+
+
+def _rows_path(folder: Path, part: Part) -> Path:
+    return folder / f"{part}.rows"

@@ -1,0 +1,78 @@
+"""What came of the images, in tables that a person reads and the notebook draws."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mlimages.acquire.formats import PARTS, Part
+from mlimages.convert.members import MISSING, Coverage, Table
+from mlimages.publish import atomic, write_csv, write_json
+
+FAILURES = "failures.csv"
+CLASSES = "classes.csv"
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Note:
+    """What there is to say of a finished shard: its `bytes` and the `sha256` of each file count its index too.
+
+    `failures` are (key, source, reason, detail), `of_class` (class, images).
+    """
+
+    name: str
+    part: Part
+    records: int
+    bytes: int
+    sha256: dict[str, str]
+    failures: Sequence[tuple[str, str, str, str]]
+    of_class: Sequence[tuple[int, int]]
+
+    def write(self, folder: Path) -> None:
+        write_json(note_path(folder, self.name), asdict(self))
+
+
+def note_path(folder: Path, shard: str) -> Path:
+    """The note on a shard, by the shard's name."""
+    return folder / f"{shard}.json"
+
+
+def summarise(notes: Sequence[Path], coverage: Coverage, table: Table, finished: Path,
+              names: Sequence[str]) -> tuple[dict[str, int], dict[str, str]]:
+    """Write failures, missing ids, counts by class and the summary; returns the records and the sha256s of the files.
+
+    The notes are read one by one: they are as many as the shards, each with thousands of classes.
+    """
+    counts, known = {}, {}
+    totals = {part: Counter(records=0, bytes=0) for part in PARTS}
+    of_class = {part: np.zeros(len(names), np.int64) for part in PARTS}
+    reasons: Counter[str] = Counter()
+    for note in _read(notes):
+        known.update(note.sha256)
+        counts.update(dict.fromkeys(note.sha256, note.records))
+        totals[note.part].update(records=note.records, bytes=note.bytes)
+        reasons.update(reason for _, _, reason, _ in note.failures)
+        for index, images in note.of_class:
+            of_class[note.part][index] += images
+    write_csv(finished / FAILURES, ("key", "source", "reason", "detail"),
+              (failure for note in _read(notes) for failure in note.failures))
+    with atomic(finished / MISSING) as file, (Path(table.folder) / MISSING).open("rb") as missing:
+        file.writelines(missing)
+    columns = ("class", "train_records", "val_records", "imagenet_listed", "imagenet_found", "name")
+    write_csv(finished / CLASSES, columns,
+              zip(range(len(names)), of_class["train"], of_class["val"], coverage.class_listed, coverage.class_found,
+                  (name.split(",")[0] for name in names), strict=True))
+    write_json(finished / SUMMARY, {
+        **{part: {**totals[part], "imagenet_listed": coverage.listed[part], "imagenet_missing": coverage.missing[part]}
+           for part in PARTS},
+        "failures": reasons.total(), "failures_by_reason": dict(reasons)})
+    return counts, known
+
+
+def _read(notes: Sequence[Path]) -> Iterator[Note]:
+    for path in notes:
+        yield Note(**json.loads(path.read_text()))
