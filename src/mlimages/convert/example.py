@@ -17,14 +17,14 @@ UNKNOWN = -1.0  # a confidence that training leaves out
 
 
 class Example(NamedTuple):
-    """A record of either schema: its JPEG, its key, and its labels, `index` int64 and `confidence` float32 [labels].
+    """A record of either schema: its JPEG, its key, and its labels, `indices` int64 and `confidence` float32 [labels].
 
     A dense record has no key: its name, the ImageNet id or the URL, stands for it; its labels are those that are not 0.
     """
 
     jpeg: bytes
     key: bytes
-    index: np.ndarray
+    indices: np.ndarray
     confidence: np.ndarray
 
 
@@ -46,7 +46,7 @@ def read_example(serialized: bytes, classes: int) -> Example:
     else:
         one = Example(found["image/encoded"][0], found["image/key"][0], np.array(found["label/index"], np.int64),
                       np.array(found["label/confidence"], np.float32))
-    _check_labels(one.index.tolist(), one.confidence.tolist(), classes)
+    _check_labels(one.indices.tolist(), one.confidence.tolist(), classes)
     return one
 
 

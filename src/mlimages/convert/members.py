@@ -5,7 +5,7 @@ ImageNet list. So 17.6 million images take 0.5 GB of scratch, and no process hol
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
@@ -97,8 +97,8 @@ def open_table(folder: Path, *, lists: Path, images: Path, classes: int, archive
                         _from_archive(table, part, archive, rows, missing, coverage)
                     for shard in shards[part]:
                         rows.write(_from_shard(shard, number[shard]).tobytes())
-                _mix(folder, part, seed)
-        write_json(path, {"table": asdict(table), "coverage": asdict(coverage)})
+                mix(folder, part, seed)
+        write_json(path, {"table": vars(table), "coverage": vars(coverage)})
     content = json.loads(path.read_text())
     return Table(**content["table"]), Coverage(**content["coverage"])
 
@@ -140,7 +140,7 @@ def _from_shard(shard: Path, number: int) -> np.ndarray:
     return rows
 
 
-def _mix(folder: Path, part: Part, seed: int) -> None:
+def mix(folder: Path, part: Part, seed: int) -> None:
     """Put the rows into the order of the records, without holding them."""
     listed = _listed_path(folder, part)
     if part == "train" and listed.stat().st_size:

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ SUMMARY = "summary.json"
 class Note:
     """What there is to say of a finished shard: its `bytes` and the `sha256` of each file count its index too.
 
-    `failures` are (key, source, reason, detail), `of_class` (class, images).
+    `failures` are (key, source, reason, detail); `of_class` counts the images of each class.
     """
 
     name: str
@@ -30,10 +30,10 @@ class Note:
     bytes: int
     sha256: dict[str, str]
     failures: Sequence[tuple[str, str, str, str]]
-    of_class: Sequence[tuple[int, int]]
+    of_class: Sequence[int]
 
     def write(self, folder: Path) -> None:
-        write_json(note_path(folder, self.name), asdict(self))
+        write_json(note_path(folder, self.name), vars(self))
 
 
 def note_path(folder: Path, shard: str) -> Path:
@@ -56,8 +56,7 @@ def summarise(notes: Sequence[Path], coverage: Coverage, table: Table, finished:
         counts.update(dict.fromkeys(note.sha256, note.records))
         totals[note.part].update(records=note.records, bytes=note.bytes)
         reasons.update(reason for _, _, reason, _ in note.failures)
-        for index, images in note.of_class:
-            of_class[note.part][index] += images
+        of_class[note.part] += np.array(note.of_class)
     write_csv(finished / FAILURES, ("key", "source", "reason", "detail"),
               (failure for note in _read(notes) for failure in note.failures))
     with atomic(finished / MISSING) as file, (Path(table.folder) / MISSING).open("rb") as missing:

@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -130,7 +129,7 @@ def _write(job: Job, units: list[Unit], machine: Machine, work: Path) -> None:
 def write_unit(job: Job, unit: Unit) -> Unit:
     """One record shard; then its note, which marks it finished: its failures and its images of each class."""
     failures: list[tuple[str, str, str, str]] = []
-    of_class: Counter[int] = Counter()
+    of_class = np.zeros(job.table.classes, int)
     path = Path(job.finished) / unit.name
     with writing.shard(path) as add:
         for row in job.table.rows(unit.part)[unit.first: unit.last]:
@@ -140,10 +139,10 @@ def write_unit(job: Job, unit: Unit) -> Unit:
             except Undecodable as error:
                 failures.append((sample.key, sample.url, error.reason, error.detail))
             else:
-                of_class.update(sample.labels.classes)
+                of_class[list(sample.labels.classes)] += 1
     files = (path, records.index_path(path))
     note = Note(unit.name, unit.part, unit.last - unit.first - len(failures), sum(one.stat().st_size for one in files),
-                {one.name: sha256(one) for one in files}, failures, sorted(of_class.items()))
+                {one.name: sha256(one) for one in files}, failures, of_class.tolist())
     note.write(Path(job.notes))
     return unit
 

@@ -105,7 +105,7 @@ def read_sample(path: Path, place: Place) -> Sample:
         with path.open("rb") as file:
             file.seek(header)
             content = file.read(facts_at + place.facts - header)
-        name = tarfile.TarInfo.frombuf(content[:tarfile.BLOCKSIZE], tarfile.ENCODING, "strict").name
+        name = content[:content.index(b"\0")].decode()  # a tar's header begins with it
         facts = json.loads(content[facts_at - header:])
         labels = Labels(tuple(facts["classes"]), tuple(facts["confidences"]))
         key, _, extension = name.partition(".")

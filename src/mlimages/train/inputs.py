@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from mlimages.convert.records import shard_paths
 from mlimages.errors import UserError
-from mlimages.params import Evaluate, Train
-from mlimages.train.augment import evaluation_image, training_image
+from mlimages.params import Train
+from mlimages.train.augment import Preprocessing, evaluation_image, training_image
 from mlimages.train.draws import Draws, draws
 from mlimages.train.order import Order
 from mlimages.train.reader import Batch, Reader
@@ -61,21 +61,21 @@ def training_batches(records: Records, params: Train, *, steps: int, first: int 
         tf.TensorSpec((images, records.classes), tf.float32)))
 
 
-def evaluation_batches(records: Records, params: Evaluate, *, pixels: int, readers: int = 2) -> Any:
+def evaluation_batches(records: Records, *, batch: int, pixels: int, preprocessing: Preprocessing,
+                       central_fraction: float, readers: int = 2) -> Any:
     """Every record once, in order: images, confidences as in training, and keys (strings [images])."""
     all_of_them = np.array([(shard, number) for shard, count in enumerate(records.counts) for number in range(count)])
 
     def image(jpeg: bytes, _: int) -> np.ndarray:
-        return evaluation_image(jpeg, pixels=pixels, preprocessing=params.preprocessing,
-                                central_fraction=params.central_fraction)
+        return evaluation_image(jpeg, pixels=pixels, preprocessing=preprocessing, central_fraction=central_fraction)
 
     def make(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        positions = all_of_them[number * params.batch: (number + 1) * params.batch]
-        batch = records.reader.read(positions)
-        return (_images(records.reader, positions, batch, pixels, image), batch.dense(records.classes),
-                np.array(batch.keys, object))
+        positions = all_of_them[number * batch: (number + 1) * batch]
+        found = records.reader.read(positions)
+        return (_images(records.reader, positions, found, pixels, image), found.dense(records.classes),
+                np.array(found.keys, object))
 
-    return _dataset(range(-(-len(records) // params.batch)), make, readers, (
+    return _dataset(range(-(-len(records) // batch)), make, readers, (
         tf.TensorSpec((None, pixels, pixels, 3), tf.float32), tf.TensorSpec((None, records.classes), tf.float32),
         tf.TensorSpec((None,), tf.string)))
 
@@ -108,7 +108,8 @@ def _images(reader: Reader, positions: np.ndarray, batch: Batch, pixels: int,
     return images
 
 
-def _dataset(numbers: range, make: Callable[[int], tuple[np.ndarray, ...]], readers: int, kinds: tuple[Any, ...]) -> Any:
+def _dataset(numbers: range, make: Callable[[int], tuple[np.ndarray, ...]], readers: int,
+             kinds: tuple[Any, ...]) -> Any:
     """The elements that `make` gives for these numbers, in order, `readers` of them made at the same time."""
 
     def element(number: Any) -> tuple[Any, ...]:
@@ -118,4 +119,5 @@ def _dataset(numbers: range, make: Callable[[int], tuple[np.ndarray, ...]], read
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     dataset = tf.data.Dataset.range(numbers.start, numbers.stop)
-    return dataset.map(element, num_parallel_calls=readers, deterministic=True).prefetch(PREFETCHED).with_options(options)
+    made = dataset.map(element, num_parallel_calls=readers, deterministic=True)
+    return made.prefetch(PREFETCHED).with_options(options)

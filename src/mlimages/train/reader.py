@@ -17,19 +17,19 @@ from mlimages.errors import UserError
 class Batch(NamedTuple):
     """Records: JPEGs, keys, and in one row after the other the labels, `lengths` of them of each record.
 
-    `index` int64, `confidence` float32 and `lengths` int64; float32 [records, classes] is what `dense` makes of them.
+    `indices` int64, `confidence` float32 and `lengths` int64; float32 [records, classes] is what `dense` makes of them.
     """
 
     jpegs: list[bytes]
     keys: list[bytes]
-    index: np.ndarray
+    indices: np.ndarray
     confidence: np.ndarray
     lengths: np.ndarray
 
     def dense(self, classes: int) -> np.ndarray:
         """The confidences of all classes, float32 [records, classes]; 0 where a class is not named."""
         labels = np.zeros((len(self.lengths), classes), np.float32)
-        labels[np.repeat(np.arange(len(self.lengths)), self.lengths), self.index] = self.confidence
+        labels[np.repeat(np.arange(len(self.lengths)), self.lengths), self.indices] = self.confidence
         return labels
 
 
@@ -52,9 +52,9 @@ class Reader:
         """The records at positions int [records, 2], of shard and number in it."""
         examples = [self._example(int(shard), int(number)) for shard, number in positions]
         return Batch([one.jpeg for one in examples], [one.key for one in examples],
-                     np.concatenate([one.index for one in examples]),
+                     np.concatenate([one.indices for one in examples]),
                      np.concatenate([one.confidence for one in examples]),
-                     np.array([len(one.index) for one in examples]))
+                     np.array([len(one.indices) for one in examples]))
 
     def wrong(self, position: np.ndarray, problem: str) -> UserError:
         """What to raise for the record at a position."""
