@@ -37,7 +37,7 @@ def released(jpeg: bytes, draw: Draws) -> np.ndarray:
     """The released sequence of operations with TensorFlow's own, on the same crop."""
     whole = decode(jpeg)
     left, top, width, height = crop_box(whole.shape[1], whole.shape[0], (0.7, 1.0), draw.crop, draw.place)
-    image = tf.image.decode_and_crop_jpeg(jpeg, [top, left, height, width], channels=3, dct_method="INTEGER_ACCURATE")
+    image = tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")[top: top + height, left: left + width]
     image = tf.image.resize(image, (PIXELS, PIXELS), "bilinear") / 255
     image = tf.image.flip_left_right(image) if draw.flip else image
     if draw.case == 0:
@@ -72,12 +72,10 @@ def test_a_training_image_is_the_released_programs_within_a_few_levels(jpeg: byt
         ours = training_image(jpeg, draw, pixels=PIXELS, crop_area=(0.7, 1.0), rotate_and_recolour=True)
         apart = levels(ours, released(jpeg, draw))
         assert ours.dtype == np.float32 and ours.shape == (PIXELS, PIXELS, 3)
-        if case == 2:
-            assert apart.max() < 0.1
-        elif case == 1:
-            assert apart.mean() < 0.1 and np.quantile(apart, 0.999) < 3
+        if case == 0:
+            assert apart.mean() < 8
         else:
-            assert apart.mean() < 4
+            assert apart.max() < 0.1
 
 
 @pytest.mark.parametrize("case", [0, 1])
@@ -88,15 +86,14 @@ def test_the_colours_are_the_released_programs(case: int) -> None:
         draw = drawn(number, case=case)
         expected = released_colours(tf.constant(picture / 255), draw).numpy() * 2 - 1
         apart = levels(recolour(picture, draw), expected)
-        assert np.quantile(apart, 0.99) < 0.1  # the rest had become darker than black before it was brought back
-        assert apart.mean() < 0.5
+        assert np.quantile(apart, 0.999) < 0.1 and apart.max() < 8  # the rest: pixels darker than black in all colours
 
 
 def test_without_rotation_and_colours_nothing_but_crop_and_flip_is_left(jpeg: bytes) -> None:
     for number in range(8):
         draw = drawn(number, case=0)
         ours = training_image(jpeg, draw, pixels=PIXELS, crop_area=(0.7, 1.0), rotate_and_recolour=False)
-        assert levels(ours, released(jpeg, draw._replace(case=2))).max() < 0.1
+        assert levels(ours, released(jpeg, draw._replace(case=np.array(2)))).max() < 0.1
 
 
 def test_crops_have_the_areas_and_shapes_of_the_released_programs_sampler() -> None:

@@ -1,8 +1,8 @@
 """Preprocessing: JPEGs to float32 [pixels, pixels, 3] in [-1, 1], the released program's arithmetic in OpenCV.
 
-What differs from it: crop, resize, flip and rotation are one bilinear resampling where the release has two, so a
-rotated picture is a little sharper; and OpenCV's JPEG decoder rounds as it does. `tests/train/test_augment.py` says by
-how much.
+What differs from it: a rotated picture is resampled once, crop, resize, flip and rotation together, where the release
+resamples twice, so it is a little sharper; and JPEGs are decoded with libjpeg's accurate DCT, not its fast one.
+`tests/train/test_augment.py` says by how much.
 """
 
 import math
@@ -77,7 +77,7 @@ def recolour(image: np.ndarray, draw: Draws) -> np.ndarray:
 def _colours(image: np.ndarray, draw: Draws) -> np.ndarray:
     """Saturation and hue."""
     hsv = cv2.transform(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.array(
-        [[1, 0, 0, 360 * draw.hue], [0, draw.saturation, 0, 0], [0, 0, 1, 0]], np.float32))
+        [[1, 0, 0, 360 * (draw.hue % 1)], [0, draw.saturation, 0, 0], [0, 0, 1, 0]], np.float32))
     np.minimum(hsv[..., 1], 1, out=hsv[..., 1])
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 

@@ -66,7 +66,7 @@ def crop_box(width: int, height: int, area: tuple[float, float], crop: np.ndarra
         least = math.sqrt(area[0] * pixels / aspect)
         most = min(math.sqrt(area[1] * pixels / aspect), width / aspect, height)
         if least <= most:
-            rows = min(round(least + height_draw * (most - least)), height)
-            columns = min(round(rows * aspect), width)
+            rows = min(max(round(least + height_draw * (most - least)), 1), height)
+            columns = min(max(round(rows * aspect), 1), width)
             return int(place[0] * (width - columns + 1)), int(place[1] * (height - rows + 1)), columns, rows
     return 0, 0, width, height
