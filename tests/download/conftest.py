@@ -1,7 +1,6 @@
 """Downloads for tests: the real thing here or in a process of its own, and the scheduler with nothing but threads."""
 
 import dataclasses
-import os
 import pickle
 import queue
 import signal
@@ -16,8 +15,8 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 from tests.conftest import ScriptedServer
+from tests.faults import environment
 
-import mlimages
 from mlimages.crew import Crew
 from mlimages.download import outage, verdict
 from mlimages.download.connections import Network
@@ -81,12 +80,6 @@ def serve_and_hold(server: ScriptedServer, urls: list[str], jpeg: bytes, at_once
 def command(params: Download, machine: Machine, lists: Path, out: Path) -> list[str]:
     """What downloads the same in a process of its own."""
     return [sys.executable, "-c", RUN_DOWNLOAD, pickle.dumps([params, machine, lists, out]).hex()]
-
-
-def environment() -> dict[str, str]:
-    """In which that process finds this repository's code."""
-    source = str(Path(mlimages.__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Crashes, kills, full disks: nothing is lost, nothing half-made has a final name, the same command goes on."""
 
 import dataclasses
-import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.conftest import PATIENCE_SECONDS, ScriptedServer
-from tests.download.conftest import HOST, VAL, Lists, command, environment, rows_of, serve, serve_and_hold, started
+from tests.download.conftest import HOST, VAL, Lists, command, rows_of, serve, serve_and_hold, started
+from tests.faults import DISK, can_unshare, environment, needs_strace, needs_unshare, on_small_disk, told, with_fault
 
 from mlimages.download import download, scheduler
 from mlimages.download.ledger import Reason
@@ -33,10 +33,6 @@ def open(file, *rest, **how):
 Image.open = open
 """
 URLS = [f"{HOST}/{number}.jpg" for number in range(23)]
-can_unshare = shutil.which("unshare") is not None and subprocess.run(
-    ["unshare", "-rm", "true"], capture_output=True).returncode == 0
-needs_unshare = pytest.mark.skipif(not can_unshare, reason="needs unshare and user namespaces, to mount a small disk")
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, to inject faults")
 
 
 def straight(params: Download, machine: Machine, lists: Path, tmp_path: Path) -> bytes:
@@ -134,9 +130,7 @@ def test_a_kill_at_any_call_loses_nothing_finished(quick: Download, here: Machin
     moments = {"rename": (1, 2, 5, 9, 13), "fsync": (1, 2, 3, 8, 15), "write": (20, 45, 60, 80, 120)}[call]
     ended = 0
     for nth in moments:
-        tried = subprocess.run(["strace", "-f", "-qq", "-e", f"trace={call}", "-e", f"inject={fault}:when={nth}", "-o",
-                                os.devnull, *command(quick, here, lists, tmp_path / "images")], env=environment(),
-                               capture_output=True, text=True, timeout=60)
+        tried = with_fault(f"{fault}:when={nth}", command(quick, here, lists, tmp_path / "images"))
         if tried.returncode == 0:
             break
         ended += 1
@@ -154,10 +148,8 @@ def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(
         error: str) -> None:
     serve(server, URLS + VAL, jpeg)
     lists = lists_of(URLS, VAL)
-    ended = subprocess.run(["strace", "-f", "-qq", "-e", "trace=fsync", "-e", f"inject=fsync:error={error}:when=3+",
-                            "-o", os.devnull, *command(quick, here, lists, tmp_path / "images")], env=environment(),
-                           capture_output=True, text=True, timeout=60)
-    told(ended)
+    told(with_fault(f"fsync:error={error}:when=3+", command(quick, here, lists, tmp_path / "images")),
+         "scratch/download", *DISK)
     no_final_name(tmp_path)
     out = download(quick, here, lists=lists, out=tmp_path / "images")
     assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
@@ -171,24 +163,12 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
     serve(server, URLS + VAL, jpeg + bytes(8000))
     lists = lists_of(URLS, VAL)
     (tmp_path / "scratch").rename(tmp_path / "lists_scratch")
-    (tmp_path / "scratch").mkdir()
-    script = f'mount -t tmpfs -o {limit} tmpfs "$1" && shift && "$@"; code=$?; ls -R {tmp_path}/scratch; exit $code'
-    ended = subprocess.run(["unshare", "-rm", "sh", "-c", script, "sh", str(tmp_path / "scratch"),
-                            *command(quick, here, lists, tmp_path / "images")], env=environment(),
-                           capture_output=True, text=True, timeout=60)
-    told(ended)
+    ended = on_small_disk(tmp_path / "scratch", limit, command(quick, here, lists, tmp_path / "images"))
+    told(ended, "scratch/download", *DISK)
     assert ".partial" not in ended.stdout
     assert not (tmp_path / "images").exists()
     out = download(quick, here, lists=lists, out=tmp_path / "images")
     assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
-
-
-def told(ended: "subprocess.CompletedProcess[str]") -> None:
-    """It ended with an error that says what is full, what is free there, what is kept and what to do."""
-    assert ended.returncode == 1, ended.stdout + ended.stderr
-    said = ended.stderr[ended.stderr.index("UserError: "):]
-    assert all(words in said for words in ("scratch/download", "inodes are free at", "is kept", "run the same command"))
-    assert "Traceback" not in ended.stderr
 
 
 GUARDED = """
