@@ -7,6 +7,7 @@ Each measurement is made in a process of its own after its imports, the rivals i
 """
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -116,7 +117,8 @@ def measure(make: Callable[..., Callable[[], object]], folder: Path, shorter_sid
     with open("/proc/self/statm", encoding="ascii") as file:
         imports = int(file.read().split()[1]) * resource.getpagesize()
     before, began = time.process_time(), time.monotonic()
-    run()
+    with contextlib.redirect_stdout(io.StringIO()):
+        run()
     return {"seconds": time.monotonic() - began, "cpu": time.process_time() - before,
             "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - imports}
 
@@ -177,8 +179,9 @@ def table(folder: Path, options: argparse.Namespace) -> None:
     folder.joinpath("table").mkdir()
     one = apart(measure, mixing, folder / "table", count)
     from mlimages.convert.members import ROW
+    file = ROW.itemsize * count / 1e6
     print(f"\nThe table of {count:,} images: {ROW.itemsize} bytes each on the disk; mixed in {one['seconds']:.0f} s "
-          f"with {one['bytes'] / 1e6:,.0f} MB above the imports")
+          f"with {one['bytes'] / 1e6 - file:,.0f} MB above the imports and {file:,.0f} MB of pages of the file")
 
 
 def mixing(folder: Path, count: int) -> Callable[[], object]:

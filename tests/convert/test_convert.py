@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
+from tests.convert.conftest import SmallDemo
 
 from mlimages.acquire.formats import PARTS, Labels, Part, list_file, read_list
 from mlimages.convert import convert
-from mlimages.convert.records import parse_sparse, shard_paths
+from mlimages.convert.checking import check_shards
+from mlimages.convert.records import HEADER_BYTES, index_path, parse, parse_sparse, read_index, shard_paths
 from mlimages.demo import world
 from mlimages.download.ledger import Reason, read_ledger
 from mlimages.download.shards import Sample, index_shard, shard_path, write_shard
@@ -166,6 +169,65 @@ def test_without_an_imagenet_archive_the_downloaded_images_are_converted(records
     for part in PARTS:
         assert read(out, part) == {key: one for key, one in read(records, part).items() if "imagenet" not in key}
     assert rows(out / "missing.csv") == []
+
+
+@pytest.mark.parametrize("kind", ["tars", "images"])
+def test_an_unpacked_archive_gives_the_same_bytes(records: Path, small_demo: SmallDemo, tmp_path: Path, kind: str,
+                                                  converted: Callable[..., Path]) -> None:
+    folder = tmp_path / kind
+    with tarfile.open(small_demo.lists / "imagenet.tar") as outer:
+        outer.extractall(folder, filter="data")
+    for tar in folder.glob("*.tar") if kind == "images" else ():
+        with tarfile.open(tar) as inner:
+            inner.extractall(folder / tar.stem, filter="data")
+        tar.unlink()
+    assert (converted(imagenet=str(folder)) / MANIFEST).read_bytes() == (records / MANIFEST).read_bytes()
+
+
+def test_an_archive_of_the_same_names_with_other_pictures_is_converted_anew(small_demo: SmallDemo, tmp_path: Path,
+                                                                           converted: Callable[..., Path]) -> None:
+    path = tmp_path / "imagenet.tar"
+    content = (small_demo.lists / "imagenet.tar").read_bytes()
+    path.write_bytes(content)
+    first = read(converted(imagenet=str(path)), "train")
+    path.write_bytes(content.replace(b"JFIF", b"JFIG"))
+    second = read(converted(imagenet=str(path)), "train")
+    assert {key for key in first if first[key] != second[key]} == {key for key in first if "imagenet" in key}
+
+
+def test_dense_records_hold_the_same_as_sparse_ones(records: Path, converted: Callable[..., Path]) -> None:
+    out = converted(labels="dense")
+    for part in PARTS:
+        sparse, dense = ([parse(one.numpy(), CLASSES) for one in tf.data.TFRecordDataset(
+            [str(path) for path in shard_paths(folder, verify(folder, "convert"), part)])] for folder in (records, out))
+        assert len(sparse) == len(dense) > 10
+        for one, other in zip(sparse, dense, strict=True):
+            for found, wanted in zip(one, other, strict=True):
+                np.testing.assert_array_equal(found, wanted)
+        assert check_shards(shard_paths(out, verify(out, "convert"), part), CLASSES) == len(dense)
+
+
+def test_larger_pictures_become_smaller_and_their_labels_stay(records: Path, converted: Callable[..., Path]) -> None:
+    small = read(converted(shorter_side=24), "train")
+    for key, serialized in read(records, "train").items():
+        one, other = parse_sparse(tf.constant(serialized)), parse_sparse(tf.constant(small[key]))
+        assert tf.io.decode_jpeg(other["encoded"]).shape == (24, 24, 3)
+        assert one["index"].numpy().tolist() == other["index"].numpy().tolist()
+
+
+def test_the_index_of_each_shard_leads_to_its_records(records: Path) -> None:
+    manifest = verify(records, "convert")
+    for part in PARTS:
+        keys = []
+        for shard in shard_paths(records, manifest, part):
+            content, index = shard.read_bytes(), read_index(shard)
+            assert manifest["files"][index_path(shard).name]["records"] == len(index)
+            for row in index:
+                serialized = content[row["offset"] + HEADER_BYTES:][: row["length"]]
+                assert parse_sparse(tf.constant(serialized))["key"].numpy() == row["key"]
+            keys += index["key"].astype(str).tolist()
+            assert check_shards([shard], CLASSES) == len(index)
+        assert keys == list(read(records, part))
 
 
 def test_a_missing_archive_stops_and_is_named(converted: Callable[..., Path], tmp_path: Path) -> None:

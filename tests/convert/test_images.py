@@ -1,6 +1,8 @@
 """Whatever comes in as a picture leaves as an upright RGB or grey JPEG that TensorFlow decodes, or is refused."""
 
 import io
+import random
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mlimages.convert.images import ORIENTATION, Jpeg, Undecodable, to_jpeg
+from mlimages.convert.images import ORIENTATION, Jpeg, Reason, Undecodable, to_jpeg
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 QUALITY = 95
@@ -136,3 +138,120 @@ def test_what_is_no_picture_is_undecodable(body: bytes) -> None:
 def test_a_format_outside_the_four_is_undecodable() -> None:
     with pytest.raises(Undecodable):
         to_jpeg(encoded(two_halves(RED, BLUE), "TIFF"), quality=QUALITY)
+
+
+def test_a_file_of_several_jpegs_keeps_its_bytes() -> None:
+    body = encoded(two_halves(RED, BLUE), "MPO", save_all=True, append_images=[two_halves(WHITE, RED)])
+    jpeg = to_jpeg(body, quality=QUALITY)
+    assert jpeg == Jpeg(body, 40, 20)
+    np.testing.assert_allclose(tf.io.decode_jpeg(jpeg.body)[10, 6], RED, atol=12)
+
+
+def scene(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Something with slopes."""
+    y, x = np.mgrid[:height, :width] / max(width, height)
+    waves = [127 + 120 * np.sin(5 * x * (band + 1)) * np.cos(7 * y) for band in range(3)]
+    return Image.fromarray(np.stack(waves, axis=2).astype(np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize(("size", "shorter_side", "expected"), [
+    ((300, 200), 100, (150, 100)), ((200, 300), 100, (100, 150)), ((301, 200), 64, (96, 64)),
+    ((1600, 900), 64, (114, 64)), ((200, 200), 199, (199, 199)), ((2000, 20), 16, (1600, 16))])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_larger_picture_is_made_smaller_to_its_shorter_side(size: tuple[int, int], shorter_side: int,
+                                                              expected: tuple[int, int], kind: str) -> None:
+    image = scene(*size)
+    jpeg = to_jpeg(encoded(image, kind), quality=QUALITY, shorter_side=shorter_side)
+    assert (jpeg.width, jpeg.height) == expected
+    wanted = np.asarray(image.resize(expected, Image.Resampling.BOX)).astype(int)
+    assert np.abs(decoded(jpeg) - wanted).mean() < 4
+
+
+@pytest.mark.parametrize("shorter_side", [200, 201, 4000])
+def test_a_picture_that_is_not_larger_keeps_its_bytes(shorter_side: int) -> None:
+    body = encoded(scene(300, 200), "JPEG")
+    assert to_jpeg(body, quality=QUALITY, shorter_side=shorter_side) == Jpeg(body, 300, 200)
+
+
+def test_a_grey_picture_made_smaller_stays_grey() -> None:
+    jpeg = to_jpeg(encoded(scene(300, 200, "L"), "JPEG"), quality=QUALITY, shorter_side=100)
+    assert Image.open(io.BytesIO(jpeg.body)).mode == "L"
+    assert (jpeg.width, jpeg.height) == (150, 100)
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_rotated_picture_made_smaller_is_upright(orientation: int) -> None:
+    upright = two_halves(RED, BLUE).resize((400, 200))
+    turn = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270, 3: Image.Transpose.ROTATE_180}[orientation]
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    jpeg = to_jpeg(encoded(upright.transpose(turn), "JPEG", exif=exif), quality=QUALITY, shorter_side=20)
+    assert_halves(decoded(jpeg), RED, BLUE)
+
+
+def test_making_a_picture_smaller_does_not_brighten_or_darken_it() -> None:
+    jpeg = to_jpeg(encoded(Image.new("RGB", (300, 200), (101, 102, 103)), "PNG"), quality=100, shorter_side=77)
+    assert np.abs(decoded(jpeg) - [101, 102, 103]).max() <= 1
+
+
+@pytest.mark.parametrize("side", [300, 420, 1500])
+def test_a_pattern_finer_than_the_pixels_becomes_its_mean(side: int) -> None:
+    chequers = (np.indices((side, side)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    pixels = decoded(to_jpeg(encoded(Image.fromarray(chequers), "PNG"), quality=QUALITY, shorter_side=100))
+    assert np.abs(pixels - 127).max() < 40
+
+
+def damaged(body: bytes, rng: random.Random) -> bytes:
+    """Cut, or with flipped bits, zeros or a stray marker somewhere."""
+    content, at = bytearray(body), rng.randrange(2, len(body))
+    match rng.randrange(4):
+        case 0:
+            del content[at:]
+        case 1:
+            for _ in range(rng.choice((1, 20))):
+                content[rng.randrange(2, len(content))] ^= 1 << rng.randrange(8)
+        case 2:
+            content[at: at + 100] = bytes(len(content[at: at + 100]))
+        case 3:
+            content[at:at] = bytes([0xFF, rng.randrange(0xC0, 0x100)])
+    return bytes(content)
+
+
+def test_the_quick_look_refuses_exactly_what_a_full_decode_refuses() -> None:
+    """What to_jpeg does with a JPEG that it keeps: an eighth of the pixels, every coefficient."""
+    rng = random.Random(0)  # noqa: S311 - it damages pictures
+    options: list[dict[str, Any]] = [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 3}]
+    bodies = [encoded(scene(120, 90, mode), "JPEG", **some) for some in options for mode in ("RGB", "L")]
+    verdicts: Counter[bool] = Counter()
+    for _ in range(600):
+        body = damaged(rng.choice(bodies), rng)
+        try:
+            full = tf.io.decode_jpeg(body, channels=3) is not None
+        except tf.errors.InvalidArgumentError:
+            full = False
+        try:
+            quick = to_jpeg(body, quality=QUALITY).body != b""
+        except Undecodable as error:
+            # Pillow may know of something else in its head.
+            quick = full and "TensorFlow" not in error.detail
+        assert quick == full
+        verdicts[full] += 1
+    assert min(verdicts.values()) > 100
+
+
+@pytest.mark.parametrize(("body", "reason"), [
+    (b"<!DOCTYPE html>", Reason.NOT_IMAGE), (b"", Reason.NOT_IMAGE),
+    (encoded(scene(64, 64), "JPEG")[:-500], Reason.CORRUPT), (encoded(scene(64, 64), "PNG")[:-500], Reason.CORRUPT)])
+def test_the_reason_tells_what_is_no_picture_from_what_is_damaged(body: bytes, reason: Reason) -> None:
+    with pytest.raises(Undecodable) as caught:
+        to_jpeg(body, quality=QUALITY)
+    assert caught.value.reason is reason
+
+
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+    body = bytearray(encoded(scene(64, 64), "JPEG"))
+    at = body.index(b"\xff\xc0") + 5
+    body[at: at + 4] = (60_000).to_bytes(2) * 2
+    with pytest.raises(Undecodable) as caught:
+        to_jpeg(bytes(body), quality=QUALITY)
+    assert caught.value.reason is Reason.TOO_MANY_PIXELS

@@ -1,10 +1,8 @@
 """Downloads for tests: the real thing here or in a process of its own, and the scheduler with nothing but threads."""
 
 import dataclasses
-import os
 import pickle
 import queue
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +16,8 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 from tests.conftest import PATIENCE_SECONDS, ScriptedServer
+from tests.faults import environment
 
-import mlimages
 from mlimages.crew import Crew
 from mlimages.download import download, outage, verdict
 from mlimages.download.connections import Network
@@ -39,10 +37,6 @@ Lists = Callable[[Sequence[str], Sequence[str]], Path]
 HOST = "http://images.example"
 VAL = [f"{HOST}/val.jpg"]
 URLS = [f"{HOST}/{number}.jpg" for number in range(23)]
-can_unshare = shutil.which("unshare") is not None and subprocess.run(
-    ["unshare", "-rm", "true"], capture_output=True).returncode == 0
-needs_unshare = pytest.mark.skipif(not can_unshare, reason="needs unshare and user namespaces, to mount a small disk")
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, to inject faults")
 RUN_DOWNLOAD = """
 import pickle, sys
 from mlimages.download import download
@@ -89,12 +83,6 @@ def serve_and_hold(server: ScriptedServer, urls: list[str], jpeg: bytes, at_once
 def command(params: Download, machine: Machine, lists: Path, out: Path) -> list[str]:
     """What downloads the same in a process of its own."""
     return [sys.executable, "-c", RUN_DOWNLOAD, pickle.dumps([params, machine, lists, out]).hex()]
-
-
-def environment() -> dict[str, str]:
-    """In which that process finds this repository's code."""
-    source = str(Path(mlimages.__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
 
 
 @contextmanager

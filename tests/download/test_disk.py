@@ -1,6 +1,5 @@
 """A disk that is full, fails, or will not hold what is to come: told with what to do, and the same command goes on."""
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -11,9 +10,6 @@ from tests.download.conftest import (
     VAL,
     Lists,
     command,
-    environment,
-    needs_strace,
-    needs_unshare,
     no_final_name,
     serve,
     serve_and_hold,
@@ -21,6 +17,7 @@ from tests.download.conftest import (
     straight,
     wait_for,
 )
+from tests.faults import DISK, environment, needs_strace, needs_unshare, on_small_disk, told, with_fault
 
 from mlimages.download import download
 from mlimages.params import Download, Machine
@@ -34,10 +31,8 @@ def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(
         error: str) -> None:
     serve(server, URLS + VAL, jpeg)
     lists = lists_of(URLS, VAL)
-    ended = subprocess.run(["strace", "-f", "-qq", "-e", "trace=fsync", "-e", f"inject=fsync:error={error}:when=3+",
-                            "-o", os.devnull, *command(quick, here, lists, tmp_path / "images")], env=environment(),
-                           capture_output=True, text=True, timeout=60)
-    told(ended)
+    told(with_fault(f"fsync:error={error}:when=3+", command(quick, here, lists, tmp_path / "images")),
+         "scratch/download", *DISK)
     no_final_name(tmp_path)
     out = download(quick, here, lists=lists, out=tmp_path / "images")
     assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
@@ -51,24 +46,12 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
     serve(server, URLS + VAL, jpeg + bytes(8000))
     lists = lists_of(URLS, VAL)
     (tmp_path / "scratch").rename(tmp_path / "lists_scratch")
-    (tmp_path / "scratch").mkdir()
-    script = f'mount -t tmpfs -o {limit} tmpfs "$1" && shift && "$@"; code=$?; ls -R {tmp_path}/scratch; exit $code'
-    ended = subprocess.run(["unshare", "-rm", "sh", "-c", script, "sh", str(tmp_path / "scratch"),
-                            *command(quick, here, lists, tmp_path / "images")], env=environment(),
-                           capture_output=True, text=True, timeout=60)
-    told(ended)
+    ended = on_small_disk(tmp_path / "scratch", limit, command(quick, here, lists, tmp_path / "images"))
+    told(ended, "scratch/download", *DISK)
     assert ".partial" not in ended.stdout
     assert not (tmp_path / "images").exists()
     out = download(quick, here, lists=lists, out=tmp_path / "images")
     assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
-
-
-def told(ended: "subprocess.CompletedProcess[str]") -> None:
-    """It ended with an error that says what is full, what is free there, what is kept and what to do."""
-    assert ended.returncode == 1, ended.stdout + ended.stderr
-    said = ended.stderr[ended.stderr.index("UserError: "):]
-    assert all(words in said for words in ("scratch/download", "inodes are free at", "is kept", "run the same command"))
-    assert "Traceback" not in ended.stderr
 
 
 @needs_unshare

@@ -1,7 +1,6 @@
 """Crashes, kills, full disks: nothing is lost, nothing half-made has a final name, the same command goes on."""
 
 import dataclasses
-import os
 import shutil
 import signal
 import subprocess
@@ -16,10 +15,7 @@ from tests.download.conftest import (
     URLS,
     VAL,
     Lists,
-    can_unshare,
     command,
-    environment,
-    needs_strace,
     no_final_name,
     rows_of,
     serve,
@@ -28,6 +24,7 @@ from tests.download.conftest import (
     straight,
     wait_for,
 )
+from tests.faults import can_unshare, environment, needs_strace, with_fault
 
 from mlimages.download import download, scheduler
 from mlimages.download.ledger import Reason
@@ -120,9 +117,7 @@ def test_a_kill_at_any_call_loses_nothing_finished(quick: Download, here: Machin
     moments = {"rename": (1, 2, 5, 9, 13), "fsync": (1, 2, 3, 8, 15), "write": (20, 45, 60, 80, 120)}[call]
     ended = 0
     for nth in moments:
-        tried = subprocess.run(["strace", "-f", "-qq", "-e", f"trace={call}", "-e", f"inject={fault}:when={nth}", "-o",
-                                os.devnull, *command(quick, here, lists, tmp_path / "images")], env=environment(),
-                               capture_output=True, text=True, timeout=60)
+        tried = with_fault(f"{fault}:when={nth}", command(quick, here, lists, tmp_path / "images"))
         if tried.returncode == 0:
             break
         ended += 1

@@ -64,7 +64,8 @@ class Table:
         place = path if row["size"] else path / entry.source
         try:
             with place.open("rb") as file:
-                file.seek(row["offset"])
+                if row["size"]:
+                    file.seek(row["offset"])
                 body = file.read(row["size"] or -1)
         except OSError as error:
             raise UserError(f"{place}: {error.strerror}, but it was there when convert.imagenet was indexed; put it "

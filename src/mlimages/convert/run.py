@@ -120,7 +120,7 @@ def _write(job: Job, units: list[Unit], machine: Machine, work: Path) -> None:
         return
     left, total = (sum(unit.last - unit.first for unit in some) for some in (todo, units))
     expected = sum(_expected_bytes(job, part) for part in PARTS)
-    check_room(work, round(expected * left / total), f"{left:,} records")
+    check_room(work, round(expected * left / total), f"converting {left:,} images")
     with progress("convert", total=total, done=total - left, unit=" images", machine=machine) as bar:
         for unit in ordered_map(partial(write_unit, job), todo, workers=machine.workers, window=2 * machine.workers):
             bar.update(unit.last - unit.first)

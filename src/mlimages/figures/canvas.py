@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-TRAIN, VALIDATION, GOOD, BAD = "#3366aa", "#dd8833", "#338855", "#bb4444"
+TRAIN, VALIDATION, GOOD, BAD, MUTED = "#3366aa", "#dd8833", "#338855", "#bb4444", "#999999"
 
 
 def axes(title: str, x: str, y: str, *, width: float = 9.0, height: float = 3.6) -> Axes:

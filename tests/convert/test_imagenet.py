@@ -1,0 +1,148 @@
+"""ImageNet's images are found by their ids, in whichever of the three ways the archive lies on the disk."""
+
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlimages.convert.imagenet import Archive, open_archive
+from mlimages.errors import UserError
+from mlimages.params import Machine
+
+KINDS = ("tar", "tars", "images")
+WNIDS = ("n00000007", "n00000003", "n00000012")  # not in order, as in ImageNet's own archive
+
+
+def body(wnid: str, number: int) -> bytes:
+    return f"{wnid} {number}".encode() * (600 + number)
+
+
+def class_tar(wnid: str, numbers: Iterable[int], prefix: str = "") -> bytes:
+    return tar_of([(f"{prefix}{wnid}_{number}.JPEG", body(wnid, number)) for number in numbers])
+
+
+def tar_of(files: Iterable[tuple[str, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Callable[[str], Path]:
+    """The same nine images as a tar of per-class tars, a folder of them, or a folder of images."""
+
+    def build(kind: str) -> Path:
+        path = tmp_path / kind
+        if kind == "tar":
+            path.write_bytes(tar_of([(f"{wnid}.tar", class_tar(wnid, (20, 3, 100))) for wnid in WNIDS]))
+            return path
+        for wnid in WNIDS:
+            (path / wnid).mkdir(parents=True) if kind == "images" else path.mkdir(exist_ok=True)
+            if kind == "tars":
+                (path / f"{wnid}.tar").write_bytes(class_tar(wnid, (20, 3, 100), prefix="./"))
+            for number in (20, 3, 100) if kind == "images" else ():
+                (path / wnid / f"{wnid}_{number}.JPEG").write_bytes(body(wnid, number))
+        return path
+
+    return build
+
+
+def read(archive: Archive, ids: list[str]) -> dict[str, bytes]:
+    found, places = archive.find(ids)
+    bodies = {}
+    for one, place in zip(np.array(ids)[found], places, strict=True):
+        path = archive.files[place["file"]]
+        content = (path if place["size"] else path / one).read_bytes()
+        bodies[str(one)] = content[place["offset"]:][: place["size"] or None]
+    return bodies
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_image_is_found_where_it_lies_and_others_are_not(archive: Callable[[str], Path], machine: Machine,
+                                                               kind: str) -> None:
+    opened = open_archive(archive(kind), machine)
+    assert len(opened) == 9
+    there = [f"{wnid}/{wnid}_{number}.JPEG" for wnid in WNIDS for number in (3, 100, 20)]
+    gone = ["n00000003/n00000003_30.JPEG", "n00000001/n00000001_3.JPEG", "n99999999/n99999999_3.JPEG",
+            "n00000003/n00000003_3000000000000000.JPEG", "n00000003/n00000003_003.JPEG"]
+    assert read(opened, [*gone, *there]) == {one: body(one[:9], int(one[20:-5])) for one in there}
+
+
+def test_the_index_is_built_once_and_anew_when_the_archive_changes(archive: Callable[[str], Path], machine: Machine,
+                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    path = archive("tar")
+    first = open_archive(path, machine).fingerprint
+    assert "building the index" in capsys.readouterr().out
+    assert open_archive(path, machine).fingerprint == first
+    assert capsys.readouterr().out == ""
+    path.write_bytes(tar_of([("n00000003.tar", class_tar("n00000003", (3, 4, 5)))]))
+    changed = open_archive(path, machine)
+    assert changed.fingerprint != first
+    assert set(read(changed, ["n00000003/n00000003_4.JPEG", "n00000007/n00000007_3.JPEG"])) == {
+        "n00000003/n00000003_4.JPEG"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_names_with_other_bytes_are_another_archive(archive: Callable[[str], Path], machine: Machine,
+                                                             kind: str) -> None:
+    path = archive(kind)
+    first = open_archive(path, machine).fingerprint
+    one = {"tar": path, "tars": path / "n00000003.tar", "images": path / "n00000003"}[kind]
+    os.utime(one, ns=(0, one.stat().st_mtime_ns + 1))
+    assert open_archive(path, machine).fingerprint != first
+
+
+def test_a_missing_archive_is_named_with_what_to_set(machine: Machine, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no-such\.tar is missing: convert\.imagenet names .*null to go without"):
+        open_archive(tmp_path / "no-such.tar", machine)
+
+
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>" * 100, b"\x1f\x8b" + bytes(600)])
+def test_a_file_that_is_no_tar_is_named(machine: Machine, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "imagenet.tar"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"imagenet\.tar is no plain tar"):
+        open_archive(path, machine)
+
+
+def test_a_tar_or_a_folder_of_something_else_is_named(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "flat.tar").write_bytes(class_tar("n00000003", (1, 2)))
+    with pytest.raises(UserError, match=r"flat\.tar is not a plain tar of per-class tars"):
+        open_archive(tmp_path / "flat.tar", machine)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty is not a folder of per-class tars or of folders"):
+        open_archive(tmp_path / "empty", machine)
+    (tmp_path / "other" / "pictures").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"other holds no image named like n04310904_8388\.JPEG"):
+        open_archive(tmp_path / "other", machine)
+
+
+@pytest.mark.parametrize("kept", ["inside an image", "between two images", "before the end"])
+@pytest.mark.parametrize("kind", ["tar", "tars"])
+def test_a_cut_archive_is_an_error_never_a_smaller_one(archive: Callable[[str], Path], machine: Machine, kind: str,
+                                                       kept: str) -> None:
+    path = archive(kind)
+    cut = path if kind == "tar" else path / "n00000003.tar"
+    with tarfile.open(cut) as tar:
+        members = tar.getmembers()
+    second, last = (members[index].offset_data + -(-members[index].size // 512) * 512 for index in (1, -1))
+    bytes_kept = {"inside an image": second - 700, "between two images": second, "before the end": last}[kept]
+    cut.write_bytes(cut.read_bytes()[:bytes_kept])
+    with pytest.raises(UserError, match=rf"{cut.name}.* was cut"):
+        open_archive(path, machine)
+
+
+def test_a_class_cut_within_a_whole_archive_is_an_error(machine: Machine, tmp_path: Path) -> None:
+    path = tmp_path / "imagenet.tar"
+    path.write_bytes(tar_of([("n00000003.tar", class_tar("n00000003", (1, 2))[:2048]),
+                             ("n00000007.tar", class_tar("n00000007", (1, 2)))]))
+    with pytest.raises(UserError, match=r"imagenet\.tar, the tar of 2,048 bytes at byte 512, .* was cut"):
+        open_archive(path, machine)

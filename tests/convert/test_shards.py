@@ -1,0 +1,113 @@
+"""Training records are spread fairly over shards of the size that was asked for; every part needs an image."""
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlimages.acquire import acquire
+from mlimages.acquire.formats import Labels
+from mlimages.convert import convert
+from mlimages.convert.images import to_jpeg
+from mlimages.convert.records import read_index, shard_paths
+from mlimages.download.shards import Sample, index_shard, key_of, places, read_sample, shard_path, write_shard
+from mlimages.errors import UserError
+from mlimages.params import Acquire, Convert, Machine, Params
+from mlimages.publish import publish, verify
+
+IMAGES, SHARDS = 120, 6
+
+
+@pytest.fixture
+def small(params: Params) -> Convert:
+    return dataclasses.replace(params.convert, imagenet=None)
+
+
+@pytest.fixture
+def inputs(release: Path, from_release: Acquire, machine: Machine, tmp_path: Path) -> dict[str, Path]:
+    """The lists of a small release, and 120 noisy training pictures of about 50 kB in six download shards."""
+    rng = np.random.default_rng(0)
+    for number in range(SHARDS):
+        write_shard(shard_path(tmp_path / "work", "train", number), (
+            Sample(key_of("train", line), "jpg", noise(rng), f"http://images.example/{line}", Labels((2,), (1.0,)))
+            for line in range(number * 20, number * 20 + 20)))
+    write_shard(shard_path(tmp_path / "work", "val", 0),
+                [Sample("val-00000001", "jpg", noise(rng), "http://images.example/v", Labels((2,), (1.0,)))])
+    publish(tmp_path / "work", tmp_path / "images", verb="download", records={}, classes=5)
+    return {"lists": acquire(from_release, machine, out=tmp_path / "lists"), "images": tmp_path / "images"}
+
+
+def noise(rng: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (192, 192, 3), np.uint8)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def keys_by_shard(out: Path) -> list[list[int]]:
+    """The list lines in each training shard."""
+    return [[int(key.decode()[-8:]) for key in read_index(shard)["key"]]
+            for shard in shard_paths(out, verify(out, "convert"), "train")]
+
+
+def test_shards_have_about_the_size_that_was_asked_for(small: Convert, machine: Machine, inputs: dict[str, Path],
+                                                       tmp_path: Path) -> None:
+    params = dataclasses.replace(small, train_shards=None, train_shard_mib=1)
+    out = convert(params, machine, **inputs, out=tmp_path / "out")
+    shards = shard_paths(out, verify(out, "convert"), "train")
+    assert len(shards) > 3
+    assert all(0.75 < path.stat().st_size / 2**20 < 1.35 for path in shards)
+
+
+def test_the_size_of_shards_is_that_of_the_records_also_when_pictures_are_made_smaller(
+        small: Convert, machine: Machine, inputs: dict[str, Path], tmp_path: Path) -> None:
+    params = dataclasses.replace(small, train_shards=None, train_shard_mib=1, shorter_side=32)
+    out = convert(params, machine, **inputs, out=tmp_path / "out")
+    assert len(shard_paths(out, verify(out, "convert"), "train")) == 1
+
+
+def test_every_shard_is_a_fair_sample_of_the_whole(small: Convert, machine: Machine, inputs: dict[str, Path],
+                                                   tmp_path: Path) -> None:
+    out = convert(dataclasses.replace(small, train_shards=4), machine, **inputs, out=tmp_path / "out")
+    shards = keys_by_shard(out)
+    assert sorted(sum(shards, [])) == list(range(IMAGES))
+    assert {len(shard) for shard in shards} == {IMAGES // 4}
+    # How many of each download shard's images are in each record shard; the 99.9th percentile of chi-square for the
+    # 15 degrees of freedom of a 6 by 4 table is 37.7.
+    counts = np.array([np.bincount(np.array(shard) // 20, minlength=SHARDS) for shard in shards])
+    expected = counts.sum(axis=0) / len(shards)
+    assert ((counts - expected) ** 2 / expected).sum() < 37.7
+    assert all(shard != sorted(shard) for shard in shards)
+
+
+def test_the_need_is_said_before_anything_is_written(small: Convert, machine: Machine, inputs: dict[str, Path],
+                                                     tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    convert(small, machine, **inputs, out=tmp_path / "out")
+    assert "converting 121 images: about 0.0 GB; " in capsys.readouterr().out
+    convert(small, machine, **inputs, out=tmp_path / "out")
+    assert "about" not in capsys.readouterr().out, "nothing is left to write"
+    monkeypatch.setattr("mlimages.convert.run._expected_bytes", lambda job, part: 10**15)
+    with pytest.raises(UserError, match=r"converting 121 images needs about 2,000,000\.0 GB"):
+        convert(dataclasses.replace(small, seed=1), machine, **inputs, out=tmp_path / "out")
+
+
+def test_a_part_without_any_image_stops_and_is_named(small: Convert, machine: Machine, inputs: dict[str, Path],
+                                                     tmp_path: Path) -> None:
+    (tmp_path / "work" / "val" / "00000.tar").unlink()
+    write_shard(shard_path(tmp_path / "work", "val", 0), [])
+    publish(tmp_path / "work", tmp_path / "images", verb="download", records={}, classes=5)
+    with pytest.raises(UserError, match="no image for the part `val`"):
+        convert(small, machine, **inputs, out=tmp_path / "out")
+
+
+def test_a_sample_read_by_its_place_is_the_one_that_was_written(inputs: dict[str, Path]) -> None:
+    shard = shard_path(inputs["images"], "train", 3)
+    samples = [read_sample(shard, place) for place in places(shard)]
+    assert [(one.key, one.url, one.labels, one.extension) for one in samples] == [
+        (one.key, one.source, one.labels, one.extension) for one in index_shard(shard)]
+    assert [one.body for one in samples] == [one.read() for one in index_shard(shard)]
+    assert to_jpeg(samples[0].body, quality=90).width == 192

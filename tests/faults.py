@@ -1,0 +1,60 @@
+"""How tests make the disk and the system fail under a command that runs in a process of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import mlimages
+
+can_unshare = shutil.which("unshare") is not None and subprocess.run(
+    ["unshare", "-rm", "true"], capture_output=True).returncode == 0
+needs_unshare = pytest.mark.skipif(not can_unshare, reason="needs unshare and user namespaces, to mount a small disk")
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, to inject faults")
+
+Ended = subprocess.CompletedProcess[str]
+
+
+def environment() -> dict[str, str]:
+    """In which a process finds this repository's code."""
+    source = str(Path(mlimages.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
+
+
+def run(command: Sequence[str], *, check: bool = False) -> Ended:
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=check)
+
+
+def with_fault(fault: str, command: Sequence[str]) -> Ended:
+    """Run it with a fault as strace injects them, such as fsync:error=EIO:when=3+ or rename:signal=KILL:when=2."""
+    return run(["strace", "-f", "-qq", "-e", f"trace={fault.partition(':')[0]}", "-e", f"inject={fault}",
+                "-o", os.devnull, *command])
+
+
+def on_small_disk(folder: Path, limit: str, command: Sequence[str]) -> Ended:
+    """Run it with `folder` on a disk with a limit, such as size=48k or nr_inodes=14; stdout ends with what lies there.
+    """
+    folder.mkdir(exist_ok=True)
+    script = f'mount -t tmpfs -o {limit} tmpfs "$1" && shift && "$@"; code=$?; ls -aR {folder}; exit $code'
+    return run(["unshare", "-rm", "sh", "-c", script, "sh", str(folder), *command])
+
+
+def told(ended: Ended, *words: str) -> None:
+    """It ended with an error for a user that has these words, and no traceback."""
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "UserError: " in ended.stderr, ended.stderr
+    said = ended.stderr[ended.stderr.index("UserError: "):]
+    assert all(word in said for word in words), said
+    assert "Traceback" not in ended.stderr
+
+
+DISK = ("inodes are free at", "is kept", "run the same command")
+
+
+def python(code: str, *arguments: str) -> list[str]:
+    """The command that runs this code."""
+    return [sys.executable, "-c", code, *arguments]
