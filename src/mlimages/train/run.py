@@ -18,11 +18,11 @@ from mlimages.errors import UserError
 from mlimages.params import Machine, Train
 from mlimages.progress import progress
 from mlimages.publish import publish, verify, write_json
-from mlimages.train import augment, checkpoint, inputs, loss, resnet, schedule, step
-from mlimages.train.checkpoint import Checkpoints
+from mlimages.train import augment, batch_norm, inputs, loss, resnet, resume, schedule, step
 from mlimages.train.inputs import training_batches
 from mlimages.train.log import TrainingLog, read_log
 from mlimages.train.resnet import build
+from mlimages.train.resume import Checkpoints
 from mlimages.train.schedule import build_schedule
 from mlimages.train.step import Trainer
 from mlimages.train.strategy import mirrored_strategy, replica_batch
@@ -45,7 +45,7 @@ def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfre
     """
     manifest = verify(tfrecords, "convert")
     key = scratch.key(params, inputs=[tfrecords],
-                      code=[THIS, augment, checkpoint, inputs, loss, record_formats, resnet, schedule, step])
+                      code=[THIS, augment, batch_norm, inputs, loss, record_formats, resnet, resume, schedule, step])
     with scratch.workspace("train", machine, key, out) as work:
         if not (work / "out" / METRICS).exists():
             shutil.rmtree(work / "out", ignore_errors=True)
