@@ -25,7 +25,7 @@ RECORDS, SHARDS = 24, 3
 
 @pytest.fixture(scope="session")
 def small_tfrecords(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 training records in 3 shards, of 24 classes."""
+    """24 training records in 3 shards, of 24 classes, and the last 8 of them once more as validation records."""
     root = tmp_path_factory.mktemp("small_tfrecords")
     (root / "work").mkdir()
     per_shard = RECORDS // SHARDS
@@ -36,7 +36,9 @@ def small_tfrecords(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 wnid = world.CLASSES[world.INDEX[world.LEAVES[number]]].wnid
                 jpeg = to_jpeg(world.draw(f"{wnid}_{number}", 48), 90)
                 writer.write(serialize(jpeg, Labels((number,), (1.0,)), filename=str(number), key=str(number)))
-    publish(root / "work", root / "tfrecords", verb="convert", records=dict.fromkeys(names, per_shard),
+    validation = shard_name("val", 0, 1)
+    (root / "work" / validation).write_bytes((root / "work" / names[-1]).read_bytes())
+    publish(root / "work", root / "tfrecords", verb="convert", records=dict.fromkeys([*names, validation], per_shard),
             classes=RECORDS)
     return root / "tfrecords"
 
@@ -47,12 +49,11 @@ def small_shards(small_tfrecords: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def small_train() -> Train:
+def small_train(params: Params) -> Train:
     """15 steps of 8 images; checkpoints after steps 6, 12 and 15, inside epochs and at the end of one."""
-    return Train(seed=3, architecture="tiny", pixels=32, batch=8, epochs=5.0, learning_rate=0.05, warmup_epochs=1.0,
-                 decay="cosine", decay_epochs=[], momentum=0.9, weight_decay=1e-4, batch_norm_momentum=0.9,
-                 loss="class_balanced", positive_threshold=0.7, negative_selection=0.1, positive_weight=12.0,
-                 crop_area=[0.7, 1.0], rotate_and_recolour=True, shuffle_buffer=16, checkpoint_steps=6)
+    return dataclasses.replace(params.train, seed=3, architecture="tiny", pixels=32, batch=8, epochs=5.0,
+                               learning_rate=0.05, rotate_and_recolour=True, shuffle_buffer=16, checkpoint_steps=6,
+                               validation_images=6)
 
 
 @pytest.fixture(scope="session")

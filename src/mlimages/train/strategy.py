@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from mlimages.errors import UserError
-from mlimages.params import Machine
+from mlimages.params import Machine, Train
 
 
 def mirrored_strategy(machine: Machine) -> Any:
@@ -27,10 +27,11 @@ def mirrored_strategy(machine: Machine) -> Any:
                                           cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
-def replica_batch(batch: int, strategy: Any) -> int:
+def replica_batch(params: Train, strategy: Any) -> int:
     """The images of the global batch that fall to one replica; UserError where they do not divide evenly."""
     replicas = strategy.num_replicas_in_sync
-    if batch % replicas:
-        raise UserError(f"train.batch is {batch}, which {replicas} replicas cannot share evenly; expected a multiple "
-                        f"of {replicas}")
-    return batch // replicas
+    if params.batch % (replicas * params.accumulate):
+        parts = f" in {params.accumulate} parts each" if params.accumulate > 1 else ""
+        raise UserError(f"train.batch is {params.batch}, which {replicas} replicas cannot share evenly{parts}; "
+                        f"expected a multiple of {replicas * params.accumulate}")
+    return params.batch // replicas
