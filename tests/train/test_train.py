@@ -91,8 +91,8 @@ def trained(small_tfrecords: Path, small_train: Train, small_machine: Callable[.
     trainers: list[Trainer] = []
 
     class Remembered(Trainer):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
             trainers.append(self)
 
     with pytest.MonkeyPatch.context() as patch:

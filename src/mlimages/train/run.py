@@ -81,7 +81,7 @@ def _train(params: Train, machine: Machine, tfrecords: Path, manifest: dict[str,
     plan = schedule.build_schedule(params, images)
     strategy = mirrored_strategy(machine)
     per_replica = replica_batch(params, strategy)
-    trainer = Trainer(params, classes, strategy)
+    trainer = Trainer(params, classes, strategy, steps_per_call=machine.steps_per_call)
     checkpoints = Checkpoints(work / CHECKPOINTS, trainer.variables,
                               {"architecture": params.architecture, "classes": classes}, machine.checkpoints_kept)
     resumed = checkpoints.restore()

@@ -25,11 +25,12 @@ class Trainer:
     of some images, every class weighted alike, and their logits, by the weights that would be published.
     """
 
-    def __init__(self, params: Train, classes: int, strategy: Any) -> None:
+    def __init__(self, params: Train, classes: int, strategy: Any, *, steps_per_call: int = 1) -> None:
         keras.utils.set_random_seed(params.seed)
         self.strategy = strategy
         self._replicas = strategy.num_replicas_in_sync
         self._parts = params.accumulate
+        self._steps_per_call = steps_per_call
         with strategy.scope():
             self.model = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
                                synchronized=params.batch_norm == "synchronized", dtype=params.precision)
@@ -54,11 +55,14 @@ class Trainer:
         return {name: [variable.value for variable in part.variables] for name, part in parts.items() if part}
 
     def train(self, batches: Iterator[Any], rates: np.ndarray) -> np.ndarray:
-        """Train on the next len(rates) global batches, each at its learning rate.
+        """Train on the next len(rates) global batches, `steps_per_call` at most, each at its learning rate.
 
         Returns their losses, without the weight decay: float32 [steps].
         """
-        return self.call(batches, tf.constant(rates, tf.float32)).numpy()
+        # Of one length always: another shape would be traced anew.
+        padded = np.zeros(self._steps_per_call, np.float32)
+        padded[: len(rates)] = rates
+        return self.call(batches, tf.constant(padded), tf.constant(len(rates))).numpy()
 
     def weights(self) -> list[np.ndarray]:
         """The network's variables, or their averages where they are kept: what is to be published."""
@@ -82,9 +86,9 @@ class Trainer:
                   for part in self.variables.values() for variable in part if variable.dtype.is_floating]
         return bool(tf.reduce_all(finite))
 
-    def _call(self, batches: Any, rates: Any) -> Any:
-        losses = tf.TensorArray(tf.float32, tf.size(rates), element_shape=[])
-        for index in tf.range(tf.size(rates)):
+    def _call(self, batches: Any, rates: Any, steps: Any) -> Any:
+        losses = tf.TensorArray(tf.float32, steps, element_shape=[])
+        for index in tf.range(steps):
             shares = self.strategy.run(self._replica_step, args=(*next(batches), rates[index]))
             losses = losses.write(index, self.strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None))
         return losses.stack()
