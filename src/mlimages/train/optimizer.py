@@ -89,7 +89,7 @@ class WeightAverage:
         self._network = list(network)
         self._decay = decay
         self.step = keras.Variable(0, trainable=False, dtype="int64")
-        self.averages = [keras.Variable(variable.value, trainable=False) for variable in network]
+        self.averages = [keras.Variable(tf.identity(variable.value), trainable=False) for variable in network]
 
     @property
     def variables(self) -> list[Any]:

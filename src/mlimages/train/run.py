@@ -99,7 +99,9 @@ def _train(params: Train, machine: Machine, tfrecords: Path, manifest: dict[str,
                                 steps=plan.total_steps * replicas, first=resumed.step * replicas,
                                 readers=machine.workers)
 
-    batches = iter(strategy.distribute_datasets_from_function(pipeline))
+    # What copies batches to several devices ahead can hang for a minute when it is taken down, and CPUs need none.
+    options = tf.distribute.InputOptions(experimental_fetch_to_device=bool(tf.config.list_physical_devices("GPU")))
+    batches = iter(strategy.distribute_datasets_from_function(pipeline, options))
     run_steps(trainer, batches, plan, checkpoints, resumed, validation, params, machine, images=images, work=work)
     published = checkpoints.restore_best() if params.publish == "best" else plan.total_steps
     _save(params, trainer, classes, work / "out")
