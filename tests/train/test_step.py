@@ -15,7 +15,7 @@ import tensorflow as tf
 from mlimages.params import Machine, Train
 from mlimages.train.optimizer import FIRST_SCALE
 from mlimages.train.step import Trainer
-from mlimages.train.strategy import mirrored_strategy
+from mlimages.train.strategy import distribute, mirrored_strategy
 
 CLASSES, STEPS = 5, 4
 RNG = np.random.default_rng(0)
@@ -28,7 +28,7 @@ import dataclasses, json, sys
 import numpy as np, tensorflow as tf
 from mlimages.params import Machine, Train
 from mlimages.train.step import Trainer
-from mlimages.train.strategy import mirrored_strategy
+from mlimages.train.strategy import distribute, mirrored_strategy
 
 params, machine, data, out = json.loads(sys.argv[1])
 data = np.load(data)
@@ -36,10 +36,9 @@ strategy = mirrored_strategy(Machine(**machine))
 results = {}
 for name in ("local", "synchronized"):
     trainer = Trainer(dataclasses.replace(Train(**params), batch_norm=name), data["labels"].shape[-1], strategy)
-    batches = strategy.distribute_datasets_from_function(
-        lambda context: tf.data.Dataset.from_tensor_slices((data["images"], data["labels"])).unbatch().batch(4))
-    results[f"{name}_losses"] = [trainer.train(iterator, [0.05])[0] for iterator in [iter(batches)]
-                                 for _ in range(len(data["labels"]))]
+    batches = distribute(strategy, lambda context: tf.data.Dataset.from_tensor_slices(
+        (data["images"], data["labels"])).unbatch().batch(4))
+    results[f"{name}_losses"] = [trainer.train(batches, [0.05])[0] for _ in range(len(data["labels"]))]
     for index, variable in enumerate(trainer.model.variables):
         copies = [value.numpy() for value in strategy.experimental_local_results(variable.value)]
         assert all((copy == copies[0]).all() for copy in copies), variable.path
@@ -54,8 +53,7 @@ class Ran:
     def __init__(self, params: Train, machine: Machine, *, steps_per_call: int = 1, rate: float = 0.05) -> None:
         strategy = mirrored_strategy(machine)
         self.trainer = Trainer(params, CLASSES, strategy, steps_per_call=steps_per_call)
-        batches = iter(strategy.distribute_datasets_from_function(
-            lambda context: tf.data.Dataset.from_tensor_slices((IMAGES, LABELS))))
+        batches = distribute(strategy, lambda context: tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)))
         rates = np.full(steps_per_call, rate, np.float32)
         self.losses = np.concatenate([self.trainer.train(batches, rates[: STEPS - done])
                                       for done in range(0, STEPS, steps_per_call)])

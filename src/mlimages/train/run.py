@@ -37,7 +37,7 @@ from mlimages.train.record import environment, write_card
 from mlimages.train.resnet import build
 from mlimages.train.resume import Checkpoints
 from mlimages.train.step import Trainer
-from mlimages.train.strategy import mirrored_strategy, replica_batch
+from mlimages.train.strategy import distribute, mirrored_strategy, replica_batch
 from mlimages.train.validation import Validation
 
 CODE = [sys.modules[__name__], augment, batch_norm, checkpoint, fused, inputs, loop, loss, optimizer, record_formats,
@@ -99,9 +99,7 @@ def _train(params: Train, machine: Machine, tfrecords: Path, manifest: dict[str,
                                 steps=plan.total_steps * replicas, first=resumed.step * replicas,
                                 readers=machine.workers)
 
-    # What copies batches to several devices ahead can hang for a minute when it is taken down, and CPUs need none.
-    options = tf.distribute.InputOptions(experimental_fetch_to_device=bool(tf.config.list_physical_devices("GPU")))
-    batches = iter(strategy.distribute_datasets_from_function(pipeline, options))
+    batches = distribute(strategy, pipeline)
     run_steps(trainer, batches, plan, checkpoints, resumed, validation, params, machine, images=images, work=work)
     published = checkpoints.restore_best() if params.publish == "best" else plan.total_steps
     _save(params, trainer, classes, work / "out")

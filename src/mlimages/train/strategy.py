@@ -1,5 +1,6 @@
 """The devices that train together."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -25,6 +26,16 @@ def mirrored_strategy(machine: Machine) -> Any:
                         f"CPU as it is; restart the kernel") from None
     return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(machine.logical_devices)],
                                           cross_device_ops=tf.distribute.ReductionToOneDevice())
+
+
+def distribute(strategy: Any, pipeline: Callable[[Any], Any]) -> Iterator[Any]:
+    """The global batches of the datasets that `pipeline` makes, one element for each replica in turn.
+
+    What brings batches to devices ahead of time is for GPUs: CPUs need none, and taking it down can hang there.
+    """
+    ahead = bool(tf.config.list_physical_devices("GPU"))
+    options = tf.distribute.InputOptions(experimental_fetch_to_device=ahead)
+    return iter(strategy.distribute_datasets_from_function(pipeline, options))
 
 
 def replica_batch(params: Train, strategy: Any) -> int:
