@@ -100,7 +100,7 @@ def full(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
 def memory() -> None:
     """The most that the loss and its gradient hold, in tensors of [batch, classes], labels and logits included."""
     classes = 11_166
-    for batch in (256, 1024):
+    for batch in (256, 2048):
         loss = ClassBalancedLoss(classes, negative_selection=1.0)
         generator = np.random.default_rng(0)
         row = (generator.random(classes) < 0.01).astype(np.float32), generator.normal(size=classes).astype(np.float32)
@@ -113,7 +113,7 @@ def memory() -> None:
             return cost, tape.gradient(cost, logits)
 
         inputs = [tf.constant(part[None]) for part in row]
-        run(*(tf.tile(part, [batch, 1]) for part in inputs))  # traced and compiled, which takes memory of its own
+        run(*(tf.tile(part, [8, 1]) for part in inputs))  # traced; what is compiled for a batch is small beside it
         gc.collect()
         before = _status("VmRSS")
         labels, logits = (tf.tile(part, [batch, 1]) for part in inputs)

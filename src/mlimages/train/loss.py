@@ -22,7 +22,7 @@ class Loss:
 
     def __init__(self, replicas: int = 1) -> None:
         self._replicas = replicas
-        self._fused = fused(self._sum)
+        self._fused_sum = fused(self._sum)
 
     def __call__(self, labels: Any, logits: Any) -> Any:
         return self.cost(labels, logits, self.weigh(labels))
@@ -38,7 +38,10 @@ class Loss:
     def cost(self, labels: Any, logits: Any, weights: Any) -> Any:
         """This replica's share of the loss: a scalar."""
         images = self._replicas * ops.cast(ops.shape(logits)[0], logits.dtype)
-        return self._fused(labels, logits, ops.stop_gradient(weights)) / images
+        return self._total(labels, logits, ops.stop_gradient(weights)) / images
+
+    def _total(self, labels: Any, logits: Any, weights: Any) -> Any:
+        return self._fused_sum(labels, logits, weights)
 
     def _sum(self, labels: Any, logits: Any, weights: Any) -> Any:
         """The loss summed over the images and the classes."""
@@ -46,14 +49,37 @@ class Loss:
 
 
 class SigmoidLoss(Loss):
-    """Sigmoid cross-entropy, summed over the classes; the half of a label that says yes weighs `positive_weight`."""
+    """Sigmoid cross-entropy, summed over the classes; the half of a label that says yes weighs `positive_weight`.
+
+    The gradient is written out: it needs only labels and logits again, and keeps nothing from the loss.
+    """
 
     def __init__(self, positive_weight: float = 1.0, *, replicas: int = 1) -> None:
         super().__init__(replicas)
         self._positive_weight = positive_weight
+        self._fused_slopes = fused(self._slopes)
+
+    def _total(self, labels: Any, logits: Any, weights: Any) -> Any:
+        @ops.custom_gradient
+        def total(logits: Any) -> Any:
+            def gradient(*arguments: Any, upstream: Any = None) -> Any:
+                share = arguments[0] if upstream is None else upstream
+                return self._fused_slopes(labels, logits, share * weights)
+
+            return self._fused_sum(labels, logits, weights), gradient
+
+        return total(logits)
 
     def _sum(self, labels: Any, logits: Any, weights: Any) -> Any:
-        return _cross_entropy(labels, logits, weights, self._positive_weight)
+        known = ops.cast(labels >= 0, logits.dtype)
+        terms = self._positive_weight * labels * ops.softplus(-logits) + (1 - labels) * ops.softplus(logits)
+        return ops.sum(weights * ops.sum(known * terms, axis=0))
+
+    def _slopes(self, labels: Any, logits: Any, weights: Any) -> Any:
+        """The derivative of `_sum` by the logits."""
+        known = ops.cast(labels >= 0, logits.dtype)
+        positive = self._positive_weight * labels
+        return weights * known * ((positive + 1 - labels) * ops.sigmoid(logits) - positive)
 
 
 class ClassBalancedLoss(SigmoidLoss):
@@ -92,7 +118,7 @@ class ClassBalancedLoss(SigmoidLoss):
 
     def weigh(self, labels: Any) -> Any:
         """Count this batch, then weigh the classes: float32 [classes]."""
-        here = ops.cast(ops.any(labels >= self._threshold, axis=0), "float32")
+        here = ops.cast(ops.max(labels, axis=0) >= self._threshold, "float32")
         present = ops.cast(self._sum_over_replicas(here) > 0, "float32")
         absent = 1 - present
         selected = ops.cast(keras.random.uniform((self._classes,), seed=self._seeds) < self._selection, "float32")
@@ -150,24 +176,6 @@ def _power(base: Any, exponent: float) -> Any:
     if exponent == 0:
         return ops.ones_like(base)
     return ops.power(ops.maximum(base, 1e-7), exponent)
-
-
-def _cross_entropy(labels: Any, logits: Any, weights: Any, positive_weight: float) -> Any:
-    """Sigmoid cross-entropy summed over images, weighted by class; its gradient needs only the arguments again."""
-
-    @ops.custom_gradient
-    def cost(logits: Any) -> Any:
-        known = ops.cast(labels >= 0, logits.dtype)
-        terms = positive_weight * labels * ops.softplus(-logits) + (1 - labels) * ops.softplus(logits)
-
-        def gradient(*arguments: Any, upstream: Any = None) -> Any:
-            share = arguments[0] if upstream is None else upstream
-            slopes = (1 + (positive_weight - 1) * labels) * ops.sigmoid(logits) - positive_weight * labels
-            return share * weights * ops.cast(labels >= 0, logits.dtype) * slopes
-
-        return ops.sum(weights * ops.sum(known * terms, axis=0)), gradient
-
-    return cost(logits)
 
 
 def build_loss(params: Train, classes: int, replicas: int, sum_over_replicas: Callable[[Any], Any]) -> Loss:
