@@ -44,9 +44,9 @@ def resnet(classes: int) -> nn.Module:
 
 def main(pixels: int, batch: int, classes: int) -> None:
     torch.manual_seed(0)
-    model = resnet(classes).train().to(memory_format=torch.channels_last)
+    model = resnet(classes).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-    images = (torch.rand(batch, 3, pixels, pixels) * 2 - 1).to(memory_format=torch.channels_last)
+    images = torch.rand(batch, 3, pixels, pixels) * 2 - 1
     labels = (torch.rand(batch, classes) < 0.01).float()
     loss = nn.BCEWithLogitsLoss(reduction="sum")
     for _ in sys.stdin:

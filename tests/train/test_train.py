@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tests.train.outcomes import assert_same_weights, log, weights
+from tests.train.outcomes import as_json, assert_same_weights, log, weights
 
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
@@ -29,6 +29,25 @@ from mlimages.train.step import Trainer
 
 STEPS = 15
 MEASURED = ("images_per_second",)
+
+# Trains twice, then draws a random number without a seed, which determinism does not allow.
+DETERMINISTIC = """
+import dataclasses, json, sys
+from pathlib import Path
+import tensorflow as tf
+from mlimages.params import Machine, Train
+from mlimages.train import train
+
+params, machine, tfrecords, out = json.loads(sys.argv[1])
+for name in ("a", "b"):
+    train(Train(**params), dataclasses.replace(Machine(**machine), scratch=f"{out}/{name}"), tfrecords=tfrecords,
+          out=Path(out) / f"model_{name}")
+tf.random.set_seed(None)
+try:
+    tf.random.uniform([2])
+except RuntimeError as error:
+    print(f"refused: {error}")
+"""
 
 PLAIN_KERAS = """
 import importlib.util, sys
@@ -242,3 +261,14 @@ def test_the_network_loads_with_plain_keras_and_equals_the_saved_model(trained: 
         np.testing.assert_allclose(outputs["keras"], outputs["saved"], rtol=1e-5, atol=1e-5)
         # The network that was trained, with its fused batch norm, says the same.
         np.testing.assert_allclose(outputs["keras"], trained.trainers[0].model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_in_deterministic_mode_tensorflow_refuses_what_does_not_repeat_and_two_runs_are_equal(
+        small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
+        small_python: Callable[..., list[str]], tmp_path: Path) -> None:
+    params = dataclasses.replace(small_train, deterministic=True, epochs=2.0)
+    arguments = as_json(params, small_machine(tmp_path), small_tfrecords, tmp_path)
+    done = subprocess.run(small_python(DETERMINISTIC, arguments), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "refused: Random ops require a seed" in done.stdout
+    assert_same_weights(tmp_path / "model_a", tmp_path / "model_b")
