@@ -46,8 +46,8 @@ def test_the_committed_file_is_valid_and_read_as_typed_sections() -> None:
     ("architecture: resnet101", "architecture: vgg", ["`train.architecture` is 'vgg'", '"resnet101"']),
     ("crop_area: [0.7, 1.0]", "crop_area: [0.7]", ["`train.crop_area` is [0.7]", "items >= 2"]),
     ("crop_area: [0.7, 1.0]", "crop_area: [1.0, 0.7]", ["`train`: crop_area is [1.0, 0.7]", "smaller share first"]),
-    ("warmup_epochs: 1.0", "warmup_epochs: 7.0", ["`train`: warmup_epochs is 7.0", "at most epochs, 6.0"]),
-    ("decay_epochs: []", "decay_epochs: [2.0]", ["`train`: decay_epochs is [2.0]", "decay: stairs"]),
+    ("warmup: 1.0", "warmup: 7.0", ["`train`: warmup is 7.0", "at most epochs, 6.0"]),
+    ("decay_at: []", "decay_at: [2.0]", ["`train`: decay_at is [2.0]", "decay: stairs"]),
     ("  threads: 16", "  threads: 32\n  threads: 3", ["duplicate key", "line"]),
     ("architecture: resnet101", "architecture: !!python/object/apply:os.getcwd []", ["not plain YAML", "line"]),
 ])

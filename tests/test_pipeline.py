@@ -158,7 +158,7 @@ def test_a_wrong_parameter_stops_before_anything_is_touched(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("slowing", "ready", "stage"), [
     ({"machine": {"threads": 1}}, "scratch/download/*/out/train/00001.ledger.csv", "download"),
-    ({"train": {"epochs": 12.0}}, "scratch/train/*/checkpoints/checkpoint", "train"),
+    ({"train": {"epochs": 12.0}}, "scratch/train/*/checkpoints/step-*", "train"),
 ])
 def test_a_killed_repro_continues_to_the_same_bytes(
         tmp_path: Path, finished: Path, slowing: dict[str, dict[str, object]], ready: str, stage: str) -> None:

@@ -28,7 +28,6 @@ Pixels = Annotated[int, Field(ge=16, le=2048)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Epochs = Annotated[float, Field(ge=0, le=10_000)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -122,36 +121,68 @@ class Convert:
 
 @dataclass(frozen=True, config=STRICT)
 class Train:
-    """`batch` is the global one; epochs may be fractions; `crop_area` and rates are as the released program's."""
+    """`batch` is the global one, however many replicas share it. The training ends after `epochs` or after `steps`, of
+    which one is null; `warmup` and `decay_at` count the same. `learning_rate` is for `reference_batch`, and linear in
+    the batch; null: for the batch that there is. `crop_area` and rates are as the released program's.
+    """
 
     seed: Seed
     architecture: Literal["resnet50", "resnet101", "resnet152", "tiny"]
+    initialize_from: str | None
+    initialize_logits: bool
     pixels: Pixels
     batch: Annotated[int, Field(ge=1, le=1_000_000)]
-    epochs: Annotated[float, Field(gt=0, le=10_000)]
+    epochs: Annotated[float, Field(gt=0, le=10_000)] | None
+    steps: Annotated[int, Field(ge=1, le=1_000_000_000)] | None
     learning_rate: Annotated[float, Field(gt=0, le=100)]
-    warmup_epochs: Epochs
+    reference_batch: Annotated[int, Field(ge=1, le=1_000_000)] | None
+    warmup: Annotated[float, Field(ge=0, le=1_000_000_000)]
     decay: Literal["cosine", "stairs"]
-    decay_epochs: list[Epochs]
+    decay_at: list[Annotated[float, Field(ge=0, le=1_000_000_000)]]
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0, le=1)]
+    clip_norm: Annotated[float, Field(gt=0, le=1e9)] | None
+    average_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    batch_norm: Literal["local", "synchronized"]
     batch_norm_momentum: Annotated[float, Field(ge=0, lt=1)]
-    loss: Literal["class_balanced", "sigmoid"]
+    loss: Literal["class_balanced", "sigmoid", "asymmetric", "focal", "softmax"]
     positive_threshold: PositiveFraction
     negative_selection: Fraction
     positive_weight: Annotated[float, Field(gt=0, le=1000)]
+    focusing: Annotated[float, Field(ge=0, le=20)]
+    positive_share: PositiveFraction
+    negative_focusing: Annotated[float, Field(ge=0, le=20)]
+    probability_margin: Annotated[float, Field(ge=0, lt=1)]
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]
+    xla: Literal["auto", "on", "off"]
+    accumulate: Annotated[int, Field(ge=1, le=1024)]
+    deterministic: bool
     crop_area: Annotated[list[PositiveFraction], Field(min_length=2, max_length=2)]
     rotate_and_recolour: bool
     shuffle_buffer: Count
     checkpoint_steps: Count
+    validation_images: Annotated[int, Field(ge=0, le=1_000_000)]
+    publish: Literal["last", "best"]
 
     def __post_init__(self) -> None:
         if self.crop_area[0] > self.crop_area[1]:
             raise ValueError(f"crop_area is {self.crop_area}, expected the smaller share first")
-        if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, expected at most epochs, {self.epochs}")
-        if self.decay_epochs and self.decay != "stairs":
-            raise ValueError(f"decay_epochs is {self.decay_epochs}, which has an effect only with decay: stairs")
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}, expected one of them, the other null")
+        unit, length = ("epochs", self.epochs) if self.steps is None else ("steps", self.steps)
+        if length is not None and self.warmup > length:
+            raise ValueError(f"warmup is {self.warmup}, expected at most {unit}, {length}")
+        if self.decay_at and self.decay != "stairs":
+            raise ValueError(f"decay_at is {self.decay_at}, which has an effect only with decay: stairs")
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch is {self.batch}, expected a multiple of accumulate, {self.accumulate}")
+        if self.batch_norm == "synchronized" and self.accumulate > 1:
+            raise ValueError(f"accumulate is {self.accumulate}, expected 1 with batch_norm: synchronized, which is to "
+                             f"see the whole batch at once")
+        if self.batch_norm == "synchronized" and self.xla == "on":
+            raise ValueError("xla is 'on', expected auto or off: XLA cannot compile batch_norm: synchronized")
+        if self.publish == "best" and not self.validation_images:
+            raise ValueError("publish is 'best', expected validation_images above 0, by which the best is known")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -168,6 +199,8 @@ class Machine:
     threads: Annotated[int, Field(ge=1, le=4096)]
     workers: Annotated[int, Field(ge=1, le=1024)]
     logical_devices: Annotated[int, Field(ge=1, le=64)]
+    steps_per_call: Annotated[int, Field(ge=1, le=10_000)]
+    checkpoints_kept: Annotated[int, Field(ge=1, le=1000)]
     scratch: Annotated[str, Field(min_length=1)]
     connect_to: dict[str, str]
     proxies_from_environment: bool

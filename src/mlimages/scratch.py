@@ -47,18 +47,19 @@ def workspace(verb: str, machine: Machine, key: str, out: str | Path) -> Iterato
 @contextlib.contextmanager
 def kept(verb: str, machine: Machine, name: str) -> Iterator[Path]:
     """A folder of a verb, locked until the block ends: its content outlives every change of the parameters."""
-    folder = _root(machine) / verb / name
+    folder = root(machine) / verb / name
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(_locks(machine) / f"{verb}-{name}", folder):
         yield folder
 
 
-def _root(machine: Machine) -> Path:
+def root(machine: Machine) -> Path:
+    """Where all stages keep theirs: scratch/VERB/KEY."""
     return Path(os.environ.get("DVC_ROOT", ".")) / machine.scratch
 
 
 def _locks(machine: Machine) -> Path:
-    locks = _root(machine) / "locks"
+    locks = root(machine) / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     return locks
 

@@ -9,7 +9,7 @@ import pytest
 from mlimages.acquire import acquire
 from mlimages.convert import convert
 from mlimages.download import download
-from mlimages.params import Demo, Evaluate, Machine, Params, Train
+from mlimages.params import Demo, Evaluate, Machine, Params
 from mlimages.train import train
 
 
@@ -33,10 +33,9 @@ def small_stages(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Sm
                       out=root / "images")
     tfrecords = convert(dataclasses.replace(params.convert, imagenet=str(lists / "imagenet.tar"), train_shards=2,
                                             val_shards=2), machine, lists=lists, images=images, out=root / "tfrecords")
-    model = train(Train(seed=0, architecture="tiny", pixels=32, batch=30, epochs=1.0, learning_rate=0.05,
-                        warmup_epochs=0.0, decay="cosine", decay_epochs=[], momentum=0.9, weight_decay=1e-4,
-                        batch_norm_momentum=0.9, loss="sigmoid", positive_threshold=0.7, negative_selection=0.1,
-                        positive_weight=12.0, crop_area=[0.7, 1.0], rotate_and_recolour=False, shuffle_buffer=64,
-                        checkpoint_steps=10), machine, tfrecords=tfrecords, out=root / "model")
+    small = dataclasses.replace(params.train, architecture="tiny", pixels=32, batch=30, epochs=1.0, learning_rate=0.05,
+                                warmup=0.0, loss="sigmoid", shuffle_buffer=64, checkpoint_steps=10,
+                                validation_images=0)
+    model = train(small, machine, tfrecords=tfrecords, out=root / "model")
     evaluation = Evaluate(batch=8, preprocessing="central", central_fraction=0.8, at_k=[1, 5], threshold=0.5)
     return SmallStages(lists, tfrecords, model, evaluation, machine)

@@ -14,7 +14,7 @@ import pytest
 import mlimages
 from mlimages.acquire.formats import Labels
 from mlimages.convert.images import to_jpeg
-from mlimages.convert.records import serialize, shard_name
+from mlimages.convert.records import index_path, serialize, shard_name
 from mlimages.convert.writing import shard as shard_file
 from mlimages.demo import world
 from mlimages.params import Machine, Params, Train
@@ -26,7 +26,7 @@ RECORDS, SHARDS = 24, 3
 
 @pytest.fixture(scope="session")
 def small_tfrecords(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 training records in 3 shards, of 24 classes."""
+    """24 training records in 3 shards, of 24 classes, and the last 8 of them once more as validation records."""
     root = tmp_path_factory.mktemp("small_tfrecords")
     (root / "work").mkdir()
     per_shard = RECORDS // SHARDS
@@ -37,7 +37,10 @@ def small_tfrecords(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 wnid = world.CLASSES[world.INDEX[world.LEAVES[number]]].wnid
                 jpeg = to_jpeg(world.draw(f"{wnid}_{number}", 48), quality=90)
                 add(serialize(jpeg, Labels((number,), (1.0,)), filename=str(number), key=str(number)), str(number))
-    publish(root / "work", root / "tfrecords", verb="convert", records=dict.fromkeys(names, per_shard),
+    validation = shard_name("val", 0, 1)
+    for found in (Path, index_path):
+        (root / "work" / found(Path(validation)).name).write_bytes(found(root / "work" / names[-1]).read_bytes())
+    publish(root / "work", root / "tfrecords", verb="convert", records=dict.fromkeys([*names, validation], per_shard),
             classes=RECORDS)
     return root / "tfrecords"
 
@@ -48,12 +51,11 @@ def small_records(small_tfrecords: Path) -> Records:
 
 
 @pytest.fixture(scope="session")
-def small_train() -> Train:
+def small_train(params: Params) -> Train:
     """15 steps of 8 images; checkpoints after steps 6, 12 and 15, inside epochs and at the end of one."""
-    return Train(seed=3, architecture="tiny", pixels=32, batch=8, epochs=5.0, learning_rate=0.05, warmup_epochs=1.0,
-                 decay="cosine", decay_epochs=[], momentum=0.9, weight_decay=1e-4, batch_norm_momentum=0.9,
-                 loss="class_balanced", positive_threshold=0.7, negative_selection=0.1, positive_weight=12.0,
-                 crop_area=[0.7, 1.0], rotate_and_recolour=True, shuffle_buffer=16, checkpoint_steps=6)
+    return dataclasses.replace(params.train, seed=3, architecture="tiny", pixels=32, batch=8, epochs=5.0,
+                               learning_rate=0.05, rotate_and_recolour=True, shuffle_buffer=16, checkpoint_steps=6,
+                               validation_images=6)
 
 
 @pytest.fixture(scope="session")

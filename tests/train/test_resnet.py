@@ -1,82 +1,16 @@
 """The network is the released one, weight for weight and number for number."""
 
-import re
-import zlib
+import ast
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-from mlimages.train.resnet import DEPTHS, FusedBatchNormalization, build, resnet
+from mlimages.train.batch_norm import FusedBatchNormalization
+from mlimages.train.resnet import DEPTHS, build, resnet
 
-REFERENCE = Path(__file__).parents[1] / "fixtures" / "resnet50_64px.npz"
-
-
-def released_name(path: str) -> str:
-    """A Keras path, such as stages_0_block_0_conv1_b1_bn/gamma, as the released checkpoint names the variable."""
-    layer, variable = path.split("/")
-    if layer == "init_conv":
-        scope = "init/init_conv/conv2d"
-    elif layer == "global_pool_bn":
-        scope = "global_pool/bn/batch_normalization"
-    elif layer == "logits":
-        scope = "logits/dense"
-    else:
-        block, name = re.fullmatch(r"(stages_\d+_block_\d+)_(\w+)", layer).groups()  # type: ignore[union-attr]
-        scope = f"{block}/{name}/{'batch_normalization' if name.endswith('_bn') else 'conv2d'}"
-    return f"{scope}/{variable}"
-
-
-def released_names(depth: int) -> set[str]:
-    """All variable names of the released graph."""
-    norm = [f"batch_normalization/{one}" for one in ("gamma", "beta", "moving_mean", "moving_variance")]
-    names = {"init/init_conv/conv2d/kernel", "logits/dense/kernel", "logits/dense/bias"}
-    names |= {f"global_pool/bn/{one}" for one in norm}
-    for stage, blocks in enumerate(DEPTHS[depth]):
-        for block in range(blocks):
-            layers = ["conv1_b2", "conv2_b2", "conv3_b2"] + (["conv1_b1"] if block == 0 else [])
-            for layer in layers:
-                names.add(f"stages_{stage}_block_{block}/{layer}/conv2d/kernel")
-                names |= {f"stages_{stage}_block_{block}/{layer}_bn/{one}" for one in norm}
-    return names
-
-
-def reference_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The weight that the reference was computed with: normal draws seeded by the name, scaled by its kind."""
-    draws = np.random.RandomState(zlib.crc32(name.encode()) & (2**31 - 1)).randn(*shape)
-    kind = name.rpartition("/")[2]
-    if kind == "kernel":
-        draws *= (0.2 if "conv3_b2" in name else 1.0) * np.sqrt(2.0 / np.prod(shape[:-1]))
-    elif kind == "gamma":
-        draws = 1 + 0.1 * draws
-    elif kind == "moving_variance":
-        draws = 1 + 0.1 * np.abs(draws)
-    else:
-        draws = 0.1 * draws
-    return draws.astype(np.float32)
-
-
-@pytest.mark.parametrize("batch_norm", [keras.layers.BatchNormalization, FusedBatchNormalization])
-def test_resnet50_computes_what_the_released_program_does(batch_norm: type[keras.layers.BatchNormalization]) -> None:
-    model = resnet(50, 17, batch_norm=batch_norm)
-    for variable in model.variables:
-        variable.assign(reference_weight(released_name(variable.path), variable.shape))
-    images = np.random.RandomState(7).uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
-    features, logits = keras.Model(model.input, [model.get_layer("features").output, model.output])(images)
-    with np.load(REFERENCE) as expected:
-        for found, wanted in ((logits, expected["logits"]), (features, expected["feat"])):
-            found = keras.ops.convert_to_numpy(found)
-            assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
-
-
-def test_resnet101_has_the_released_variables_and_no_other() -> None:
-    model = build("resnet101", 17)
-    names = [released_name(variable.path) for variable in model.variables]
-    assert set(names) == released_names(101)
-    # Counted from the variables of the released graph for 17 classes, as its checkpoint stores them.
-    assert len(names) == 522
-    assert model.count_params() == 42_632_401
+SOURCE = Path(__file__).parents[2] / "src" / "mlimages" / "train"
 
 
 def test_the_architectures_differ_in_depth_alone() -> None:
@@ -132,3 +66,44 @@ def test_outside_training_batch_norm_keeps_its_statistics() -> None:
     fused(np.ones((4, 5, 7, 6), np.float32), training=False)
     for one, other in zip(fused.get_weights(), before, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_depth_without_a_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="depth is 34, expected one of .50, 101, 152. or the number of blocks"):
+        resnet(34, 3)
+
+
+def test_the_features_are_the_means_before_the_logits() -> None:
+    assert resnet((1, 1, 1, 1), 3).get_layer("features").output.shape == (None, 2048)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_in_mixed_precision_weights_and_logits_stay_float32(dtype: str) -> None:
+    model = resnet((1, 1), 3, width=8, dtype=dtype)
+    assert {variable.dtype for variable in model.variables} == {"float32"}
+    assert model.get_layer("stages_0_block_0_conv1_b2").compute_dtype == dtype.removeprefix("mixed_")
+    plain = resnet((1, 1), 3, width=8)
+    plain.set_weights(model.get_weights())
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    assert model(images).dtype == "float32"
+    difference = np.abs(model(images, training=True) - plain(images, training=True)).max()
+    assert 0 < difference < 0.1 * np.abs(plain(images, training=True)).max()
+
+
+def test_a_network_with_the_fused_layer_is_saved_and_loaded_without_code(tmp_path: Path) -> None:
+    model = resnet((1, 1), 3, width=8)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    assert isinstance(loaded.get_layer("global_pool_bn"), FusedBatchNormalization)
+    images = np.ones((1, 32, 32, 3), np.float32)
+    np.testing.assert_array_equal(loaded(images), model(images))
+
+
+@pytest.mark.parametrize("module", ["resnet", "loss"])
+def test_the_network_and_the_loss_are_written_in_keras_alone(module: str) -> None:
+    imports = [node for node in ast.walk(ast.parse((SOURCE / f"{module}.py").read_text()))
+               if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in imports if isinstance(node, ast.ImportFrom)}
+    assert "keras" in names
+    assert not any(name.startswith("tensorflow") for name in names)

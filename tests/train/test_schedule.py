@@ -1,15 +1,14 @@
-"""The learning rate takes the released program's values, and the optimizer uses it at once."""
+"""The learning rate takes the released program's values, and scales to other batches and lengths."""
 
 import dataclasses
 
-import keras
 import numpy as np
 import pytest
 
 from mlimages.params import Train
-from mlimages.train.schedule import Momentum, Schedule, build_schedule
+from mlimages.train.schedule import Schedule, build_schedule
 
-RELEASED = Schedule(0.08, 35_200, 440_000, "stairs", [110_000, 220_000, 330_000])
+RELEASED = Schedule(0.08, 35_200, 440_000, "stairs", (110_000, 220_000, 330_000))
 
 
 @pytest.mark.parametrize("stair", range(8))
@@ -27,7 +26,7 @@ def test_the_rate_falls_to_a_tenth_at_the_released_steps(step: int, rate: float)
 
 
 def test_cosine_starts_at_the_rate_passes_its_half_and_ends_near_0() -> None:
-    plan = Schedule(0.4, 100, 1100, "cosine", [])
+    plan = Schedule(0.4, 100, 1100, "cosine", ())
     assert float(plan(100)) == pytest.approx(0.4)
     assert float(plan(600)) == pytest.approx(0.2)
     assert 0 <= float(plan(1099)) < 1e-5
@@ -36,26 +35,31 @@ def test_cosine_starts_at_the_rate_passes_its_half_and_ends_near_0() -> None:
 
 
 def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
-    assert float(Schedule(0.4, 0, 10, "cosine", [])(0)) == pytest.approx(0.4)
+    assert float(Schedule(0.4, 0, 10, "cosine", ())(0)) == pytest.approx(0.4)
 
 
 def test_epochs_become_the_nearest_number_of_batches(small_train: Train) -> None:
-    params = dataclasses.replace(small_train, batch=32, epochs=6.0, warmup_epochs=0.5, decay="stairs",
-                                 decay_epochs=[2.0, 4.0])
+    params = dataclasses.replace(small_train, batch=32, epochs=6.0, warmup=0.5, decay="stairs", decay_at=[2.0, 4.0])
     plan = build_schedule(params, records=1_000)
-    assert (plan.warmup_steps, plan.total_steps, plan.decay_steps) == (16, 188, [62, 125])
+    assert (plan.warmup_steps, plan.total_steps, plan.decay_steps) == (16, 188, (62, 125))
+
+
+def test_in_steps_the_schedule_is_the_released_one_whatever_the_number_of_images(small_train: Train) -> None:
+    params = dataclasses.replace(small_train, epochs=None, steps=440_000, warmup=35_200.0, learning_rate=0.08,
+                                 decay="stairs", decay_at=[110_000.0, 220_000.0, 330_000.0])
+    assert build_schedule(params, records=123) == build_schedule(params, records=10**7) == RELEASED
 
 
 def test_even_a_fraction_of_a_batch_is_a_step(small_train: Train) -> None:
-    assert build_schedule(dataclasses.replace(small_train, epochs=0.01, warmup_epochs=0.0), records=24).total_steps == 1
+    assert build_schedule(dataclasses.replace(small_train, epochs=0.01, warmup=0.0), records=24).total_steps == 1
 
 
-def test_momentum_applies_a_dropped_rate_to_the_whole_velocity_at_once() -> None:
-    weight = keras.Variable(np.zeros(1, np.float32))
-    optimizer = Momentum(Schedule(1.0, 0, 10, "stairs", [2]), 0.9)
-    positions = []
-    for _ in range(3):
-        optimizer.apply([keras.ops.ones(1)], [weight])
-        positions.append(float(weight[0]))
-    # Velocities 1, 1.9, 2.71; the rates are 1, 1, 0.1.
-    assert np.diff(positions, prepend=0.0) == pytest.approx([-1.0, -1.9, -0.271], rel=1e-5)
+def test_with_a_reference_batch_the_rate_grows_linearly_with_the_batch(small_train: Train) -> None:
+    params = dataclasses.replace(small_train, batch=8, learning_rate=0.08, reference_batch=4096)
+    assert build_schedule(params, records=24).rate == pytest.approx(0.08 * 8 / 4096)
+    assert build_schedule(dataclasses.replace(params, batch=4096), records=24).rate == pytest.approx(0.08)
+
+
+def test_the_rates_of_many_steps_are_those_of_each() -> None:
+    steps = range(109_998, 110_003)
+    np.testing.assert_array_equal(RELEASED(steps), [RELEASED(step) for step in steps])

@@ -1,11 +1,9 @@
 """A training ends with the same weights bit for bit, run again or killed and continued, and fails in so many words."""
 
-import csv
 import dataclasses
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,50 +14,39 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.train.outcomes import as_json, assert_same_weights, log, weights
 
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
-from mlimages.publish import read_manifest, verify
+from mlimages.publish import read_manifest, sha256, verify
 from mlimages.train import train
+from mlimages.train.checkpoint import released_name
+from mlimages.train.optimizer import is_decayed
+from mlimages.train.record import environment
+from mlimages.train.resnet import build
 from mlimages.train.step import Trainer
 
 STEPS = 15
 MEASURED = ("images_per_second",)
 
-# Trains with the settings that come as JSON, and kills itself as soon as the row of step 10 is in the log: after the
-# checkpoint of step 6, before the next one.
-KILLED = """
-import json, os, signal, sys
-from mlimages.params import Machine, Train
-from mlimages.train import train
-from mlimages.train.log import TrainingLog
-
-write = TrainingLog.row
-
-def row(log, step, *values):
-    write(log, step, *values)
-    if step == 10:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-TrainingLog.row = row
-params, machine, tfrecords, out = json.loads(sys.argv[1])
-train(Train(**params), Machine(**machine), tfrecords=tfrecords, out=out)
-"""
-
-# Trains on two replicas, first with a batch that they cannot share.
-TWO_REPLICAS = """
+# Trains twice, then draws a random number without a seed, which determinism does not allow.
+DETERMINISTIC = """
 import dataclasses, json, sys
-from mlimages.errors import UserError
+from pathlib import Path
+import tensorflow as tf
 from mlimages.params import Machine, Train
 from mlimages.train import train
 
 params, machine, tfrecords, out = json.loads(sys.argv[1])
-params = Train(**params)
+for name in ("a", "b"):
+    train(Train(**params), dataclasses.replace(Machine(**machine), scratch=f"{out}/{name}"), tfrecords=tfrecords,
+          out=Path(out) / f"model_{name}")
+tf.random.set_seed(None)
 try:
-    train(dataclasses.replace(params, batch=9), Machine(**machine), tfrecords=tfrecords, out=out)
-except UserError as error:
-    print(f"UserError: {error}")
-train(params, Machine(**machine), tfrecords=tfrecords, out=out)
+    tf.random.uniform([2])
+except RuntimeError as error:
+    print(f"refused: {error}")
 """
 
 PLAIN_KERAS = """
@@ -90,8 +77,8 @@ def trained(small_tfrecords: Path, small_train: Train, small_machine: Callable[.
     trainers: list[Trainer] = []
 
     class Remembered(Trainer):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
             trainers.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -100,33 +87,90 @@ def trained(small_tfrecords: Path, small_train: Train, small_machine: Callable[.
     yield Trained(out, trainers)
 
 
-def weights(folder: Path) -> list[np.ndarray]:
-    return keras.models.load_model(folder / "model.keras", compile=False).get_weights()
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    for first, second in zip(weights(one), weights(other), strict=True):
-        np.testing.assert_array_equal(first, second)
-
-
-def log(folder: Path) -> list[dict[str, str]]:
-    """The rows of the log, without what is measured by the clock."""
-    with (folder / "training.csv").open(encoding="utf-8", newline="") as file:
-        return [{name: value for name, value in row.items() if name not in MEASURED} for row in csv.DictReader(file)]
-
-
-def as_json(params: Train, machine: Machine, tfrecords: Path, out: Path) -> str:
-    return json.dumps([dataclasses.asdict(params), dataclasses.asdict(machine), str(tfrecords), str(out)])
-
-
 def test_what_is_published_is_whole(trained: Trained) -> None:
     manifest = verify(trained.out, "train")
-    assert {"model.keras", "saved_model/saved_model.pb", "training.csv", "metrics.json"} <= set(manifest["files"])
+    assert {"model.keras", "saved_model/saved_model.pb", "training.csv", "metrics.json", "run.json",
+            "model_card.md"} <= set(manifest["files"])
+    assert manifest["activation"] == "sigmoid"
     assert (manifest["architecture"], manifest["classes"], manifest["pixels"]) == ("tiny", 24, 32)
     metrics = json.loads((trained.out / "metrics.json").read_text())
     assert (metrics["steps"], metrics["images"], metrics["replicas"]) == (STEPS, STEPS * 8, 1)
     assert metrics["weights"] == sum(one.size for one in weights(trained.out))
     assert metrics["final_loss"] == pytest.approx(float(log(trained.out)[-1]["loss"]), rel=1e-4)
+
+
+def test_the_record_says_what_made_the_model(trained: Trained, small_train: Train, small_tfrecords: Path) -> None:
+    run = json.loads((trained.out / "run.json").read_text())
+    assert run["params"] == dataclasses.asdict(small_train)
+    assert run["data"] == {"manifest_sha256": sha256(small_tfrecords / "manifest.json"), "classes": 24, "images": 24}
+    assert run["metrics"] == json.loads((trained.out / "metrics.json").read_text())
+    assert run["metrics"]["training_seconds"] > 0
+    assert run["environment"]["packages"]["tensorflow"] == tf.__version__
+    assert run["environment"]["devices"] == ["/device:CPU:0"]
+    card = (trained.out / "model_card.md").read_text()
+    for text in ("# tiny, 24 classes", "| train.learning_rate | 0.05 |", "| steps | 15 |", "sigmoid gives prob"):
+        assert text in card
+
+
+def test_the_record_names_the_commit_and_whether_it_was_changed(tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert environment()["git"] is None
+    (tmp_path / "file").write_text("one")
+    who = ["-c", "user.name=tester", "-c", "user.email=tester@example.org"]
+    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm1"]):
+        subprocess.run(["git", *command], check=True)
+    revision = environment()["git"]
+    assert len(revision["revision"]) == 40 and not revision["dirty"]
+    (tmp_path / "file").write_text("two")
+    assert environment()["git"] == {**revision, "dirty": True}
+
+
+def test_tensorboard_gets_the_curves_the_counters_and_images_with_predictions(trained: Trained) -> None:
+    [folder] = trained.out.parent.glob("scratch/train/*/tensorboard")
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    tags = set(events.Tags()["tensors"])
+    assert {"loss", "learning_rate", "images_per_second", "validation_loss", "batches_present", "batches_absent",
+            "validation"} <= tags
+    assert len(events.Tensors("loss")) == 5
+    assert any(name.startswith("validation") and events.Tensors(name)[0].tensor_proto.dtype == 7 for name in tags)
+
+
+def test_the_validation_loss_is_that_of_the_published_network(trained: Trained) -> None:
+    last = [row["validation_loss"] for row in log(trained.out) if row["validation_loss"]]
+    assert len(last) == 3, "at every checkpoint"
+    metrics = json.loads((trained.out / "metrics.json").read_text())
+    assert metrics["validation_loss"] == pytest.approx(float(last[-1]))
+
+
+def test_the_best_checkpoint_is_published_where_asked(small_tfrecords: Path, small_train: Train,
+                                                      small_machine: Callable[..., Machine], tmp_path: Path) -> None:
+    # From step 6 on the rate is absurd, so that the first checkpoint is the best.
+    params = dataclasses.replace(small_train, publish="best", steps=30, epochs=None, learning_rate=20.0, warmup=29.0)
+    machine = dataclasses.replace(small_machine(tmp_path / "scratch"), checkpoints_kept=1)
+    out = train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
+    tried = {int(row["step"]): float(row["validation_loss"]) for row in log(out) if row["validation_loss"]}
+    best = min(tried, key=lambda step: tried[step])
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert best < 30
+    assert (metrics["published_step"], metrics["validation_loss"]) == (best, pytest.approx(tried[best]))
+
+
+def test_a_training_starts_from_a_released_checkpoint(small_tfrecords: Path, small_train: Train, trained: Trained,
+                                                      small_machine: Callable[..., Machine], tmp_path: Path) -> None:
+    network = build("tiny", 24)
+    names = [released_name(variable.path) for variable in network.variables]
+    tf.raw_ops.SaveV2(prefix=str(tmp_path / "released"), tensor_names=names, shape_and_slices=[""] * len(names),
+                      tensors=[tf.fill(variable.shape, 0.5) for variable in network.variables])
+    params = dataclasses.replace(small_train, initialize_from=str(tmp_path / "released"), steps=1, epochs=None,
+                                 learning_rate=1e-9, warmup=0.0)
+    out = train(params, small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
+    kernel = keras.models.load_model(out / "model.keras").get_layer("init_conv").get_weights()[0]
+    np.testing.assert_allclose(kernel, 0.5, rtol=1e-5)
+    with pytest.raises(UserError, match="no TensorFlow checkpoint"):
+        train(dataclasses.replace(params, initialize_from=str(tmp_path / "elsewhere")),
+              small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
 
 
 def test_the_log_has_the_steps_in_order_and_the_rate_of_the_schedule(trained: Trained) -> None:
@@ -143,12 +187,13 @@ def test_training_lowers_the_loss(trained: Trained) -> None:
 
 def test_the_step_is_traced_once(trained: Trained) -> None:
     [trainer] = trained.trainers
-    assert trainer.step.experimental_get_tracing_count() == 1  # type: ignore[attr-defined]
+    assert trainer.call.experimental_get_tracing_count() == 1
 
 
 def test_batch_norm_parameters_are_not_decayed(trained: Trained) -> None:
     [trainer] = trained.trainers
-    decayed = {variable.path.rsplit("/", 1)[-1] for variable in trainer._decayed}
+    decayed = {variable.path.rsplit("/", 1)[-1] for variable in trainer.model.trainable_variables
+               if is_decayed(variable)}
     assert decayed == {"kernel", "bias"}
 
 
@@ -177,48 +222,16 @@ def test_a_finished_training_is_published_again_without_a_step(
     assert verify(trained.out, "train") == manifest
 
 
-def test_a_killed_training_continues_to_the_same_weights_bit_for_bit(
-        trained: Trained, small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
-        small_python: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    machine, out = small_machine(tmp_path / "scratch"), tmp_path / "model"
-    killed = subprocess.run(small_python(KILLED, as_json(small_train, machine, small_tfrecords, out)),
-                            capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not out.exists()
-    [work] = tmp_path.glob("scratch/train/*")
-    assert [row["step"] for row in log(work)] == ["5", "6", "10"]
-    assert len(list((work / "checkpoints").glob("*.index"))) == 1
-    capfd.readouterr()
-    train(small_train, machine, tfrecords=small_tfrecords, out=out)
-    assert "resumed after step 6" in capfd.readouterr().out
-    assert_same_weights(out, trained.out)
-    assert log(out) == log(trained.out)
-
-
-def test_two_replicas_train_and_refuse_a_batch_that_they_cannot_share(
-        small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
-        small_python: Callable[..., list[str]], tmp_path: Path) -> None:
-    arguments = as_json(small_train, small_machine(tmp_path / "scratch", 2), small_tfrecords, tmp_path / "model")
-    done = subprocess.run(small_python(TWO_REPLICAS, arguments), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "UserError: train.batch is 9, which 2 replicas cannot share evenly" in done.stdout
-    metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
-    assert (metrics["replicas"], metrics["images"]) == (2, STEPS * 8)
-    losses = [float(row["loss"]) for row in log(tmp_path / "model")]
-    assert losses[-1] < 0.95 * losses[0]
-    assert all(np.isfinite(one).all() for one in weights(tmp_path / "model"))
-
-
 def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_checkpoint(
         small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path) -> None:
-    params = dataclasses.replace(small_train, learning_rate=100.0, weight_decay=1.0, warmup_epochs=0.0, epochs=20.0,
+    params = dataclasses.replace(small_train, learning_rate=100.0, weight_decay=1.0, warmup=0.0, epochs=20.0,
                                  checkpoint_steps=1)
     for _ in range(2):  # the second time from the checkpoint
-        with pytest.raises(UserError, match="no longer finite at step.*last good.*lower train.learning_rate"):
+        with pytest.raises(UserError, match="the .* at step .*, with the learning rate .*last good.*lower train.learn"):
             train(params, small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
         assert not (tmp_path / "model").exists()
         [work] = tmp_path.glob("scratch/train/*")
-        newest = tf.train.load_checkpoint(work / "checkpoints")
+        newest = tf.train.load_checkpoint(max((work / "checkpoints").glob("step-*")) / "variables")
         kept = [newest.get_tensor(name) for name, dtype in newest.get_variable_to_dtype_map().items()
                 if dtype.is_floating]
         assert kept and all(np.isfinite(one).all() for one in kept)
@@ -248,3 +261,14 @@ def test_the_network_loads_with_plain_keras_and_equals_the_saved_model(trained: 
         np.testing.assert_allclose(outputs["keras"], outputs["saved"], rtol=1e-5, atol=1e-5)
         # The network that was trained, with its fused batch norm, says the same.
         np.testing.assert_allclose(outputs["keras"], trained.trainers[0].model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_in_deterministic_mode_tensorflow_refuses_what_does_not_repeat_and_two_runs_are_equal(
+        small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
+        small_python: Callable[..., list[str]], tmp_path: Path) -> None:
+    params = dataclasses.replace(small_train, deterministic=True, epochs=2.0)
+    arguments = as_json(params, small_machine(tmp_path), small_tfrecords, tmp_path)
+    done = subprocess.run(small_python(DETERMINISTIC, arguments), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "refused: Random ops require a seed" in done.stdout
+    assert_same_weights(tmp_path / "model_a", tmp_path / "model_b")

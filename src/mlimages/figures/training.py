@@ -1,17 +1,25 @@
-"""Pictures of a training: its plan before, its inputs, its course after."""
+"""Pictures of a training: its plan before, its course while it runs and after, its inputs."""
 
+import contextlib
 import dataclasses
+import io
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import Image, display
+from matplotlib.figure import Figure
 
 from mlimages.figures.canvas import GOOD, TRAIN, VALIDATION, axes, label
-from mlimages.params import Train
+from mlimages.params import Machine, Train
 from mlimages.publish import read_manifest
+from mlimages.scratch import root
 from mlimages.train.inputs import Records, told, training_batches
 from mlimages.train.log import read_log
-from mlimages.train.run import LOG
+from mlimages.train.loop import LOG
 from mlimages.train.schedule import build_schedule
 
 SMOOTHED_ROWS = 10
@@ -22,7 +30,7 @@ def learning_rate_plan(params: Train, tfrecords: str | Path) -> None:
     schedule = build_schedule(params, len(Records(tfrecords, read_manifest(tfrecords, "convert"), "train")))
     ax = axes(f"Learning rate over {schedule.total_steps:,} steps of {params.batch} images", "step", "learning rate")
     steps = np.unique(np.linspace(0, schedule.total_steps - 1, 2000).astype(int))
-    ax.plot(steps, np.array(schedule(steps)), color=TRAIN)
+    ax.plot(steps, schedule(steps), color=TRAIN)
     plt.show()
 
 
@@ -42,13 +50,56 @@ def first_batch(params: Train, tfrecords: str | Path, count: int = 16) -> None:
 
 def course(model: str | Path) -> None:
     """Loss, learning rate and speed over the steps."""
-    rows = read_log(Path(model) / LOG)
-    steps = [row["step"] for row in rows]
-    figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(9, 7), sharex=True, layout="constrained")
-    loss = np.array([row["loss"] for row in rows])
-    smooth = np.convolve(np.pad(loss, (SMOOTHED_ROWS - 1, 0), "edge"), np.ones(SMOOTHED_ROWS) / SMOOTHED_ROWS, "valid")
-    top.plot(steps, loss, color=TRAIN, alpha=0.35, label="since the last row")
-    top.plot(steps, smooth, color=TRAIN, label=f"mean of {SMOOTHED_ROWS} rows")
+    _draw(plt.figure(figsize=(9, 7), layout="constrained"), read_log(Path(model) / LOG))
+    plt.show()
+
+
+@contextlib.contextmanager
+def live_course(machine: Machine) -> Iterator[None]:
+    """Shows the course of the training that the block runs, drawn anew while it grows.
+
+    It reads the log that the training writes anyway, from a thread of its own: the training knows nothing of it.
+    """
+    began, ended = time.time(), threading.Event()
+    picture = display("The plot comes with the first steps.", display_id=True)
+
+    def follow() -> None:
+        shown = 0.0
+        while not ended.wait(machine.progress_seconds):
+            logs = [path for path in root(machine).glob(f"train/*/{LOG}") if path.stat().st_mtime > max(began, shown)]
+            if logs and len(rows := read_log(logs[0])) > 1:
+                shown = logs[0].stat().st_mtime
+                picture.update(Image(_png(rows), format="png"))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _png(rows: list[dict[str, float]]) -> bytes:
+    """The course as a picture; drawn without pyplot, which is for the main thread alone."""
+    figure, body = Figure(figsize=(9, 7), layout="constrained"), io.BytesIO()
+    _draw(figure, rows)
+    figure.savefig(body, format="png", dpi=80)
+    return body.getvalue()
+
+
+def _draw(figure: Figure, rows: list[dict[str, float]]) -> None:
+    top, middle, bottom = figure.subplots(3, 1, sharex=True)
+    steps, loss = ([row[name] for row in rows] for name in ("step", "loss"))
+    smoothed = min(SMOOTHED_ROWS, len(rows))
+    smooth = np.convolve(np.pad(loss, (smoothed - 1, 0), "edge"), np.ones(smoothed) / smoothed, "valid")
+    top.plot(steps, loss, color=TRAIN, alpha=0.35, label="training, since the last row")
+    top.plot(steps, smooth, color=TRAIN, label=f"mean of {smoothed} rows")
+    tried = [row for row in rows if not np.isnan(row["validation_loss"])]
+    if tried:
+        right = top.twinx()
+        right.plot([row["step"] for row in tried], [row["validation_loss"] for row in tried], "o-", color=GOOD)
+        right.set_ylabel("validation loss", color=GOOD)
     top.set_yscale("log")
     top.legend()
     middle.plot(steps, [row["learning_rate"] for row in rows], color=VALIDATION)
@@ -57,4 +108,3 @@ def course(model: str | Path) -> None:
     label(top, "Training", "", "loss")
     label(middle, "", "", "learning rate")
     label(bottom, "", "step", "images per second")
-    plt.show()

@@ -1,32 +1,101 @@
-"""Checkpoints of a whole training: weights, optimizer, loss counters and step; the data follow from the step."""
+"""The released program's checkpoints: TensorFlow 1's, by its variables' names. Numbers only: nothing in them runs."""
 
+import re
+from collections import Counter
+from collections.abc import Container
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import keras
+import numpy as np
 import tensorflow as tf
 
-KEPT = 3
+from mlimages.errors import UserError
+
+SCOPES = {"init_conv": "init/init_conv/conv2d", "global_pool_bn": "global_pool/bn/batch_normalization",
+          "logits": "logits/dense"}
+# What a checkpoint holds of the network itself: neither its optimizer's slots nor its counters.
+WEIGHT = re.compile(r"(init|global_pool|stages_\d+_block_\d+)/.*/(kernel|gamma|beta|moving_mean|moving_variance)")
 
 
-class Checkpoints:
-    """The last KEPT checkpoints in a folder. Each is whole: TensorFlow writes beside and renames."""
+class Loaded(NamedTuple):
+    """The names of what was `loaded`, of what else the checkpoint holds, and of what of the network was `kept`."""
 
-    def __init__(self, folder: Path, model: Any, optimizer: Any, loss: Any) -> None:
-        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        counters = {str(index): variable.value for index, variable in enumerate(loss.variables)}
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, loss=tf.train.Checkpoint(**{
-            f"counter_{index}": value for index, value in counters.items()}), step=self._step)
-        self._checkpoint = checkpoint
-        self._manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=KEPT)
+    loaded: list[str]
+    ignored: list[str]
+    kept: list[str]
 
-    def restore(self) -> int:
-        """Load the newest checkpoint; returns the steps that were done, 0 where there is none."""
-        if self._manager.latest_checkpoint is None:
-            return 0
-        self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
-        return int(self._step.numpy())
 
-    def save(self, step: int) -> None:
-        """Save after `step` steps."""
-        self._step.assign(step)
-        self._manager.save(checkpoint_number=step)
+def released_name(path: str) -> str:
+    """The released name of a network's variable, whose `path` is such as stages_0_block_0_conv1_b1_bn/gamma."""
+    layer, variable = path.split("/")
+    if layer not in SCOPES:
+        block, name = re.fullmatch(r"(stages_\d+_block_\d+)_(\w+)", layer).groups()  # type: ignore[union-attr]
+        return f"{block}/{name}/{'batch_normalization' if name.endswith('_bn') else 'conv2d'}/{variable}"
+    return f"{SCOPES[layer]}/{variable}"
+
+
+def load_released(model: keras.Model, prefix: str | Path, *, logits: bool = True) -> Loaded:
+    """Fill a network of `mlimages.train.resnet` from the checkpoint PREFIX.index, PREFIX.data-*.
+
+    Without `logits` the last layer stays as it is, for other classes. Raises UserError, and changes nothing, for a
+    checkpoint that is missing, damaged or of another format, and for one of another depth or number of classes.
+    """
+    wanted = {released_name(variable.path): variable for variable in model.variables}
+    kept = [] if logits else [name for name in wanted if name.startswith("logits/")]
+    shapes = {name: tuple(variable.shape) for name, variable in wanted.items() if name not in kept}
+    found = _read(prefix, shapes)
+    _check(prefix, shapes, found)
+    for name, value in found.items():
+        if value is not None:
+            wanted[name].assign(value)
+    return Loaded(sorted(set(wanted) - set(kept)), sorted(set(found) - set(wanted) | set(kept)), sorted(kept))
+
+
+def checkpoint_files(prefix: str | Path) -> list[Path]:
+    """The files of a checkpoint, the index first; UserError where they are not there."""
+    prefix = Path(prefix)
+    index = prefix.with_name(f"{prefix.name}.index")
+    files = [index, *sorted(prefix.parent.glob(f"{prefix.name}.data-*"))]
+    if not index.is_file() or len(files) < 2:
+        others = [path.with_suffix("") for path in sorted(prefix.parent.glob("*.index"))]
+        raise UserError(f"{prefix} is no TensorFlow checkpoint: expected {index} and {prefix}.data-* beside it"
+                        + (f"; there is {', '.join(map(str, others[:5]))}" if others else ""))
+    return files
+
+
+def _read(prefix: str | Path, names: Container[str]) -> dict[str, Any]:
+    """What the checkpoint holds under each name: an array for `names`, None for all others."""
+    checkpoint_files(prefix)
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        held = reader.get_variable_to_shape_map()
+        return {name: reader.get_tensor(name) if name in names else None for name in held}
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
+        raise UserError(f"{prefix} is no TensorFlow checkpoint, or is damaged ({str(error).splitlines()[0]}); "
+                        f"fetch it again") from None
+
+
+def _check(prefix: str | Path, shapes: dict[str, tuple[int, ...]], found: dict[str, np.ndarray | None]) -> None:
+    """UserError unless the checkpoint has the network's variables, in their shapes, and no further layers."""
+    bias = found.get("logits/dense/bias")
+    if bias is not None and bias.shape != shapes["logits/dense/bias"]:
+        raise UserError(f"{prefix} has {len(bias)} classes, the network has {shapes['logits/dense/bias'][0]}; load all "
+                        f"but the logits: load_released(..., logits=False), train.initialize_logits: false")
+    missing = sorted(set(shapes) - set(found))
+    further = sorted(name for name in set(found) - set(shapes) if WEIGHT.fullmatch(name))
+    if missing or further:
+        raise UserError(f"{prefix} is of another network: it has {_depth(found)}, expected {_depth(shapes)}; it lacks "
+                        f"{len(missing)} of the network's variables ({', '.join(missing[:3]) or 'none'}) and has "
+                        f"{len(further)} others ({', '.join(further[:3]) or 'none'})")
+    for name, shape in shapes.items():
+        value = found[name]
+        if value is not None and value.shape != shape:
+            raise UserError(f"{prefix}: {name} has the shape {value.shape}, expected {shape}")
+
+
+def _depth(names: Any) -> str:
+    """The blocks of each stage that variables' names tell of."""
+    blocks = {match.groups() for name in names if (match := re.match(r"stages_(\d+)_block_(\d+)/", name))}
+    counts = Counter(int(stage) for stage, _ in blocks)
+    return f"blocks {tuple(count for _, count in sorted(counts.items()))}"

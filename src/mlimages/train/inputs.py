@@ -1,5 +1,6 @@
 """From record shards to batches. The n-th batch is a function of the seed and n alone, on any number of threads."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,20 +81,22 @@ def evaluation_batches(records: Records, *, batch: int, pixels: int, preprocessi
         tf.TensorSpec((None,), tf.string)))
 
 
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+    """A block that reads such a dataset; what its functions had to say to the user is raised as they said it."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        _, _, said = str(error.message).partition(f"{UserError.__name__}: ")
+        if not said:
+            raise
+        raise UserError(said.partition("\nTraceback")[0]) from None
+
+
 def told(batches: Any) -> Iterator[Any]:
-    """The elements of a dataset or an iterator of it; what its functions had to say is raised as they said it."""
-    iterator = iter(batches)
-    while True:
-        try:
-            element = next(iterator)
-        except StopIteration:
-            return
-        except tf.errors.OpError as error:
-            name, _, said = str(error.message).partition(f"{UserError.__name__}: ")
-            if not said:
-                raise
-            raise UserError(said.partition("\nTraceback")[0]) from None
-        yield element
+    """The elements of a dataset, read within `telling`."""
+    with telling():
+        yield from batches
 
 
 def _images(reader: Reader, positions: np.ndarray, batch: Batch, pixels: int,

@@ -1,20 +1,25 @@
 """Loss, learning rate and speed as they come: a CSV file for DVC's plots, and TensorBoard."""
 
 import csv
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from mlimages.publish import write_csv
 
-COLUMNS = ("step", "epoch", "loss", "learning_rate", "images_per_second")
+COLUMNS = ("step", "epoch", "loss", "validation_loss", "learning_rate", "images_per_second")
+SHOWN_CLASSES = 5
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a log, each with a number for every one of COLUMNS."""
+    """The rows of a log, each with a number for every one of COLUMNS; NaN where there was no validation."""
     with path.open(encoding="utf-8", newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 class TrainingLog:
@@ -35,16 +40,40 @@ class TrainingLog:
         self._file.close()
         self._tensorboard.close()
 
-    def row(self, step: int, epoch: float, loss: float, learning_rate: float, images_per_second: float) -> None:
-        """What was measured over the steps since the last row; `loss` is their mean."""
-        self._csv.writerow([_text(value) for value in (step, epoch, loss, learning_rate, images_per_second)])
+    def row(self, step: int, epoch: float, loss: float, validation_loss: float, learning_rate: float,
+            images_per_second: float) -> None:
+        """What was measured over the steps since the last row; `loss` is their mean, NaN stands for no value."""
+        values = (step, epoch, loss, validation_loss, learning_rate, images_per_second)
+        self._csv.writerow([_text(value) for value in values])
         self._file.flush()
         with self._tensorboard.as_default(step):
-            tf.summary.scalar("loss", loss)
-            tf.summary.scalar("learning_rate", learning_rate)
-            tf.summary.scalar("images_per_second", images_per_second)
+            for name, value in list(zip(COLUMNS, values, strict=True))[2:]:
+                if not math.isnan(value):
+                    tf.summary.scalar(name, value)
+        self._tensorboard.flush()
+
+    def histograms(self, step: int, values: Mapping[str, Any]) -> None:
+        """The distribution of each array, in TensorBoard."""
+        with self._tensorboard.as_default(step):
+            for name, array in values.items():
+                tf.summary.histogram(name, array)
+        self._tensorboard.flush()
+
+    def predictions(self, step: int, images: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:
+        """Images float32 [n, height, width, 3] in [-1, 1] in TensorBoard, with a table of labels and best classes."""
+        rows = ["| image | classes | most likely |", "| --- | --- | --- |"]
+        for number, (confidences, scores) in enumerate(zip(labels, logits, strict=True)):
+            true = ", ".join(str(index) for index in np.flatnonzero(confidences > 0))
+            best = ", ".join(f"{index} ({(1 + np.tanh(scores[index] / 2)) / 2:.2f})"
+                             for index in np.argsort(-scores)[:SHOWN_CLASSES])
+            rows.append(f"| {number} | {true} | {best} |")
+        with self._tensorboard.as_default(step):
+            tf.summary.image("validation", (images + 1) / 2, max_outputs=len(images))
+            tf.summary.text("validation", "\n".join(rows))
         self._tensorboard.flush()
 
 
 def _text(value: float) -> str:
+    if math.isnan(value):
+        return ""
     return f"{value:.6g}" if value != int(value) else str(int(value))

@@ -1,4 +1,4 @@
-"""The released network: a pre-activation bottleneck ResNet, in keras and keras.ops alone but for one fused kernel.
+"""The released network: a pre-activation bottleneck ResNet, in keras alone.
 
 Source: Tencent ML-Images' models/resnet.py; He et al., arXiv 1603.05027, for pre-activation.
 """
@@ -7,52 +7,38 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
+
+from mlimages.train.batch_norm import FusedBatchNormalization
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
-class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalization over the channels of [batch, height, width, channels] by TensorFlow's fused kernel.
-
-    The same weights and the same result as Keras' own layer, in less time; the variance that it keeps is the
-    unbiased one, as in the released program. On Keras' other backends it is Keras' own layer.
-    """
-
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if keras.backend.backend() != "tensorflow":
-            return super().call(inputs, training=training, mask=mask)
-        fixed = {} if training else {"mean": tf.convert_to_tensor(self.moving_mean),
-                                     "variance": tf.convert_to_tensor(self.moving_variance)}
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), epsilon=self.epsilon,
-            is_training=bool(training), **fixed)
-        if training:
-            self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
-            self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
-        return outputs
-
-
 def resnet(depth: int | Sequence[int], classes: int, *, batch_norm_momentum: float = 0.997,
-           batch_norm_epsilon: float = 1e-5, width: int = 64,
+           batch_norm_epsilon: float = 1e-5, width: int = 64, synchronized: bool = False, dtype: str = "float32",
            batch_norm: type[keras.layers.BatchNormalization] = FusedBatchNormalization) -> keras.Model:
     """Images float32 [batch, height, width, 3] in [-1, 1] to logits float32 [batch, classes].
 
     `depth` is 50, 101 or 152, or the number of blocks of each stage; the stem has `width` channels, the stages put
-    out 4, 8, 16, ... times as many. The layer `features` gives the means [batch, channels of the last stage]. Weight
-    layers are named as the released checkpoint names them, with `_` for `/`.
+    out 4, 8, 16, ... times as many. The layer `features` gives the float32 means [batch, channels of the last stage].
+    Weight layers are named as the released checkpoint names them, with `_` for `/`. `synchronized` batch norm sees the
+    images of all replicas; `dtype` is Keras' policy for all before the features, such as mixed_bfloat16.
+
+    Raises ValueError for a depth that has no name.
     """
+    if isinstance(depth, int) and depth not in DEPTHS:
+        raise ValueError(f"depth is {depth}, expected one of {sorted(DEPTHS)} or the number of blocks of each stage")
 
     def convolve(x: Any, channels: int, kernel: int, strides: int, name: str) -> Any:
         if strides > 1 and kernel > 1:
             before = (kernel - 1) // 2
-            x = keras.layers.ZeroPadding2D(((before, kernel - 1 - before),) * 2)(x)
+            x = keras.layers.ZeroPadding2D(((before, kernel - 1 - before),) * 2, dtype=dtype)(x)
         return keras.layers.Conv2D(channels, kernel, strides, padding="valid" if strides > 1 else "same",
-                                   use_bias=False, kernel_initializer=_initializer(), name=name)(x)
+                                   use_bias=False, kernel_initializer=_initializer(), dtype=dtype, name=name)(x)
 
     def activate(x: Any, name: str) -> Any:
-        x = batch_norm(momentum=batch_norm_momentum, epsilon=batch_norm_epsilon, name=name)(x)
-        return keras.layers.ReLU()(x)
+        x = batch_norm(momentum=batch_norm_momentum, epsilon=batch_norm_epsilon, synchronized=synchronized,
+                       dtype=dtype, name=name)(x)
+        return keras.layers.ReLU(dtype=dtype)(x)
 
     def block(x: Any, channels: int, first: bool, name: str) -> Any:
         strides, shortcut = 1, x
@@ -62,15 +48,16 @@ def resnet(depth: int | Sequence[int], classes: int, *, batch_norm_momentum: flo
         x = convolve(activate(x, f"{name}_conv1_b2_bn"), channels // 4, 1, 1, f"{name}_conv1_b2")
         x = convolve(activate(x, f"{name}_conv2_b2_bn"), channels // 4, 3, strides, f"{name}_conv2_b2")
         x = convolve(activate(x, f"{name}_conv3_b2_bn"), channels, 1, 1, f"{name}_conv3_b2")
-        return keras.layers.Add()([shortcut, x])
+        return keras.layers.Add(dtype=dtype)([shortcut, x])
 
     images = keras.Input((None, None, 3), name="images")
     x = convolve(images, width, 7, 2, "init_conv")
     for stage, blocks in enumerate(DEPTHS[depth] if isinstance(depth, int) else depth):
         for index in range(blocks):
             x = block(x, 4 * width * 2**stage, index == 0, f"stages_{stage}_block_{index}")
-    features = keras.layers.GlobalAveragePooling2D(name="features")(activate(x, "global_pool_bn"))
-    logits = keras.layers.Dense(classes, kernel_initializer=_initializer(), name="logits")(features)
+    x = activate(x, "global_pool_bn")
+    features = keras.layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
+    logits = keras.layers.Dense(classes, kernel_initializer=_initializer(), dtype="float32", name="logits")(features)
     return keras.Model(images, logits, name="resnet")
 
 

@@ -1,68 +1,148 @@
 """One training step, written once for one device, MirroredStrategy and MultiWorkerMirroredStrategy."""
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from mlimages.params import Train
+from mlimages.train.checkpoint import load_released
 from mlimages.train.loss import build_loss
+from mlimages.train.optimizer import LossScale, Momentum, WeightAverage
 from mlimages.train.resnet import build
-from mlimages.train.schedule import Momentum, Schedule
+
+# Gradients travel between devices in packs: many small messages are slower than few large ones.
+PACKED = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=32 * 2**20)
 
 
 class Trainer:
     """The network, its loss and its optimizer on all replicas of a strategy.
 
-    `step(batch)` trains on one global batch and returns its loss, without the weight decay, summed over replicas.
+    Variables are equal on all replicas after every step, batch norm's statistics included, which are the mean of what
+    the replicas saw: so the state after any step can be saved, and says all. `evaluate(images, labels)` gives the loss
+    of some images, every class weighted alike, and their logits, by the weights that would be published.
     """
 
-    def __init__(self, params: Train, classes: int, schedule: Schedule, strategy: Any) -> None:
+    def __init__(self, params: Train, classes: int, strategy: Any, *, steps_per_call: int = 1) -> None:
         keras.utils.set_random_seed(params.seed)
         self.strategy = strategy
+        self._replicas = strategy.num_replicas_in_sync
+        self._parts = params.accumulate
+        self._steps_per_call = steps_per_call
         with strategy.scope():
-            self.model = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum)
-            self.loss = build_loss(params, classes, strategy.num_replicas_in_sync, _sum_over_replicas)
-            self.optimizer = Momentum(schedule, params.momentum)
-            self.optimizer.build(self.model.trainable_variables)
-        self._decayed = [variable for variable in self.model.trainable_variables
-                         if variable.path.rsplit("/", 1)[-1] not in ("gamma", "beta")]
-        self._weight_decay = params.weight_decay
-        self.step: Callable[[Any], Any] = tf.function(self._step)
+            self.model = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
+                               synchronized=params.batch_norm == "synchronized", dtype=params.precision)
+            if params.initialize_from is not None:
+                load_released(self.model, params.initialize_from, logits=params.initialize_logits)
+            self.loss = build_loss(params, classes, self._replicas, sum_over_replicas)
+            self.optimizer = Momentum(self.model.trainable_variables, params.momentum,
+                                      weight_decay=params.weight_decay, clip_norm=params.clip_norm)
+            self.scale = LossScale() if params.precision == "mixed_float16" else None
+            self.average = WeightAverage(self.model.variables, params.average_decay) if params.average_decay else None
+        gpus = bool(tf.config.list_physical_devices("GPU"))
+        self.compiled = params.xla == "on" or (params.xla == "auto" and gpus and params.batch_norm == "local")
+        self._part = tf.function(self._part_of_replica, jit_compile=True) if self.compiled else self._part_of_replica
+        self.call = tf.function(self._call)
+        self.evaluate = tf.function(self._evaluate, reduce_retracing=True)
 
-    def _step(self, batch: Any) -> Any:
-        losses = self.strategy.run(self._replica_step, args=batch)
-        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+    @property
+    def variables(self) -> dict[str, list[Any]]:
+        """All that changes from step to step, by what it belongs to."""
+        parts = {"network": self.model, "loss": self.loss, "optimizer": self.optimizer, "scale": self.scale,
+                 "average": self.average}
+        return {name: [variable.value for variable in part.variables] for name, part in parts.items() if part}
 
-    def _replica_step(self, images: Any, labels: Any) -> Any:
-        with tf.GradientTape() as tape:
-            loss = self.loss(labels, self.model(images, training=True))
-            decay = tf.add_n([tf.nn.l2_loss(tf.convert_to_tensor(variable)) for variable in self._decayed])
-            # Gradients are summed over the replicas, so each contributes its share of the decay.
-            total = loss + self._weight_decay * decay / self.strategy.num_replicas_in_sync
-        weights = self.model.trainable_variables
-        self.optimizer.apply(tape.gradient(total, [variable.value for variable in weights]), weights)
-        return loss
+    def train(self, batches: Iterator[Any], rates: np.ndarray) -> np.ndarray:
+        """Train on the next len(rates) global batches, `steps_per_call` at most, each at its learning rate.
 
-    @tf.function
-    def average_statistics(self) -> None:
-        """Make the batch norm statistics, which each replica keeps for itself, equal to their mean on all."""
-        self.strategy.run(self._average_statistics)
+        Returns their losses, without the weight decay: float32 [steps].
+        """
+        # Of one length always: another shape would be traced anew.
+        padded = np.zeros(self._steps_per_call, np.float32)
+        padded[: len(rates)] = rates
+        return self.call(batches, tf.constant(padded), tf.constant(len(rates))).numpy()
+
+    def weights(self) -> list[np.ndarray]:
+        """The network's variables, or their averages where they are kept: what is to be published."""
+        return [keras.ops.convert_to_numpy(variable) for variable in self._published]
+
+    @property
+    def _published(self) -> list[Any]:
+        return self.average.averages if self.average else self.model.variables
+
+    def _evaluate(self, images: Any, labels: Any) -> tuple[Any, Any]:
+        values = {variable.path: value for variable, value in zip(self.model.variables, self._published, strict=True)}
+        logits, _ = self.model.stateless_call(
+            [values[variable.path] for variable in self.model.trainable_variables],
+            [values[variable.path] for variable in self.model.non_trainable_variables], images, training=False)
+        # The mean over these images alone, every class weighted alike.
+        return self.loss.cost(labels, logits, tf.ones(labels.shape[1])) * self._replicas, logits
 
     def is_finite(self) -> bool:
-        """Whether every weight is a finite number."""
-        finite = [tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(variable))) for variable in self.model.variables
-                  if variable.dtype.startswith("float")]
+        """Whether every variable is a finite number."""
+        finite = [tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(variable)))
+                  for part in self.variables.values() for variable in part if variable.dtype.is_floating]
         return bool(tf.reduce_all(finite))
 
+    def _call(self, batches: Any, rates: Any, steps: Any) -> Any:
+        losses = tf.TensorArray(tf.float32, steps, element_shape=[])
+        for index in tf.range(steps):
+            shares = self.strategy.run(self._replica_step, args=(*next(batches), rates[index]))
+            losses = losses.write(index, self.strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None))
+        return losses.stack()
+
+    def _replica_step(self, images: Any, labels: Any, rate: Any) -> Any:
+        weights = self.loss.weigh(labels)
+        if self._parts == 1:
+            loss, gradients = self._part(images, labels, weights)
+        else:
+            loss, gradients = self._accumulated(images, labels, weights)
+        if self._replicas > 1:
+            gradients = _all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            self._average_statistics()
+        if self.scale:
+            self.scale.apply(self.optimizer, gradients, rate)
+        else:
+            self.optimizer.apply(gradients, rate)
+        if self.average:
+            self.average.update()
+        return loss
+
+    def _accumulated(self, images: Any, labels: Any, weights: Any) -> tuple[Any, list[Any]]:
+        """Loss and gradients of the replica's batch, from one part of it after the other."""
+        size = tf.shape(images)[0] // self._parts
+        loss = tf.constant(0.0)
+        gradients = [tf.zeros(weight.shape) for weight in self.model.trainable_variables]
+        for index in tf.range(self._parts):
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            part = slice(index * size, (index + 1) * size)
+            more, steeper = self._part(images[part], labels[part], weights)
+            loss += more / self._parts
+            gradients = [one + other / self._parts for one, other in zip(gradients, steeper, strict=True)]
+        return loss, gradients
+
+    def _part_of_replica(self, images: Any, labels: Any, weights: Any) -> tuple[Any, list[Any]]:
+        """The loss of some images, and its gradients, times the loss scale where there is one."""
+        with tf.GradientTape() as tape:
+            loss = self.loss.cost(labels, self.model(images, training=True), weights)
+            scaled = loss * self.scale.scale.value if self.scale else loss
+        return loss, tape.gradient(scaled, [variable.value for variable in self.model.trainable_variables])
+
     def _average_statistics(self) -> None:
-        variables = self.model.non_trainable_variables
-        means = tf.distribute.get_replica_context().all_reduce(
-            tf.distribute.ReduceOp.MEAN, [tf.identity(variable.value) for variable in variables])
-        for variable, mean in zip(variables, means, strict=True):
-            variable.assign(mean)
+        """Make batch norm's statistics, of which each replica has its own, equal to their mean on all."""
+        statistics = self.model.non_trainable_variables
+        flat = tf.concat([tf.reshape(variable.value, [-1]) for variable in statistics], 0)
+        mean = _all_reduce(tf.distribute.ReduceOp.MEAN, [flat])[0]
+        for variable, part in zip(statistics, tf.split(mean, [int(np.prod(one.shape)) for one in statistics]),
+                                  strict=True):
+            variable.assign(tf.reshape(part, variable.shape))
 
 
-def _sum_over_replicas(tensor: Any) -> Any:
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+def sum_over_replicas(tensor: Any) -> Any:
+    return _all_reduce(tf.distribute.ReduceOp.SUM, [tensor])[0]
+
+
+def _all_reduce(operation: Any, tensors: Sequence[Any]) -> list[Any]:
+    return tf.distribute.get_replica_context().all_reduce(operation, list(tensors), options=PACKED)

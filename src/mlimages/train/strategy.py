@@ -1,11 +1,12 @@
 """The devices that train together."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from mlimages.errors import UserError
-from mlimages.params import Machine
+from mlimages.params import Machine, Train
 
 
 def mirrored_strategy(machine: Machine) -> Any:
@@ -27,10 +28,21 @@ def mirrored_strategy(machine: Machine) -> Any:
                                           cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
-def replica_batch(batch: int, strategy: Any) -> int:
+def distribute(strategy: Any, pipeline: Callable[[Any], Any]) -> Iterator[Any]:
+    """The global batches of the datasets that `pipeline` makes, one element for each replica in turn.
+
+    What brings batches to devices ahead of time is for GPUs: CPUs need none, and taking it down can hang there.
+    """
+    ahead = bool(tf.config.list_physical_devices("GPU"))
+    options = tf.distribute.InputOptions(experimental_fetch_to_device=ahead)
+    return iter(strategy.distribute_datasets_from_function(pipeline, options))
+
+
+def replica_batch(params: Train, strategy: Any) -> int:
     """The images of the global batch that fall to one replica; UserError where they do not divide evenly."""
     replicas = strategy.num_replicas_in_sync
-    if batch % replicas:
-        raise UserError(f"train.batch is {batch}, which {replicas} replicas cannot share evenly; expected a multiple "
-                        f"of {replicas}")
-    return batch // replicas
+    if params.batch % (replicas * params.accumulate):
+        parts = f" in {params.accumulate} parts each" if params.accumulate > 1 else ""
+        raise UserError(f"train.batch is {params.batch}, which {replicas} replicas cannot share evenly{parts}; "
+                        f"expected a multiple of {replicas * params.accumulate}")
+    return params.batch // replicas

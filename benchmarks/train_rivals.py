@@ -1,0 +1,183 @@
+"""What `train.py` measures in TensorFlow: `train_rivals.py WHAT PIXELS BATCH CLASSES`.
+
+network, applications: forward, backward and update of our ResNet-101, of keras.applications' under `fit`.
+bare, full: our ResNet-101's forward, backward and update; the whole training with its input, loss and log.
+memory, start: what the loss holds; the time to the first step.
+"""
+
+import dataclasses
+import gc
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from mlimages.acquire.formats import Labels  # noqa: E402
+from mlimages.convert.images import to_jpeg  # noqa: E402
+from mlimages.convert.records import serialize  # noqa: E402
+from mlimages.demo import world  # noqa: E402
+from mlimages.params import load  # noqa: E402
+from mlimages.train.inputs import training_batches  # noqa: E402
+from mlimages.train.log import TrainingLog  # noqa: E402
+from mlimages.train.loss import ClassBalancedLoss  # noqa: E402
+from mlimages.train.resnet import build  # noqa: E402
+from mlimages.train.step import Trainer  # noqa: E402
+from mlimages.train.strategy import distribute, mirrored_strategy  # noqa: E402
+
+PARAMS = load(Path(__file__).parents[1] / "params.yaml")
+RECORDS = 256
+FIT_STEPS = 3
+
+
+def bare(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
+    """Forward, backward, update: no more than any training loop must do."""
+    model = build("resnet101", classes)
+    velocities = [tf.Variable(tf.zeros(weight.shape)) for weight in model.trainable_variables]
+    images, labels = _batch(pixels, batch, classes)
+
+    @tf.function
+    def step() -> Any:
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            loss = tf.reduce_mean(tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits), 1))
+        variables = [weight.value for weight in model.trainable_variables]
+        for gradient, velocity, weight in zip(tape.gradient(loss, variables), velocities, variables, strict=True):
+            velocity.assign(0.9 * velocity + gradient)
+            weight.assign_sub(0.01 * velocity)
+        return loss
+
+    return lambda: float(step())
+
+
+def network(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
+    """The step of our training, on one batch that lies in memory."""
+    params = dataclasses.replace(PARAMS.train, batch=batch, pixels=pixels, loss="sigmoid")
+    strategy = mirrored_strategy(PARAMS.machine)
+    trainer = Trainer(params, classes, strategy)
+    data = tf.data.Dataset.from_tensors(_batch(pixels, batch, classes)).repeat()
+    batches = distribute(strategy, lambda context: data)
+    return lambda: trainer.train(batches, np.array([0.01], np.float32))
+
+
+def applications(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
+    """keras.applications' ResNet101V2, from images to logits, under `fit`, FIT_STEPS steps a call."""
+    model = keras.applications.ResNet101V2(weights=None, classes=classes, input_shape=(pixels, pixels, 3),
+                                           classifier_activation=None)
+    model.compile(keras.optimizers.SGD(0.01, 0.9), keras.losses.BinaryCrossentropy(from_logits=True))
+    data = tf.data.Dataset.from_tensors(_batch(pixels, batch, classes)).repeat()
+    return lambda: model.fit(data, steps_per_epoch=FIT_STEPS, verbose=0)
+
+
+def full(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
+    """Our training with all that it does: records, augmentation, the released loss, weight decay, the log."""
+    folder = Path(tempfile.mkdtemp())
+    records = _write_records(folder, classes, pixels)
+    params = dataclasses.replace(PARAMS.train, batch=batch, pixels=pixels, loss="class_balanced")
+    strategy = mirrored_strategy(PARAMS.machine)
+    trainer = Trainer(params, classes, strategy)
+    batches = distribute(strategy, lambda context: training_batches(
+        records, params, steps=10_000, readers=PARAMS.machine.workers))
+    log = TrainingLog(folder / "training.csv", folder / "tensorboard", 0)
+    done = iter(range(1, 10_000))
+
+    def step() -> None:
+        number = next(done)
+        loss = trainer.train(batches, np.array([0.01], np.float32))
+        if number % 5 == 0:
+            log.row(number, number, float(loss[0]), float("nan"), 0.01, 1.0)
+
+    return step
+
+
+def memory() -> None:
+    """The most that the loss and its gradient hold, in tensors of [batch, classes], labels and logits included."""
+    classes = 11_166
+    for batch in (256, 2048):
+        loss = ClassBalancedLoss(classes, negative_selection=1.0)
+        generator = np.random.default_rng(0)
+        row = (generator.random(classes) < 0.01).astype(np.float32), generator.normal(size=classes).astype(np.float32)
+
+        @tf.function
+        def run(labels: Any, logits: Any, loss: Any = loss) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(logits)
+                cost = loss(labels, logits)
+            return cost, tape.gradient(cost, logits)
+
+        inputs = [tf.constant(part[None]) for part in row]
+        run(*(tf.tile(part, [8, 1]) for part in inputs))  # traced; what is compiled for a batch is small beside it
+        gc.collect()
+        before = _status("VmRSS")
+        labels, logits = (tf.tile(part, [batch, 1]) for part in inputs)
+        Path("/proc/self/clear_refs").write_text("5")
+        cost, gradient = run(labels, logits)
+        assert np.isfinite(float(cost)) and gradient.shape == (batch, classes)
+        peak = (_status("VmHWM") - before) / (4 * batch * classes)
+        print(f"| loss and gradient, batch {batch} x {classes:,} classes | {peak:.2f} tensors of that shape at most |")
+
+
+def start() -> None:
+    """From nothing built to the end of the first step, packages imported."""
+    began = time.monotonic()
+    step = network(64, 32, 1000)
+    built = time.monotonic()
+    step()
+    ended = time.monotonic()
+    step()
+    print(f"| ResNet-101, to the end of the first step | {ended - began:.1f} s | built in {built - began:.1f} s, "
+          f"the second step takes {time.monotonic() - ended:.2f} s |")
+
+
+def _status(name: str) -> int:
+    """Bytes that the kernel tells of this process, such as VmRSS."""
+    line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def _batch(pixels: int, batch: int, classes: int) -> tuple[Any, Any]:
+    generator = np.random.default_rng(0)
+    return (tf.constant(generator.uniform(-1, 1, (batch, pixels, pixels, 3)).astype(np.float32)),
+            tf.constant((generator.random((batch, classes)) < 0.01).astype(np.float32)))
+
+
+def _write_records(folder: Path, classes: int, pixels: int) -> list[Path]:
+    """Record shards of drawn images, a quarter larger than what the network gets, with ten labels each."""
+    generator = np.random.default_rng(0)
+    shards = [folder / f"train-{index:05d}-of-00004.tfrecord" for index in range(4)]
+    wnid = world.CLASSES[world.INDEX[world.LEAVES[0]]].wnid
+    for index, shard in enumerate(shards):
+        with tf.io.TFRecordWriter(str(shard)) as writer:
+            for number in range(RECORDS // len(shards)):
+                jpeg = to_jpeg(world.draw(f"{wnid}_{index}_{number}", pixels * 5 // 4), 90)
+                chosen = tuple(sorted(int(one) for one in generator.choice(classes, 10, replace=False)))
+                writer.write(serialize(jpeg, Labels(chosen, (1.0,) * 10), filename="drawn", key=f"{index}-{number}"))
+    return shards
+
+
+def _steps(step: Callable[[], Any], steps_per_call: int) -> Iterator[float]:
+    while True:
+        began = time.monotonic()
+        step()
+        yield (time.monotonic() - began) / steps_per_call
+
+
+def main(what: str, *sizes: str) -> None:
+    if not sizes:
+        {"memory": memory, "start": start}[what]()
+        return
+    kinds = {"bare": bare, "full": full, "network": network, "applications": applications}
+    steps = _steps(kinds[what](*map(int, sizes)), FIT_STEPS if what == "applications" else 1)
+    for _ in sys.stdin:
+        print(f"seconds {next(steps)}", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,103 @@
+"""Stochastic gradient descent with momentum, on the gradient of the global batch.
+
+All of it happens on every replica alike, with the same numbers, after the gradients were summed over the replicas: so
+clipping, loss scaling and averages mean the same on any number of them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+FIRST_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2000
+
+
+class Momentum:
+    """v <- momentum * v + gradient; w <- w - rate * v.
+
+    Keras' own SGD folds the rate into v, so that a drop of the rate takes effect late; TensorFlow 1's
+    MomentumOptimizer, which the released program uses, does not. Before that, the gradient gets `weight_decay` times
+    the weight, the gradient of weight_decay * |w|^2 / 2, for every weight but batch norm's; where the norm of all
+    gradients together is above `clip_norm`, they are all made smaller by the same factor.
+    """
+
+    def __init__(self, weights: Sequence[Any], momentum: float, *, weight_decay: float = 0.0,
+                 clip_norm: float | None = None) -> None:
+        self._weights = list(weights)
+        self._momentum, self._weight_decay, self._clip_norm = momentum, weight_decay, clip_norm
+        self.velocities = [keras.Variable(keras.ops.zeros(weight.shape), trainable=False) for weight in weights]
+
+    @property
+    def variables(self) -> list[Any]:
+        return self.velocities
+
+    def apply(self, gradients: Sequence[Any], rate: Any) -> None:
+        """Change the weights by the gradients of the global batch; `rate` is a float32 scalar."""
+        gradients = [gradient + self._weight_decay * weight.value if is_decayed(weight) else gradient
+                     for gradient, weight in zip(gradients, self._weights, strict=True)]
+        if self._clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm)
+        for gradient, velocity, weight in zip(gradients, self.velocities, self._weights, strict=True):
+            tf.raw_ops.ResourceApplyMomentum(var=weight.value.handle, accum=velocity.value.handle, lr=rate,
+                                             grad=gradient, momentum=self._momentum)
+
+
+def is_decayed(weight: Any) -> bool:
+    """Whether weight decay takes hold of a weight: all but batch norm's, as in the released program."""
+    return weight.path.rsplit("/", 1)[-1] not in ("gamma", "beta")
+
+
+class LossScale:
+    """Keeps float16 gradients from vanishing: the loss is multiplied by a scale, the gradients divided by it.
+
+    A step whose gradients are not all finite changes nothing and halves the scale; after 2,000 others in a row it
+    doubles.
+    """
+
+    def __init__(self) -> None:
+        self.scale = keras.Variable(FIRST_SCALE, trainable=False, dtype="float32")
+        self.good_steps = keras.Variable(0, trainable=False, dtype="int64")
+
+    @property
+    def variables(self) -> list[Any]:
+        return [self.scale, self.good_steps]
+
+    def apply(self, optimizer: Momentum, gradients: Sequence[Any], rate: Any) -> None:
+        """What `optimizer` does with the gradients, of the scaled loss, if they are finite."""
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+        scale = self.scale.value
+
+        def step() -> Any:
+            optimizer.apply([gradient / scale for gradient in gradients], rate)
+            return tf.constant(True)
+
+        tf.cond(finite, step, lambda: tf.constant(False))
+        good = tf.where(finite, self.good_steps.value + 1, 0)
+        grown = tf.where(good >= STEPS_TO_DOUBLE, 2 * scale, scale)
+        self.scale.assign(tf.where(finite, grown, tf.maximum(scale / 2, 1.0)))
+        self.good_steps.assign(good % STEPS_TO_DOUBLE)
+
+
+class WeightAverage:
+    """An exponential moving average of all of a network's variables: a <- d * a + (1 - d) * w.
+
+    d is `decay`, in the first steps less, (1 + step) / (10 + step), so that the average forgets the first weights.
+    """
+
+    def __init__(self, network: Sequence[Any], decay: float) -> None:
+        self._network = list(network)
+        self._decay = decay
+        self.step = keras.Variable(0, trainable=False, dtype="int64")
+        self.averages = [keras.Variable(tf.identity(variable.value), trainable=False) for variable in network]
+
+    @property
+    def variables(self) -> list[Any]:
+        return [self.step, *self.averages]
+
+    def update(self) -> None:
+        self.step.assign(self.step.value + 1)
+        done = tf.cast(self.step.value, tf.float32)
+        kept = tf.minimum(self._decay, (1 + done) / (10 + done))
+        for average, variable in zip(self.averages, self._network, strict=True):
+            average.assign(average.value - (1 - kept) * (average.value - variable.value))

@@ -1,0 +1,87 @@
+"""The record of a run: what made the model, as JSON, and as a model card to read."""
+
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+PACKAGES = ("keras", "numpy", "tensorflow")
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on: packages, devices, and the code's git revision, null outside a repository."""
+    return {"python": platform.python_version(), "machine": platform.machine(),
+            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "devices": [device.name for device in tf.config.list_logical_devices()], "git": _revision()}
+
+
+def _revision() -> dict[str, Any] | None:
+    """The commit that is checked out here, and whether tracked files differ from it."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    asked = ("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")
+    commit, changes = (subprocess.run([git, *command], capture_output=True, text=True, check=False)  # noqa: S603
+                       for command in asked)
+    if commit.returncode or changes.returncode:
+        return None
+    return {"revision": commit.stdout.strip(), "dirty": bool(changes.stdout.strip())}
+
+
+def model_card(run: Mapping[str, Any]) -> str:
+    """The Markdown of a run's record."""
+    params, metrics, git = run["params"], run["metrics"], run["environment"]["git"]
+    code = "outside a git repository" if git is None else git["revision"] + (", with changes" if git["dirty"] else "")
+    started = params["initialize_from"] or "nothing"
+    return f"""# {params["architecture"]}, {run["data"]["classes"]} classes
+
+A pre-activation ResNet for multi-label classification, trained with the loss `{params["loss"]}` on
+{run["data"]["images"]:,} images of {params["pixels"]} x {params["pixels"]} pixels, from {started}.
+
+**Input:** RGB, float32 [batch, height, width, 3] in [-1, 1]. **Output:** logits, float32 [batch, classes]; their
+{run["activation"]} gives probabilities. The layer `features` gives the features before them.
+
+```python
+import keras
+model = keras.models.load_model("model.keras")
+```
+
+| | |
+| --- | --- |
+{_rows(metrics)}
+| seed | {params["seed"]} |
+| code | {code} |
+| data | `{run["data"]["manifest_sha256"]}` |
+| made with | Python {run["environment"]["python"]}, {_list(run["environment"]["packages"])} |
+| devices | {", ".join(run["environment"]["devices"])} |
+
+## Parameters
+
+| parameter | value |
+| --- | --- |
+{_rows({f"train.{name}": value for name, value in params.items()})}
+
+## Limits
+
+The classes and what they mean are those of the lists that it was trained on, gathered from the web and labelled in
+part by machine; it repeats their gaps and prejudices. How well it does on the validation images, class by class, is in
+`data/evaluation/`. Images keep the licences of their authors.
+"""
+
+
+def write_card(path: Path, run: Mapping[str, Any]) -> None:
+    path.write_text(model_card(run), encoding="utf-8")
+
+
+def _rows(values: Mapping[str, Any]) -> str:
+    return "\n".join(f"| {name} | {value:,} |" if isinstance(value, int) and not isinstance(value, bool)
+                     else f"| {name} | {value} |" for name, value in values.items())
+
+
+def _list(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -1,0 +1,137 @@
+"""What a training resumes from: all variables after a step, whole or not at all; the data follow from the step.
+
+    checkpoints/step-00000050/variables.index, variables.data-*   TensorFlow's, written by tf.train.Checkpoint
+                              facts.json                          step, network, sha256 of the files
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from mlimages.errors import UserError
+from mlimages.publish import sha256, write_json
+
+FACTS = "facts.json"
+VARIABLES = "variables"
+
+
+class Resumed(NamedTuple):
+    """The steps that were done, and the losses of those of them that are in no row of the log yet."""
+
+    step: int
+    losses: list[float]
+
+
+class Checkpoints:
+    """The last `kept` checkpoints in a folder, and the best: that of the lowest score.
+
+    `variables` are saved; `network` says of what, such as its number of classes, and must be the same to restore.
+    """
+
+    def __init__(self, folder: Path, variables: Mapping[str, list[Any]], network: Mapping[str, Any], kept: int) -> None:
+        self._folder, self._network, self._kept = folder, dict(network), kept
+        self._checkpoint = tf.train.Checkpoint(**variables)
+
+    def save(self, step: int, losses: list[float], score: float | None = None) -> None:
+        """Save after `step` steps; a lower score, if any, is better.
+
+        UserError where the disk does not take it; the checkpoint before is kept then.
+        """
+        final = self._folder / f"step-{step:08d}"
+        partial = self._folder / f".{final.name}.partial"
+        for leftover in self._folder.glob(".*.partial"):
+            shutil.rmtree(leftover)
+        try:
+            partial.mkdir(parents=True)
+            self._checkpoint.write(str(partial / VARIABLES))
+            digests = {path.name: sha256(path) for path in sorted(partial.iterdir())}
+            write_json(partial / FACTS, {"step": step, "losses": losses, "score": score, "network": self._network,
+                                         "files": digests})
+            for path in [*partial.iterdir(), partial]:
+                _fsync(path)
+            if final.exists():  # damaged, or it would have been resumed from
+                shutil.rmtree(final)
+            partial.rename(final)
+            _fsync(self._folder)
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(f"{final}: {error}; the checkpoint before is kept: make room there, or set "
+                            f"machine.scratch to another disk, and run the same command again") from None
+        self._prune()
+
+    def restore(self) -> Resumed:
+        """Load the newest checkpoint that is whole, and say which damaged ones were passed over and removed.
+
+        Without any checkpoint, 0 steps are done. UserError where all are damaged, or where one is of another network.
+        """
+        passed = []
+        for folder in sorted(self._folder.glob("step-*"), reverse=True):
+            facts, fault = self._examine(folder)
+            if facts is None:
+                passed.append((folder, fault))
+                continue
+            self._load(folder, facts)
+            for damaged, reason in passed:
+                print(f"{damaged} is damaged ({reason}); going back to {folder.name}")
+                shutil.rmtree(damaged)
+            return Resumed(facts["step"], facts["losses"])
+        if passed:
+            faults = "; ".join(f"{damaged.name}: {reason}" for damaged, reason in passed)
+            raise UserError(f"every checkpoint in {self._folder} is damaged ({faults}); bring one back, or remove the "
+                            f"folder to train from the start")
+        return Resumed(0, [])
+
+    def restore_best(self) -> int:
+        """Load the checkpoint of the lowest score; returns its step."""
+        best = self._best()
+        if best is None:
+            raise UserError(f"{self._folder} holds no whole checkpoint with a score, of which to publish the best")
+        folder, facts = best
+        self._load(folder, facts)
+        return facts["step"]
+
+    def _examine(self, folder: Path) -> tuple[dict[str, Any] | None, str]:
+        """The facts of a checkpoint that is whole, else None and what is wrong."""
+        try:
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            for name, digest in facts["files"].items():
+                if sha256(folder / name) != digest:
+                    return None, f"{name} has another sha256 than when it was written"
+            facts["step"], facts["losses"], facts["score"], facts["network"]
+        except FileNotFoundError as error:
+            return None, f"{Path(str(error.filename)).name} is missing"
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return None, f"{FACTS}: {error}"
+        return facts, ""
+
+    def _load(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        for name, expected in self._network.items():
+            if facts["network"].get(name) != expected:
+                raise UserError(f"{folder} is of a network with {name} {facts['network'].get(name)}, expected "
+                                f"{expected}; remove {self._folder} to train from the start")
+        self._checkpoint.read(str(folder / VARIABLES)).assert_consumed()
+
+    def _best(self) -> tuple[Path, dict[str, Any]] | None:
+        whole = [(folder, facts) for folder in sorted(self._folder.glob("step-*"))
+                 if (facts := self._examine(folder)[0]) is not None and facts["score"] is not None]
+        return min(whole, key=lambda one: one[1]["score"], default=None)
+
+    def _prune(self) -> None:
+        """Remove all but the last ones and the best."""
+        old = sorted(self._folder.glob("step-*"))[: -self._kept]
+        best = self._best() if old else None
+        for folder in old:
+            if best is None or folder != best[0]:
+                shutil.rmtree(folder)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

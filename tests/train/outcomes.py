@@ -1,0 +1,32 @@
+"""What two trainings are compared by."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from mlimages.params import Machine, Train
+
+MEASURED = ("images_per_second",)
+
+
+def weights(folder: Path) -> list[np.ndarray]:
+    return keras.models.load_model(folder / "model.keras", compile=False).get_weights()
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    for first, second in zip(weights(one), weights(other), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def log(folder: Path) -> list[dict[str, str]]:
+    """The rows of the log, without what is measured by the clock."""
+    with (folder / "training.csv").open(encoding="utf-8", newline="") as file:
+        return [{name: value for name, value in row.items() if name not in MEASURED} for row in csv.DictReader(file)]
+
+
+def as_json(params: Train, machine: Machine, tfrecords: Path, out: Path) -> str:
+    return json.dumps([dataclasses.asdict(params), dataclasses.asdict(machine), str(tfrecords), str(out)])
