@@ -22,10 +22,12 @@ import tensorflow as tf  # noqa: E402
 
 from mlimages.acquire.formats import Labels  # noqa: E402
 from mlimages.convert.images import to_jpeg  # noqa: E402
-from mlimages.convert.records import serialize  # noqa: E402
+from mlimages.convert.records import serialize, shard_name  # noqa: E402
+from mlimages.convert.writing import shard  # noqa: E402
 from mlimages.demo import world  # noqa: E402
 from mlimages.params import load  # noqa: E402
-from mlimages.train.inputs import training_batches  # noqa: E402
+from mlimages.publish import publish, read_manifest  # noqa: E402
+from mlimages.train.inputs import Records, training_batches  # noqa: E402
 from mlimages.train.log import TrainingLog  # noqa: E402
 from mlimages.train.loss import ClassBalancedLoss  # noqa: E402
 from mlimages.train.resnet import build  # noqa: E402
@@ -33,7 +35,7 @@ from mlimages.train.step import Trainer  # noqa: E402
 from mlimages.train.strategy import distribute, mirrored_strategy  # noqa: E402
 
 PARAMS = load(Path(__file__).parents[1] / "params.yaml")
-RECORDS = 256
+RECORDS, SHARDS = 256, 4
 FIT_STEPS = 3
 
 
@@ -148,18 +150,21 @@ def _batch(pixels: int, batch: int, classes: int) -> tuple[Any, Any]:
             tf.constant((generator.random((batch, classes)) < 0.01).astype(np.float32)))
 
 
-def _write_records(folder: Path, classes: int, pixels: int) -> list[Path]:
+def _write_records(folder: Path, classes: int, pixels: int) -> Records:
     """Record shards of drawn images, a quarter larger than what the network gets, with ten labels each."""
     generator = np.random.default_rng(0)
-    shards = [folder / f"train-{index:05d}-of-00004.tfrecord" for index in range(4)]
+    names = [shard_name("train", index, SHARDS) for index in range(SHARDS)]
     wnid = world.CLASSES[world.INDEX[world.LEAVES[0]]].wnid
-    for index, shard in enumerate(shards):
-        with tf.io.TFRecordWriter(str(shard)) as writer:
-            for number in range(RECORDS // len(shards)):
-                jpeg = to_jpeg(world.draw(f"{wnid}_{index}_{number}", pixels * 5 // 4), 90)
+    for index, name in enumerate(names):
+        with shard(folder / "work" / name) as add:
+            for number in range(RECORDS // SHARDS):
+                jpeg = to_jpeg(world.draw(f"{wnid}_{index}_{number}", pixels * 5 // 4), quality=90)
                 chosen = tuple(sorted(int(one) for one in generator.choice(classes, 10, replace=False)))
-                writer.write(serialize(jpeg, Labels(chosen, (1.0,) * 10), filename="drawn", key=f"{index}-{number}"))
-    return shards
+                key = f"{index}-{number}"
+                add(serialize(jpeg, Labels(chosen, (1.0,) * 10), filename="drawn", key=key), key)
+    publish(folder / "work", folder / "tfrecords", verb="convert", records=dict.fromkeys(names, RECORDS // SHARDS),
+            classes=classes)
+    return Records(folder / "tfrecords", read_manifest(folder / "tfrecords", "convert"), "train")
 
 
 def _steps(step: Callable[[], Any], steps_per_call: int) -> Iterator[float]:

@@ -76,4 +76,4 @@ class TrainingLog:
 def _text(value: float) -> str:
     if math.isnan(value):
         return ""
-    return f"{value:.6g}" if value != int(value) else str(int(value))
+    return f"{value:.6g}" if not math.isfinite(value) or value != int(value) else str(int(value))
