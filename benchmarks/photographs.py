@@ -1,4 +1,4 @@
-"""Pictures for benchmarks: cut from photographs, or drawn where there are none."""
+"""The pictures that benchmarks work on."""
 
 import io
 import random
@@ -6,25 +6,35 @@ from pathlib import Path
 
 from PIL import Image
 
+WIDTH, HEIGHT = 500, 375  # pixels
+
 
 def photographs(folder: Path, photos: Path | None, count: int, target_bytes: int = 48_000) -> None:
-    """`count` different JPEGs of about so many bytes."""
-    folder.mkdir()
+    """Write `count` different JPEGs, whose mean is about so many bytes, as 0.jpg, 1.jpg and so on.
+
+    They are cut at random from the pictures in `photos`, or without it drawn with noise on them; the quality of each
+    is the one that leads the mean on towards the target.
+    """
+    folder.mkdir(parents=True)
     rng = random.Random(0)  # noqa: S311 - it cuts pictures
     originals = [Image.open(path).convert("RGB") for path in sorted(photos.iterdir())] if photos else []
+    total, quality = 0, 90
     for number in range(count):
-        if originals:
-            whole = rng.choice(originals)
-            width, height = min(500, whole.width), min(375, whole.height)
-            x, y = rng.randint(0, whole.width - width), rng.randint(0, whole.height - height)
-            picture = whole.crop((x, y, x + width, y + height))
-        else:
-            noise = Image.frombytes("L", (500, 375), rng.randbytes(500 * 375))
-            picture = Image.merge("RGB", [Image.linear_gradient("L").resize((500, 375))] * 3)
-            picture = Image.blend(picture, noise.convert("RGB"), 0.1)
-        for quality in (75, 85, 92, 96):
-            buffer = io.BytesIO()
-            picture.save(buffer, "JPEG", quality=quality)
-            if buffer.tell() >= target_bytes * 0.8:
-                break
+        picture = _cut(rng.choice(originals), rng) if originals else _drawn(rng)
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=quality)
         (folder / f"{number}.jpg").write_bytes(buffer.getvalue())
+        total += buffer.tell()
+        quality = min(max(quality + (1 if total < target_bytes * (number + 1) else -1), 60), 97)
+
+
+def _cut(whole: Image.Image, rng: random.Random) -> Image.Image:
+    width, height = min(WIDTH, whole.width), min(HEIGHT, whole.height)
+    x, y = rng.randint(0, whole.width - width), rng.randint(0, whole.height - height)
+    return whole.crop((x, y, x + width, y + height))
+
+
+def _drawn(rng: random.Random) -> Image.Image:
+    noise = Image.frombytes("L", (WIDTH, HEIGHT), rng.randbytes(WIDTH * HEIGHT))
+    picture = Image.merge("RGB", [Image.linear_gradient("L").resize((WIDTH, HEIGHT))] * 3)
+    return Image.blend(picture, noise.convert("RGB"), 0.1)

@@ -1,6 +1,8 @@
 """Worker processes: what they return, how they end, and what is known of those that end too early."""
 
 import os
+import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -31,6 +33,15 @@ def _square(number: Any) -> Any:
 
 def _make(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return work
+
+
+def _pages_for(rounds: Any) -> int:
+    """How many pages came from the kernel while so many times three blocks of 10 MiB were filled and freed."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        blocks = [bytes([number]) * (10 * 2**20) for number in (1, 2, 3)]
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def _broken() -> Callable[[Any], Any]:
@@ -128,3 +139,28 @@ def test_no_process_outlives_a_scheduler_that_was_killed() -> None:
     process.wait()
     process.stdout.close()
     assert psutil.wait_procs(workers, 5)[1] == []
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told how to keep memory")
+def test_a_worker_uses_freed_memory_again_instead_of_asking_for_more() -> None:
+    with Crew(partial(_make, _pages_for), workers=1, threads=2) as crew:
+        crew.send(0, 10)
+        [(_, pages)] = collect(crew, 1)
+    assert pages * resource.getpagesize() < 2 * 3 * 10 * 2**20
+
+
+def test_a_script_needs_no_guard_around_what_starts_workers() -> None:
+    script = """
+from functools import partial
+from operator import methodcaller
+from mlimages.crew import Crew
+with Crew(partial(methodcaller, "upper"), workers=2, threads=1) as crew:
+    crew.send(0, "done")
+    results = []
+    while not results:
+        results = crew.receive(1.0)
+    print(results)
+"""
+    ended = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, timeout=60,
+                           env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")})
+    assert (ended.stdout, ended.stderr) == ("[(0, 'DONE')]\n", "")

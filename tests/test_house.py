@@ -22,8 +22,8 @@ VERBS = ["acquire", "download", "convert", "train", "evaluate"]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What a verb may know of the verbs before it: how to read what they published.
-FORMATS = {"acquire.formats", "acquire.hierarchy", "download.shards", "download.ledger", "convert.records",
-           "convert.images", "convert.checking", "train.inputs"}
+FORMATS = {"acquire.formats", "acquire.hierarchy", "download.ledger", "download.shards", "convert.checking",
+           "convert.example", "convert.images", "convert.records", "train.augment", "train.inputs"}
 MAX_LINES = 250
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.serialize import parse_yaml
 
 from mlimages import params as module
 from mlimages.errors import UserError
@@ -38,6 +39,7 @@ def test_the_committed_file_is_valid_and_read_as_typed_sections() -> None:
     ("batch: 32", 'batch: "32"', ["`train.batch` is '32'", "integer"]),
     ("batch: 32", "batch: 32.5", ["`train.batch` is 32.5", "integer"]),
     ("batch: 32", "batch: true", ["`train.batch` is True", "integer"]),
+    ("batch: 32", "batch: 32\n  out: ../elsewhere", ["unknown key `train.out`"]),
     ("momentum: 0.9", "momentum: -1", ["`train.momentum` is -1", ">= 0"]),
     ("momentum: 0.9", "momentum: .nan", ["`train.momentum` is nan", "finite"]),
     ("rotate_and_recolour: false", "rotate_and_recolour: no", ["`train.rotate_and_recolour` is 'no'", "boolean"]),
@@ -56,13 +58,17 @@ def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path: Path, old: str, n
         assert text in str(error.value)
 
 
-def test_numbers_have_one_meaning_for_dvc_papermill_and_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                 capsys: pytest.CaptureFixture[str]) -> None:
-    path = changed(tmp_path, "weight_decay: 0.0001", "weight_decay: 1e-5")
-    assert load(path).train.weight_decay == 1e-5
+@pytest.mark.parametrize(("old", "new", "key", "value"), [
+    ("weight_decay: 0.0001", "weight_decay: 1e-5", "weight_decay", 1e-5), ("batch: 32", "batch: 010", "batch", 10)])
+def test_numbers_have_one_meaning_for_dvc_papermill_and_the_code(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], old: str, new: str,
+        key: str, value: float) -> None:
+    path = changed(tmp_path, old, new)
+    assert getattr(load(path).train, key) == value
+    assert parse_yaml(path.read_text(), str(path))["train"][key] == value
     monkeypatch.chdir(tmp_path)
     assert module.main("train") == 0
-    assert yaml.safe_load(capsys.readouterr().out)["weight_decay"] == 1e-5  # papermill reads it with PyYAML
+    assert yaml.safe_load(capsys.readouterr().out)[key] == value  # papermill reads it with PyYAML
 
 
 def test_the_command_line_shows_a_message_and_no_traceback(tmp_path: Path) -> None:
@@ -81,7 +87,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_notebooks_cell_is_checked_like_the_file() -> None:
-    values = {"batch": 64, "central_fraction": 0.8, "at_k": [1], "threshold": 0.5, "unrelated": object()}
+    values = {"batch": 64, "preprocessing": "central", "central_fraction": 0.8, "at_k": [1], "threshold": 0.5,
+              "unrelated": object()}
     assert section("evaluate", values).batch == 64
     with pytest.raises(UserError, match=r"parameters cell: `evaluate\.batch` is 0"):
         section("evaluate", {**values, "batch": 0})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -173,6 +174,52 @@ def test_a_killed_repro_continues_to_the_same_bytes(
         assert "resumed after step" in log + (copy / "data/reports/4_train.ipynb").read_text()
     data = ("data/lists", "data/images", "data/tfrecords")
     assert {name: hashes(copy)[name] for name in data} == {name: hashes(finished)[name] for name in data}
+
+
+def test_a_stage_whose_dvc_was_killed_is_named_and_ends_with_its_papermill(tmp_path: Path) -> None:
+    copy = make_copy(tmp_path)
+    change(copy, {"download": {"rate_per_host": 2.0}})
+    process = subprocess.Popen(["dvc", "repro", "download"], cwd=copy, env=environment(), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_until(lambda: any(copy.glob("scratch/download/*/spools/*.journal")))
+    process.kill()
+    process.wait()
+    second = run(copy, "dvc", "repro", "download", check=False)
+    assert second.returncode != 0
+    named = re.search(r"data/images is being made by process (\d+)", second.stdout + second.stderr)
+    assert named and int(named[1]) in processes_in(copy)
+    [papermill] = [pid for pid, arguments in processes_in(copy).items() if "bin/papermill" in arguments.split()[1]]
+    os.kill(papermill, signal.SIGKILL)
+    time.sleep(5)
+    assert processes_in(copy) == {}
+
+
+def test_a_notebook_that_exits_early_is_no_finished_stage(tmp_path: Path) -> None:
+    copy = make_copy(tmp_path)
+    path = copy / "notebooks/1_acquire.ipynb"
+    notebook = json.loads(path.read_text())
+    cell = next(cell for cell in notebook["cells"] if "acquire(params, machine)" in "".join(cell["source"]))
+    cell["source"] = ["import sys\n", "sys.exit(0)"]
+    path.write_text(json.dumps(notebook))
+    ended = run(copy, "dvc", "repro", "download", check=False)
+    assert ended.returncode != 0
+    assert "data/lists" in ended.stderr and "does not exist" in ended.stderr
+    assert "Running stage 'download'" not in ended.stdout
+    assert not (copy / "dvc.lock").exists()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < ends, "what the test waited for did not come"
+        time.sleep(0.05)
+
+
+def processes_in(copy: Path) -> dict[int, str]:
+    """The processes that work in a folder, with their command lines."""
+    listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    all_of_them = [line.split(None, 1) for line in listed.splitlines()]
+    return {int(pid): arguments for pid, arguments in all_of_them if working_folder(int(pid)).startswith(str(copy))}
 
 
 def kill_when(copy: Path, ready: Callable[[], bool]) -> None:

@@ -5,18 +5,27 @@ is killed by the work it was given is replaced.
 """
 
 import contextlib
+import ctypes
+import gc
 import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from mlimages.errors import UserError
 
 Work = Callable[[Any], Any]
+
+# Options of glibc's mallopt, from its malloc.h, and their values.
+MALLOC = {-8: 2,  # arenas, for all threads of a worker
+          -3: 32 * 2**20,  # bytes from which on a block comes from the kernel and goes back to it when freed
+          -1: 128 * 2**20}  # free bytes at the end of an arena above which they go back
 
 
 class Lost(NamedTuple):
@@ -28,8 +37,8 @@ class Lost(NamedTuple):
 class Crew:
     """`workers` processes; in each, `threads` threads call what `make()` returned there with one task at a time.
 
-    Tasks, results and `make` are pickled. A context manager: at its end no process is left; if this process dies
-    first, the workers end by themselves.
+    Tasks, results and `make` are pickled, so `make` is a module's and not the script's. A context manager: at its end
+    no process is left; if this process dies first, the workers end by themselves.
     """
 
     def __init__(self, make: Callable[[], Work], *, workers: int, threads: int) -> None:
@@ -94,7 +103,8 @@ class Crew:
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(self._make, self.threads, theirs), daemon=True)
         try:
-            process.start()
+            with _no_main():
+                process.start()
         except OSError as error:
             raise UserError(f"a worker process does not start: {error}; lower machine.workers") from None
         theirs.close()
@@ -102,12 +112,25 @@ class Crew:
         self._outbox[worker], self._up[worker] = [], False
 
 
+@contextlib.contextmanager
+def _no_main() -> Iterator[None]:
+    """Let a new process not run the caller's script again, which may have no `if __name__ == "__main__"`."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _serve(make: Callable[[], Work], threads: int, pipe: Connection) -> None:
     """A worker's life: until the pipe to its scheduler ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the scheduler, which ends its workers
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    _keep_memory()
     work = make()
+    gc.freeze()  # what was imported and made lives as long as the worker: not to be looked at again and again
     pipe.send([])  # it is up
     for _ in range(threads):
         threading.Thread(target=_work, args=(work, tasks, results), daemon=True).start()
@@ -117,6 +140,14 @@ def _serve(make: Callable[[], Work], threads: int, pipe: Connection) -> None:
             for task in pipe.recv():
                 tasks.put(task)
     os._exit(0)
+
+
+def _keep_memory() -> None:
+    """Let freed blocks be used again: else the pages of every picture come from the kernel, and go back to it."""
+    with contextlib.suppress(AttributeError):  # a C library without mallopt
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in MALLOC.items():
+            mallopt(option, value)
 
 
 def _work(work: Work, tasks: "queue.SimpleQueue[Any]", results: "queue.SimpleQueue[Any]") -> None:

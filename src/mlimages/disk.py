@@ -24,10 +24,15 @@ def writing(path: Path) -> Iterator[None]:
                         f"machine.scratch to another disk, and run the same command again") from None
 
 
-def check_room(folder: Path, needed: int, what: str) -> None:
-    """Say what a stage will need before it starts; UserError where `folder` has less than `needed` bytes free."""
+def say_room(folder: Path, needed: float, what: str) -> None:
+    """Say what a stage is likely to need, in bytes, before it starts."""
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{what}: about {needed / 1e9:,.1f} GB; {_free(folder)}")
+
+
+def check_room(folder: Path, needed: float, what: str) -> None:
+    """`say_room`, where the need is known: UserError where `folder` has less than `needed` bytes free."""
+    say_room(folder, needed, what)
     if needed > shutil.disk_usage(folder).free:
         raise UserError(f"{what} needs about {needed / 1e9:,.1f} GB, but {_free(folder)}; make room there, or set "
                         f"machine.scratch to another disk")

@@ -157,6 +157,7 @@ class Train:
 @dataclass(frozen=True, config=STRICT)
 class Evaluate:
     batch: Annotated[int, Field(ge=1, le=100_000)]
+    preprocessing: Literal["central", "shorter_side"]
     central_fraction: PositiveFraction
     at_k: Annotated[list[Annotated[int, Field(ge=1, le=1000)]], Field(min_length=1)]
     threshold: PositiveFraction

@@ -4,11 +4,16 @@ import csv
 import dataclasses
 import json
 import os
+import pickle
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import PATIENCE_SECONDS
 
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import ARCHIVE, CLASSES, DICTIONARY, LISTS, REJECTED, STATISTICS, read_list
@@ -16,6 +21,7 @@ from mlimages.errors import UserError
 from mlimages.params import Acquire, Machine, Params
 from mlimages.publish import MANIFEST, verify
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN_IDS, TRAIN_URLS, VAL_IDS, VAL_URLS = (name for *_, name in LISTS)
 
 
@@ -182,3 +188,44 @@ def test_the_demo_is_published_whole_and_the_same_every_time(tiny_params: Params
     again = acquire(tiny_params.acquire, machine, out=tmp_path / "again")
     assert (again / MANIFEST).read_bytes() == (tiny_lists / MANIFEST).read_bytes()
     assert _rejected(again) == []
+
+
+KILLED = """
+import pickle, sys
+from mlimages.acquire import acquire
+params, machine, out = pickle.loads(bytes.fromhex(sys.argv[1]))
+acquire(params, machine, out=out)
+"""
+
+
+def test_killed_while_it_checks_it_goes_on_with_the_list_it_was_at(from_release: Acquire, machine: Machine,
+                                                                   release: Path, tmp_path: Path) -> None:
+    (release / TRAIN_IDS).write_text("n00000003/n00000003_1.JPEG\t2:1\nn00000003/n00000003_2.JPEG\t9:1\n" * 2)
+    (release / TRAIN_URLS).write_text("".join(f"{_url(number)}\t2:1\n" for number in range(200_000)))
+    params = dataclasses.replace(from_release, malformed_fraction=0.5)
+    arguments = pickle.dumps([params, machine, tmp_path / "lists"]).hex()
+    process = subprocess.Popen([sys.executable, "-c", KILLED, arguments],
+                               env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")})
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while not (under_way := list(tmp_path.glob(f"scratch/acquire/*/out/.{TRAIN_URLS}.partial"))):
+        assert time.monotonic() < ends and process.poll() is None
+    process.kill()
+    process.wait()
+    finished = under_way[0].with_name(TRAIN_IDS)
+    before = finished.stat().st_mtime_ns
+    out = acquire(params, machine, out=tmp_path / "lists")
+    assert (out / TRAIN_IDS).stat().st_mtime_ns == before
+    straight = acquire(params, dataclasses.replace(machine, scratch=str(tmp_path / "other")), out=tmp_path / "straight")
+    assert (out / MANIFEST).read_bytes() == (straight / MANIFEST).read_bytes()
+    assert len(_rejected(out)) == 2
+
+
+def test_a_list_that_changed_is_checked_anew(from_release: Acquire, machine: Machine, release: Path,
+                                             tmp_path: Path) -> None:
+    acquire(from_release, machine, out=tmp_path / "lists")
+    (release / TRAIN_URLS).write_text(f"{_url(7)}\t3:1\n")
+    (release / VAL_IDS).unlink()
+    out = acquire(from_release, machine, out=tmp_path / "lists")
+    assert (out / TRAIN_URLS).read_text() == f"{_url(7)}\t3:1\n"
+    assert (out / VAL_IDS).read_bytes() == b""
+    assert _statistics(out, VAL_IDS)["images"] == 0

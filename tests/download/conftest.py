@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
-from tests.conftest import ScriptedServer
+from tests.conftest import PATIENCE_SECONDS, ScriptedServer
 from tests.faults import environment
 
 from mlimages.crew import Crew
-from mlimages.download import outage, verdict
+from mlimages.download import download, outage, verdict
 from mlimages.download.connections import Network
 from mlimages.download.exchange import Exchange, Get
 from mlimages.download.ledger import Reason, Row, read_ledger
@@ -27,6 +28,7 @@ from mlimages.download.mirrors import Mirrors
 from mlimages.download.scheduler import Scheduler
 from mlimages.download.spool import Entry, Spools
 from mlimages.params import Download, Machine, Params
+from mlimages.publish import MANIFEST
 
 SHARD = Shard("train", 0, 1, 1_000_000, 0)
 
@@ -34,6 +36,7 @@ SHARD = Shard("train", 0, 1, 1_000_000, 0)
 Lists = Callable[[Sequence[str], Sequence[str]], Path]
 HOST = "http://images.example"
 VAL = [f"{HOST}/val.jpg"]
+URLS = [f"{HOST}/{number}.jpg" for number in range(23)]
 RUN_DOWNLOAD = """
 import pickle, sys
 from mlimages.download import download
@@ -91,6 +94,27 @@ def started(params: Download, machine: Machine, lists: Path, out: Path) -> Itera
     finally:
         process.send_signal(signal.SIGKILL)
         assert process.wait(20) == -signal.SIGKILL
+
+
+def straight(params: Download, machine: Machine, lists: Path, tmp_path: Path) -> bytes:
+    """The manifest of an undisturbed download."""
+    one = dataclasses.replace(machine, scratch=str(tmp_path / "straight"))
+    return (download(params, one, lists=lists, out=tmp_path / "undisturbed") / MANIFEST).read_bytes()
+
+
+def no_final_name(tmp_path: Path) -> None:
+    """Nothing that was not finished has a name that says so."""
+    assert not (tmp_path / "images").exists()
+    for account in tmp_path.glob("scratch/download/*/accounts/*.json"):
+        part, _, number = account.stem.partition("-")
+        assert (account.parents[1] / "out" / part / f"{number}.tar").exists()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < ends, "what the test waited for did not come"
+        time.sleep(0.02)
 
 
 class Outcome(NamedTuple):

@@ -5,15 +5,26 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from tests.conftest import PATIENCE_SECONDS, ScriptedServer
-from tests.download.conftest import HOST, VAL, Lists, command, rows_of, serve, serve_and_hold, started
-from tests.faults import DISK, can_unshare, environment, needs_strace, needs_unshare, on_small_disk, told, with_fault
+from tests.download.conftest import (
+    HOST,
+    URLS,
+    VAL,
+    Lists,
+    command,
+    no_final_name,
+    rows_of,
+    serve,
+    serve_and_hold,
+    started,
+    straight,
+    wait_for,
+)
+from tests.faults import can_unshare, environment, needs_strace, with_fault
 
 from mlimages.download import download, scheduler
 from mlimages.download.ledger import Reason
@@ -32,23 +43,6 @@ def open(file, *rest, **how):
     return real(file, *rest, **how)
 Image.open = open
 """
-URLS = [f"{HOST}/{number}.jpg" for number in range(23)]
-
-
-def straight(params: Download, machine: Machine, lists: Path, tmp_path: Path) -> bytes:
-    """The manifest of an undisturbed download."""
-    one = dataclasses.replace(machine, scratch=str(tmp_path / "straight"))
-    return (download(params, one, lists=lists, out=tmp_path / "undisturbed") / MANIFEST).read_bytes()
-
-
-def no_final_name(tmp_path: Path) -> None:
-    """Nothing that was not finished has a name that says so."""
-    assert not (tmp_path / "images").exists()
-    for account in tmp_path.glob("scratch/download/*/accounts/*.json"):
-        part, _, number = account.stem.partition("-")
-        assert (account.parents[1] / "out" / part / f"{number}.tar").exists()
-
-
 def gone(processes: list[psutil.Process], seconds: float = 5.0) -> bool:
     return not psutil.wait_procs(processes, seconds)[1]
 
@@ -56,13 +50,6 @@ def gone(processes: list[psutil.Process], seconds: float = 5.0) -> bool:
 def journaled(tmp_path: Path, shard: str) -> int:
     """How many lines the journals of these shards have, a name with wildcards."""
     return sum(path.read_text().count("\n") for path in tmp_path.glob(f"scratch/download/*/spools/{shard}.journal"))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < ends, "what the test waited for did not come"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("poison", [b"CRASH", b"HANG"])
@@ -103,7 +90,8 @@ def test_a_signal_ends_all_processes_and_the_same_command_goes_on(
     released = serve_and_hold(server, URLS, jpeg, at_once=13)
     lists = lists_of(URLS, VAL)
     process = subprocess.Popen(command(quick, here, lists, tmp_path / "images"), env=environment(),
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # nohup ignores it
     server.wait_until(lambda: all(server.finished[f"/{number}.jpg"] for number in range(13)))
     wait_for(lambda: journaled(tmp_path, "*") + 5 * len(list(tmp_path.glob("scratch/download/*/accounts/*"))) >= 13)
     workers = psutil.Process(process.pid).children(recursive=True)
@@ -139,36 +127,6 @@ def test_a_kill_at_any_call_loses_nothing_finished(quick: Download, here: Machin
     verify(out, "download")
     assert (out / MANIFEST).read_bytes() == expected
     assert ended >= 1, "no kill met the download"
-
-
-@needs_strace
-@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
-        error: str) -> None:
-    serve(server, URLS + VAL, jpeg)
-    lists = lists_of(URLS, VAL)
-    told(with_fault(f"fsync:error={error}:when=3+", command(quick, here, lists, tmp_path / "images")),
-         "scratch/download", *DISK)
-    no_final_name(tmp_path)
-    out = download(quick, here, lists=lists, out=tmp_path / "images")
-    assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
-
-
-@needs_unshare
-@pytest.mark.parametrize("limit", ["size=48k", "nr_inodes=14"])
-def test_a_full_disk_is_told_and_the_same_command_goes_on(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
-        limit: str) -> None:
-    serve(server, URLS + VAL, jpeg + bytes(8000))
-    lists = lists_of(URLS, VAL)
-    (tmp_path / "scratch").rename(tmp_path / "lists_scratch")
-    ended = on_small_disk(tmp_path / "scratch", limit, command(quick, here, lists, tmp_path / "images"))
-    told(ended, "scratch/download", *DISK)
-    assert ".partial" not in ended.stdout
-    assert not (tmp_path / "images").exists()
-    out = download(quick, here, lists=lists, out=tmp_path / "images")
-    assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
 
 
 GUARDED = """
@@ -226,3 +184,5 @@ def test_a_journal_that_a_kill_cut_short_is_read_up_to_there(quick: Download, he
     out = download(quick, here, lists=lists, out=tmp_path / "images")
     assert sum(server.requests[f"/{number}.jpg"] for number in range(4)) == 5
     assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
+
+

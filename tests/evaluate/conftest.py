@@ -38,5 +38,5 @@ def small_stages(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Sm
                         batch_norm_momentum=0.9, loss="sigmoid", positive_threshold=0.7, negative_selection=0.1,
                         positive_weight=12.0, crop_area=[0.7, 1.0], rotate_and_recolour=False, shuffle_buffer=64,
                         checkpoint_steps=10), machine, tfrecords=tfrecords, out=root / "model")
-    evaluation = Evaluate(batch=8, central_fraction=0.8, at_k=[1, 5], threshold=0.5)
+    evaluation = Evaluate(batch=8, preprocessing="central", central_fraction=0.8, at_k=[1, 5], threshold=0.5)
     return SmallStages(lists, tfrecords, model, evaluation, machine)

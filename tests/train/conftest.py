@@ -10,15 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tensorflow as tf
 
 import mlimages
 from mlimages.acquire.formats import Labels
 from mlimages.convert.images import to_jpeg
 from mlimages.convert.records import serialize, shard_name
+from mlimages.convert.writing import shard as shard_file
 from mlimages.demo import world
 from mlimages.params import Machine, Params, Train
-from mlimages.publish import publish
+from mlimages.publish import publish, read_manifest
+from mlimages.train.inputs import Records
 
 RECORDS, SHARDS = 24, 3
 
@@ -31,19 +32,19 @@ def small_tfrecords(tmp_path_factory: pytest.TempPathFactory) -> Path:
     per_shard = RECORDS // SHARDS
     names = [shard_name("train", index, SHARDS) for index in range(SHARDS)]
     for shard, name in enumerate(names):
-        with tf.io.TFRecordWriter(str(root / "work" / name)) as writer:
+        with shard_file(root / "work" / name) as add:
             for number in range(shard * per_shard, (shard + 1) * per_shard):
                 wnid = world.CLASSES[world.INDEX[world.LEAVES[number]]].wnid
                 jpeg = to_jpeg(world.draw(f"{wnid}_{number}", 48), quality=90)
-                writer.write(serialize(jpeg, Labels((number,), (1.0,)), filename=str(number), key=str(number)))
+                add(serialize(jpeg, Labels((number,), (1.0,)), filename=str(number), key=str(number)), str(number))
     publish(root / "work", root / "tfrecords", verb="convert", records=dict.fromkeys(names, per_shard),
             classes=RECORDS)
     return root / "tfrecords"
 
 
 @pytest.fixture(scope="session")
-def small_shards(small_tfrecords: Path) -> list[Path]:
-    return sorted(small_tfrecords.glob("train-*"))
+def small_records(small_tfrecords: Path) -> Records:
+    return Records(small_tfrecords, read_manifest(small_tfrecords, "convert"), "train")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """The n-th batch is a function of the seed and n; record i has the class i alone, and so is known by its labels."""
 
 import dataclasses
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mlimages.convert.records import read_index
+from mlimages.errors import UserError
 from mlimages.params import Train
-from mlimages.train.inputs import evaluation_batches, training_batches
+from mlimages.publish import read_manifest
+from mlimages.train.inputs import Records, evaluation_batches, told, training_batches
 
 RECORDS = 24
 Batches = list[tuple[np.ndarray, np.ndarray]]
 
 
 @pytest.fixture
-def batches(small_shards: list[Path], small_train: Train) -> Callable[..., Batches]:
+def batches(small_records: Records, small_train: Train) -> Callable[..., Batches]:
     """Training batches as arrays; by default two epochs and a half in batches of 10, which span the epochs' ends."""
 
-    def read(steps: int = 6, batch: int = 10, first: int = 0, readers: int = 2, **changed: Any) -> Batches:
-        params = dataclasses.replace(small_train, **changed)
-        stream = training_batches(small_shards, params, RECORDS, records=RECORDS, batch=batch, steps=steps,
-                                  first=first, readers=readers)
+    def read(steps: int = 6, first: int = 0, parts: int = 1, mine: Sequence[int] = (0,), readers: int = 2,
+             **changed: Any) -> Batches:
+        params = dataclasses.replace(small_train, **{"batch": 10, **changed})
+        stream = training_batches(small_records, params, steps=steps, first=first, parts=parts, mine=mine,
+                                  readers=readers)
         return [(images.numpy(), labels.numpy()) for images, labels in stream]
 
     return read
@@ -94,20 +99,71 @@ def test_a_record_is_augmented_anew_in_every_epoch(batches: Callable[..., Batche
     assert (first != second).any()
 
 
-def test_evaluation_reads_every_record_once_in_order(small_shards: list[Path]) -> None:
-    found = list(evaluation_batches(small_shards, RECORDS, batch=10, pixels=32, central_fraction=0.8))
+@pytest.mark.parametrize("parts", [2, 5])
+def test_a_global_batch_is_the_same_however_many_share_it(batches: Callable[..., Batches], parts: int) -> None:
+    alone = batches(steps=4)
+    pieces = [batches(steps=4, parts=parts, mine=[part]) for part in range(parts)]
+    for step, (images, labels) in enumerate(alone):
+        np.testing.assert_array_equal(np.concatenate([piece[step][0] for piece in pieces]), images)
+        np.testing.assert_array_equal(np.concatenate([piece[step][1] for piece in pieces]), labels)
+
+
+def test_several_parts_come_one_after_the_other(batches: Callable[..., Batches]) -> None:
+    both = batches(steps=4, first=1, parts=5, mine=[1, 2])
+    assert_equal(both[0::2], batches(steps=4, first=1, parts=5, mine=[1]))
+    assert_equal(both[1::2], batches(steps=4, first=1, parts=5, mine=[2]))
+
+
+def test_starting_late_reads_nothing_from_before(small_records: Records, small_train: Train,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    real = small_records.reader.read
+
+    def spy(positions: np.ndarray) -> Any:
+        read.append(len(positions))
+        return real(positions)
+
+    monkeypatch.setattr(small_records.reader, "read", spy)
+    list(training_batches(small_records, small_train, steps=1_000_002, first=1_000_000))
+    assert read == [8, 8]
+
+
+def evaluated(records: Records, pixels: int, **changed: Any) -> Any:
+    return list(evaluation_batches(records, pixels=pixels, **{"batch": 10, "preprocessing": "central",
+                                                              "central_fraction": 0.8, **changed}))
+
+
+def test_evaluation_reads_every_record_once_in_order(small_records: Records) -> None:
+    found = evaluated(small_records, 32)
     assert [len(keys) for *_, keys in found] == [10, 10, 4]
     assert [int(key) for *_, keys in found for key in keys.numpy()] == list(range(RECORDS))
     assert [int(number) for _, labels, _ in found for number in labels.numpy().argmax(axis=1)] == list(range(RECORDS))
 
 
-def test_evaluation_looks_at_the_central_part(small_shards: list[Path]) -> None:
-    [(whole, *_)] = evaluation_batches(small_shards, RECORDS, batch=24, pixels=48, central_fraction=1.0)
-    [(centre, *_)] = evaluation_batches(small_shards, RECORDS, batch=24, pixels=24, central_fraction=0.5)
+def test_evaluation_looks_at_the_central_part(small_records: Records) -> None:
+    [(whole, *_)] = evaluated(small_records, 48, batch=24, central_fraction=1.0)
+    [(centre, *_)] = evaluated(small_records, 24, batch=24, central_fraction=0.5)
     np.testing.assert_allclose(centre, whole[:, 12:36, 12:36], atol=1e-6)
 
 
-def test_evaluation_is_the_same_each_time(small_shards: list[Path]) -> None:
-    one, other = (next(iter(evaluation_batches(small_shards, RECORDS, batch=24, pixels=32, central_fraction=0.8,
-                                               readers=readers))) for readers in (1, 3))
+def test_evaluation_by_the_shorter_side_looks_at_the_square_in_its_middle(small_records: Records) -> None:
+    [(whole, *_)] = evaluated(small_records, 48, batch=24, central_fraction=1.0)
+    [(centre, *_)] = evaluated(small_records, 42, batch=24, preprocessing="shorter_side")
+    np.testing.assert_allclose(centre, whole[:, 3:45, 3:45], atol=1e-6)
+
+
+def test_evaluation_is_the_same_each_time(small_records: Records) -> None:
+    one, other = (evaluated(small_records, 32, readers=readers)[0] for readers in (1, 3))
     assert tf.reduce_all(one[0] == other[0])
+
+
+def test_what_is_wrong_with_a_record_is_told_with_shard_and_number(small_tfrecords: Path, small_train: Train,
+                                                                   tmp_path: Path) -> None:
+    shutil.copytree(small_tfrecords, tmp_path / "records")
+    shard = tmp_path / "records" / "train-00001-of-00003.tfrecord"
+    content = bytearray(shard.read_bytes())
+    content[int(read_index(shard)[5]["offset"]) + 100] ^= 1
+    shard.write_bytes(content)
+    records = Records(tmp_path / "records", read_manifest(tmp_path / "records", "convert"), "train")
+    with pytest.raises(UserError, match=rf"^{shard}, record 5: its data or the checksum of its data is damaged; .*$"):
+        list(told(training_batches(records, small_train, steps=3)))

@@ -1,5 +1,7 @@
 """Bring the four lists and the class dictionary in, check every line, and publish them in canonical form."""
 
+import csv
+import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -7,7 +9,7 @@ from pathlib import Path
 
 from mlimages import scratch
 from mlimages.acquire import checking, formats, hierarchy, repeats, selection, sources, statistics
-from mlimages.acquire.checking import REFUSAL_COLUMNS, ListCheck, Refusal
+from mlimages.acquire.checking import REFUSAL_COLUMNS, ListCheck
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.acquire.selection import Selection
 from mlimages.acquire.sources import Survey
@@ -34,12 +36,10 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
         raw = sources.collect(params, machine, work)
         surveys = sources.survey_all(raw)
         checked = work / "out"
-        shutil.rmtree(checked, ignore_errors=True)
         check_room(checked, sum(one.bytes for one in surveys.values()), "the checked lists")
         tree = read_tree(raw / formats.DICTIONARY)
-        lists: dict[str, ListStatistics] = {}
-        refused = _check_lists(raw, surveys, checked, tree, lists, params, machine)
-        write_csv(checked / formats.REJECTED, REFUSAL_COLUMNS, refused)
+        lists = _check_lists(raw, surveys, work, tree, params, machine)
+        write_csv(checked / formats.REJECTED, REFUSAL_COLUMNS, _all_refused(work))
         _check_parts(lists, params)
         write_csv(checked / formats.CLASSES, CLASS_COLUMNS, class_rows(tree, lists))
         write_json(checked / formats.STATISTICS, summarise(tree, lists))
@@ -50,18 +50,44 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
     return Path(out)
 
 
-def _check_lists(raw: Path, surveys: Mapping[str, Survey], checked: Path, tree: ClassTree,
-                 lists: dict[str, ListStatistics], params: Acquire, machine: Machine) -> Iterator[Refusal]:
-    """Write the canonical lists, yielding the lines that are refused; fills `lists` on the way."""
-    choice = Selection(params, tree)
+def _check_lists(raw: Path, surveys: Mapping[str, Survey], work: Path, tree: ClassTree, params: Acquire,
+                 machine: Machine) -> dict[str, ListStatistics]:
+    """Write the canonical lists, and what was refused of each; a list that an earlier run finished is left as it is.
+
+    A list's note is written last: the statistics, and the sha256 of the dictionary and of the list they are of.
+    """
+    choice, lists = Selection(params, tree), {}
     for one in formats.LISTS:
+        of = [surveys[name].sha256 for name in (formats.DICTIONARY, one.name) if name in surveys]
+        note, target = work / "notes" / f"{one.name}.json", work / "out" / one.name
+        known = json.loads(note.read_text()) if note.exists() else {}
+        if known.get("of") == of:
+            lists[one.name] = ListStatistics.restored(one, known["statistics"])
+            continue
+        note.unlink(missing_ok=True)
         if one.name in surveys:
             check = ListCheck(raw / one.name, surveys[one.name].lines, one, choice, len(tree))
-            yield from check.write(checked / one.name, params, machine)
+            write_csv(_refused(work, one.name), REFUSAL_COLUMNS, check.write(target, params, machine))
             lists[one.name] = check.statistics
         else:
-            (checked / one.name).touch()
+            write_csv(_refused(work, one.name), REFUSAL_COLUMNS, [])
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(b"")
             lists[one.name] = ListStatistics(one, len(tree))
+        write_json(note, {"of": of, "statistics": lists[one.name].kept()})
+    return lists
+
+
+def _refused(work: Path, name: str) -> Path:
+    return work / "notes" / f"{name}.refused.csv"
+
+
+def _all_refused(work: Path) -> Iterator[list[str]]:
+    for one in formats.LISTS:
+        with _refused(work, one.name).open(encoding="utf-8", newline="") as file:
+            rows = csv.reader(file)
+            next(rows)
+            yield from rows
 
 
 def _check_parts(lists: Mapping[str, ListStatistics], params: Acquire) -> None:

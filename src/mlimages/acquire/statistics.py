@@ -14,6 +14,7 @@ from mlimages.acquire.hierarchy import ClassTree
 BATCH = 8192
 # A list's first so many hosts have counts of their own, whatever the list holds.
 MAX_HOSTS, OTHER_HOSTS = 100_000, "(others)"
+COUNTS = ("malformed", "not_selected", "repeated", "conflicting", "ancestors_added")
 
 
 class ListStatistics:
@@ -58,6 +59,22 @@ class ListStatistics:
             hosts[host if known else OTHER_HOSTS] += images
         _count(self.hosts, hosts, self._sign)
         self._lengths, self._classes, self._sites = [], [], []
+
+    def kept(self) -> dict[str, Any]:
+        """All that was counted, as JSON that `restored` reads."""
+        return {**{name: getattr(self, name) for name in COUNTS}, "images": self.images.tolist(),
+                "labels_per_image": list(self.labels_per_image.items()), "hosts": list(self.hosts.items())}
+
+    @classmethod
+    def restored(cls, one: ListFile, kept: Mapping[str, Any]) -> "ListStatistics":
+        """What `kept` was called on."""
+        statistics = cls(one, len(kept["images"]))
+        for name in COUNTS:
+            setattr(statistics, name, kept[name])
+        statistics.images[:] = kept["images"]
+        statistics.labels_per_image.update(dict(kept["labels_per_image"]))
+        statistics.hosts.update(dict(kept["hosts"]))
+        return statistics
 
     def summary(self, top_hosts: int = 20) -> dict[str, Any]:
         """Figures as JSON."""

@@ -7,9 +7,7 @@ from PIL import Image
 
 from mlimages.download.guard import Failure
 from mlimages.download.ledger import Reason
-from mlimages.pictures import DECODER_ERRORS, FORMATS, upright_rgb
-
-FILTER = Image.Resampling.HAMMING  # for making smaller as good as bicubic, at half the time
+from mlimages.pictures import DECODER_ERRORS, FORMATS, smaller, upright_rgb
 
 
 class Picture(NamedTuple):
@@ -52,11 +50,9 @@ def _scaled(pixels: tuple[int, int], scale: float) -> tuple[int, int]:
 
 def _smaller(image: Image.Image, pixels: tuple[int, int], quality: int) -> Picture:
     """The image at so many pixels, as stored before its EXIF orientation is applied."""
-    if image.mode in ("RGB", "L", "CMYK") and not image.has_transparency_data:
-        image = upright_rgb(image.resize(pixels, FILTER, reducing_gap=2.0))
-    else:  # palettes and alpha do not mix before they are RGB
-        turned = upright_rgb(image)
-        image = turned.resize(pixels if turned.size == image.size else pixels[::-1], FILTER)
+    stored = image.size
+    image = upright_rgb(image)
+    image = smaller(image, *(pixels if image.size == stored else pixels[::-1]))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Picture(buffer.getvalue(), "jpg", image.width, image.height)

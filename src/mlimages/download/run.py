@@ -12,6 +12,7 @@ from mlimages import pictures, scratch
 from mlimages.acquire import formats
 from mlimages.acquire.formats import PARTS
 from mlimages.demo import server, world
+from mlimages.disk import check_room, say_room
 from mlimages.download import build, images, ledger, shards
 from mlimages.download.build import account_path, read_account
 from mlimages.download.connections import Network
@@ -24,6 +25,9 @@ from mlimages.params import Download, Machine
 from mlimages.publish import publish, verify, write_csv, write_json
 
 THIS = sys.modules[__name__]
+
+BYTES_PER_IMAGE = 300_000  # about what a photograph of 1,024 pixels takes, such as Open Images mirrors hold
+BYTES_PER_PIXEL = 0.35  # of a photograph made smaller
 
 REASONS = "reasons.csv"
 SUMMARY = "summary.json"
@@ -45,12 +49,27 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
     with scratch.workspace("download", machine, key, out) as work, _demo_hosts(manifest["source"]) as demo_hosts:
         plan = Plan(work, Path(lists), manifest, params)
         if plan.todo:
+            _preflight(plan, params)
             proxies = getproxies() if machine.proxies_from_environment else {}
             fetch(plan, params, machine, Network({**demo_hosts, **machine.connect_to}, proxies), work)
         records, known = _summarise(plan)
         publish(plan.finished, out, verb="download", records=records, known=known, classes=manifest["classes"])
         plan.end_round()
     return Path(out)
+
+
+def _preflight(plan: Plan, params: Download) -> None:
+    """Say what the disk must hold; where finished shards tell how large images are, stop if it cannot."""
+    left = sum(plan.left(shard) for shard in plan.todo)
+    what = f"the images of {left:,} list lines"
+    paths = [account_path(plan.accounts, shard) for shard in plan.shards]
+    finished = [read_account(path) for path in paths if path.exists()]
+    if finished:
+        mean = sum(one["bytes"] for one in finished) / sum(one["lines"] for one in finished)
+        check_room(plan.finished, left * mean, what)
+    else:
+        pixels = (params.shorter_side or 0) ** 2 * 4 / 3
+        say_room(plan.finished, left * min(pixels * BYTES_PER_PIXEL or BYTES_PER_IMAGE, BYTES_PER_IMAGE), what)
 
 
 def _check_retry(params: Download) -> None:

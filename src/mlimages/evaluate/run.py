@@ -9,14 +9,14 @@ import numpy as np
 from mlimages import scratch
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
-from mlimages.convert.records import shard_paths
-from mlimages.errors import UserError, redo
+from mlimages.errors import UserError
 from mlimages.evaluate import metrics
 from mlimages.evaluate.predictions import Predictions, load_model, predict, write_predictions
 from mlimages.params import Evaluate, Machine
 from mlimages.progress import progress
 from mlimages.publish import publish, verify, write_csv, write_json
-from mlimages.train.inputs import evaluation_batches
+from mlimages.train import augment
+from mlimages.train.inputs import Records, evaluation_batches, told
 
 THIS = sys.modules[__name__]
 
@@ -40,20 +40,17 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
     if not trained["classes"] == manifest["classes"] == listed:
         raise UserError(f"{model} was trained on {trained['classes']} classes, {tfrecords} holds "
                         f"{manifest['classes']}, {lists} names {listed}; run `dvc repro evaluate`")
-    key = scratch.key(params, inputs=[model, tfrecords, lists], code=[THIS, metrics])
+    key = scratch.key(params, inputs=[model, tfrecords, lists], code=[THIS, augment, metrics])
     with scratch.workspace("evaluate", machine, key, out) as work:
         shutil.rmtree(work / "out", ignore_errors=True)
-        shards = shard_paths(tfrecords, manifest, "val")
-        images = sum(manifest["files"][path.name]["records"] for path in shards)
-        batches = evaluation_batches(shards, manifest["classes"], batch=params.batch, pixels=trained["pixels"],
-                                     central_fraction=params.central_fraction, readers=machine.workers)
-        with progress("evaluate", total=images, unit=" images", machine=machine) as bar:
+        records = Records(tfrecords, manifest, "val")
+        batches = told(evaluation_batches(
+            records, batch=params.batch, pixels=trained["pixels"], preprocessing=params.preprocessing,
+            central_fraction=params.central_fraction, readers=machine.workers))
+        with progress("evaluate", total=len(records), unit=" images", machine=machine) as bar:
             predictions = predict(load_model(Path(model) / MODEL), batches, bar.update)
-        if len(predictions.keys) != images:
-            raise UserError(f"{tfrecords}: {len(predictions.keys)} validation records were read, the manifest says "
-                            f"{images}; {redo('convert')}")
         _write(params, predictions, read_tree(Path(lists) / DICTIONARY), work / "out")
-        publish(work / "out", out, verb="evaluate", records={PREDICTIONS: images})
+        publish(work / "out", out, verb="evaluate", records={PREDICTIONS: len(records)})
     return Path(out)
 
 

@@ -1,16 +1,20 @@
 """Pictures of data/images: what came of the URLs."""
 
+import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
-from mlimages.download.ledger import Reason, read_ledger
+from mlimages.download.ledger import Reason, Row, read_ledger
 from mlimages.download.run import REASONS
 from mlimages.download.shards import Member, index_shard
 from mlimages.figures.canvas import BAD, GOOD, axes, bars, markdown_table, picture_grid, table
+
+BINS_PER_TENFOLD = 40
 
 
 def reasons_table(images: str | Path) -> str:
@@ -29,12 +33,37 @@ def failures(images: str | Path) -> None:
     bars(f"{total:,} of {ok + total:,} list lines gave no image", "list lines", names, values, BAD)
 
 
+def hosts(images: str | Path, count: int = 15) -> None:
+    """Of the hosts with the most list lines, how many gave an image, and how often each line was tried."""
+    gave: Counter[str] = Counter()
+    lines: Counter[str] = Counter()
+    tries: Counter[str] = Counter()
+    for row in _rows(images):
+        host = "/".join(row.url.split("/", 3)[2:3])
+        lines[host] += 1
+        gave[host] += row.reason is Reason.OK
+        tries[host] += row.attempts
+    most = [host for host, _ in lines.most_common(count)]
+    names = [f"{host or '(no host)'}, {tries[host] / lines[host]:.2f} tries a line" for host in most]
+    ax = axes(f"What the {len(most)} most frequent of {len(lines):,} hosts gave", "list lines", "",
+              height=1.4 + 0.28 * len(most))
+    ax.barh(names, [gave[host] for host in most], color=GOOD, label="an image")
+    ax.barh(names, [lines[host] - gave[host] for host in most], left=[gave[host] for host in most], color=BAD,
+            label="no image")
+    ax.invert_yaxis()
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    plt.show()
+
+
 def image_bytes(images: str | Path) -> None:
     """How large the downloaded files are."""
-    sizes = [row.bytes / 1024 for path in sorted(Path(images).glob("*/*.ledger.csv")) for row in read_ledger(path)
-             if row.reason is Reason.OK]
-    ax = axes("Size of the downloaded images", "KiB", "images")
-    ax.hist(sizes, bins=40, color=GOOD)
+    counts = Counter(int(BINS_PER_TENFOLD * math.log10(row.bytes)) for row in _rows(images) if row.reason is Reason.OK)
+    edges = [10 ** (edge / BINS_PER_TENFOLD) / 1024 for edge in range(min(counts), max(counts) + 2)]
+    ax = axes("Size of the downloaded images", "KiB, on a logarithmic scale", "images")
+    ax.stairs([counts[number] for number in range(min(counts), max(counts) + 1)], edges, fill=True, color=GOOD)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("{x:.2g}")
     plt.show()
 
 
@@ -62,6 +91,11 @@ def special_classes(tree: ClassTree, classes: tuple[int, ...]) -> list[int]:
     """Those of some classes that are no ancestor of another one among them."""
     above = {ancestor for index in classes for ancestor in tree.ancestors(index)}
     return [index for index in classes if index not in above]
+
+
+def _rows(images: str | Path) -> Iterator[Row]:
+    for path in sorted(Path(images).glob("*/*.ledger.csv")):
+        yield from read_ledger(path)
 
 
 def _lines_by_reason(images: str | Path) -> Counter[str]:

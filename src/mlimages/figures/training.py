@@ -1,15 +1,15 @@
 """Pictures of a training: its plan before, its inputs, its course after."""
 
+import dataclasses
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mlimages.convert.records import shard_paths
 from mlimages.figures.canvas import GOOD, TRAIN, VALIDATION, axes, label
 from mlimages.params import Train
 from mlimages.publish import read_manifest
-from mlimages.train.inputs import training_batches
+from mlimages.train.inputs import Records, told, training_batches
 from mlimages.train.log import read_log
 from mlimages.train.run import LOG
 from mlimages.train.schedule import build_schedule
@@ -19,9 +19,7 @@ SMOOTHED_ROWS = 10
 
 def learning_rate_plan(params: Train, tfrecords: str | Path) -> None:
     """The learning rate of every step to come."""
-    files = read_manifest(tfrecords, "convert")["files"]
-    schedule = build_schedule(params, sum(files[path.name]["records"] for path in
-                                          shard_paths(tfrecords, {"files": files}, "train")))
+    schedule = build_schedule(params, len(Records(tfrecords, read_manifest(tfrecords, "convert"), "train")))
     ax = axes(f"Learning rate over {schedule.total_steps:,} steps of {params.batch} images", "step", "learning rate")
     steps = np.unique(np.linspace(0, schedule.total_steps - 1, 2000).astype(int))
     ax.plot(steps, np.array(schedule(steps)), color=TRAIN)
@@ -30,11 +28,8 @@ def learning_rate_plan(params: Train, tfrecords: str | Path) -> None:
 
 def first_batch(params: Train, tfrecords: str | Path, count: int = 16) -> None:
     """Images as the network gets them: cropped, flipped and, by parameter, rotated and recoloured."""
-    manifest = read_manifest(tfrecords, "convert")
-    shards = shard_paths(tfrecords, manifest, "train")
-    records = sum(manifest["files"][path.name]["records"] for path in shards)
-    images, labels = next(iter(training_batches(shards, params, manifest["classes"], records=records,
-                                                batch=min(count, records), steps=1)))
+    records = Records(tfrecords, read_manifest(tfrecords, "convert"), "train")
+    images, labels = next(told(training_batches(records, dataclasses.replace(params, batch=count), steps=1)))
     figure, grid = plt.subplots(2, -(-len(images) // 2), figsize=(12, 3.6), squeeze=False, layout="constrained")
     figure.suptitle(f"A training batch, {params.pixels} x {params.pixels} pixels, with its number of labels")
     for ax in grid.flat:

@@ -1,74 +1,100 @@
-"""Preprocessing: encoded JPEGs to float32 [pixels, pixels, 3] in [-1, 1], the released program's arithmetic.
+"""Preprocessing: JPEGs to float32 [pixels, pixels, 3] in [-1, 1], the released program's arithmetic in OpenCV.
 
-Random draws are stateless: a picture's augmentation is a function of `seed`, an int64 pair, alone.
+What differs from it: a rotated picture is resampled once, crop, resize, flip and rotation together, where the release
+resamples twice, so it is a little sharper; and JPEGs are decoded with libjpeg's accurate DCT, not its fast one.
+`tests/train/test_augment.py` says by how much.
 """
 
 import math
-from typing import Any
+from typing import Literal
 
-import tensorflow as tf
+import cv2
+import numpy as np
 
-ASPECT_RANGE = (0.75, 1.33)
-MAX_ROTATION_RADIANS = math.pi / 4
-MAX_BRIGHTNESS = 32 / 255
-MAX_HUE = 0.2
-FACTOR_RANGE = (0.5, 1.5)
+from mlimages.train.draws import Draws, crop_box
+
+cv2.setNumThreads(1)  # the readers are the parallelism
+
+Preprocessing = Literal["central", "shorter_side"]
 
 
-def training_image(encoded: Any, seed: Any, *, pixels: int, crop_area: tuple[float, float],
-                   rotate_and_recolour: bool) -> Any:
+def decode(jpeg: bytes) -> np.ndarray:
+    """uint8 [height, width, 3] RGB; ValueError where it is no JPEG that decodes."""
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise ValueError("its image does not decode")
+    return image
+
+
+def training_image(jpeg: bytes, draw: Draws, *, pixels: int, crop_area: tuple[float, float],
+                   rotate_and_recolour: bool) -> np.ndarray:
     """A random crop, flipped with probability 1/2, and in one of three cases rotated and in two recoloured."""
-    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
-    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.io.extract_jpeg_shape(encoded), tf.constant([[[0.0, 0.0, 1.0, 1.0]]]), seeds[0],
-        min_object_covered=0.0, aspect_ratio_range=ASPECT_RANGE, area_range=crop_area, max_attempts=100,
-        use_image_if_no_bounding_boxes=True)
-    crop = tf.image.decode_and_crop_jpeg(encoded, tf.concat([begin[:2], size[:2]], 0), channels=3)
-    image = tf.image.resize(crop, (pixels, pixels), "bilinear") / 255
-    image = tf.image.stateless_random_flip_left_right(image, seeds[1])
-    if rotate_and_recolour:
-        image = _rotate_and_recolour(image, seeds[2])
-    return tf.ensure_shape(image * 2 - 1, (pixels, pixels, 3))
-
-
-def evaluation_image(encoded: Any, *, pixels: int, central_fraction: float) -> Any:
-    """The central part, `central_fraction` of each side, resized."""
-    image = tf.image.central_crop(tf.io.decode_jpeg(encoded, channels=3), central_fraction)
-    image = tf.image.resize(image, (pixels, pixels), "bilinear") / 255
-    return tf.ensure_shape(image * 2 - 1, (pixels, pixels, 3))
-
-
-def _rotate_and_recolour(image: Any, seed: Any) -> Any:
-    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 6))
-    case = tf.random.stateless_uniform([], seeds[0], 0, 3, tf.int32)
-    return tf.switch_case(case, [
-        lambda: _recolour(_rotate(image, seeds[1]), seeds, saturation_first=True),
-        lambda: _recolour(image, seeds, saturation_first=False),
-        lambda: image,
-    ])
-
-
-def _recolour(image: Any, seeds: list[Any], saturation_first: bool) -> Any:
-    """Brightness, saturation, hue and contrast in one of the two released orders, cut to [0, 1]."""
-    image = tf.image.stateless_random_brightness(image, MAX_BRIGHTNESS, seeds[2])
-    if saturation_first:
-        image = tf.image.stateless_random_saturation(image, *FACTOR_RANGE, seeds[3])
-        image = tf.image.stateless_random_hue(image, MAX_HUE, seeds[4])
-        image = tf.image.stateless_random_contrast(image, *FACTOR_RANGE, seeds[5])
+    image = decode(jpeg)
+    left, top, width, height = crop_box(image.shape[1], image.shape[0], crop_area, draw.crop, draw.place)
+    crop = image[top: top + height, left: left + width].astype(np.float32)
+    if not rotate_and_recolour or draw.case > 0:
+        image = cv2.resize(crop, (pixels, pixels), interpolation=cv2.INTER_LINEAR)
+        image = cv2.flip(image, 1) if draw.flip else image
     else:
-        image = tf.image.stateless_random_contrast(image, *FACTOR_RANGE, seeds[5])
-        image = tf.image.stateless_random_saturation(image, *FACTOR_RANGE, seeds[3])
-        image = tf.image.stateless_random_hue(image, MAX_HUE, seeds[4])
-    return tf.clip_by_value(image, 0.0, 1.0)
+        image = _rotated(crop, draw, pixels)
+    if rotate_and_recolour and draw.case < 2:
+        return recolour(image, draw)
+    return scaled(image)
 
 
-def _rotate(image: Any, seed: Any) -> Any:
-    """Turned about its centre by up to 45 degrees either way, black where nothing is left."""
-    angle = tf.random.stateless_uniform([], seed, -MAX_ROTATION_RADIANS, MAX_ROTATION_RADIANS)
-    cos, sin = tf.cos(angle), tf.sin(angle)
-    centre = (tf.cast(tf.shape(image)[0], tf.float32) - 1) / 2
-    offsets = centre - (cos * centre - sin * centre), centre - (sin * centre + cos * centre)
-    transform = tf.stack([cos, -sin, offsets[0], sin, cos, offsets[1], 0.0, 0.0])
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=image[None], transforms=transform[None], output_shape=tf.shape(image)[:2], fill_value=0.0,
-        interpolation="BILINEAR", fill_mode="CONSTANT")[0]
+def evaluation_image(jpeg: bytes, *, pixels: int, preprocessing: Preprocessing, central_fraction: float) -> np.ndarray:
+    """The middle of the picture.
+
+    `central`: the part of `central_fraction` of each side, resized to the square, as the released program's.
+    `shorter_side`: the picture resized to a shorter side of 8/7 of `pixels`, and of it the central square, as its
+    classification scripts do with 256 and 224.
+    """
+    image = decode(jpeg)
+    height, width = image.shape[:2]
+    if preprocessing == "central":
+        top, left = (int((side - side * central_fraction) / 2) for side in (height, width))
+        crop = image[top: height - top, left: width - left].astype(np.float32)
+        return scaled(cv2.resize(crop, (pixels, pixels), interpolation=cv2.INTER_LINEAR))
+    scale = round(pixels * 8 / 7) / min(height, width)
+    size = max(pixels, round(width * scale)), max(pixels, round(height * scale))
+    resized = cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    top, left = (size[1] - pixels) // 2, (size[0] - pixels) // 2
+    return scaled(resized[top: top + pixels, left: left + pixels])
+
+
+def scaled(image: np.ndarray) -> np.ndarray:
+    """Values from 0 to 255 to values from -1 to 1."""
+    return image * np.float32(1 / 127.5) - np.float32(1)
+
+
+def recolour(image: np.ndarray, draw: Draws) -> np.ndarray:
+    """float32 from 0 to 255 to -1 to 1: brightness, saturation, hue and contrast, in one of the two released orders."""
+    image = image + np.float32(255 * draw.brightness)
+    image = _contrast(_colours(image, draw), draw) if draw.case == 0 else _colours(_contrast(image, draw), draw)
+    return np.clip(scaled(image), -1, 1)
+
+
+def _colours(image: np.ndarray, draw: Draws) -> np.ndarray:
+    """Saturation and hue."""
+    hsv = cv2.transform(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.array(
+        [[1, 0, 0, 360 * (draw.hue % 1)], [0, draw.saturation, 0, 0], [0, 0, 1, 0]], np.float32))
+    np.minimum(hsv[..., 1], 1, out=hsv[..., 1])
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def _contrast(image: np.ndarray, draw: Draws) -> np.ndarray:
+    """Around the mean of each channel."""
+    mean = np.array(cv2.mean(image)[:3])
+    return cv2.transform(image, np.column_stack([draw.contrast * np.eye(3), mean * (1 - draw.contrast)]))
+
+
+def _rotated(crop: np.ndarray, draw: Draws, pixels: int) -> np.ndarray:
+    """Resized, flipped, and turned about the centre, black where nothing is left."""
+    cos, sin, centre = math.cos(draw.angle), math.sin(draw.angle), (pixels - 1) / 2
+    turn = np.array([[cos, -sin, centre - cos * centre + sin * centre],
+                     [sin, cos, centre - sin * centre - cos * centre], [0, 0, 1]])
+    flip = np.array([[-1, 0, pixels - 1], [0, 1, 0], [0, 0, 1]]) if draw.flip else np.eye(3)
+    x, y = crop.shape[1] / pixels, crop.shape[0] / pixels
+    resize = np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5], [0, 0, 1]])
+    return cv2.warpAffine(crop, (resize @ flip @ turn)[:2], (pixels, pixels),
+                          flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)

@@ -1,71 +1,123 @@
 """From record shards to batches. The n-th batch is a function of the seed and n alone, on any number of threads."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mlimages.convert.records import dense_labels, parse_sparse
+from mlimages.convert.records import shard_paths
+from mlimages.errors import UserError
 from mlimages.params import Train
-from mlimages.train.augment import evaluation_image, training_image
+from mlimages.train.augment import Preprocessing, evaluation_image, training_image
+from mlimages.train.draws import Draws, draws
+from mlimages.train.order import Order
+from mlimages.train.reader import Batch, Reader
 
-# Shards read at the same time; part of what determines the order, so no setting of the machine.
-INTERLEAVED_SHARDS = 16
+PREFETCHED = 2  # batches
 
 
-def training_batches(shards: Sequence[Path], params: Train, classes: int, *, records: int, batch: int, steps: int,
-                     first: int = 0, readers: int = 2) -> Any:
-    """A tf.data.Dataset of images float32 [batch, pixels, pixels, 3] and confidences [batch, classes].
+class Records:
+    """The records of a part of data/tfrecords, as its manifest tells of them."""
 
-    It holds the batches `first` to `steps` - 1 of the stream that reads the shards, `records` in all, over and over:
-    each epoch in another order of shards, interleaved, through a shuffle buffer of serialized records. What lies
-    before `first` is skipped: whole epochs unread, the rest of one undecoded.
+    def __init__(self, folder: str | Path, manifest: dict[str, Any], part: str) -> None:
+        shards = shard_paths(folder, manifest, part)
+        self.counts = [manifest["files"][shard.name]["records"] for shard in shards]
+        self.classes: int = manifest["classes"]
+        self.reader = Reader(shards, self.counts, self.classes)
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+
+def training_batches(records: Records, params: Train, *, steps: int, first: int = 0, parts: int = 1,
+                     mine: Sequence[int] = (0,), readers: int = 2) -> Any:
+    """A tf.data.Dataset of images float32 [images, pixels, pixels, 3] and confidences float32 [images, classes].
+
+    It holds the global batches `first` to `steps` - 1, each cut into so many equal `parts`, of which it gives `mine`,
+    one after the other: what a global batch holds does not depend on how many share it. Nothing before `first` is
+    read. `readers` batches are made at the same time.
     """
-    first_epoch = first * batch // records
-    stream = _epoch(shards, params, first_epoch, readers)
-    for number in range(first_epoch + 1, math.ceil(steps * batch / records)):
-        stream = stream.concatenate(_epoch(shards, params, number, readers))
+    order = Order(records.counts, params.seed, params.shuffle_buffer)
+    images = params.batch // parts
 
-    def example(position: Any, serialized: Any) -> Any:
-        record = parse_sparse(serialized)
-        image = training_image(record["encoded"], tf.stack([tf.constant(params.seed, tf.int64), position]),
-                               pixels=params.pixels, crop_area=(params.crop_area[0], params.crop_area[1]),
-                               rotate_and_recolour=params.rotate_and_recolour)
-        return image, record["index"], record["confidence"]
+    def make(number: int) -> tuple[np.ndarray, np.ndarray]:
+        step, place = divmod(number, len(mine))
+        begin = step * params.batch + mine[place] * images
+        drawn = draws(params.seed, begin, begin + images)
+        positions = order.positions(begin, begin + images)
 
-    numbered = stream.enumerate(start=first_epoch * records).skip(first * batch - first_epoch * records)
-    examples = numbered.map(example, num_parallel_calls=readers, deterministic=True)
-    return _batched(examples, batch, classes).take(steps - first)
+        def image(jpeg: bytes, index: int) -> np.ndarray:
+            return training_image(jpeg, Draws(*(column[index] for column in drawn)), pixels=params.pixels,
+                                  crop_area=(params.crop_area[0], params.crop_area[1]),
+                                  rotate_and_recolour=params.rotate_and_recolour)
 
+        batch = records.reader.read(positions)
+        return _images(records.reader, positions, batch, params.pixels, image), batch.dense(records.classes)
 
-def _epoch(shards: Sequence[Path], params: Train, number: int, readers: int) -> Any:
-    """The serialized records of one epoch, in an order that `params.seed` and the epoch's number decide."""
-    order = np.random.default_rng([params.seed, number]).permutation([str(path) for path in shards])
-    records = tf.data.Dataset.from_tensor_slices(order).interleave(
-        tf.data.TFRecordDataset, cycle_length=INTERLEAVED_SHARDS, num_parallel_calls=readers, deterministic=True)
-    return records.shuffle(params.shuffle_buffer, seed=params.seed + number, reshuffle_each_iteration=False)
+    return _dataset(range(first * len(mine), steps * len(mine)), make, readers, (
+        tf.TensorSpec((images, params.pixels, params.pixels, 3), tf.float32),
+        tf.TensorSpec((images, records.classes), tf.float32)))
 
 
-def evaluation_batches(shards: Sequence[Path], classes: int, *, batch: int, pixels: int, central_fraction: float,
-                       readers: int = 2) -> Any:
-    """Every record once, in order: images, confidences as in training, and keys (strings [batch])."""
+def evaluation_batches(records: Records, *, batch: int, pixels: int, preprocessing: Preprocessing,
+                       central_fraction: float, readers: int = 2) -> Any:
+    """Every record once, in order: images, confidences as in training, and keys (strings [images])."""
+    all_of_them = np.array([(shard, number) for shard, count in enumerate(records.counts) for number in range(count)])
 
-    def example(serialized: Any) -> Any:
-        record = parse_sparse(serialized)
-        image = evaluation_image(record["encoded"], pixels=pixels, central_fraction=central_fraction)
-        return image, record["index"], record["confidence"], record["key"]
+    def image(jpeg: bytes, _: int) -> np.ndarray:
+        return evaluation_image(jpeg, pixels=pixels, preprocessing=preprocessing, central_fraction=central_fraction)
 
-    records = tf.data.TFRecordDataset([str(path) for path in shards])
-    return _batched(records.map(example, num_parallel_calls=readers, deterministic=True), batch, classes)
+    def make(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        positions = all_of_them[number * batch: (number + 1) * batch]
+        found = records.reader.read(positions)
+        return (_images(records.reader, positions, found, pixels, image), found.dense(records.classes),
+                np.array(found.keys, object))
+
+    return _dataset(range(-(-len(records) // batch)), make, readers, (
+        tf.TensorSpec((None, pixels, pixels, 3), tf.float32), tf.TensorSpec((None, records.classes), tf.float32),
+        tf.TensorSpec((None,), tf.string)))
 
 
-def _batched(examples: Any, batch: int, classes: int) -> Any:
-    def dense(images: Any, index: Any, confidence: Any, *rest: Any) -> Any:
-        return images, dense_labels(index, confidence, classes), *rest
+def told(batches: Any) -> Iterator[Any]:
+    """The elements of a dataset or an iterator of it; what its functions had to say is raised as they said it."""
+    iterator = iter(batches)
+    while True:
+        try:
+            element = next(iterator)
+        except StopIteration:
+            return
+        except tf.errors.OpError as error:
+            name, _, said = str(error.message).partition(f"{UserError.__name__}: ")
+            if not said:
+                raise
+            raise UserError(said.partition("\nTraceback")[0]) from None
+        yield element
+
+
+def _images(reader: Reader, positions: np.ndarray, batch: Batch, pixels: int,
+            image: Callable[[bytes, int], np.ndarray]) -> np.ndarray:
+    """float32 [records, pixels, pixels, 3]; UserError where one does not decode."""
+    images = np.empty((len(positions), pixels, pixels, 3), np.float32)
+    for index, jpeg in enumerate(batch.jpegs):
+        try:
+            images[index] = image(jpeg, index)
+        except ValueError as problem:
+            raise reader.wrong(positions[index], str(problem)) from None
+    return images
+
+
+def _dataset(numbers: range, make: Callable[[int], tuple[np.ndarray, ...]], readers: int,
+             kinds: tuple[Any, ...]) -> Any:
+    """The elements that `make` gives for these numbers, in order, `readers` of them made at the same time."""
+
+    def element(number: Any) -> tuple[Any, ...]:
+        made = tf.numpy_function(lambda one: make(int(one)), [number], [kind.dtype for kind in kinds])
+        return tuple(tf.ensure_shape(one, kind.shape) for one, kind in zip(made, kinds, strict=True))
 
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return examples.ragged_batch(batch).map(dense).prefetch(2).with_options(options)
+    dataset = tf.data.Dataset.range(numbers.start, numbers.stop)
+    made = dataset.map(element, num_parallel_calls=readers, deterministic=True)
+    return made.prefetch(PREFETCHED).with_options(options)

@@ -12,15 +12,14 @@ from typing import Any
 import keras
 
 from mlimages import scratch
-from mlimages.convert import records as record_formats
-from mlimages.convert.records import shard_paths
+from mlimages.convert import example as record_formats
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
 from mlimages.progress import progress
 from mlimages.publish import publish, verify, write_json
-from mlimages.train import augment, checkpoint, inputs, loss, resnet, schedule, step
+from mlimages.train import augment, checkpoint, draws, inputs, loss, order, resnet, schedule, step
 from mlimages.train.checkpoint import Checkpoints
-from mlimages.train.inputs import training_batches
+from mlimages.train.inputs import Records, told, training_batches
 from mlimages.train.log import TrainingLog, read_log
 from mlimages.train.resnet import build
 from mlimages.train.schedule import build_schedule
@@ -45,7 +44,8 @@ def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfre
     """
     manifest = verify(tfrecords, "convert")
     key = scratch.key(params, inputs=[tfrecords],
-                      code=[THIS, augment, checkpoint, inputs, loss, record_formats, resnet, schedule, step])
+                      code=[THIS, augment, checkpoint, draws, inputs, loss, order, record_formats, resnet, schedule,
+                            step])
     with scratch.workspace("train", machine, key, out) as work:
         if not (work / "out" / METRICS).exists():
             shutil.rmtree(work / "out", ignore_errors=True)
@@ -57,8 +57,8 @@ def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfre
 
 
 def _train(params: Train, machine: Machine, tfrecords: Path, manifest: dict[str, Any], work: Path) -> None:
-    shards = shard_paths(tfrecords, manifest, "train")
-    images = sum(manifest["files"][path.name]["records"] for path in shards)
+    records = Records(tfrecords, manifest, "train")
+    images = len(records)
     plan = build_schedule(params, images)
     strategy = mirrored_strategy(machine)
     per_replica = replica_batch(params.batch, strategy)
@@ -70,11 +70,12 @@ def _train(params: Train, machine: Machine, tfrecords: Path, manifest: dict[str,
           + (f", resumed after step {done}" if done else ""))
 
     def pipeline(context: Any) -> Any:
-        replicas = context.num_replicas_in_sync
-        return training_batches(shards, params, manifest["classes"], records=images, batch=per_replica,
-                                steps=plan.total_steps * replicas, first=done * replicas, readers=machine.workers)
+        parts, pipelines = context.num_replicas_in_sync, context.num_input_pipelines
+        mine = range(parts)[context.input_pipeline_id * (parts // pipelines):][: parts // pipelines]
+        return training_batches(records, params, steps=plan.total_steps, first=done, parts=parts, mine=mine,
+                                readers=machine.workers)
 
-    batches = iter(strategy.distribute_datasets_from_function(pipeline))
+    batches = told(strategy.distribute_datasets_from_function(pipeline))
     with (progress("train", total=plan.total_steps, done=done, unit=" steps", machine=machine) as bar,
           TrainingLog(work / LOG, work / "tensorboard", done) as log):
         for last, mean_loss, elapsed in _steps(trainer, batches, done, plan.total_steps, params.checkpoint_steps):

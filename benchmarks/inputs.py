@@ -1,0 +1,185 @@
+"""How fast the input pipeline is beside the released one and beside bare decoding, and how much memory it takes.
+
+    python benchmarks/inputs.py speed memory --photos FOLDER     # pictures cut from the photographs in a folder
+
+Without --photos the pictures are drawn. All run in one process in turn, several rounds, with the same parallelism.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import math
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from lists import RELEASED_CLASSES
+from photographs import HEIGHT, WIDTH, photographs
+
+from mlimages.acquire.formats import Labels
+from mlimages.convert.images import Jpeg
+from mlimages.convert.records import parse_sparse, serialize, serialize_dense, shard_name
+from mlimages.convert.writing import shard
+from mlimages.params import load
+from mlimages.publish import publish, read_manifest
+from mlimages.train.inputs import Records, training_batches
+
+ROOT = Path(__file__).parents[1]
+PARAMS = dataclasses.replace(load(ROOT / "params.yaml").train, pixels=224, batch=32, crop_area=[0.7, 1.0])
+SHARDS, LABELS = 8, 9
+ROUNDS, SECONDS = 3, 4.0
+
+
+def make_records(folder: Path, photos: Path, records: int, pictures: int, schema: str) -> Path:
+    """Published shards of so many records of these pictures, nine labels each."""
+    rng = random.Random(0)  # noqa: S311 - nothing here is secret
+    names = [shard_name("train", index, SHARDS) for index in range(SHARDS)]
+    for index, name in enumerate(names):
+        with shard(folder / "work" / name) as add:
+            for number in range(index * records // SHARDS, (index + 1) * records // SHARDS):
+                jpeg = Jpeg((photos / f"{number % pictures}.jpg").read_bytes(), WIDTH, HEIGHT)
+                labels = Labels(tuple(sorted(rng.sample(range(RELEASED_CLASSES), LABELS))), (1.0,) * LABELS)
+                add(serialize(jpeg, labels, filename=str(number), key=str(number)) if schema == "sparse" else
+                    serialize_dense(jpeg, labels, filename=str(number), classes=RELEASED_CLASSES), str(number))
+    publish(folder / "work", folder / "tfrecords", verb="convert", records=dict.fromkeys(names, records // SHARDS),
+            classes=RELEASED_CLASSES)
+    return folder / "tfrecords"
+
+
+def ours(folder: Path, parallel: int, *, full: bool, buffer: int = 2048) -> Any:
+    records = Records(folder, read_manifest(folder, "convert"), "train")
+    params = dataclasses.replace(PARAMS, rotate_and_recolour=full, shuffle_buffer=buffer)
+    return training_batches(records, params, steps=10**6, readers=parallel)
+
+
+def bare(folder: Path, parallel: int) -> Any:
+    """Nothing but decoding, of the same records."""
+    files = sorted(str(path) for path in folder.glob("*.tfrecord"))
+    decoded = tf.data.TFRecordDataset(files).repeat().map(
+        lambda one: tf.io.decode_jpeg(parse_sparse(one)["encoded"], channels=3), num_parallel_calls=parallel)
+    return decoded.prefetch(64)
+
+
+def released(folder: Path, parallel: int) -> Any:
+    """The released program's operations, one after the other, on records of its own schema."""
+
+    def example(one: Any) -> tuple[Any, Any]:
+        text = tf.io.FixedLenFeature([], tf.string)
+        found = tf.io.parse_single_example(one, {"image": text, "label": text, "name": text})
+        image = tf.io.decode_jpeg(found["image"], channels=3)
+        begin, size, _ = tf.image.sample_distorted_bounding_box(
+            tf.shape(image), tf.constant([[[0.0, 0.0, 1.0, 1.0]]]), min_object_covered=0.7,
+            aspect_ratio_range=(0.75, 1.33), area_range=(0.7, 1.0), max_attempts=100)
+        image = tf.image.convert_image_dtype(tf.slice(image, begin, size), tf.float32)
+        image = tf.image.random_flip_left_right(tf.image.resize(image, (224, 224), "bilinear"))
+        case = tf.random.uniform([], 0, 3, tf.int32)
+        image = tf.switch_case(case, [lambda: colours(turned(image), True), lambda: colours(image, False),
+                                      lambda: image])
+        labels = tf.ensure_shape(tf.io.decode_raw(found["label"], tf.float32), [RELEASED_CLASSES])
+        return tf.ensure_shape(image * 2 - 1, (224, 224, 3)), labels
+
+    files = sorted(str(path) for path in folder.glob("*.tfrecord"))
+    stream = tf.data.TFRecordDataset(files).shuffle(2048).repeat()
+    return stream.map(example, num_parallel_calls=parallel).batch(PARAMS.batch).prefetch(2)
+
+
+def turned(image: Any) -> Any:
+    angle = tf.random.uniform([], -math.pi / 4, math.pi / 4)
+    cos, sin, centre = tf.cos(angle), tf.sin(angle), 111.5
+    row = tf.stack([cos, -sin, centre - cos * centre + sin * centre, sin, cos, centre - sin * centre - cos * centre,
+                    0.0, 0.0])
+    return tf.raw_ops.ImageProjectiveTransformV3(images=image[None], transforms=row[None], output_shape=[224, 224],
+                                                 fill_value=0.0, interpolation="BILINEAR", fill_mode="CONSTANT")[0]
+
+
+def colours(image: Any, contrast_last: bool) -> Any:
+    image = tf.image.random_brightness(image, 32 / 255)
+    image = image if contrast_last else tf.image.random_contrast(image, 0.5, 1.5)
+    image = tf.image.random_hue(tf.image.random_saturation(image, 0.5, 1.5), 0.2)
+    image = tf.image.random_contrast(image, 0.5, 1.5) if contrast_last else image
+    return tf.clip_by_value(image, 0.0, 1.0)
+
+
+def rate(stream: Iterable[Any], images: int) -> float:
+    """Images a second over SECONDS, after a first second that does not count."""
+    iterator, began, count = iter(stream), time.monotonic(), 0
+    while time.monotonic() < began + 1:
+        next(iterator)
+    began = time.monotonic()
+    while time.monotonic() < began + SECONDS:
+        next(iterator)
+        count += images
+    return count / (time.monotonic() - began)
+
+
+def speed(folder: Path, options: argparse.Namespace) -> None:
+    """All in turn, several times; the medians of the rates, and of their ratios within a round."""
+    sparse = make_records(folder / "sparse", folder / "photos", options.images, options.images, "sparse")
+    dense = make_records(folder / "dense", folder / "photos", options.images, options.images, "dense")
+    kinds: dict[str, tuple[Callable[[], Any], int]] = {
+        "bare `tf.io.decode_jpeg`": (lambda: bare(sparse, options.parallel), 1),
+        "the released pipeline": (lambda: released(dense, options.parallel), PARAMS.batch),
+        "ours, the full augmentation": (lambda: ours(sparse, options.parallel, full=True), PARAMS.batch),
+        "ours, crop and flip": (lambda: ours(sparse, options.parallel, full=False), PARAMS.batch)}
+    rates: dict[str, list[float]] = {name: [] for name in kinds}
+    for _, (name, (make, images)) in itertools.product(range(ROUNDS), kinds.items()):
+        rates[name].append(rate(make(), images))
+    print(f"\n{options.images:,} records, {RELEASED_CLASSES:,} classes, to 224 pixels, {options.parallel} at a time, "
+          f"medians of {ROUNDS} rounds\n\n| | images/s | of bare decoding | times the released |\n"
+          f"| --- | --- | --- | --- |")
+    bare_rates, released_rates = rates["bare `tf.io.decode_jpeg`"], rates["the released pipeline"]
+    for name, found in rates.items():
+        share, times = (statistics.median(one / other for one, other in zip(found, others, strict=True))
+                        for others in (bare_rates, released_rates))
+        print(f"| {name} | {statistics.median(found):,.0f} | {share:.0%} | {times:.2f} |")
+
+
+def memory(folder: Path, options: argparse.Namespace) -> None:
+    """What the pipeline takes above the imports, for few and many records, and a shuffle buffer of 10,000."""
+    print("\n| records | shuffle buffer, records | MB above the imports |\n| --- | --- | --- |")
+    for records in (options.images, 10 * options.images):
+        made = make_records(folder / str(records), folder / "photos", records, options.images, "sparse")
+        for buffer in (100, 10_000):
+            ended = subprocess.run([sys.executable, __file__, "one", "--records", str(made), "--buffer", str(buffer),
+                                    "--parallel", str(options.parallel)], capture_output=True, text=True, check=True)
+            print(f"| {records:,} | {buffer:,} | {float(ended.stdout.split()[-1]):,.0f} |", flush=True)
+
+
+def one(folder: Path, options: argparse.Namespace) -> None:
+    """100 batches in a process of its own."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in itertools.islice(ours(options.records, options.parallel, full=True, buffer=options.buffer), 100):
+        pass
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    kinds = {kind.__name__: kind for kind in (speed, memory, one)}
+    parser.add_argument("kinds", nargs="+", choices=kinds)
+    parser.add_argument("--photos", type=Path, help="a folder of photographs to cut the pictures from")
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--parallel", type=int, default=4)
+    parser.add_argument("--records", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--buffer", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
+    with tempfile.TemporaryDirectory() as folder:
+        if "one" not in options.kinds:
+            photographs(Path(folder) / "photos", options.photos, options.images)
+        for kind in options.kinds:
+            kinds[kind](Path(folder), options)
+
+
+if __name__ == "__main__":
+    main()

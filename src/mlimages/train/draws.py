@@ -1,0 +1,72 @@
+"""The random draws of augmentation: those of the n-th record of training are a function of the seed and n alone."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+ASPECT_RANGE = (0.75, 1.33)
+MAX_ROTATION_RADIANS = math.pi / 4
+MAX_BRIGHTNESS = 32 / 255
+MAX_HUE = 0.2
+FACTOR_RANGE = (0.5, 1.5)
+
+TRIES = 100  # for a crop of that area and shape, before the whole picture is taken
+BLOCK = 64  # records that share a random stream
+DRAWS = 3  # what the streams are for; the first number of their seeds, see order.py
+CASES = 3
+
+
+class Draws(NamedTuple):
+    """Of [records]: what each is drawn. The first record's is `Draws(*(one[0] for one in draws))`.
+
+    `crop` float64 [records, TRIES, 2] and `place` [records, 2], from 0 to 1; `flip` bool; `case` int64: 0 is rotated,
+    0 and 1 are recoloured, in different orders; `angle` in radians; `brightness` added, of values from 0 to 1;
+    `saturation` and `contrast` factors; `hue` added, in turns.
+    """
+
+    crop: np.ndarray
+    place: np.ndarray
+    flip: np.ndarray
+    case: np.ndarray
+    angle: np.ndarray
+    brightness: np.ndarray
+    saturation: np.ndarray
+    hue: np.ndarray
+    contrast: np.ndarray
+
+
+def draws(seed: int, first: int, last: int) -> Draws:
+    """What the records `first` to `last` - 1 of training draw."""
+    blocks = [_block(seed, number) for number in range(first // BLOCK, -(-last // BLOCK))]
+    begin = first - first // BLOCK * BLOCK
+    return Draws(*(np.concatenate(column)[begin: begin + last - first] for column in zip(*blocks, strict=True)))
+
+
+def _block(seed: int, number: int) -> Draws:
+    rng = np.random.default_rng([DRAWS, seed, number])
+    return Draws(crop=rng.random((BLOCK, TRIES, 2)), place=rng.random((BLOCK, 2)), flip=rng.random(BLOCK) < 0.5,
+                 case=rng.integers(0, CASES, BLOCK),
+                 angle=rng.uniform(-MAX_ROTATION_RADIANS, MAX_ROTATION_RADIANS, BLOCK),
+                 brightness=rng.uniform(-MAX_BRIGHTNESS, MAX_BRIGHTNESS, BLOCK),
+                 saturation=rng.uniform(*FACTOR_RANGE, BLOCK), hue=rng.uniform(-MAX_HUE, MAX_HUE, BLOCK),
+                 contrast=rng.uniform(*FACTOR_RANGE, BLOCK))
+
+
+def crop_box(width: int, height: int, area: tuple[float, float], crop: np.ndarray,
+             place: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, width and height, in pixels, of a crop of a share `area` of the picture; the whole where none fits.
+
+    As TensorFlow's sample_distorted_bounding_box: the aspect ratio is uniform in ASPECT_RANGE, then the height is
+    uniform among those that give such an area and fit; a ratio that no height fits is drawn anew.
+    """
+    pixels = width * height
+    for aspect_draw, height_draw in crop:
+        aspect = ASPECT_RANGE[0] + aspect_draw * (ASPECT_RANGE[1] - ASPECT_RANGE[0])
+        least = math.sqrt(area[0] * pixels / aspect)
+        most = min(math.sqrt(area[1] * pixels / aspect), width / aspect, height)
+        if least <= most:
+            rows = min(max(round(least + height_draw * (most - least)), 1), height)
+            columns = min(max(round(rows * aspect), 1), width)
+            return int(place[0] * (width - columns + 1)), int(place[1] * (height - rows + 1)), columns, rows
+    return 0, 0, width, height

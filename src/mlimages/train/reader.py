@@ -1,0 +1,87 @@
+"""Records of shards by their position, as strictly as can be: what is wrong is said with the shard and the record."""
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import google_crc32c
+import numpy as np
+
+from mlimages.convert.checking import wrong
+from mlimages.convert.example import Example, read_example
+from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, read_index
+from mlimages.errors import UserError
+
+
+class Batch(NamedTuple):
+    """Records: JPEGs, keys, and in one row after the other the labels, `lengths` of them of each record.
+
+    `indices` int64, `confidence` float32 and `lengths` int64; float32 [records, classes] is what `dense` makes of them.
+    """
+
+    jpegs: list[bytes]
+    keys: list[bytes]
+    indices: np.ndarray
+    confidence: np.ndarray
+    lengths: np.ndarray
+
+    def dense(self, classes: int) -> np.ndarray:
+        """The confidences of all classes, float32 [records, classes]; 0 where a class is not named."""
+        labels = np.zeros((len(self.lengths), classes), np.float32)
+        labels[np.repeat(np.arange(len(self.lengths)), self.lengths), self.indices] = self.confidence
+        return labels
+
+
+class Reader:
+    """Reads records of these shards, of which the manifest tells `counts`; the indices stay on the disk.
+
+    UserError, naming shard and record, for an index of another length, and for every record that is cut, damaged,
+    of another schema, or labelled outside `classes`.
+    """
+
+    def __init__(self, shards: Sequence[Path], counts: Sequence[int], classes: int) -> None:
+        self._shards, self._classes = list(shards), classes
+        self._indices = [read_index(shard) for shard in shards]
+        for shard, rows, count in zip(shards, self._indices, counts, strict=True):
+            if len(rows) != count:
+                raise wrong(shard, min(len(rows), count), f"the manifest tells of {count} records, the shard's index "
+                                                          f"of {len(rows)}")
+
+    def read(self, positions: np.ndarray) -> Batch:
+        """The records at positions int [records, 2], of shard and number in it."""
+        examples = [self._example(int(shard), int(number)) for shard, number in positions]
+        return Batch([one.jpeg for one in examples], [one.key for one in examples],
+                     np.concatenate([one.indices for one in examples]),
+                     np.concatenate([one.confidence for one in examples]),
+                     np.array([len(one.indices) for one in examples]))
+
+    def wrong(self, position: np.ndarray, problem: str) -> UserError:
+        """What to raise for the record at a position."""
+        return wrong(self._shards[int(position[0])], int(position[1]), problem)
+
+    def _example(self, shard: int, number: int) -> Example:
+        path, row = self._shards[shard], self._indices[shard][number]
+        length = int(row["length"])
+        with path.open("rb", buffering=0) as file:
+            file.seek(int(row["offset"]))
+            frame = file.read(HEADER_BYTES + length + FOOTER_BYTES)
+        if len(frame) < HEADER_BYTES + length + FOOTER_BYTES:
+            raise wrong(path, number, "it is cut off")
+        header, header_sum = struct.unpack("<8sI", frame[:HEADER_BYTES])
+        data = frame[HEADER_BYTES: HEADER_BYTES + length]
+        [data_sum] = struct.unpack("<I", frame[HEADER_BYTES + length:])
+        if header != length.to_bytes(8, "little") or _masked_crc(header) != header_sum:
+            raise wrong(path, number, "its length or the checksum of its length is damaged")
+        if _masked_crc(data) != data_sum:
+            raise wrong(path, number, "its data or the checksum of its data is damaged")
+        try:
+            return read_example(data, self._classes)
+        except ValueError as problem:
+            raise wrong(path, number, str(problem)) from None
+
+
+def _masked_crc(data: bytes) -> int:
+    """The checksum of TFRecord files: CRC-32C, rotated and shifted (tensorflow/core/lib/hash/crc32c.h)."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

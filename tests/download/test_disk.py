@@ -1,0 +1,73 @@
+"""A disk that is full, fails, or will not hold what is to come: told with what to do, and the same command goes on."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.conftest import ScriptedServer
+from tests.download.conftest import (
+    URLS,
+    VAL,
+    Lists,
+    command,
+    no_final_name,
+    serve,
+    serve_and_hold,
+    started,
+    straight,
+    wait_for,
+)
+from tests.faults import DISK, environment, needs_strace, needs_unshare, on_small_disk, told, with_fault
+
+from mlimages.download import download
+from mlimages.params import Download, Machine
+from mlimages.publish import MANIFEST
+
+
+@needs_strace
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
+        error: str) -> None:
+    serve(server, URLS + VAL, jpeg)
+    lists = lists_of(URLS, VAL)
+    told(with_fault(f"fsync:error={error}:when=3+", command(quick, here, lists, tmp_path / "images")),
+         "scratch/download", *DISK)
+    no_final_name(tmp_path)
+    out = download(quick, here, lists=lists, out=tmp_path / "images")
+    assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
+
+
+@needs_unshare
+@pytest.mark.parametrize("limit", ["size=48k", "nr_inodes=14"])
+def test_a_full_disk_is_told_and_the_same_command_goes_on(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
+        limit: str) -> None:
+    serve(server, URLS + VAL, jpeg + bytes(8000))
+    lists = lists_of(URLS, VAL)
+    (tmp_path / "scratch").rename(tmp_path / "lists_scratch")
+    ended = on_small_disk(tmp_path / "scratch", limit, command(quick, here, lists, tmp_path / "images"))
+    told(ended, "scratch/download", *DISK)
+    assert ".partial" not in ended.stdout
+    assert not (tmp_path / "images").exists()
+    out = download(quick, here, lists=lists, out=tmp_path / "images")
+    assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
+
+
+@needs_unshare
+def test_what_cannot_fit_is_said_before_anything_is_fetched(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    """The finished shards tell how large images are; the rest of the lines then needs more than the disk has."""
+    released = serve_and_hold(server, URLS, jpeg + bytes(200_000), at_once=6)
+    lists = lists_of(URLS, VAL)
+    with started(quick, here, lists, tmp_path / "images"):
+        wait_for(lambda: list(tmp_path.glob("scratch/download/*/accounts/*.json")) != [])
+    released.set()
+    asked = sum(server.requests.values())
+    script = 'cp -a "$1" "$1.was" && mount -t tmpfs -o size=1500k tmpfs "$1" && cp -a "$1.was/." "$1" && shift && "$@"'
+    ended = subprocess.run(["unshare", "-rm", "sh", "-c", script, "sh", str(tmp_path / "scratch"),
+                            *command(quick, here, lists, tmp_path / "images")], env=environment(),
+                           capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "UserError: the images of" in ended.stderr and "GB, but" in ended.stderr, ended.stderr
+    assert sum(server.requests.values()) == asked
