@@ -97,7 +97,7 @@ def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(run: Run, undist
 @needs_unshare
 @pytest.mark.parametrize(("limit", "before", "words"), [
     ("size=120k", "", ("converting 76 images needs about", "make room there")),
-    ("size=120k", NO_PREFLIGHT, ("No space left on device", ".tfrecord", *DISK)),
+    ("size=40k", NO_PREFLIGHT, ("No space left on device", ".tfrecord", *DISK)),
     ("nr_inodes=24", "", ("No space left on device", *DISK))])
 def test_a_full_disk_is_told_and_the_same_command_goes_on(run: Run, undisturbed: bytes, limit: str, before: str,
                                                           words: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ WNIDS = ("n00000007", "n00000003", "n00000012")  # not in order, as in ImageNet'
 
 
 def body(wnid: str, number: int) -> bytes:
-    return f"{wnid} {number}".encode() * (600 + number)
+    return f"{wnid} {number}".encode() * (600 + number % 1000)
 
 
 def class_tar(wnid: str, numbers: Iterable[int], prefix: str = "") -> bytes:
@@ -74,6 +74,13 @@ def test_every_image_is_found_where_it_lies_and_others_are_not(archive: Callable
     gone = ["n00000003/n00000003_30.JPEG", "n00000001/n00000001_3.JPEG", "n99999999/n99999999_3.JPEG",
             "n00000003/n00000003_3000000000000000.JPEG", "n00000003/n00000003_003.JPEG"]
     assert read(opened, [*gone, *there]) == {one: body(one[:9], int(one[20:-5])) for one in there}
+
+
+def test_a_longer_id_is_not_taken_for_the_one_that_it_begins_with(machine: Machine, tmp_path: Path) -> None:
+    path = tmp_path / "imagenet.tar"
+    path.write_bytes(tar_of([("n00000003.tar", class_tar("n00000003", (1234567890,)))]))
+    ids = ["n00000003/n00000003_12345678901.JPEG", "n00000003/n00000003_1234567890.JPEG"]
+    assert open_archive(path, machine).find(ids)[0].tolist() == [False, True]
 
 
 def test_the_index_is_built_once_and_anew_when_the_archive_changes(archive: Callable[[str], Path], machine: Machine,
@@ -138,6 +145,17 @@ def test_a_cut_archive_is_an_error_never_a_smaller_one(archive: Callable[[str], 
     cut.write_bytes(cut.read_bytes()[:bytes_kept])
     with pytest.raises(UserError, match=rf"{cut.name}.* was cut"):
         open_archive(path, machine)
+
+
+def test_a_damaged_header_is_an_error_not_the_end(archive: Callable[[str], Path], machine: Machine) -> None:
+    path = archive("tars") / "n00000003.tar"
+    with tarfile.open(path) as tar:
+        second = tar.getmembers()[1].offset
+    content = bytearray(path.read_bytes())
+    content[second + 150] ^= 1  # its checksum
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"n00000003\.tar is no plain tar"):
+        open_archive(path.parent, machine)
 
 
 def test_a_class_cut_within_a_whole_archive_is_an_error(machine: Machine, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,31 @@ def test_a_sample_read_by_its_place_is_the_one_that_was_written(inputs: dict[str
         (one.key, one.source, one.labels, one.extension) for one in index_shard(shard)]
     assert [one.body for one in samples] == [one.read() for one in index_shard(shard)]
     assert to_jpeg(samples[0].body, quality=90).width == 192
+
+
+@pytest.mark.parametrize("kept", [100, 700, 1536, 2060])
+def test_a_shard_cut_inside_an_image_or_its_json_is_named(kept: int, tmp_path: Path) -> None:
+    shard = tmp_path / "00000.tar"
+    write_shard(shard, [Sample("train-00000001", "jpg", b"j" * 1000, "http://host.example/a", Labels((1,), (1.0,)))])
+    assert [member.read() for member in index_shard(shard)] == [b"j" * 1000]
+    [place] = places(shard)
+    shard.write_bytes(shard.read_bytes()[:kept])
+    for reading in (lambda: list(index_shard(shard)), lambda: read_sample(shard, place)):
+        with pytest.raises(UserError, match=r"00000\.tar is damaged"):
+            reading()
+
+
+def test_an_image_that_is_gone_since_the_archive_was_indexed_is_named(
+        small: Convert, machine: Machine, inputs: dict[str, Path], tmp_path: Path) -> None:
+    picture = tmp_path / "imagenet" / "n00000003" / "n00000003_1.JPEG"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(noise(np.random.default_rng(0)))
+    changed = picture.parent.stat().st_mtime_ns
+    params = dataclasses.replace(small, imagenet=str(tmp_path / "imagenet"))
+    convert(params, machine, **inputs, out=tmp_path / "out")
+    picture.unlink()
+    os.utime(picture.parent, ns=(changed, changed))
+    for note in tmp_path.glob("scratch/convert/*/notes/*.json"):
+        note.unlink()
+    with pytest.raises(UserError, match=r"n00000003_1\.JPEG: No such file .* was indexed; put it back"):
+        convert(params, machine, **inputs, out=tmp_path / "out")
