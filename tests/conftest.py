@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,9 @@ from PIL import Image
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, LISTS
 from mlimages.params import Acquire, Machine, Params, load
+
+# What nohup, or a shell's background, has told to ignore Ctrl-C would pass that on to every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Longer than anything here takes; only a test that fails waits for it.

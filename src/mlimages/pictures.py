@@ -29,12 +29,12 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def smaller(image: Image.Image, width: int, height: int) -> Image.Image:
-    """An RGB image at no more pixels than it has, free of aliasing.
+def smaller(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """uint8 [rows, columns, channels] at no more pixels than it has, free of aliasing.
 
     Bicubic to the least whole multiple of the target that loses nothing, then the mean of each block: nearer to
     Lanczos than OpenCV's area or Pillow's Hamming filter, in less than half of their time.
     """
-    times = max(1, math.ceil(image.width / width), math.ceil(image.height / height))
-    larger = cv2.resize(np.asarray(image), (times * width, times * height), interpolation=cv2.INTER_CUBIC)
-    return Image.fromarray(cv2.resize(larger, (width, height), interpolation=cv2.INTER_AREA))
+    times = max(1, math.ceil(pixels.shape[1] / width), math.ceil(pixels.shape[0] / height))
+    larger = cv2.resize(pixels, (times * width, times * height), interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(larger, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, -1)

@@ -90,8 +90,7 @@ def test_a_signal_ends_all_processes_and_the_same_command_goes_on(
     released = serve_and_hold(server, URLS, jpeg, at_once=13)
     lists = lists_of(URLS, VAL)
     process = subprocess.Popen(command(quick, here, lists, tmp_path / "images"), env=environment(),
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # nohup ignores it
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     server.wait_until(lambda: all(server.finished[f"/{number}.jpg"] for number in range(13)))
     wait_for(lambda: journaled(tmp_path, "*") + 5 * len(list(tmp_path.glob("scratch/download/*/accounts/*"))) >= 13)
     workers = psutil.Process(process.pid).children(recursive=True)

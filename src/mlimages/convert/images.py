@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from mlimages.pictures import DECODER_ERRORS, FORMATS, upright_rgb
+from mlimages.pictures import DECODER_ERRORS, FORMATS, smaller, upright_rgb
 
 ORIENTATION = 0x0112  # the EXIF tag
 # libjpeg can leave out these factors of a picture's pixels while it decodes.
@@ -94,7 +94,5 @@ def _encoded(pixels: Any, width: int, height: int, quality: int) -> Jpeg:
     """Pixels uint8 as a JPEG so large, made by TensorFlow, whose decoder takes what its encoder gives."""
     with tf.device("CPU"):
         if pixels.shape[:2] != (height, width):
-            # The mean of the area behind each pixel: of what TensorFlow has, the quick one that does not alias.
-            area = tf.raw_ops.ResizeArea(images=tf.expand_dims(pixels, 0), size=(height, width))
-            pixels = (np.asarray(area)[0] + np.float32(0.5)).astype(np.uint8)
+            pixels = smaller(np.asarray(pixels), width, height)
         return Jpeg(tf.io.encode_jpeg(pixels, quality=quality).numpy(), width, height)

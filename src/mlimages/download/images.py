@@ -3,6 +3,7 @@
 import io
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from mlimages.download.guard import Failure
@@ -52,7 +53,7 @@ def _smaller(image: Image.Image, pixels: tuple[int, int], quality: int) -> Pictu
     """The image at so many pixels, as stored before its EXIF orientation is applied."""
     stored = image.size
     image = upright_rgb(image)
-    image = smaller(image, *(pixels if image.size == stored else pixels[::-1]))
+    image = Image.fromarray(smaller(np.asarray(image), *(pixels if image.size == stored else pixels[::-1])))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Picture(buffer.getvalue(), "jpg", image.width, image.height)
