@@ -185,7 +185,8 @@ class Fetcher:
         self.entries.clear()
         self.ended.clear()
         self.scheduler = Scheduler(self.params, cast(Crew, self._crew), on_entry=self._on_entry,
-                                   on_result=lambda result: None, on_lost=lambda worker: False)
+                                   on_result=lambda result: None, on_lost=lambda worker: None,
+                                   other_work=lambda worker: False)
         yield from self.scheduler.run(self._lines(urls), lambda: False)
 
     def fetch_all(self, urls: Sequence[str]) -> list[Outcome]:

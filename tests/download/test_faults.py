@@ -28,6 +28,7 @@ from tests.faults import can_unshare, environment, needs_strace, with_fault
 
 from mlimages.download import download, scheduler
 from mlimages.download.ledger import Reason
+from mlimages.download.scheduler import Scheduler
 from mlimages.params import Download, Machine
 from mlimages.publish import MANIFEST, verify
 
@@ -52,20 +53,47 @@ def journaled(tmp_path: Path, shard: str) -> int:
     return sum(path.read_text().count("\n") for path in tmp_path.glob(f"scratch/download/*/spools/{shard}.journal"))
 
 
-@pytest.mark.parametrize("poison", [b"CRASH", b"HANG"])
-def test_what_crashes_or_hangs_the_decoder_fails_alone(quick: Download, here: Machine, server: ScriptedServer,
-                                                       lists_of: Lists, jpeg: bytes, tmp_path: Path,
-                                                       monkeypatch: pytest.MonkeyPatch, poison: bytes) -> None:
+@pytest.fixture
+def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(POISON)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     monkeypatch.setattr(scheduler, "HANG_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("poison", [b"CRASH", b"HANG"])
+def test_what_crashes_or_hangs_the_decoder_fails_alone(quick: Download, here: Machine, server: ScriptedServer,
+                                                       lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                       poison: bytes) -> None:
     for number, url in enumerate([*URLS, *VAL]):
         server.on(url.removeprefix(HOST), body=jpeg + (poison if number in (3, 11) else b""))
     quick = dataclasses.replace(quick, deadline_seconds=3.0)
     rows = rows_of(download(quick, here, lists=lists_of(URLS, VAL), out=tmp_path / "images"), "train")
     assert [row.line - 1 for row in rows if row.reason is Reason.CRASHED] == [3, 11]
     assert {row.reason for row in rows if row.line - 1 not in (3, 11)} == {Reason.OK}
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_a_line_that_kills_takes_no_shard_with_it(quick: Download, here: Machine, server: ScriptedServer,
+                                                  lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    beside: list[bool] = []
+    real = Scheduler._lost
+
+    def lost(one: Scheduler, worker: int) -> None:
+        if one.tries_alone(worker):
+            beside.append(one._other_work(worker))
+        real(one, worker)
+
+    monkeypatch.setattr(Scheduler, "_lost", lost)
+    serve(server, URLS[:4], jpeg + b"CRASH")
+    serve(server, URLS[4:6] + VAL, jpeg)
+    here = dataclasses.replace(here, workers=1)
+    quick = dataclasses.replace(quick, images_per_shard=1, connections_per_host=4)
+    rows = rows_of(download(quick, here, lists=lists_of(URLS[:6], VAL), out=tmp_path / "images"), "train")
+    assert [row.reason for row in rows] == [Reason.CRASHED] * 4 + [Reason.OK] * 2
+    assert len(beside) == 4 and not any(beside), "a shard was written beside a line that was tried alone"
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(quick: Download, here: Machine, server: ScriptedServer,

@@ -1,7 +1,7 @@
 """The run of a download: lines to the scheduler, outcomes to the journals, finished shards to their builders."""
 
 import itertools
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -38,21 +38,23 @@ class _Fetching:
     def __init__(self, plan: Plan, params: Download, crew: Crew, report: Report, mirrors: Mirrors) -> None:
         self._plan, self._crew, self._report, self._mirrors = plan, crew, report, mirrors
         self._scheduler = Scheduler(params, crew, on_entry=self._on_entry, on_result=self._on_built,
-                                    on_lost=self._on_lost)
+                                    on_lost=self._on_lost, other_work=lambda worker: bool(self._building[worker]))
         self._left: dict[Shard, int] = {}
         self._unwritten: defaultdict[Shard, list[Entry]] = defaultdict(list)
         self._building: list[dict[str, Build]] = [{} for _ in range(crew.workers)]
         self._lost: Counter[Shard] = Counter()
+        self._complete: deque[Shard] = deque()
         self._next_builder = itertools.cycle(range(crew.workers))
 
     def run(self) -> None:
-        for _ in self._scheduler.run(self._lines(), lambda: any(self._building)):
+        for _ in self._scheduler.run(self._lines(), lambda: bool(self._complete) or any(self._building)):
             for shard, entries in self._unwritten.items():
                 Journal(self._plan.spools, shard.name).add(entries)
                 self._left[shard] -= len(entries)
                 if not self._left[shard]:
-                    self._build(shard)
+                    self._complete.append(shard)
             self._unwritten.clear()
+            self._build()
             self._report.show(self._scheduler.domains.values())
 
     def _lines(self) -> Iterator[Line]:
@@ -62,25 +64,29 @@ class _Fetching:
             if self._left[shard]:
                 yield from self._plan.to_fetch(shard, self._mirrors, tickets)
             else:
-                self._build(shard)
+                self._complete.append(shard)
 
     def _on_entry(self, line: Line, entry: Entry) -> None:
         self._unwritten[line.shard].append(entry)
         self._report.count(line.url, entry)
 
-    def _build(self, shard: Shard) -> None:
-        del self._left[shard]
-        worker = next(self._next_builder)
-        job = self._building[worker][shard.name] = self._plan.job(shard)
-        self._crew.send(worker, job)
+    def _build(self) -> None:
+        """Hand complete shards out to be written, in turn, but to no worker that may be killed by a line it tries."""
+        able = [worker for worker in range(self._crew.workers) if not self._scheduler.tries_alone(worker)]
+        while able and self._complete:
+            shard = self._complete.popleft()
+            del self._left[shard]
+            worker = next(worker for worker in self._next_builder if worker in able)
+            job = self._building[worker][shard.name] = self._plan.job(shard)
+            self._crew.send(worker, job)
 
     def _on_built(self, built: Built) -> None:
         for jobs in self._building:
             jobs.pop(built.name, None)
         self._plan.done(built.name)
 
-    def _on_lost(self, worker: int) -> bool:
-        """Give the builds of a worker that died to its successor; whether there were any."""
+    def _on_lost(self, worker: int) -> None:
+        """Give the builds of a worker that died to its successor."""
         for job in self._building[worker].values():
             self._lost[job.shard] += 1
             if self._lost[job.shard] == BUILDS:
@@ -88,7 +94,6 @@ class _Fetching:
                                 f"what was fetched is kept: run the same command again, where memory is short with "
                                 f"fewer machine.workers or download.images_per_shard")
             self._crew.send(worker, job)
-        return bool(self._building[worker])
 
 
 def _worker(params: Download, network: Network, spools: Path) -> Callable[[Task], Answer | Knocked | Built]:

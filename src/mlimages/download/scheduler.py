@@ -30,14 +30,17 @@ FORGET_ABOVE = 10_000  # domains
 class Scheduler:
     """Fetches lines through a crew of workers; `on_entry(line, entry)` is called once for each, as they end.
 
-    `on_result(result)` takes what workers return of tasks that are not the scheduler's own, and `on_lost(worker)`
-    hears of workers that died and says whether that may be due to such a task.
+    `on_result(result)` takes what workers return of tasks that are not the scheduler's own, `on_lost(worker)` hears of
+    workers that died, and `other_work(worker)` says whether one has such tasks: a line that is tried alone, because a
+    worker died while it was there, is not tried beside them.
     """
 
     def __init__(self, params: Download, crew: Crew, *, on_entry: Callable[[Line, Entry], None],
-                 on_result: Callable[[Any], None], on_lost: Callable[[int], bool]) -> None:
+                 on_result: Callable[[Any], None], on_lost: Callable[[int], None],
+                 other_work: Callable[[int], bool]) -> None:
         self._params, self._crew = params, crew
         self._on_entry, self._on_result, self._on_lost = on_entry, on_result, on_lost
+        self._other_work = other_work
         self.domains: dict[str, Domain] = {}
         self.pending = 0
         self._outage = Outage(params.outage_seconds)
@@ -71,6 +74,10 @@ class Scheduler:
                 else:
                     self._on_result(result)
             yield
+
+    def tries_alone(self, worker: int) -> bool:
+        """Whether a line with which a worker died is there now, or is the next to be: no place for other work."""
+        return worker == 0 and (bool(self._suspects) or any(line.lost for line, _, _ in self._in_flight[0].values()))
 
     def _enqueue(self, line: Line, *, first: bool = False) -> None:
         """Let a line wait for its host; where the host is given up, so is the address."""
@@ -238,9 +245,10 @@ class Scheduler:
 
     def _lost(self, worker: int) -> None:
         """A worker died of one of its lines: each is tried again alone, and the one that kills again is found out."""
-        other_work = self._on_lost(worker)
-        alone = len(self._in_flight[worker]) == 1 and not other_work
-        for line, host, slot in self._in_flight[worker].values():
+        alone = len(self._in_flight[worker]) == 1 and not self._other_work(worker)
+        self._on_lost(worker)
+        lost, self._in_flight[worker] = self._in_flight[worker], {}
+        for line, host, slot in lost.values():
             host.domain.give_back(slot)
             host.in_flight -= 1
             line.lost += 1
@@ -250,11 +258,12 @@ class Scheduler:
             else:
                 line.attempts += 1
                 self._failed(line, Reason.CRASHED, 200)
-        self._in_flight[worker].clear()
+        for host in {host for _, host, _ in lost.values()}:
+            self._revive(host, time.monotonic())
 
     def _try_a_suspect(self, now: float) -> None:
         """One line that was there when a worker died, alone on worker 0, where its host has a slot free."""
-        if self._suspects and not self._in_flight[0]:
+        if self._suspects and not self._in_flight[0] and not self._other_work(0):
             host = self._host(self._suspects[0].url)
             slot = host.domain.take_slot(host, lambda worker: True)
             if slot:
