@@ -41,6 +41,8 @@ LABELS = 9
 IMAGES_PER_SHARD = 1000
 RELEASED_IMAGES = 17_609_752
 QUALITY = 90
+PHOTOS = 2000  # different ones, in turn
+IMAGES = 8000  # of the measurement of speed: what a run does once weighs little then
 
 
 def make_inputs(folder: Path, photos: Path, images: int) -> None:
@@ -60,7 +62,7 @@ def make_inputs(folder: Path, photos: Path, images: int) -> None:
     records = {}
     for part, origin, name in LISTS:
         if origin == "openimages":
-            samples = (Sample(key_of(part, entry.line), "jpg", (photos / f"{entry.line % 2000}.jpg").read_bytes(),
+            samples = (Sample(key_of(part, entry.line), "jpg", (photos / f"{entry.line % PHOTOS}.jpg").read_bytes(),
                               entry.source, entry.labels)
                        for entry in read_list(folder / "lists" / name, origin, RELEASED_CLASSES))
             for number in range(-(-(images if part == "train" else 10) // IMAGES_PER_SHARD)):
@@ -90,17 +92,33 @@ def ours(folder: Path, shorter_side: int | None) -> Callable[[], object]:
 
 def pillow(folder: Path, shorter_side: int | None) -> Callable[[], object]:
     """A pool of threads that open, resize and save the same pictures, and keep no record of anything."""
-    paths = [folder.parent / "photos" / f"{number}.jpg" for number in range(2000)]
+    paths = [folder.parent / "photos" / f"{number % PHOTOS}.jpg" for number in range(IMAGES)]
     out = Path(tempfile.mkdtemp(dir=folder))
 
-    def one(path: Path) -> None:
-        image = Image.open(path).convert("RGB")
+    def one(number: int) -> None:
+        image = Image.open(paths[number]).convert("RGB")
         scale = (shorter_side or min(image.size)) / min(image.size)
-        image.resize((round(image.width * scale), round(image.height * scale))).save(out / path.name, quality=QUALITY)
+        made = image.resize((round(image.width * scale), round(image.height * scale)))
+        made.save(out / f"{number}.jpg", quality=QUALITY)
 
     def run() -> None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(one, paths))
+            list(pool.map(one, range(IMAGES)))
+
+    return run
+
+
+def decoding(folder: Path, shorter_side: int | None) -> Callable[[], object]:
+    """A pool of threads in which TensorFlow decodes the same pictures, and nothing else: the machine's measure."""
+    import tensorflow as tf
+
+    bodies = [(folder.parent / "photos" / f"{number}.jpg").read_bytes() for number in range(PHOTOS)]
+    tf.io.decode_jpeg(bodies[0])
+
+    def run() -> None:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(lambda number: tf.io.decode_jpeg(bodies[number % PHOTOS]).shape, range(IMAGES)):
+                pass
 
     return run
 
@@ -130,20 +148,22 @@ def apart(what: Callable[..., Any], *arguments: Any) -> Any:
 
 def speed(folder: Path, options: argparse.Namespace) -> None:
     """Images a second and CPU time, the rivals in turn, the median of several runs."""
-    make_inputs(folder / "small", folder / "photos", 2000)
+    make_inputs(folder / "small", folder / "photos", IMAGES)
     kinds: dict[str, tuple[Callable[..., Any], int | None]] = {
         "convert, the bytes kept, all verified": (ours, None), "convert, shorter side 256": (ours, 256),
-        "a pool of Pillow threads, shorter side 256": (pillow, 256)}
+        "a pool of Pillow threads, shorter side 256": (pillow, 256),
+        "a pool of threads of bare tf.io.decode_jpeg": (decoding, None)}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}
     for _ in range(options.rounds):
         for name, (make, shorter_side) in kinds.items():
             found[name].append(apart(measure, make, folder / "small", shorter_side))
     sizes = [path.stat().st_size for path in (folder / "photos").iterdir()]
-    print(f"\n2,000 JPEGs of {statistics.mean(sizes) / 1000:.1f} kB, {RELEASED_CLASSES:,} classes, {LABELS} labels "
-          f"each; median of {options.rounds} rounds\n\n| | images/s | CPU ms per image |\n| --- | --- | --- |")
+    print(f"\n{IMAGES:,} JPEGs of {statistics.mean(sizes) / 1000:.1f} kB, {RELEASED_CLASSES:,} classes, "
+          f"{LABELS} labels each; median of {options.rounds} rounds\n\n"
+          f"| | images/s | CPU ms per image |\n| --- | --- | --- |")
     for name, runs in found.items():
         seconds, cpu = (statistics.median(run[what] for run in runs) for what in ("seconds", "cpu"))
-        print(f"| {name} | {2000 / seconds:,.0f} | {cpu / 2:.2f} |")
+        print(f"| {name} | {IMAGES / seconds:,.0f} | {1000 * cpu / IMAGES:.2f} |")
 
 
 def labels(folder: Path, options: argparse.Namespace) -> None:
@@ -204,7 +224,7 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
         if {"speed", "memory"} & set(options.kinds):
-            photographs(Path(folder) / "photos", options.photos, 2000)
+            photographs(Path(folder) / "photos", options.photos, PHOTOS)
         for kind in options.kinds:
             kinds[kind](Path(folder), options)
 
