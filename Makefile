@@ -8,11 +8,12 @@ export PATH := $(BIN):$(PATH)
 repro: .venv/installed
 	dvc repro
 
+# Two files of tests at a time: much of a test is waiting for a server, a process or an import.
 test: lint
-	pytest
+	pytest -n 2 --dist loadfile
 
 quick: lint
-	pytest -m "not slow"
+	pytest -n 2 --dist loadfile -m "not slow"
 
 lint: .venv/installed
 	ruff check
