@@ -81,10 +81,10 @@ def test_a_line_that_kills_takes_no_shard_with_it(quick: Download, here: Machine
     beside: list[bool] = []
     real = Scheduler._lost
 
-    def lost(one: Scheduler, worker: int) -> None:
+    def lost(one: Scheduler, worker: int, blameless: bool) -> None:
         if one.tries_alone(worker):
             beside.append(one._other_work(worker))
-        real(one, worker)
+        real(one, worker, blameless)
 
     monkeypatch.setattr(Scheduler, "_lost", lost)
     serve(server, URLS[:4], jpeg + b"CRASH")
@@ -103,9 +103,10 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(quick: Download, here: 
     process = subprocess.Popen(command(quick, here, lists, tmp_path / "images"), env=environment(),
                                stdout=subprocess.DEVNULL)
     server.wait_until(lambda: server.requests.total() > 12)
-    for worker in psutil.Process(process.pid).children():
-        if "spawn_main" in " ".join(worker.cmdline()):
-            worker.kill()
+    workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    wait_for(lambda: all(worker.num_threads() > here.threads for worker in workers))  # it can work
+    for worker in workers:
+        worker.kill()
     released.set()
     assert process.wait(PATIENCE_SECONDS) == 0
     assert {row.reason for row in rows_of(tmp_path / "images", "train")} == {Reason.OK}

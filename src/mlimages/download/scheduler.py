@@ -70,7 +70,7 @@ class Scheduler:
                 elif isinstance(result, Knocked):
                     self._outage.knocked(result.heard, time.monotonic())
                 elif isinstance(result, Lost):
-                    self._lost(worker)
+                    self._lost(worker, blameless=result.with_node)
                 else:
                     self._on_result(result)
             yield
@@ -243,22 +243,28 @@ class Scheduler:
             if any(now > line.sent_at + max(line.seconds_left, 0) + HANG_SECONDS for line, _, _ in under_way.values()):
                 self._crew.kill(worker)
 
-    def _lost(self, worker: int) -> None:
-        """A worker died of one of its lines: each is tried again alone, and the one that kills again is found out."""
-        alone = len(self._in_flight[worker]) == 1 and not self._other_work(worker)
+    def _lost(self, worker: int, blameless: bool) -> None:
+        """A worker died of one of its lines: each is tried again alone, and the one that kills again is found out.
+
+        Where its whole node was lost, they are simply tried again.
+        """
+        under_way, self._in_flight[worker] = self._in_flight[worker], {}
+        alone = len(under_way) == 1 and not self._other_work(worker)
         self._on_lost(worker)
-        lost, self._in_flight[worker] = self._in_flight[worker], {}
-        for line, host, slot in lost.values():
+        for line, host, slot in under_way.values():
             host.domain.give_back(slot)
             host.in_flight -= 1
-            line.lost += 1
             line.restart()
+            if blameless:
+                self._enqueue(line, first=True)
+                continue
+            line.lost += 1
             if line.lost == 1 or not alone:
                 self._suspects.append(line)
             else:
                 line.attempts += 1
                 self._failed(line, Reason.CRASHED, 200)
-        for host in {host for _, host, _ in lost.values()}:
+        for host in {host for _, host, _ in under_way.values()}:
             self._revive(host, time.monotonic())
 
     def _try_a_suspect(self, now: float) -> None:
