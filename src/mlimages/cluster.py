@@ -138,7 +138,8 @@ class RayCrew(Crew):
         self._until_up([worker])
 
     def _start(self, worker: int) -> None:
-        actor = self._ray.remote(max_concurrency=2, scheduling_strategy="SPREAD")(_Worker)
+        # Of no cores, so that its successor finds a place on the nodes that are left, where all cores are taken.
+        actor = self._ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy="SPREAD")(_Worker)
         self._actors[worker] = actor.remote(os.getcwd(), self._make, self.threads)
         self._takes[worker] = self._actors[worker].up.remote()
 
@@ -149,10 +150,9 @@ class RayCrew(Crew):
             _, homeless = self._ray.wait([self._takes[worker] for worker in down], num_returns=len(down),
                                          timeout=START_SECONDS)
             if homeless:
-                raise UserError(f"{len(homeless)} of {len(down)} workers did not start on the Ray cluster within "
-                                f"{START_SECONDS:.0f} s, which has {self._ray.cluster_resources().get('CPU', 0):.0f} "
-                                f"CPUs, {self._ray.available_resources().get('CPU', 0):.0f} of them free; lower "
-                                f"machine.workers, or start more nodes with `ray start --address`")
+                raise UserError(f"{len(homeless)} of {len(down)} workers did not start within {START_SECONDS:.0f} s on "
+                                f"the Ray cluster, which has {self._ray.cluster_resources().get('CPU', 0):.0f} CPUs; "
+                                f"look at it with `ray status`, lower machine.workers, or start more nodes")
             down = [worker for worker in down if isinstance(self._take(worker), Lost)]
             if not down:
                 return
