@@ -7,6 +7,7 @@ repository and this process's folder, so that paths mean the same on every node,
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ RETRIES = 3  # of a unit whose process or node is lost
 STARTS = 3  # of a worker that does not come up
 START_SECONDS = 180.0  # in which the cluster must find room for the workers, and those must come up
 KNOCK_SECONDS = 10.0
+FATE_SECONDS, FATE_TICK_SECONDS = 60.0, 0.5  # in which Ray tells whether the node of a worker is lost, too
 
 
 def import_ray() -> Any:
@@ -138,8 +140,14 @@ class RayCrew(Crew):
         self._until_up([worker])
 
     def _start(self, worker: int) -> None:
-        # Of no cores, so that its successor finds a place on the nodes that are left, where all cores are taken.
-        actor = self._ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy="SPREAD")(_Worker)
+        """On a node by its share of all cores; it takes none, so that its successor finds a place when one is lost."""
+        cores = [node["NodeID"] for node in self._ray.nodes() if node["Alive"]
+                 for _ in range(int(node["Resources"].get("CPU", 0)))]
+        if not cores:
+            raise UserError("the Ray cluster has no CPUs; start a node with `ray start --address`, see `ray status`")
+        there = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            cores[worker * len(cores) // self.workers], soft=True)
+        actor = self._ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=there)(_Worker)
         self._actors[worker] = actor.remote(os.getcwd(), self._make, self.threads)
         self._takes[worker] = self._actors[worker].up.remote()
 
@@ -175,11 +183,23 @@ class RayCrew(Crew):
         try:
             results = self._ray.get(self._takes[worker])
         except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError) as error:
+            self._why = self._fate(worker, error)
             self.kill(worker)  # it may only be out of reach
-            self._why = str(error)
             return Lost(None, with_node="its node has died" in self._why)
         self._takes[worker] = self._actors[worker].take.remote()
         return results
+
+    def _fate(self, worker: int, error: Exception) -> str:
+        """Why a worker is lost: whether with its node, Ray knows only some seconds later."""
+        ends = time.monotonic() + FATE_SECONDS
+        while isinstance(error, self._ray.exceptions.ActorUnavailableError) and time.monotonic() < ends:
+            time.sleep(FATE_TICK_SECONDS)
+            try:
+                self._ray.get(self._actors[worker].up.remote(), timeout=FATE_SECONDS)
+                break
+            except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as later:
+                error = later
+        return str(error)
 
 
 class _Worker(Staff):

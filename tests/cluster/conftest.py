@@ -28,7 +28,8 @@ class Nodes:
         return self._cluster.add_node(num_cpus=1)
 
     def kill(self, node: Any) -> None:
-        """End all processes of a node without a word."""
+        """End all processes of a node without a word, first that which could tell of the others' end."""
+        node.kill_raylet()
         self._cluster.remove_node(node, allow_graceful=False)
 
 
