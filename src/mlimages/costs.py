@@ -93,6 +93,12 @@ class Cluster:
     images_per_second_per_core: float
 
 
+def by_link(gigabits_per_second: Sequence[float], **assumptions: float) -> dict[str, Cluster]:
+    """The same replicas over links of several speeds, by the link's name."""
+    return {f"{gigabits:g} Gbit/s": Cluster(link_bytes_per_second=gigabits * 1e9 / 8, **assumptions)  # type: ignore[arg-type]
+            for gigabits in gigabits_per_second}
+
+
 @dataclass(frozen=True)
 class Scale:
     """One step with so many replicas: bytes that each sends, seconds of its parts, and what the whole makes and needs.

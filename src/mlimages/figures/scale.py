@@ -57,17 +57,17 @@ def scale_table(clusters: Mapping[str, Cluster], replicas: Sequence[int]) -> Mar
 
 def draw_scale(clusters: Mapping[str, Cluster]) -> None:
     """Efficiency, and the records that must be read, by the number of replicas."""
-    _, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
     label(left, "What is left of one replica's speed", "replicas", "efficiency")
     label(right, "What storage must deliver", "replicas", "records, MB/s")
-    for name, cluster in clusters.items():
-        found = costs.scales(cluster, REPLICAS)
-        left.plot(REPLICAS, [one.efficiency for one in found], marker="o", label=name)
-        right.plot(REPLICAS, [one.read_bytes_per_second / 1e6 for one in found], marker="o", label=name)
+    for behind, (name, cluster) in zip(range(len(clusters), 0, -1), clusters.items(), strict=True):
+        found, broad = costs.scales(cluster, REPLICAS), 1.2 * behind  # so that lines on one another are seen
+        left.plot(REPLICAS, [one.efficiency for one in found], linewidth=broad, label=name)
+        right.plot(REPLICAS, [one.read_bytes_per_second / 1e6 for one in found], linewidth=broad)
     for ax in (left, right):
         ax.set_xscale("log", base=2)
         ax.set_xticks(REPLICAS, [str(count) for count in REPLICAS])
-        ax.legend(title="links")
     left.set_ylim(0, 1.05)
     right.set_yscale("log")
+    figure.legend(title="links", loc="outside right center")
     plt.show()
