@@ -15,6 +15,7 @@ from mlimages.cluster import attached
 from mlimages.params import Machine, Params, load
 
 ROOT = Path(__file__).parents[2]
+SYSTEM = {"health_check_period_ms": 500}  # a dead node is known after five checks
 
 
 class Nodes:
@@ -44,7 +45,8 @@ def nodes() -> Iterator[Nodes]:
         from ray.cluster_utils import Cluster
 
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False,
-                                                                "temp_dir": str(temporary)})
+                                                                "temp_dir": str(temporary),
+                                                                "_system_config": SYSTEM})
         try:
             with attached(dataclasses.replace(load(ROOT / "params.yaml").machine, ray_address=cluster.address)):
                 yield Nodes(cluster)
