@@ -59,13 +59,14 @@ def measure(call: str, params: Any, machine: Any, **folders: Path) -> tuple[floa
     machine = dataclasses.replace(machine, scratch=str(out / "scratch"))
     given = pickle.dumps((call, params, machine, {**folders, "out": out / "published"})).hex()
     began, first = time.monotonic(), None
-    process = subprocess.Popen([sys.executable, "-c", RUN, given], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
-    while process.poll() is None:
-        if first is None and next((out / "scratch").glob(BEGUN[call]), None):
-            first = time.monotonic()
-        time.sleep(0.02)
-    assert process.returncode == 0 and first is not None, f"{call} failed, or was over before it was seen"
+    with (out / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-c", RUN, given], stdout=log, stderr=log,
+                                   env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+        while process.poll() is None:
+            if first is None and next((out / "scratch").glob(BEGUN[call]), None):
+                first = time.monotonic()
+            time.sleep(0.02)
+    assert process.returncode == 0 and first is not None, (out / "log").read_text()[-3000:]
     return first - began, time.monotonic() - first
 
 
@@ -107,6 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # for nginx, which may run as another user
         compare(Path(folder), options)
 
 

@@ -60,9 +60,10 @@ def attached(machine: Machine) -> Iterator[Any]:
     try:
         ray.init(machine.ray_address, runtime_env={"env_vars": {"PYTHONPATH": path}}, logging_level="WARNING",
                  include_dashboard=False)
-    except (ConnectionError, RuntimeError) as error:
-        raise UserError(f"no Ray cluster at machine.ray_address = {machine.ray_address or 'null'} ({error}); start one "
-                        f"with `ray start --head`, or set it to null") from None
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        raise UserError(f"no Ray cluster takes us at machine.ray_address = {machine.ray_address or 'null'} ({error}); "
+                        f"start one with `ray start --head` and the same Ray, Python and token as here, or set it to "
+                        f"null to have one on this machine") from None
     try:
         yield ray
     finally:
