@@ -127,6 +127,7 @@ class Train:
     """
 
     seed: Seed
+    strategy: Literal["one_device", "mirrored", "multi_worker"]
     architecture: Literal["resnet50", "resnet101", "resnet152", "tiny"]
     initialize_from: str | None
     initialize_logits: bool
@@ -154,6 +155,7 @@ class Train:
     negative_focusing: Annotated[float, Field(ge=0, le=20)]
     probability_margin: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]
+    exchange: Literal["float32", "bfloat16", "float16"]
     xla: Literal["auto", "on", "off"]
     accumulate: Annotated[int, Field(ge=1, le=1024)]
     deterministic: bool
@@ -163,6 +165,11 @@ class Train:
     checkpoint_steps: Count
     validation_images: Annotated[int, Field(ge=0, le=1_000_000)]
     publish: Literal["last", "best"]
+
+    @property
+    def activation(self) -> str:
+        """What makes probabilities of the network's logits."""
+        return "softmax" if self.loss == "softmax" else "sigmoid"
 
     def __post_init__(self) -> None:
         if self.crop_area[0] > self.crop_area[1]:
@@ -199,6 +206,13 @@ class Machine:
     threads: Annotated[int, Field(ge=1, le=4096)]
     workers: Annotated[int, Field(ge=1, le=1024)]
     logical_devices: Annotated[int, Field(ge=1, le=64)]
+    launcher: Literal["local", "slurm", "ray", "environment"]
+    train_workers: Annotated[int, Field(ge=1, le=4096)]
+    start_timeout: Seconds
+    step_timeout: Seconds
+    max_restarts: Annotated[int, Field(ge=0, le=1000)]
+    collective: Literal["auto", "ring", "nccl"]
+    pack_mib: Annotated[int, Field(ge=0, le=4096)]
     steps_per_call: Annotated[int, Field(ge=1, le=10_000)]
     checkpoints_kept: Annotated[int, Field(ge=1, le=1000)]
     scratch: Annotated[str, Field(min_length=1)]
