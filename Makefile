@@ -30,11 +30,12 @@ tensorboard: .venv/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-# Pins every package anew from the ranges in pyproject.toml.
+# Pins every package anew from the ranges in pyproject.toml; requirements-ray.txt holds what Ray adds.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate pyproject.toml
 lock: .venv/installed
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-header --no-annotate \
-	    pyproject.toml --output-file requirements.txt
+	$(COMPILE) --upgrade --extra test --output-file requirements.txt
+	$(COMPILE) --all-extras --constraint requirements.txt | grep -vxFf requirements.txt > requirements-ray.txt
 
 # Forgets what long stages would resume from; published data stay.
 clean:

@@ -178,8 +178,9 @@ def test_nothing_in_git_is_large_or_made_by_the_pipeline() -> None:
     assert made == []
 
 
-def test_requirements_are_pinned_and_name_no_index() -> None:
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-ray.txt"])
+def test_requirements_are_pinned_and_name_no_index(name: str) -> None:
+    lines = (ROOT / name).read_text().splitlines()
     assert lines
     assert all(re.match(r"[A-Za-z0-9._-]+(\[[a-z0-9,-]+\])?==", line) for line in lines)
 

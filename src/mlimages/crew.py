@@ -29,9 +29,10 @@ MALLOC = {-8: 2,  # arenas, for all threads of a worker
 
 
 class Lost(NamedTuple):
-    """A worker process that ended before it was told to."""
+    """A worker process that ended before it was told to; `with_node`: because its whole machine was lost."""
 
     exit_code: int | None
+    with_node: bool = False
 
 
 class Crew:
@@ -69,16 +70,16 @@ class Crew:
         for worker, tasks in enumerate(self._outbox):
             if tasks:
                 self._outbox[worker] = []
-                with contextlib.suppress(OSError):  # it is lost, and the pipe's end tells so below
-                    self._pipes[worker].send(tasks)
+                self._give(worker, tasks)
         results: list[tuple[int, Any]] = []
-        for pipe in wait(self._pipes, seconds):
-            worker = self._pipes.index(pipe)  # type: ignore[arg-type]
-            try:
-                results += [(worker, result) for result in self._pipes[worker].recv()]
+        for worker in self._ready(seconds):
+            taken = self._take(worker)
+            if isinstance(taken, Lost):
+                results.append((worker, taken))
+                self._replace(worker)
+            else:
+                results += [(worker, result) for result in taken]
                 self._up[worker] = True
-            except (EOFError, OSError):
-                results.append((worker, self._lost(worker)))
         for _, result in results:
             if isinstance(result, Exception):
                 raise result
@@ -88,15 +89,9 @@ class Crew:
         """End a worker whose work hangs; `receive` then tells that it is lost."""
         self._processes[worker].kill()
 
-    def _lost(self, worker: int) -> Lost:
-        """Replace a worker; UserError where it did not even begin, as its successor would not either."""
-        self._processes[worker].join()
-        lost = Lost(self._processes[worker].exitcode)
-        if not self._up[worker]:
-            raise UserError(f"a worker process ended before it could work, with exit code {lost.exit_code}; its own "
-                            f"message stands above. Where memory is short, lower machine.workers")
+    def _replace(self, worker: int) -> None:
+        self._outbox[worker] = []
         self._start(worker)
-        return lost
 
     def _start(self, worker: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -108,8 +103,27 @@ class Crew:
         except OSError as error:
             raise UserError(f"a worker process does not start: {error}; lower machine.workers") from None
         theirs.close()
-        self._pipes[worker], self._processes[worker] = ours, process
-        self._outbox[worker], self._up[worker] = [], False
+        self._pipes[worker], self._processes[worker], self._up[worker] = ours, process, False
+
+    def _give(self, worker: int, tasks: list[Any]) -> None:
+        with contextlib.suppress(OSError):  # it is lost, and `_take` will tell
+            self._pipes[worker].send(tasks)
+
+    def _ready(self, seconds: float) -> list[int]:
+        """Workers of which there is something to take; waits so long for the first."""
+        return [self._pipes.index(pipe) for pipe in wait(self._pipes, seconds)]  # type: ignore[arg-type]
+
+    def _take(self, worker: int) -> list[Any] | Lost:
+        """Its results; UserError where it ended before it began, as its successor would not begin either."""
+        try:
+            return self._pipes[worker].recv()
+        except (EOFError, OSError):
+            self._processes[worker].join()
+            lost = Lost(self._processes[worker].exitcode)
+        if not self._up[worker]:
+            raise UserError(f"a worker process ended before it could work, with exit code {lost.exit_code}; its own "
+                            f"message stands above. Where memory is short, lower machine.workers")
+        return lost
 
 
 @contextlib.contextmanager
@@ -126,20 +140,51 @@ def _no_main() -> Iterator[None]:
 def _serve(make: Callable[[], Work], threads: int, pipe: Connection) -> None:
     """A worker's life: until the pipe to its scheduler ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the scheduler, which ends its workers
-    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    _keep_memory()
-    work = make()
-    gc.freeze()  # what was imported and made lives as long as the worker: not to be looked at again and again
+    staff = Staff(make, threads)
     pipe.send([])  # it is up
-    for _ in range(threads):
-        threading.Thread(target=_work, args=(work, tasks, results), daemon=True).start()
-    threading.Thread(target=_report, args=(results, pipe), daemon=True).start()
+    threading.Thread(target=_report, args=(staff, pipe), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         while True:
-            for task in pipe.recv():
-                tasks.put(task)
+            staff.give(pipe.recv())
     os._exit(0)
+
+
+def _report(staff: "Staff", pipe: Connection) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            pipe.send(staff.take())
+
+
+class Staff:
+    """Inside a worker: threads that call what `make()` returns with one task at a time."""
+
+    def __init__(self, make: Callable[[], Work], threads: int) -> None:
+        self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        _keep_memory()
+        work = make()
+        gc.freeze()  # what was imported and made lives as long as the worker: not to be looked at again and again
+        for _ in range(threads):
+            threading.Thread(target=self._run, args=(work,), daemon=True).start()
+
+    def give(self, tasks: list[Any]) -> None:
+        for task in tasks:
+            self._tasks.put(task)
+
+    def take(self) -> list[Any]:
+        """Waits for a result; all that have come."""
+        batch = [self._results.get()]
+        with contextlib.suppress(queue.Empty):
+            while True:
+                batch.append(self._results.get_nowait())
+        return batch
+
+    def _run(self, work: Work) -> None:
+        while True:
+            try:
+                self._results.put(work(self._tasks.get()))
+            except Exception as error:  # noqa: BLE001 - it is raised again where `receive` is called
+                self._results.put(error)
 
 
 def _keep_memory() -> None:
@@ -148,22 +193,3 @@ def _keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in MALLOC.items():
             mallopt(option, value)
-
-
-def _work(work: Work, tasks: "queue.SimpleQueue[Any]", results: "queue.SimpleQueue[Any]") -> None:
-    while True:
-        try:
-            results.put(work(tasks.get()))
-        except Exception as error:  # noqa: BLE001 - it is raised again where `receive` is called
-            results.put(error)
-
-
-def _report(results: "queue.SimpleQueue[Any]", pipe: Connection) -> None:
-    """Send results as they come, all that have come at once."""
-    with contextlib.suppress(OSError):
-        while True:
-            batch = [results.get()]
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    batch.append(results.get_nowait())
-            pipe.send(batch)

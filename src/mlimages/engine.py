@@ -1,17 +1,40 @@
-"""Map a function over work units on many threads, keeping order, memory and errors in hand."""
+"""Where work runs: on the cores of this machine, or on a Ray cluster (`machine.engine`), with the same results."""
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from mlimages import cluster
+from mlimages.crew import Crew, Work
+from mlimages.params import Machine
+
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 
 
+def map_units(function: Callable[[Unit], Result], units: Iterable[Unit], *, machine: Machine,
+              ahead: int) -> Iterator[Result]:
+    """`ordered_map` by `machine.workers` threads here or as many processes of a cluster, with a window of `ahead` each.
+
+    On a cluster, functions, units and results are pickled; a unit whose node is lost is done again on another one.
+    """
+    place = cluster.remote(function, machine) if machine.engine == "ray" else contextlib.nullcontext(function)
+    with place as anywhere:
+        yield from ordered_map(anywhere, units, workers=machine.workers, window=ahead * machine.workers)
+
+
+def open_crew(make: Callable[[], Work], machine: Machine) -> Crew:
+    """`machine.workers` processes of `machine.threads` threads, here or on a cluster."""
+    if machine.engine == "ray":
+        return cluster.RayCrew(make, machine)
+    return Crew(make, workers=machine.workers, threads=machine.threads)
+
+
 def ordered_map(function: Callable[[Unit], Result], units: Iterable[Unit], *, workers: int,
                 window: int) -> Iterator[Result]:
-    """Yield `function(unit)` in the order of `units`, at most `window` of them begun and not yet yielded.
+    """Yield `function(unit)` in the order of `units`, by threads, at most `window` of them begun and not yet yielded.
 
     The first exception ends the map: what has not begun is cancelled, and the exception is raised.
     """

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +21,16 @@ from mlimages.disk import writing
 from mlimages.errors import UserError, redo
 
 MANIFEST = "manifest.json"
+PARTIALS = ".*.partial"  # files of `atomic` that are being written, or whose writer was killed
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write; it takes its final name when the block ends without an exception."""
-    partial = path.with_name(f".{path.name}.partial")
+    """A binary file to write; it takes its final name when the block ends without an exception.
+
+    Two that write the same file do so side by side, as where a lost node of a cluster goes on for a while.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +77,8 @@ def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, i
     files. All go into the manifest, which says nothing of the machine or the time: equal results have equal manifests.
     """
     out = Path(out)
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
+                   if path.is_file() and not path.match(PARTIALS))
     partial, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)

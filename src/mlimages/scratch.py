@@ -17,7 +17,7 @@ from typing import Any
 
 from mlimages.errors import UserError
 from mlimages.params import Machine
-from mlimages.publish import MANIFEST, sha256
+from mlimages.publish import MANIFEST, PARTIALS, sha256
 
 
 def key(params: Any, *, inputs: Iterable[str | Path] = (), files: Iterable[str | Path] = (),
@@ -46,10 +46,16 @@ def workspace(verb: str, machine: Machine, key: str, out: str | Path) -> Iterato
 
 @contextlib.contextmanager
 def kept(verb: str, machine: Machine, name: str) -> Iterator[Path]:
-    """A folder of a verb, locked until the block ends: its content outlives every change of the parameters."""
+    """A folder of a verb, locked until the block ends: its content outlives every change of the parameters.
+
+    What killed processes left half-written there is removed.
+    """
     folder = root(machine) / verb / name
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(_locks(machine) / f"{verb}-{name}", folder):
+        for left in folder.rglob(PARTIALS):
+            if left.is_file():
+                left.unlink()
         yield folder
 
 

@@ -207,7 +207,7 @@ def test_killed_while_it_checks_it_goes_on_with_the_list_it_was_at(from_release:
     process = subprocess.Popen([sys.executable, "-c", KILLED, arguments],
                                env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")})
     ends = time.monotonic() + PATIENCE_SECONDS
-    while not (under_way := list(tmp_path.glob(f"scratch/acquire/*/out/.{TRAIN_URLS}.partial"))):
+    while not (under_way := list(tmp_path.glob(f"scratch/acquire/*/out/.{TRAIN_URLS}.*.partial"))):
         assert time.monotonic() < ends and process.poll() is None
     process.kill()
     process.wait()

@@ -16,7 +16,7 @@ import numpy as np
 
 from mlimages import scratch
 from mlimages.acquire.formats import IMAGENET_ID
-from mlimages.engine import ordered_map
+from mlimages.engine import map_units
 from mlimages.errors import UserError
 from mlimages.params import Machine
 from mlimages.publish import atomic, write_json
@@ -105,7 +105,7 @@ def _groups(path: Path) -> list[Group]:
 def _build(groups: list[Group], folder: Path, machine: Machine) -> None:
     """Class after class, so that their sorted names are sorted as a whole."""
     with atomic(folder / NAMES) as names, atomic(folder / PLACES) as places:
-        for found, where in ordered_map(_index, groups, workers=machine.workers, window=4 * machine.workers):
+        for found, where in map_units(_index, groups, machine=machine, ahead=4):
             names.write(found.tobytes())
             places.write(where.tobytes())
     write_json(folder / DONE, {"classes": len(groups)})

@@ -22,7 +22,7 @@ from mlimages.convert.report import Note, summarise
 from mlimages.disk import check_room
 from mlimages.download import shards
 from mlimages.download.shards import Sample
-from mlimages.engine import ordered_map
+from mlimages.engine import map_units
 from mlimages.errors import UserError
 from mlimages.params import Convert, Machine
 from mlimages.progress import progress
@@ -122,7 +122,7 @@ def _write(job: Job, units: list[Unit], machine: Machine, work: Path) -> None:
     expected = sum(_expected_bytes(job, part) for part in PARTS)
     check_room(work, round(expected * left / total), f"converting {left:,} images")
     with progress("convert", total=total, done=total - left, unit=" images", machine=machine) as bar:
-        for unit in ordered_map(partial(write_unit, job), todo, workers=machine.workers, window=2 * machine.workers):
+        for unit in map_units(partial(write_unit, job), todo, machine=machine, ahead=2):
             bar.update(unit.last - unit.first)
 
 

@@ -44,13 +44,13 @@ def fault_of(image_id: str) -> str | None:
 
 
 @contextmanager
-def serving() -> Iterator[dict[str, str]]:
-    """Run the server in a thread; yields the `connect_to` that leads the demo's hosts to it."""
-    server = _Server(("127.0.0.1", 0), _Handler)
+def serving(address: str = "127.0.0.1") -> Iterator[dict[str, str]]:
+    """Run the server in a thread at this IP address; yields the `connect_to` that leads the demo's hosts to it."""
+    server = _Server((address, 0), _Handler)
     thread = threading.Thread(target=server.serve_forever, name="demo-server", daemon=True)
     thread.start()
     try:
-        yield {f"{host}:80": f"127.0.0.1:{server.server_port}" for host in HOSTS}
+        yield {f"{host}:80": f"{address}:{server.server_port}" for host in HOSTS}
     finally:
         server.shutdown()
         server.server_close()

@@ -17,6 +17,7 @@ from mlimages.download.plan import Plan
 from mlimages.download.report import Report
 from mlimages.download.scheduler import Scheduler
 from mlimages.download.spool import Entry, Journal
+from mlimages.engine import open_crew
 from mlimages.errors import UserError
 from mlimages.params import Download, Machine
 
@@ -30,7 +31,7 @@ def fetch(plan: Plan, params: Download, machine: Machine, network: Network, tabl
     total = sum(shard.lines for shard in plan.shards)
     make = partial(_worker, params, network, plan.spools)
     with (Report(machine, total, total - left) as report,
-          Crew(make, workers=machine.workers, threads=machine.threads) as crew):
+          open_crew(make, machine) as crew):
         _Fetching(plan, params, crew, report, Mirrors(params.mirrors, tables)).run()
 
 

@@ -11,6 +11,7 @@ from urllib.request import getproxies
 from mlimages import pictures, scratch
 from mlimages.acquire import formats
 from mlimages.acquire.formats import PARTS
+from mlimages.cluster import own_address
 from mlimages.demo import server, world
 from mlimages.disk import check_room, say_room
 from mlimages.download import build, images, ledger, shards
@@ -46,7 +47,8 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
     tables = [mirror.table for mirror in params.mirrors if mirror.table]
     key = scratch.key(dataclasses.replace(params, retry=[]), inputs=[lists], files=tables,
                       code=[build, formats, images, ledger, pictures, server, shards, world])
-    with scratch.workspace("download", machine, key, out) as work, _demo_hosts(manifest["source"]) as demo_hosts:
+    with (scratch.workspace("download", machine, key, out) as work,
+          _demo_hosts(manifest["source"], machine) as demo_hosts):
         plan = Plan(work, Path(lists), manifest, params)
         if plan.todo:
             _preflight(plan, params)
@@ -78,9 +80,11 @@ def _check_retry(params: Download) -> None:
         raise UserError(f"download.retry names {', '.join(unknown)}; expected some of {', '.join(failures)}")
 
 
-def _demo_hosts(source: str) -> contextlib.AbstractContextManager[Mapping[str, str]]:
-    """The demo's lists name hosts that this process must play itself; all others are out there."""
-    return server.serving() if source == "demo" else contextlib.nullcontext({})
+def _demo_hosts(source: str, machine: Machine) -> contextlib.AbstractContextManager[Mapping[str, str]]:
+    """The demo's lists name hosts that this process must play itself, where all workers reach it."""
+    if source != "demo":
+        return contextlib.nullcontext({})
+    return server.serving(own_address()) if machine.engine == "ray" else server.serving()
 
 
 def _summarise(plan: Plan) -> tuple[dict[str, int], dict[str, str]]:

@@ -67,7 +67,7 @@ class Scheduler:
                 elif isinstance(result, Knocked):
                     self._outage.knocked(result.heard, time.monotonic())
                 elif isinstance(result, Lost):
-                    self._lost(worker)
+                    self._lost(worker, blameless=result.with_node)
                 else:
                     self._on_result(result)
             yield
@@ -236,21 +236,27 @@ class Scheduler:
             if any(now > line.sent_at + max(line.seconds_left, 0) + HANG_SECONDS for line, _, _ in under_way.values()):
                 self._crew.kill(worker)
 
-    def _lost(self, worker: int) -> None:
-        """A worker died of one of its lines: each is tried again alone, and the one that kills again is found out."""
+    def _lost(self, worker: int, blameless: bool) -> None:
+        """A worker died of one of its lines: each is tried again alone, and the one that kills again is found out.
+
+        Where its whole node was lost, they are simply tried again.
+        """
         other_work = self._on_lost(worker)
-        alone = len(self._in_flight[worker]) == 1 and not other_work
-        for line, host, slot in self._in_flight[worker].values():
+        under_way, self._in_flight[worker] = self._in_flight[worker], {}
+        alone = len(under_way) == 1 and not other_work
+        for line, host, slot in under_way.values():
             host.domain.give_back(slot)
             host.in_flight -= 1
-            line.lost += 1
             line.restart()
+            if blameless:
+                self._enqueue(line, first=True)
+                continue
+            line.lost += 1
             if line.lost == 1 or not alone:
                 self._suspects.append(line)
             else:
                 line.attempts += 1
                 self._failed(line, Reason.CRASHED, 200)
-        self._in_flight[worker].clear()
 
     def _try_a_suspect(self, now: float) -> None:
         """One line that was there when a worker died, alone on worker 0, where its host has a slot free."""

@@ -6,6 +6,7 @@ twice. Each worker process appends to spools of its own.
 
 import json
 import os
+import secrets
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,15 +41,15 @@ class Entry(NamedTuple):
 
 
 class Spools:
-    """A worker's spools inside `folder`."""
+    """A worker's spools inside `folder`, under names that no other worker has, on this machine or another."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._own = folder, secrets.token_hex(8)
         self._lock = threading.Lock()
 
     def keep(self, name: str, picture: Picture, sha256: str) -> Stored:
-        """Append an image to this process's spool of a shard."""
-        path = self._folder / f"{name}.{os.getpid()}.spool"
+        """Append an image to this worker's spool of a shard."""
+        path = self._folder / f"{name}.{self._own}.spool"
         with self._lock, writing(path), path.open("ab") as file:
             file.write(picture.body)
             file.flush()

@@ -1,0 +1,194 @@
+"""A Ray cluster on a shared file system: run functions, and the workers of a crew, on all its nodes.
+
+Ray is optional, and imported only where `machine.engine` is ray. What runs there uses the code of this copy of the
+repository and this process's folder, so that paths mean the same on every node, and ends when this process ends.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mlimages
+from mlimages.crew import Crew, Lost, Staff, Work
+from mlimages.errors import UserError
+from mlimages.params import Machine
+
+Unit = TypeVar("Unit")
+Result = TypeVar("Result")
+
+RETRIES = 3  # of a unit whose process or node is lost
+STARTS = 3  # of a worker that does not come up
+START_SECONDS = 180.0  # in which the cluster must find room for the workers, and those must come up
+KNOCK_SECONDS = 10.0
+
+
+def import_ray() -> Any:
+    """The module ray; UserError where it is not installed."""
+    try:
+        import ray
+    except ImportError:
+        raise UserError("machine.engine is ray, but Ray is not installed: run `pip install -r requirements-ray.txt` on "
+                        "every node, or set machine.engine to local") from None
+    return ray
+
+
+def own_address() -> str:
+    """This machine's IP address, as the other nodes know it."""
+    return import_ray().util.get_node_ip_address()
+
+
+@contextlib.contextmanager
+def attached(machine: Machine) -> Iterator[Any]:
+    """The module ray, connected until the block ends: to the cluster at `machine.ray_address`.
+
+    null: to that of RAY_ADDRESS or, without one, the one that runs on this machine; where none runs, one with all
+    cores of this machine is started, and ends with the block. A connection that is there already is used and kept.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    _knock(machine.ray_address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    source = str(Path(mlimages.__file__).parents[1])
+    path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+    try:
+        ray.init(machine.ray_address, runtime_env={"env_vars": {"PYTHONPATH": path}}, logging_level="WARNING",
+                 include_dashboard=False)
+    except (ConnectionError, RuntimeError) as error:
+        raise UserError(f"no Ray cluster at machine.ray_address = {machine.ray_address or 'null'} ({error}); start one "
+                        f"with `ray start --head`, or set it to null") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """UserError at once where nobody listens, for which Ray itself takes minutes."""
+    if address and address != "auto":
+        host, _, port = address.partition(":")
+        try:
+            socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"nobody answers at machine.ray_address = {address} ({error}); start the cluster "
+                            f"there with `ray start --head --port {port}`, or set it to null") from None
+
+
+@contextlib.contextmanager
+def remote(function: Callable[[Unit], Result], machine: Machine) -> Iterator[Callable[[Unit], Result]]:
+    """A function that runs `function` on some node, one core each, waits, and returns or raises what that does.
+
+    Safe to call from many threads. A call whose process or node is lost begins again elsewhere, `RETRIES` times.
+    """
+    with attached(machine) as ray:
+        task = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(_run)
+        here = ray.put((os.getcwd(), function))
+
+        def run(unit: Unit) -> Result:
+            try:
+                return ray.get(task.remote(here, unit))
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            except ray.exceptions.RayError as error:
+                raise UserError(f"{unit} was begun {RETRIES + 1} times on the Ray cluster, and each time its process "
+                                f"or node was lost: {error}. What was finished is kept: run the same command again, "
+                                f"where memory is short with fewer CPUs for each node") from None
+
+        yield run
+
+
+def _run(here: tuple[str, Callable[[Unit], Result]], unit: Unit) -> Result:
+    folder, function = here
+    os.chdir(folder)
+    return function(unit)
+
+
+class RayCrew(Crew):
+    """A crew whose workers are actors, spread over the nodes of a cluster; one whose node is lost begins elsewhere."""
+
+    def __init__(self, make: Callable[[], Work], machine: Machine) -> None:
+        super().__init__(make, workers=machine.workers, threads=machine.threads)
+        self._machine = machine
+        self._attached = contextlib.ExitStack()
+        self._actors: list[Any] = [None] * self.workers
+        self._takes: list[Any] = [None] * self.workers
+
+    def __enter__(self) -> "RayCrew":
+        with contextlib.ExitStack() as attached_so_far:
+            self._ray = attached_so_far.enter_context(attached(self._machine))
+            super().__enter__()
+            self._until_up(range(self.workers))
+            self._attached = attached_so_far.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for worker in range(self.workers):
+            self.kill(worker)
+        self._attached.close()
+
+    def kill(self, worker: int) -> None:
+        self._ray.kill(self._actors[worker])
+
+    def _replace(self, worker: int) -> None:
+        super()._replace(worker)
+        self._until_up([worker])
+
+    def _start(self, worker: int) -> None:
+        # Of no cores, so that its successor finds a place on the nodes that are left, where all cores are taken.
+        actor = self._ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy="SPREAD")(_Worker)
+        self._actors[worker] = actor.remote(os.getcwd(), self._make, self.threads)
+        self._takes[worker] = self._actors[worker].up.remote()
+
+    def _until_up(self, workers: Iterable[int]) -> None:
+        """Return when these workers, just started, can work; UserError where they cannot, or find no place."""
+        down = list(workers)
+        for attempt in range(STARTS):
+            _, homeless = self._ray.wait([self._takes[worker] for worker in down], num_returns=len(down),
+                                         timeout=START_SECONDS)
+            if homeless:
+                raise UserError(f"{len(homeless)} of {len(down)} workers did not start within {START_SECONDS:.0f} s on "
+                                f"the Ray cluster, which has {self._ray.cluster_resources().get('CPU', 0):.0f} CPUs; "
+                                f"look at it with `ray status`, lower machine.workers, or start more nodes")
+            down = [worker for worker in down if isinstance(self._take(worker), Lost)]
+            if not down:
+                return
+            if attempt + 1 < STARTS:
+                for worker in down:
+                    self._start(worker)
+        raise UserError(f"a worker ended {STARTS} times before it could work: {self._why}. Where memory is short, "
+                        f"lower machine.workers")
+
+    def _give(self, worker: int, tasks: list[Any]) -> None:
+        self._actors[worker].give.remote(tasks)
+
+    def _ready(self, seconds: float) -> list[int]:
+        if not self._ray.wait(self._takes, timeout=seconds)[0]:
+            return []
+        ready, _ = self._ray.wait(self._takes, num_returns=self.workers, timeout=0)
+        return [self._takes.index(take) for take in ready]
+
+    def _take(self, worker: int) -> list[Any] | Lost:
+        try:
+            results = self._ray.get(self._takes[worker])
+        except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError) as error:
+            self.kill(worker)  # it may only be out of reach
+            self._why = str(error)
+            return Lost(None, with_node="its node has died" in self._why)
+        self._takes[worker] = self._actors[worker].take.remote()
+        return results
+
+
+class _Worker(Staff):
+    """A worker of a RayCrew: gives and takes come from outside."""
+
+    def __init__(self, folder: str, make: Callable[[], Work], threads: int) -> None:
+        os.chdir(folder)
+        super().__init__(make, threads)
+
+    def up(self) -> list[Any]:
+        """Nothing, as soon as it can work."""
+        return []
