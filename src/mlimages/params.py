@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import json
 import string
 import sys
 from collections.abc import Mapping
@@ -12,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from mlimages.errors import UserError
-from mlimages.explain import explain
+from mlimages.explain import checked
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -251,7 +250,7 @@ def load(path: str | Path = "params.yaml") -> Params:
         raise UserError(f"{path}{line} is not plain YAML: {error.problem}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}") from None
-    return _checked(Params, content, str(path), "")
+    return checked(Params, content, str(path), "", SECTIONS)
 
 
 def section(verb: str, values: Mapping[str, Any]) -> Any:
@@ -261,18 +260,7 @@ def section(verb: str, values: Mapping[str, Any]) -> Any:
     """
     names = [field.name for field in dataclasses.fields(SECTIONS[verb])]
     found = {name: values[name] for name in names if name in values}
-    return _checked(SECTIONS[verb], found, "the notebook's parameters cell", f"{verb}.")
-
-
-def _checked(kind: Any, content: Any, source: str, prefix: str) -> Any:
-    if not isinstance(content, Mapping):
-        raise UserError(f"{source} holds {type(content).__name__}, expected the sections {', '.join(SECTIONS)}")
-    try:
-        # Only from JSON does pydantic build nested dataclasses and still refuse "1" for 1.
-        return TypeAdapter(kind).validate_json(json.dumps(content, default=str))
-    except ValidationError as errors:
-        lines = [explain(kind, prefix, error) for error in errors.errors()]
-        raise UserError("\n".join(f"{source}: {line}" for line in lines)) from None
+    return checked(SECTIONS[verb], found, "the notebook's parameters cell", f"{verb}.", names)
 
 
 def main(verb: str) -> int:
