@@ -216,12 +216,11 @@ class Attempt:
         for worker in self._workers:
             if "error" in worker.told:
                 raise UserError(worker.told["error"])
-        stopped = [worker.told["stopped"] for worker in self._workers if "stopped" in worker.told]
-        if stopped and self._passed_on:
-            raise UserError(next((text for text in stopped if text.startswith("SIG")), stopped[0]))
-        told = [worker for worker in self._workers if worker.told.get("stopped", "").startswith("SIG")]
-        if told:
-            raise Lost(f"{told[0]} was told to end: {told[0].told['stopped'].partition(';')[0]}")
+        signalled = [worker for worker in self._workers if worker.told.get("stopped", "").startswith("SIG")]
+        if signalled and (self._passed_on or len(signalled) == len(self._workers)):
+            raise UserError(signalled[0].told["stopped"])  # not one of them is to end, but the training
+        if signalled:
+            raise Lost(f"{signalled[0]} was told to end: {signalled[0].told['stopped'].partition(';')[0]}")
         bad = [worker for worker in self._workers if worker.code != 0]
         silent = [worker for worker in bad if worker.code is None]
         if silent:

@@ -10,6 +10,7 @@ import faulthandler
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -54,14 +55,19 @@ def _join(index: int, host: str | None, own: Any, machine: Machine) -> Cluster:
     if host is None:
         cluster = read_environment()
         held = hold(host_port(cluster.addresses[cluster.own])[1], f"worker {cluster.own}")
-        tell(address=cluster.addresses[cluster.own], step=os.environ.get("SLURM_STEP_ID"))
+        _introduce(cluster.addresses[cluster.own])
     else:
         held = hold(0, f"worker {index}")
-        tell(address=f"{host}:{held.getsockname()[1]}", step=os.environ.get("SLURM_STEP_ID"))
-        cluster = Cluster(json.loads(sys.stdin.readline()), index)
+        _introduce(f"{host}:{held.getsockname()[1]}")
+        cluster = Cluster(json.loads(sys.stdin.readline() or sys.exit(1)), index)
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     agree(cluster, own, held, machine.start_timeout)
     return cluster
+
+
+def _introduce(address: str) -> None:
+    tell(address=address, step=os.environ.get("SLURM_STEP_ID"))
+    print(f"process {os.getpid()} of {socket.gethostname()} is at {address}", flush=True)
 
 
 def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, role: Role) -> int:
