@@ -32,8 +32,8 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise UserError("machine.engine is ray, but Ray is not installed: run `pip install -r requirements-ray.txt` on "
-                        "every node, or set machine.engine to local") from None
+        raise UserError("machine.engine, or machine.launcher, is ray, but Ray is not installed: run `pip install -r "
+                        "requirements-ray.txt` on every node, or set it to local") from None
     return ray
 
 
