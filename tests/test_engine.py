@@ -1,12 +1,16 @@
-"""The map over threads keeps order, bounds what is begun, and ends at the first error."""
+"""The map over threads keeps order, bounds what is begun, and ends at the first error; Ray is asked for by name."""
 
+import dataclasses
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 
 import pytest
 
-from mlimages.engine import ordered_map
+from mlimages.engine import map_units, open_crew, ordered_map
+from mlimages.errors import UserError
+from mlimages.params import Machine
 
 
 def test_results_come_in_the_order_of_the_units_however_long_each_takes() -> None:
@@ -94,3 +98,20 @@ def test_a_map_that_is_left_early_cancels_what_has_not_begun(monkeypatch: pytest
 
 def test_no_units_give_no_results() -> None:
     assert list(ordered_map(abs, [], workers=2, window=2)) == []
+
+
+def test_without_ray_installed_asking_for_it_says_what_to_install(machine: Machine,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    on_ray = dataclasses.replace(machine, engine="ray")
+    with pytest.raises(UserError, match="pip install -r requirements-ray.txt"):
+        list(map_units(abs, [1], machine=on_ray, ahead=1))
+    with pytest.raises(UserError, match="pip install -r requirements-ray.txt"), open_crew(lambda: abs, on_ray):
+        pytest.fail("it began")
+
+
+def test_where_no_ray_cluster_answers_its_address_is_told(machine: Machine) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install -r requirements-ray.txt")
+    nowhere = dataclasses.replace(machine, engine="ray", ray_address="127.0.0.1:9")
+    with pytest.raises(UserError, match=r"nobody answers at machine.ray_address = 127.0.0.1:9 .* `ray start --head"):
+        list(map_units(abs, [1], machine=nowhere, ahead=1))

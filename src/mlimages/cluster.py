@@ -7,6 +7,7 @@ repository and this process's folder, so that paths mean the same on every node,
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ RETRIES = 3  # of a unit whose process or node is lost
 STARTS = 3  # of a worker that does not come up
 START_SECONDS = 180.0  # in which the cluster must find room for the workers, and those must come up
 KNOCK_SECONDS = 10.0
+FATE_SECONDS, FATE_TICK_SECONDS = 60.0, 0.5  # in which Ray tells whether the node of a worker is lost, too
 
 
 def import_ray() -> Any:
@@ -30,8 +32,8 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise UserError("machine.engine is ray, but Ray is not installed: run `pip install -r requirements-ray.txt` on "
-                        "every node, or set machine.engine to local") from None
+        raise UserError("machine.engine, or machine.launcher, is ray, but Ray is not installed: run `pip install -r "
+                        "requirements-ray.txt` on every node, or set it to local") from None
     return ray
 
 
@@ -58,9 +60,10 @@ def attached(machine: Machine) -> Iterator[Any]:
     try:
         ray.init(machine.ray_address, runtime_env={"env_vars": {"PYTHONPATH": path}}, logging_level="WARNING",
                  include_dashboard=False)
-    except (ConnectionError, RuntimeError) as error:
-        raise UserError(f"no Ray cluster at machine.ray_address = {machine.ray_address or 'null'} ({error}); start one "
-                        f"with `ray start --head`, or set it to null") from None
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        raise UserError(f"no Ray cluster takes us at machine.ray_address = {machine.ray_address or 'null'} ({error}); "
+                        f"start one with `ray start --head` and the same Ray, Python and token as here, or set it to "
+                        f"null to have one on this machine") from None
     try:
         yield ray
     finally:
@@ -138,7 +141,14 @@ class RayCrew(Crew):
         self._until_up([worker])
 
     def _start(self, worker: int) -> None:
-        actor = self._ray.remote(max_concurrency=2, scheduling_strategy="SPREAD")(_Worker)
+        """On a node by its share of all cores; it takes none, so that its successor finds a place when one is lost."""
+        cores = [node["NodeID"] for node in self._ray.nodes() if node["Alive"]
+                 for _ in range(int(node["Resources"].get("CPU", 0)))]
+        if not cores:
+            raise UserError("the Ray cluster has no CPUs; start a node with `ray start --address`, see `ray status`")
+        there = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            cores[worker * len(cores) // self.workers], soft=True)
+        actor = self._ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=there)(_Worker)
         self._actors[worker] = actor.remote(os.getcwd(), self._make, self.threads)
         self._takes[worker] = self._actors[worker].up.remote()
 
@@ -149,10 +159,9 @@ class RayCrew(Crew):
             _, homeless = self._ray.wait([self._takes[worker] for worker in down], num_returns=len(down),
                                          timeout=START_SECONDS)
             if homeless:
-                raise UserError(f"{len(homeless)} of {len(down)} workers did not start on the Ray cluster within "
-                                f"{START_SECONDS:.0f} s, which has {self._ray.cluster_resources().get('CPU', 0):.0f} "
-                                f"CPUs, {self._ray.available_resources().get('CPU', 0):.0f} of them free; lower "
-                                f"machine.workers, or start more nodes with `ray start --address`")
+                raise UserError(f"{len(homeless)} of {len(down)} workers did not start within {START_SECONDS:.0f} s on "
+                                f"the Ray cluster, which has {self._ray.cluster_resources().get('CPU', 0):.0f} CPUs; "
+                                f"look at it with `ray status`, lower machine.workers, or start more nodes")
             down = [worker for worker in down if isinstance(self._take(worker), Lost)]
             if not down:
                 return
@@ -175,11 +184,23 @@ class RayCrew(Crew):
         try:
             results = self._ray.get(self._takes[worker])
         except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError) as error:
+            self._why = self._fate(worker, error)
             self.kill(worker)  # it may only be out of reach
-            self._why = str(error)
             return Lost(None, with_node="its node has died" in self._why)
         self._takes[worker] = self._actors[worker].take.remote()
         return results
+
+    def _fate(self, worker: int, error: Exception) -> str:
+        """Why a worker is lost: whether with its node, Ray knows only some seconds later."""
+        ends = time.monotonic() + FATE_SECONDS
+        while isinstance(error, self._ray.exceptions.ActorUnavailableError) and time.monotonic() < ends:
+            time.sleep(FATE_TICK_SECONDS)
+            try:
+                self._ray.get(self._actors[worker].up.remote(), timeout=FATE_SECONDS)
+                break
+            except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as later:
+                error = later
+        return str(error)
 
 
 class _Worker(Staff):

@@ -3,12 +3,27 @@
 import dataclasses
 import difflib
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
+
+from mlimages.errors import UserError
 
 
-def explain(kind: Any, prefix: str, error: Any) -> str:
+def checked(kind: Any, content: Any, source: str, prefix: str, expected: Iterable[str]) -> Any:
+    """`content` as the dataclass `kind`; UserError, a line for each value that it does not allow."""
+    if not isinstance(content, Mapping):
+        raise UserError(f"{source} holds {type(content).__name__}, expected the sections {', '.join(expected)}")
+    try:
+        # Only from JSON does pydantic build nested dataclasses and still refuse "1" for 1.
+        return TypeAdapter(kind).validate_json(json.dumps(content, default=str))
+    except ValidationError as errors:
+        lines = [_explain(kind, prefix, error) for error in errors.errors()]
+        raise UserError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def _explain(kind: Any, prefix: str, error: Any) -> str:
     """One line on one wrong value: its key, what was found, what is allowed."""
     location = [str(part) for part in error["loc"]]
     key = prefix + ".".join(location)

@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import json
 import string
 import sys
 from collections.abc import Mapping
@@ -12,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from mlimages.errors import UserError
-from mlimages.explain import explain
+from mlimages.explain import checked
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -127,6 +126,7 @@ class Train:
     """
 
     seed: Seed
+    strategy: Literal["one_device", "mirrored", "multi_worker"]
     architecture: Literal["resnet50", "resnet101", "resnet152", "tiny"]
     initialize_from: str | None
     initialize_logits: bool
@@ -154,6 +154,7 @@ class Train:
     negative_focusing: Annotated[float, Field(ge=0, le=20)]
     probability_margin: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]
+    exchange: Literal["float32", "bfloat16", "float16"]
     xla: Literal["auto", "on", "off"]
     accumulate: Annotated[int, Field(ge=1, le=1024)]
     deterministic: bool
@@ -163,6 +164,11 @@ class Train:
     checkpoint_steps: Count
     validation_images: Annotated[int, Field(ge=0, le=1_000_000)]
     publish: Literal["last", "best"]
+
+    @property
+    def activation(self) -> str:
+        """What makes probabilities of the network's logits."""
+        return "softmax" if self.loss == "softmax" else "sigmoid"
 
     def __post_init__(self) -> None:
         if self.crop_area[0] > self.crop_area[1]:
@@ -201,6 +207,13 @@ class Machine:
     engine: Literal["local", "ray"]
     ray_address: Annotated[str, Field(pattern=r"^(auto|[A-Za-z0-9._-]+:[0-9]{1,5})$")] | None
     logical_devices: Annotated[int, Field(ge=1, le=64)]
+    launcher: Literal["local", "slurm", "ray", "environment"]
+    train_workers: Annotated[int, Field(ge=1, le=4096)]
+    start_timeout: Seconds
+    step_timeout: Seconds
+    max_restarts: Annotated[int, Field(ge=0, le=1000)]
+    collective: Literal["auto", "ring", "nccl"]
+    pack_mib: Annotated[int, Field(ge=0, le=4096)]
     steps_per_call: Annotated[int, Field(ge=1, le=10_000)]
     checkpoints_kept: Annotated[int, Field(ge=1, le=1000)]
     scratch: Annotated[str, Field(min_length=1)]
@@ -237,7 +250,7 @@ def load(path: str | Path = "params.yaml") -> Params:
         raise UserError(f"{path}{line} is not plain YAML: {error.problem}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}") from None
-    return _checked(Params, content, str(path), "")
+    return checked(Params, content, str(path), "", SECTIONS)
 
 
 def section(verb: str, values: Mapping[str, Any]) -> Any:
@@ -247,18 +260,7 @@ def section(verb: str, values: Mapping[str, Any]) -> Any:
     """
     names = [field.name for field in dataclasses.fields(SECTIONS[verb])]
     found = {name: values[name] for name in names if name in values}
-    return _checked(SECTIONS[verb], found, "the notebook's parameters cell", f"{verb}.")
-
-
-def _checked(kind: Any, content: Any, source: str, prefix: str) -> Any:
-    if not isinstance(content, Mapping):
-        raise UserError(f"{source} holds {type(content).__name__}, expected the sections {', '.join(SECTIONS)}")
-    try:
-        # Only from JSON does pydantic build nested dataclasses and still refuse "1" for 1.
-        return TypeAdapter(kind).validate_json(json.dumps(content, default=str))
-    except ValidationError as errors:
-        lines = [explain(kind, prefix, error) for error in errors.errors()]
-        raise UserError("\n".join(f"{source}: {line}" for line in lines)) from None
+    return checked(SECTIONS[verb], found, "the notebook's parameters cell", f"{verb}.", names)
 
 
 def main(verb: str) -> int:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from mlimages.params import Machine, Train
+from mlimages.train.launch.tf_config import hold
 
 MEASURED = ("images_per_second",)
 
@@ -30,3 +31,12 @@ def log(folder: Path) -> list[dict[str, str]]:
 
 def as_json(params: Train, machine: Machine, tfrecords: Path, out: Path) -> str:
     return json.dumps([dataclasses.asdict(params), dataclasses.asdict(machine), str(tfrecords), str(out)])
+
+
+def free_addresses(count: int) -> list[str]:
+    """Addresses of this machine at which nobody listens."""
+    held = [hold(0, "a test") for _ in range(count)]
+    addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in held]
+    for one in held:
+        one.close()
+    return addresses

@@ -21,7 +21,7 @@ REPLICAS = """
 import sys
 import numpy as np, tensorflow as tf
 from mlimages.train.loss import ClassBalancedLoss
-from mlimages.train.step import sum_over_replicas
+from mlimages.train.strategy import sum_over_replicas
 
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0],
                                            [tf.config.LogicalDeviceConfiguration()] * 4)

@@ -136,11 +136,11 @@ def stopping_at(step: int, received: signal.Signals) -> Callable[..., np.ndarray
 
     original, done = Trainer.train, [0]
 
-    def stop(trainer: Trainer, batches: object, rates: np.ndarray) -> np.ndarray:
+    def stop(trainer: Trainer, batches: object, rates: np.ndarray, **options: bool) -> np.ndarray:
         done[0] += len(rates)
         if done[0] == step:
             os.kill(os.getpid(), received)
-        return original(trainer, batches, rates)  # type: ignore[arg-type]
+        return original(trainer, batches, rates, **options)  # type: ignore[arg-type]
 
     return stop
 

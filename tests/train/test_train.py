@@ -82,7 +82,7 @@ def trained(small_tfrecords: Path, small_train: Train, small_machine: Callable[.
             trainers.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlimages.train.run.Trainer", Remembered)
+        patch.setattr("mlimages.train.fit.Trainer", Remembered)
         out = train(small_train, small_machine(root / "scratch"), tfrecords=small_tfrecords, out=root / "model")
     yield Trained(out, trainers)
 
@@ -217,7 +217,7 @@ def test_a_finished_training_is_published_again_without_a_step(
         monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = read_manifest(trained.out, "train")
     shutil.rmtree(trained.out)
-    monkeypatch.setattr("mlimages.train.run.Trainer", None)
+    monkeypatch.setattr("mlimages.train.fit.Trainer", None)
     train(small_train, small_machine(trained.out.parent / "scratch"), tfrecords=small_tfrecords, out=trained.out)
     assert verify(trained.out, "train") == manifest
 

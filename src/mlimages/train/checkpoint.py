@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlimages.errors import UserError
+from mlimages.train.files import checkpoint_files
 
 SCOPES = {"init_conv": "init/init_conv/conv2d", "global_pool_bn": "global_pool/bn/batch_normalization",
           "logits": "logits/dense"}
@@ -50,18 +51,6 @@ def load_released(model: keras.Model, prefix: str | Path, *, logits: bool = True
         if value is not None:
             wanted[name].assign(value)
     return Loaded(sorted(set(wanted) - set(kept)), sorted(set(found) - set(wanted) | set(kept)), sorted(kept))
-
-
-def checkpoint_files(prefix: str | Path) -> list[Path]:
-    """The files of a checkpoint, the index first; UserError where they are not there."""
-    prefix = Path(prefix)
-    index = prefix.with_name(f"{prefix.name}.index")
-    files = [index, *sorted(prefix.parent.glob(f"{prefix.name}.data-*"))]
-    if not index.is_file() or len(files) < 2:
-        others = [path.with_suffix("") for path in sorted(prefix.parent.glob("*.index"))]
-        raise UserError(f"{prefix} is no TensorFlow checkpoint: expected {index} and {prefix}.data-* beside it"
-                        + (f"; there is {', '.join(map(str, others[:5]))}" if others else ""))
-    return files
 
 
 def _read(prefix: str | Path, names: Container[str]) -> dict[str, Any]:

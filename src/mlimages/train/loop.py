@@ -1,5 +1,6 @@
 """From the last checkpoint to the last step."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from mlimages.progress import progress
 from mlimages.train.interrupts import Interrupts
 from mlimages.train.log import TrainingLog
 from mlimages.train.resume import Checkpoints, Resumed
+from mlimages.train.role import Role
 from mlimages.train.schedule import Schedule
 from mlimages.train.step import Trainer
 from mlimages.train.validation import Validation
@@ -22,21 +24,28 @@ LOG = "training.csv"
 TENSORBOARD = "tensorboard"
 
 
+class Stopped(UserError):
+    """The training was told to stop, and saved first."""
+
+
 def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoints: Checkpoints, resumed: Resumed,
-              validation: Validation | None, params: Train, machine: Machine, *, images: int, work: Path) -> None:
+              validation: Validation | None, params: Train, machine: Machine, role: Role, *, images: int,
+              work: Path) -> None:
     """Train from where `resumed` says to the end of `plan`; `batches` begin there too, `images` make an epoch.
 
-    UserError, with the last good checkpoint kept, for a loss that is no longer finite; after SIGTERM or SIGINT too,
-    with a checkpoint of the last step that was done.
+    Of several workers only the chief writes, and looks at validation images. UserError, with the last good checkpoint
+    kept, for a loss that is no longer finite; Stopped, with a checkpoint of the last step that was done, on all
+    workers after the same step, after SIGTERM or SIGINT of any.
     """
     done, losses = resumed
     began, timed = time.monotonic(), done
-    with (Interrupts() as interrupts, TrainingLog(work / LOG, work / TENSORBOARD, done) as log,
+    with (Interrupts() as interrupts, _log(work, done, role) as log,
           progress("train", total=plan.total_steps, done=done, unit=" steps", machine=machine) as bar):
         while done < plan.total_steps:
             steps = range(done, min(done + machine.steps_per_call, _next_row(done, plan, params)))
             rates = plan(steps)
-            found = trainer.train(batches, rates)
+            role.tell(entered=steps.stop)
+            found = trainer.train(batches, rates, stop=interrupts.received is not None)
             _check_losses(found, steps, rates)
             losses += found.tolist()
             done = steps.stop
@@ -44,23 +53,32 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
             if done == _next_row(steps.start, plan, params):
                 saving = done % params.checkpoint_steps == 0 or done == plan.total_steps
                 speed = (done - timed) * params.batch / (time.monotonic() - began)
-                tried = validation.run(trainer) if validation and saving else None
-                mean, rate = float(np.mean(losses)), float(rates[-1])
-                log.row(done, done * params.batch / images, mean, tried.loss if tried else float("nan"), rate, speed)
-                bar.set_postfix(loss=f"{mean:.4g}", images_per_second=f"{speed:.1f}", refresh=False)
-                losses = []
+                bar.set_postfix(loss=f"{float(np.mean(losses)):.4g}", images_per_second=f"{speed:.1f}", refresh=False)
                 if saving:
-                    _check_variables(trainer, done, rate)
-                    checkpoints.save(done, losses, tried.loss if tried else None)
-                    log.histograms(done, trainer.loss.counters())
-                if tried:
-                    log.predictions(done, tried.images, tried.labels, tried.logits)
+                    _check_variables(trainer, done, float(rates[-1]))
+                if log:
+                    tried = validation.run(trainer, role.tell) if validation and saving else None
+                    log.row(done, done * params.batch / images, float(np.mean(losses)),
+                            tried.loss if tried else float("nan"), float(rates[-1]), speed)
+                    if saving:
+                        checkpoints.save(done, [], tried.loss if tried else None)
+                        role.tell(saved=done)
+                        log.histograms(done, trainer.loss.counters())
+                    if tried:
+                        log.predictions(done, tried.images, tried.labels, tried.logits)
+                losses = []
                 began, timed = time.monotonic(), done
-            if interrupts.received and done < plan.total_steps:
+            # A process alone need not wait for the next step to tell itself.
+            if (trainer.stopping or (interrupts.received and role.alone)) and done < plan.total_steps:
                 _check_variables(trainer, done, float(rates[-1]))
-                checkpoints.save(done, losses)
-                raise UserError(f"{interrupts.received} stopped the training after step {done} of {plan.total_steps}; "
-                                f"its checkpoint is kept: run the same command to continue")
+                if role.chief:
+                    checkpoints.save(done, losses)
+                raise Stopped(f"{interrupts.received or 'A signal to another worker'} stopped the training after step "
+                              f"{done} of {plan.total_steps}; its checkpoint is kept: run the same command to continue")
+
+
+def _log(work: Path, done: int, role: Role) -> contextlib.AbstractContextManager[TrainingLog | None]:
+    return TrainingLog(work / LOG, work / TENSORBOARD, done) if role.chief else contextlib.nullcontext()
 
 
 def _next_row(done: int, plan: Schedule, params: Train) -> int:

@@ -4,7 +4,6 @@
                               facts.json                          step, network, sha256 of the files
 """
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,8 +14,8 @@ import tensorflow as tf
 
 from mlimages.errors import UserError
 from mlimages.publish import sha256, write_json
+from mlimages.train.files import FACTS, examine, folders
 
-FACTS = "facts.json"
 VARIABLES = "variables"
 
 
@@ -63,19 +62,19 @@ class Checkpoints:
                             f"machine.scratch to another disk, and run the same command again") from None
         self._prune()
 
-    def restore(self) -> Resumed:
-        """Load the newest checkpoint that is whole, and say which damaged ones were passed over and removed.
+    def restore(self, *, mend: bool = True) -> Resumed:
+        """Load the newest checkpoint that is whole; `mend`: say which damaged ones were passed over, and remove them.
 
         Without any checkpoint, 0 steps are done. UserError where all are damaged, or where one is of another network.
         """
         passed = []
-        for folder in sorted(self._folder.glob("step-*"), reverse=True):
-            facts, fault = self._examine(folder)
+        for folder in reversed(folders(self._folder)):
+            facts, fault = examine(folder)
             if facts is None:
                 passed.append((folder, fault))
                 continue
             self._load(folder, facts)
-            for damaged, reason in passed:
+            for damaged, reason in passed if mend else []:
                 print(f"{damaged} is damaged ({reason}); going back to {folder.name}")
                 shutil.rmtree(damaged)
             return Resumed(facts["step"], facts["losses"])
@@ -94,20 +93,6 @@ class Checkpoints:
         self._load(folder, facts)
         return facts["step"]
 
-    def _examine(self, folder: Path) -> tuple[dict[str, Any] | None, str]:
-        """The facts of a checkpoint that is whole, else None and what is wrong."""
-        try:
-            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-            for name, digest in facts["files"].items():
-                if sha256(folder / name) != digest:
-                    return None, f"{name} has another sha256 than when it was written"
-            facts["step"], facts["losses"], facts["score"], facts["network"]
-        except FileNotFoundError as error:
-            return None, f"{Path(str(error.filename)).name} is missing"
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return None, f"{FACTS}: {error}"
-        return facts, ""
-
     def _load(self, folder: Path, facts: Mapping[str, Any]) -> None:
         for name, expected in self._network.items():
             if facts["network"].get(name) != expected:
@@ -116,13 +101,13 @@ class Checkpoints:
         self._checkpoint.read(str(folder / VARIABLES)).assert_consumed()
 
     def _best(self) -> tuple[Path, dict[str, Any]] | None:
-        whole = [(folder, facts) for folder in sorted(self._folder.glob("step-*"))
-                 if (facts := self._examine(folder)[0]) is not None and facts["score"] is not None]
+        whole = [(folder, facts) for folder in folders(self._folder)
+                 if (facts := examine(folder)[0]) is not None and facts["score"] is not None]
         return min(whole, key=lambda one: one[1]["score"], default=None)
 
     def _prune(self) -> None:
         """Remove all but the last ones and the best."""
-        old = sorted(self._folder.glob("step-*"))[: -self._kept]
+        old = folders(self._folder)[: -self._kept]
         best = self._best() if old else None
         for folder in old:
             if best is None or folder != best[0]:

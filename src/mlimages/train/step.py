@@ -1,5 +1,6 @@
 """One training step, written once for one device, MirroredStrategy and MultiWorkerMirroredStrategy."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,9 +13,7 @@ from mlimages.train.checkpoint import load_released
 from mlimages.train.loss import build_loss
 from mlimages.train.optimizer import LossScale, Momentum, WeightAverage
 from mlimages.train.resnet import build
-
-# Gradients travel between devices in packs: many small messages are slower than few large ones.
-PACKED = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=32 * 2**20)
+from mlimages.train.strategy import all_reduce, sum_over_replicas
 
 
 class Trainer:
@@ -22,14 +21,17 @@ class Trainer:
 
     Variables are equal on all replicas after every step, batch norm's statistics included, which are the mean of what
     the replicas saw: so the state after any step can be saved, and says all. `evaluate(images, labels)` gives the loss
-    of some images, every class weighted alike, and their logits, by the weights that would be published.
+    of some images, every class weighted alike, and their logits, by the weights that would be published. `stopping`
+    says whether the process of any replica was told to stop when it began the last call of `train`.
     """
 
     def __init__(self, params: Train, classes: int, strategy: Any, *, steps_per_call: int = 1) -> None:
         keras.utils.set_random_seed(params.seed)
         self.strategy = strategy
+        self.stopping = False
         self._replicas = strategy.num_replicas_in_sync
         self._parts = params.accumulate
+        self._exchanged = tf.as_dtype(params.exchange)
         self._steps_per_call = steps_per_call
         with strategy.scope():
             self.model = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
@@ -54,15 +56,17 @@ class Trainer:
                  "average": self.average}
         return {name: [variable.value for variable in part.variables] for name, part in parts.items() if part}
 
-    def train(self, batches: Iterator[Any], rates: np.ndarray) -> np.ndarray:
+    def train(self, batches: Iterator[Any], rates: np.ndarray, *, stop: bool = False) -> np.ndarray:
         """Train on the next len(rates) global batches, `steps_per_call` at most, each at its learning rate.
 
-        Returns their losses, without the weight decay: float32 [steps].
+        Returns their losses, without the weight decay: float32 [steps]. `stop` becomes every process' `stopping`.
         """
         # Of one length always: another shape would be traced anew.
         padded = np.zeros(self._steps_per_call, np.float32)
         padded[: len(rates)] = rates
-        return self.call(batches, tf.constant(padded), tf.constant(len(rates))).numpy()
+        losses, stops = self.call(batches, tf.constant(padded), tf.constant(len(rates)), tf.constant(float(stop)))
+        self.stopping = bool(stops)
+        return losses.numpy()
 
     def weights(self) -> list[np.ndarray]:
         """The network's variables, or their averages where they are kept: what is to be published."""
@@ -80,35 +84,51 @@ class Trainer:
         # The mean over these images alone, every class weighted alike.
         return self.loss.cost(labels, logits, tf.ones(labels.shape[1])) * self._replicas, logits
 
+    def digest(self) -> str:
+        """The sha256 of all variables, by which replicas in several processes know that they are equal."""
+        found = hashlib.sha256()
+        for part in self.variables.values():
+            for variable in part:
+                found.update(variable.numpy().tobytes())
+        return found.hexdigest()
+
     def is_finite(self) -> bool:
         """Whether every variable is a finite number."""
         finite = [tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(variable)))
                   for part in self.variables.values() for variable in part if variable.dtype.is_floating]
         return bool(tf.reduce_all(finite))
 
-    def _call(self, batches: Any, rates: Any, steps: Any) -> Any:
+    def _call(self, batches: Any, rates: Any, steps: Any, stop: Any) -> tuple[Any, Any]:
         losses = tf.TensorArray(tf.float32, steps, element_shape=[])
+        stops = tf.constant(0.0)
         for index in tf.range(steps):
-            shares = self.strategy.run(self._replica_step, args=(*next(batches), rates[index]))
-            losses = losses.write(index, self.strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None))
-        return losses.stack()
+            sums = self.strategy.run(self._replica_step, args=(*next(batches), rates[index], stop))
+            loss, stops = tf.unstack(self.strategy.experimental_local_results(sums)[0])
+            losses = losses.write(index, loss)
+        return losses.stack(), stops
 
-    def _replica_step(self, images: Any, labels: Any, rate: Any) -> Any:
+    def _replica_step(self, images: Any, labels: Any, rate: Any, stop: Any) -> Any:
         weights = self.loss.weigh(labels)
         if self._parts == 1:
             loss, gradients = self._part(images, labels, weights)
         else:
             loss, gradients = self._accumulated(images, labels, weights)
+        sums = tf.stack([loss, stop])
         if self._replicas > 1:
-            gradients = _all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-            self._average_statistics()
+            gradients = self.exchange(gradients)
+            sums = self._average_statistics(sums)
         if self.scale:
             self.scale.apply(self.optimizer, gradients, rate)
         else:
             self.optimizer.apply(gradients, rate)
         if self.average:
             self.average.update()
-        return loss
+        return sums
+
+    def exchange(self, gradients: Sequence[Any]) -> list[Any]:
+        """The sums of gradients over the replicas, which travel as `train.exchange`."""
+        summed = all_reduce([tf.cast(gradient, self._exchanged) for gradient in gradients])
+        return [tf.cast(total, gradient.dtype) for total, gradient in zip(summed, gradients, strict=True)]
 
     def _accumulated(self, images: Any, labels: Any, weights: Any) -> tuple[Any, list[Any]]:
         """Loss and gradients of the replica's batch, from one part of it after the other."""
@@ -130,19 +150,15 @@ class Trainer:
             scaled = loss * self.scale.scale.value if self.scale else loss
         return loss, tape.gradient(scaled, [variable.value for variable in self.model.trainable_variables])
 
-    def _average_statistics(self) -> None:
-        """Make batch norm's statistics, of which each replica has its own, equal to their mean on all."""
+    def _average_statistics(self, sums: Any) -> Any:
+        """Make batch norm's statistics, of which each replica has its own, equal to their mean on all.
+
+        In the same message, `sums` [n] is summed over the replicas.
+        """
         statistics = self.model.non_trainable_variables
-        flat = tf.concat([tf.reshape(variable.value, [-1]) for variable in statistics], 0)
-        mean = _all_reduce(tf.distribute.ReduceOp.MEAN, [flat])[0]
-        for variable, part in zip(statistics, tf.split(mean, [int(np.prod(one.shape)) for one in statistics]),
-                                  strict=True):
-            variable.assign(tf.reshape(part, variable.shape))
-
-
-def sum_over_replicas(tensor: Any) -> Any:
-    return _all_reduce(tf.distribute.ReduceOp.SUM, [tensor])[0]
-
-
-def _all_reduce(operation: Any, tensors: Sequence[Any]) -> list[Any]:
-    return tf.distribute.get_replica_context().all_reduce(operation, list(tensors), options=PACKED)
+        parts = [sums, *(tf.reshape(variable.value, [-1]) for variable in statistics)]
+        [flat] = all_reduce([tf.concat(parts, 0)])
+        total, *means = tf.split(flat, [int(np.prod(part.shape)) for part in parts])
+        for variable, mean in zip(statistics, means, strict=True):
+            variable.assign(tf.reshape(mean / self._replicas, variable.shape))
+        return total

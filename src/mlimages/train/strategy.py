@@ -1,12 +1,31 @@
-"""The devices that train together."""
+"""The devices that train together, in one process or in several, and what they exchange."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
+
+
+def build_strategy(params: Train, machine: Machine) -> Any:
+    """The strategy that `train.strategy` names.
+
+    For `multi_worker` TF_CONFIG tells of all workers, and this waits for them. UserError where the devices are not
+    there, or are already in use in another way.
+    """
+    if params.strategy == "one_device":
+        return tf.distribute.OneDeviceStrategy("GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0")
+    if params.strategy == "mirrored":
+        return mirrored_strategy(machine)
+    if machine.collective == "nccl" and not tf.config.list_physical_devices("GPU"):
+        raise UserError("machine.collective is nccl, but there is no GPU here; set it to auto or ring")
+    kind = getattr(tf.distribute.experimental.CommunicationImplementation, machine.collective.upper())
+    # Many small messages are slower than few large ones.
+    options = tf.distribute.experimental.CommunicationOptions(implementation=kind,
+                                                              bytes_per_pack=machine.pack_mib * 2**20)
+    return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
 
 def mirrored_strategy(machine: Machine) -> Any:
@@ -38,11 +57,24 @@ def distribute(strategy: Any, pipeline: Callable[[Any], Any]) -> Iterator[Any]:
     return iter(strategy.distribute_datasets_from_function(pipeline, options))
 
 
-def replica_batch(params: Train, strategy: Any) -> int:
+def replica_batch(params: Train, replicas: int) -> int:
     """The images of the global batch that fall to one replica; UserError where they do not divide evenly."""
-    replicas = strategy.num_replicas_in_sync
     if params.batch % (replicas * params.accumulate):
         parts = f" in {params.accumulate} parts each" if params.accumulate > 1 else ""
         raise UserError(f"train.batch is {params.batch}, which {replicas} replicas cannot share evenly{parts}; "
                         f"expected a multiple of {replicas * params.accumulate}")
     return params.batch // replicas
+
+
+def all_reduce(tensors: Sequence[Any]) -> list[Any]:
+    """The sums of tensors over all replicas, by the strategy's own options; to be called by every replica."""
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(tensors))
+
+
+def sum_over_replicas(tensor: Any) -> Any:
+    return all_reduce([tensor])[0]
+
+
+def meet(strategy: Any) -> None:
+    """Return when every worker has come here, so that none ends while another still needs it."""
+    tf.function(lambda: strategy.run(lambda: sum_over_replicas(tf.constant(1.0))), autograph=False)()

@@ -1,5 +1,6 @@
 """A look at some validation images now and then, while the network is trained."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -36,12 +37,14 @@ class Validation:
                                      central_fraction=CENTRAL_FRACTION, readers=readers)
         self._batches = batches.unbatch().take(images).batch(BATCH)
 
-    def run(self, trainer: Trainer) -> Tried:
+    def run(self, trainer: Trainer, tell: Callable[..., None]) -> Tried:
+        """Try the network; `tell(validated=...)` counts the images for whoever waits."""
         losses, seen, first = 0.0, 0, None
         for images, labels, _ in self._batches:
             loss, logits = trainer.evaluate(images, labels)
             losses += float(loss) * len(images)
             seen += len(images)
+            tell(validated=seen)
             if first is None:
                 first = [tensor[:SHOWN].numpy() for tensor in (images, labels, logits)]
         if first is None:

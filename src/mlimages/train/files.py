@@ -1,0 +1,49 @@
+"""What trainings leave on the disk, and how much of it is whole, told without TensorFlow."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mlimages.errors import UserError
+from mlimages.publish import sha256
+
+CHECKPOINTS = "checkpoints"
+FACTS = "facts.json"
+METRICS = "metrics.json"  # written last: with it, all of the result is there
+
+
+def folders(checkpoints: Path) -> list[Path]:
+    """The checkpoints of a training, the oldest first."""
+    return sorted(checkpoints.glob("step-*"))
+
+
+def examine(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The facts of a checkpoint that is whole, else None and what is wrong."""
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        for name, digest in facts["files"].items():
+            if sha256(folder / name) != digest:
+                return None, f"{name} has another sha256 than when it was written"
+        facts["step"], facts["losses"], facts["score"], facts["network"]
+    except FileNotFoundError as error:
+        return None, f"{Path(str(error.filename)).name} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return None, f"{FACTS}: {error}"
+    return facts, ""
+
+
+def newest(checkpoints: Path) -> Path | None:
+    """The newest checkpoint that is whole: from which training would resume."""
+    return next((folder for folder in reversed(folders(checkpoints)) if examine(folder)[0] is not None), None)
+
+
+def checkpoint_files(prefix: str | Path) -> list[Path]:
+    """The files of a released checkpoint, PREFIX.index first; UserError where they are not there."""
+    prefix = Path(prefix)
+    index = prefix.with_name(f"{prefix.name}.index")
+    files = [index, *sorted(prefix.parent.glob(f"{prefix.name}.data-*"))]
+    if not index.is_file() or len(files) < 2:
+        others = [path.with_suffix("") for path in sorted(prefix.parent.glob("*.index"))]
+        raise UserError(f"{prefix} is no TensorFlow checkpoint: expected {index} and {prefix}.data-* beside it"
+                        + (f"; there is {', '.join(map(str, others[:5]))}" if others else ""))
+    return files

@@ -1,0 +1,101 @@
+"""One worker: agrees with the others, then trains with them.
+
+    python -m mlimages.train.launch.worker
+
+Its supervisor writes a line of JSON to its input: what to do, and, once all have told their addresses, another: where
+all are. When the input ends, so does the worker. What it tells its supervisor are lines of its output with MARK.
+"""
+
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from mlimages.errors import UserError
+from mlimages.params import Machine, Train
+from mlimages.train.launch.agreement import agree, facts
+from mlimages.train.launch.tf_config import NAME, Cluster, hold, host_port, read_environment
+from mlimages.train.role import Role
+
+MARK = "\x1emlimages "
+# How a worker ends: by a mistake of the user, because another worker is lost, because it was told to stop.
+REFUSED, LEFT_ALONE, STOPPED = 2, 3, 4
+
+
+def tell(**facts: Any) -> None:
+    """One line for the supervisor."""
+    if "entered" in facts:
+        faulthandler.cancel_dump_traceback_later()
+    print(f"\n{MARK}{json.dumps(facts)}", flush=True)
+
+
+def main() -> int:
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    task = json.loads(sys.stdin.readline())
+    params, machine = Train(**task["params"]), Machine(**task["machine"])
+    tfrecords, work = Path(task["tfrecords"]), Path(task["work"])
+    try:
+        cluster = _join(task["index"], task["host"], facts(params, tfrecords, work), machine)
+        os.environ[NAME] = cluster.as_json()
+        # While TensorFlow waits for another worker, nothing else in Python could end this one.
+        faulthandler.dump_traceback_later(machine.start_timeout, exit=True)
+        return _train(params, machine, tfrecords, work, Role(cluster.own, len(cluster.addresses), tell))
+    except UserError as error:
+        tell(error=str(error))
+        return REFUSED
+
+
+def _join(index: int, host: str | None, own: Any, machine: Machine) -> Cluster:
+    """Find the others, and agree with them."""
+    if host is None:
+        cluster = read_environment()
+        held = hold(host_port(cluster.addresses[cluster.own])[1], f"worker {cluster.own}")
+        _introduce(cluster.addresses[cluster.own])
+    else:
+        held = hold(0, f"worker {index}")
+        _introduce(f"{host}:{held.getsockname()[1]}")
+        cluster = Cluster(json.loads(sys.stdin.readline() or sys.exit(1)), index)
+    threading.Thread(target=_end_with_supervisor, daemon=True).start()
+    agree(cluster, own, held, machine.start_timeout)
+    return cluster
+
+
+def _introduce(address: str) -> None:
+    tell(address=address, step=os.environ.get("SLURM_STEP_ID"))
+    print(f"process {os.getpid()} of {socket.gethostname()} is at {address}", flush=True)
+
+
+def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, role: Role) -> int:
+    import tensorflow as tf
+
+    from mlimages.train.fit import fit
+    from mlimages.train.loop import Stopped
+
+    try:
+        fit(params, machine, tfrecords=tfrecords, work=work, role=role)
+    except Stopped as told:
+        tell(stopped=str(told))
+        return STOPPED
+    except tf.errors.OpError as error:
+        print(error, file=sys.stderr)
+        tell(lost=str(error.message).strip().splitlines()[0])
+        return LEFT_ALONE
+    return 0
+
+
+def _end_with_supervisor() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)  # TensorFlow would wait for others that are gone

@@ -1,0 +1,62 @@
+"""A Ray cluster of real nodes on this machine, one core each."""
+
+import dataclasses
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlimages.cluster import attached
+from mlimages.params import Machine, Params, load
+
+ROOT = Path(__file__).parents[2]
+SYSTEM = {"health_check_period_ms": 500}  # a dead node is known after five checks
+
+
+class Nodes:
+    """The cluster: `address` is the head's, which has one core; more nodes come and go."""
+
+    def __init__(self, cluster: Any) -> None:
+        self._cluster, self.address = cluster, cluster.address
+
+    def add(self) -> Any:
+        """Start a node with one core."""
+        return self._cluster.add_node(num_cpus=1)
+
+    def kill(self, node: Any) -> None:
+        """End all processes of a node without a word, first that which could tell of the others' end."""
+        node.kill_raylet()
+        self._cluster.remove_node(node, allow_graceful=False)
+
+
+@pytest.fixture(scope="session")
+def nodes() -> Iterator[Nodes]:
+    pytest.importorskip("ray", reason="needs Ray: pip install -r requirements-ray.txt")
+    temporary = Path(tempfile.mkdtemp(prefix="ray"))  # a short path: sockets lie there
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else it would be kept in the home folder
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False,
+                                                                "temp_dir": str(temporary),
+                                                                "_system_config": SYSTEM})
+        try:
+            with attached(dataclasses.replace(load(ROOT / "params.yaml").machine, ray_address=cluster.address)):
+                yield Nodes(cluster)
+        finally:
+            cluster.shutdown()
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture
+def on_ray(nodes: Nodes, params: Params, tmp_path: Path) -> Machine:
+    """Two workers of four threads on that cluster, to which this process is attached."""
+    return dataclasses.replace(params.machine, engine="ray", ray_address=nodes.address, workers=2, threads=4,
+                               scratch=str(tmp_path / "ray"))

@@ -1,0 +1,167 @@
+"""Before TensorFlow is loaded, workers find that TF_CONFIG is right, that all are there, and that all are the same."""
+
+import dataclasses
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.train.outcomes import as_json, free_addresses
+
+from mlimages.errors import UserError
+from mlimages.params import Machine, Train
+from mlimages.train.launch.agreement import Facts, agree, facts
+from mlimages.train.launch.tf_config import Cluster, hold, host_port, read_environment
+
+TWO = ["one.example:2222", "two.example:2222"]
+WORKER = {"type": "worker", "index": 1}
+
+# Trains as one of the workers of TF_CONFIG; says whether this process or, by what it printed, the worker took longer.
+WITH_TF_CONFIG = """
+import json, os, sys
+from mlimages.errors import UserError
+from mlimages.params import Machine, Train
+from mlimages.train import train
+
+os.environ["TF_CONFIG"] = sys.argv[1]
+params, machine, tfrecords, out = json.loads(sys.argv[2])
+try:
+    train(Train(**params), Machine(**machine), tfrecords=tfrecords, out=out)
+except UserError as error:
+    print(f"UserError: {error}")
+assert "tensorflow" not in sys.modules
+"""
+
+
+def config(workers: Any, task: Any = WORKER) -> str:
+    return json.dumps({"cluster": {"worker": workers}, "task": task})
+
+
+def test_a_right_tf_config_is_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster([*TWO, "[::1]:4000"], 1)
+    monkeypatch.setenv("TF_CONFIG", cluster.as_json())
+    assert read_environment() == cluster
+
+
+@pytest.mark.parametrize(("text", "problem"), [
+    ("", "TF_CONFIG is not set"),
+    ("{", "no JSON"),
+    ("[]", "lacks cluster or task"),
+    (json.dumps({"cluster": {"worker": TWO}}), "lacks cluster or task"),
+    (config([]), "expected a list of workers"),
+    (json.dumps({"cluster": {"worker": TWO, "ps": TWO}, "task": WORKER}), r"\['ps', 'worker'\]"),
+    (config(["one.example"]), "worker 0 is 'one.example', expected host:port"),
+    (config([TWO[0], "two.example:70000"]), "worker 1 is 'two.example:70000'"),
+    (config([TWO[0], TWO[0]]), "one.example:2222 is the address of more than one worker"),
+    (config(TWO, {"type": "worker", "index": 2}), "index of 0 to 1"),
+    (config(TWO, {"type": "worker", "index": "1"}), "index of 0 to 1"),
+    (config(TWO, {"type": "ps", "index": 0}), "expected type worker"),
+])
+def test_a_wrong_tf_config_is_refused_with_what_is_wrong(monkeypatch: pytest.MonkeyPatch, text: str,
+                                                         problem: str) -> None:
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UserError, match=problem):
+        read_environment()
+
+
+def test_a_port_in_use_is_named_with_its_worker() -> None:
+    with hold(0, "worker 0") as held, pytest.raises(UserError, match="port .*, of worker 1, cannot be had"):
+        hold(held.getsockname()[1], "worker 1")
+
+
+@pytest.fixture
+def own(small_train: Train, small_tfrecords: Path, tmp_path: Path) -> Facts:
+    return facts(small_train, small_tfrecords, tmp_path)
+
+
+def ask_all(told: list[Facts | None], seconds: float = 5.0) -> list[str]:
+    """What each worker ends with when all agree with each other, "" for nothing; None stands for one that is away."""
+    addresses = free_addresses(len(told))
+    ports = [host_port(address)[1] for address in addresses]
+    held = [hold(port, "a worker") if known else None for port, known in zip(ports, told, strict=True)]
+
+    def ask(index: int) -> str:
+        known, own = told[index], held[index]
+        if known is None or own is None:
+            return "away"
+        try:
+            agree(Cluster(addresses, index), known, own, seconds)
+        except UserError as error:
+            return str(error)
+        hold(ports[index], "TensorFlow").close()
+        return ""
+
+    with ThreadPoolExecutor(len(told)) as pool:
+        return list(pool.map(ask, range(len(told))))
+
+
+def test_equal_workers_go_on_and_their_ports_are_free_for_tensorflow(own: Facts) -> None:
+    assert ask_all([own, own, own]) == ["", "", ""]
+
+
+def test_a_worker_that_does_not_come_is_named_to_all_others(own: Facts) -> None:
+    said = ask_all([own, None, own], seconds=1.0)
+    assert said[0] == said[2] and said[1] == "away"
+    assert "worker 1 (127.0.0.1:" in said[0] and "machine.start_timeout, 1 s" in said[0]
+
+
+def test_a_chief_that_does_not_come_is_named(own: Facts) -> None:
+    assert "worker 0, the chief (127.0.0.1:" in ask_all([None, own], seconds=1.0)[1]
+
+
+def test_what_else_connects_to_the_chief_disturbs_nothing(own: Facts) -> None:
+    addresses = free_addresses(2)
+    held = [hold(host_port(address)[1], "a worker") for address in addresses]
+    with ThreadPoolExecutor(1) as pool:
+        chief = pool.submit(agree, Cluster(addresses, 0), own, held[0], 10.0)
+        for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b'{"index": 7}\n', b"\xff\n"):
+            with socket.create_connection(host_port(addresses[0])) as stranger:
+                stranger.sendall(nonsense)
+        agree(Cluster(addresses, 1), own, held[1], 10.0)
+        chief.result()
+
+
+def test_other_parameters_code_data_or_checkpoints_are_named_to_all(
+        own: Facts, small_train: Train, small_tfrecords: Path, tmp_path: Path) -> None:
+    other_records = tmp_path / "tfrecords"
+    shutil.copytree(small_tfrecords, other_records)
+    (other_records / "manifest.json").write_text("{}")
+    others = [
+        (facts(dataclasses.replace(small_train, seed=4), small_tfrecords, tmp_path),
+         "other parameters than the chief (train.seed: 4 against 3)"),
+        (facts(small_train, other_records, tmp_path), "other data than the chief (manifest.json: "),
+        ({**own, "code": {**own["code"], "train/step.py": "0"}}, "other code than the chief (train/step.py: 0 against"),
+        ({**own, "packages": {**own["packages"], "keras": "2.0"}}, "other packages than the chief (keras: 2.0 against"),
+    ]
+    for other, expected in others:
+        said = ask_all([own, other])
+        assert said[0] == said[1] and f"worker 1 has {expected}" in said[0]
+
+
+def test_a_worker_refuses_what_is_wrong_before_tensorflow_is_loaded(
+        small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
+        small_python: Callable[..., list[str]], tmp_path: Path) -> None:
+    params = dataclasses.replace(small_train, strategy="multi_worker")
+    machine = dataclasses.replace(small_machine(tmp_path / "scratch"), launcher="environment", start_timeout=8.0)
+    arguments = as_json(params, machine, small_tfrecords, tmp_path / "model")
+
+    def said(tf_config: str) -> str:
+        done = subprocess.run(small_python(WITH_TF_CONFIG, tf_config, arguments), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert not (tmp_path / "model").exists()
+        return done.stdout
+
+    chief = {"type": "worker", "index": 0}
+    taken, free = free_addresses(2)
+    assert "TF_CONFIG is wrong" in said(config([free, free], chief))
+    port = host_port(taken)[1]
+    with hold(port, "another program"):
+        assert f"UserError: port {port}, of worker 0, cannot be had" in said(config([taken, free], chief))
+    assert "UserError: worker 1 (127.0.0.1:1) did not come" in said(config([free, "127.0.0.1:1"], chief))
+    [log] = tmp_path.glob("scratch/train/*/workers/worker-0.log")
+    assert "tensorflow" not in log.read_text().lower()

@@ -1,0 +1,194 @@
+"""Workers on this machine train as one process would; whatever happens to one of them, all end or go on together."""
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from tests.train.outcomes import as_json, free_addresses, log, weights
+
+from mlimages.errors import UserError
+from mlimages.params import Machine, Train
+from mlimages.train import train
+from mlimages.train.files import folders
+from mlimages.train.launch.tf_config import Cluster
+
+pytestmark = pytest.mark.slow
+PATIENCE_SECONDS = 120.0
+LONG_STEPS = 120
+
+TRAINS = """
+import json, os, sys
+from mlimages.errors import UserError
+from mlimages.params import Machine, Train
+from mlimages.train import train
+
+params, machine, tfrecords, out = json.loads(sys.argv[1])
+try:
+    print("trained", train(Train(**params), Machine(**machine), tfrecords=tfrecords, out=out))
+except UserError as error:
+    print(f"UserError: {error}")
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster_train(small_train: Train) -> Train:
+    """10 steps of 12 images, which two and three workers share alike."""
+    return dataclasses.replace(small_train, strategy="multi_worker", batch=12, batch_norm="synchronized")
+
+
+@pytest.fixture(scope="module")
+def long_train(cluster_train: Train) -> Train:
+    """Long enough for a test to look at, and to strike."""
+    return dataclasses.replace(cluster_train, epochs=None, steps=LONG_STEPS, checkpoint_steps=5, learning_rate=0.01,
+                               validation_images=0)
+
+
+@pytest.fixture(scope="module")
+def cluster_machine(small_machine: Callable[..., Machine]) -> Callable[..., Machine]:
+    def build(scratch: Path, **changes: Any) -> Machine:
+        return dataclasses.replace(small_machine(scratch), **{"start_timeout": 100.0, **changes})
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def alone(small_tfrecords: Path, cluster_train: Train, small_machine: Callable[..., Machine],
+          tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same training by one process."""
+    root = tmp_path_factory.mktemp("alone")
+    return train(dataclasses.replace(cluster_train, strategy="one_device"), small_machine(root / "scratch"),
+                 tfrecords=small_tfrecords, out=root / "model")
+
+
+def assert_close(one: Path, other: Path) -> None:
+    for first, second in zip(weights(one), weights(other), strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-2, atol=1e-2 * np.abs(second).max())
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_take_the_steps_of_one_process(
+        alone: Path, small_tfrecords: Path, cluster_train: Train, cluster_machine: Callable[..., Machine],
+        tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int) -> None:
+    out = train(cluster_train, cluster_machine(tmp_path / "scratch", train_workers=workers), tfrecords=small_tfrecords,
+                out=tmp_path / "model")
+    assert_close(out, alone)
+    losses, expected = ([float(row["loss"]) for row in log(folder)] for folder in (out, alone))
+    np.testing.assert_allclose(losses, expected, rtol=1e-2)
+    assert json.loads((out / "metrics.json").read_text())["replicas"] == workers
+    said, share = capfd.readouterr().out, 12 // workers
+    for index in range(workers):
+        assert f"worker {index} of {workers}: images {index * share} to {index * share + share - 1} of the 12" in said
+        [text] = [path.read_text() for path in tmp_path.glob(f"scratch/train/*/workers/worker-{index}.log")]
+        assert all(line.startswith(f"[worker {index}] ") for line in text.splitlines())
+    assert "begin again" not in said
+
+
+class Running:
+    """A training of two workers in a process of its own, at which a test may strike."""
+
+    def __init__(self, command: list[str], scratch: Path) -> None:
+        self._scratch = scratch
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def pids(self, index: int) -> list[int]:
+        """The processes that were worker `index`, the present one last."""
+        text = "".join(path.read_text() for path in self._scratch.glob(f"train/*/workers/worker-{index}.log"))
+        return [int(pid) for pid in re.findall(r"process (\d+) of ", text)]
+
+    def step(self) -> int:
+        rows = [list(csv.DictReader(path.open())) for path in self._scratch.glob("train/*/training.csv")]
+        return int(rows[0][-1]["step"]) if rows and rows[0] else 0
+
+    def wait(self, start: int, step: int) -> None:
+        """Return when the workers are in their start of this number, and have come to a step."""
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while len(self.pids(0)) < start or len(self.pids(1)) < start or self.step() < step:
+            assert time.monotonic() < ends and self.process.poll() is None, self.finish()
+            time.sleep(0.02)
+
+    def strike(self, index: int, number: signal.Signals) -> None:
+        os.kill(self.pids(index)[-1], number)
+
+    def finish(self) -> str:
+        said = self.process.communicate(timeout=PATIENCE_SECONDS)[0]
+        assert not any(psutil.pid_exists(pid) for index in range(2) for pid in self.pids(index))
+        return said
+
+
+def test_whatever_happens_to_a_worker_all_begin_again_and_end_with_the_weights_of_a_straight_training(
+        small_tfrecords: Path, long_train: Train, cluster_machine: Callable[..., Machine],
+        small_python: Callable[..., list[str]], tmp_path: Path) -> None:
+    straight = train(long_train, cluster_machine(tmp_path / "a"), tfrecords=small_tfrecords, out=tmp_path / "model_a")
+    machine, out = cluster_machine(tmp_path / "b", max_restarts=4), tmp_path / "model_b"
+    command = small_python(TRAINS, as_json(long_train, machine, small_tfrecords, out))
+    running = Running(command, tmp_path / "b")
+    step = 10
+    for start, (index, number) in enumerate([(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP),
+                                             (1, signal.SIGTERM)], start=1):
+        running.wait(start, step)
+        running.strike(index, number)
+        step = running.step() + 5
+    running.wait(5, step)
+    running.process.send_signal(signal.SIGTERM)
+    said = running.finish()
+    for expected in (r"worker 1 \(127.0.0.1:\d+\) was killed by SIGKILL in step \d+; training resumes from .*step-0",
+                     r"worker 0, the chief \(127.0.0.1:\d+\) was killed by SIGKILL in step \d+; training resumes from",
+                     r"worker 1 \(127.0.0.1:\d+\) was stopped or hung in step \d+",
+                     r"worker 1 .* was told to end: SIGTERM stopped the training after step \d+",
+                     r"restart 4 of 4", r"the end of .*worker-1.log\n\[worker 1\] ",
+                     r"UserError: SIGTERM stopped the training after step \d+ of 120; .*run the same command"):
+        assert re.search(expected, said), (expected, said[-6000:])
+    ended = Running(command, tmp_path / "b").finish()
+    assert f"trained {out}" in ended, ended
+    assert log(out)[-1]["step"] == str(LONG_STEPS)
+    assert_close(out, straight)
+
+
+def test_a_worker_that_dies_at_every_start_ends_the_training_after_so_many_restarts(
+        small_tfrecords: Path, cluster_train: Train, cluster_machine: Callable[..., Machine], tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "nonsense")
+    with pytest.raises(UserError, match="exit code 1 before its first step; there is no checkpoint.*After 1 restarts"):
+        train(cluster_train, cluster_machine(tmp_path / "scratch", max_restarts=1), tfrecords=small_tfrecords,
+              out=tmp_path / "model")
+    assert "restart 1 of 1" in (said := capfd.readouterr().out) and "nonsense" in said, "the log's end tells why"
+
+
+def test_a_loss_that_is_not_finite_stops_all_workers_without_a_restart(
+        small_tfrecords: Path, cluster_train: Train, cluster_machine: Callable[..., Machine], tmp_path: Path,
+        capfd: pytest.CaptureFixture[str]) -> None:
+    params = dataclasses.replace(cluster_train, learning_rate=100.0, weight_decay=1.0, warmup=0.0, epochs=20.0,
+                                 checkpoint_steps=1)
+    with pytest.raises(UserError, match="the .* at step .*, with the learning rate .*last good checkpoint is kept"):
+        train(params, cluster_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
+    assert "begin again" not in capfd.readouterr().out
+    [work] = tmp_path.glob("scratch/train/*")
+    assert folders(work / "checkpoints")
+
+
+def test_where_tf_config_tells_of_the_workers_only_the_chief_publishes(
+        alone: Path, small_tfrecords: Path, cluster_train: Train, cluster_machine: Callable[..., Machine],
+        small_python: Callable[..., list[str]], tmp_path: Path) -> None:
+    machine = cluster_machine(tmp_path / "scratch", launcher="environment")
+    addresses = free_addresses(2)
+    commands = [small_python(TRAINS, as_json(cluster_train, machine, small_tfrecords, tmp_path / f"model_{index}"))
+                for index in range(2)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                             env={**os.environ, "TF_CONFIG": Cluster(addresses, index).as_json()})
+            for index, command in enumerate(commands)]
+    said = [one.communicate(timeout=PATIENCE_SECONDS)[0] for one in both]
+    assert f"trained {tmp_path / 'model_0'}" in said[0], said[0]
+    assert f"trained {tmp_path / 'scratch'}" in said[1], said[1]
+    assert not (tmp_path / "model_1").exists()
+    assert_close(tmp_path / "model_0", alone)
