@@ -187,8 +187,8 @@ class Train:
 
 @dataclass(frozen=True, config=STRICT)
 class Evaluate:
-    """`predictions_kept` classes of each image are published, the likeliest. `frequency_groups` are the training records
-    at which another group of classes begins.
+    """`frequency_groups` are the training records at which another group of classes begins; `predictions_kept` classes
+    of each image are published, the likeliest.
     """
 
     batch: Annotated[int, Field(ge=1, le=100_000)]

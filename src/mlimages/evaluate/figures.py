@@ -14,10 +14,10 @@ CALIBRATION_BINS = 15
 
 
 class Group(NamedTuple):
-    """Means over those classes of a group that have a true image; `images` counts their true labels."""
+    """Means over those classes of a group that have a true image, and how many true labels they have together."""
 
     classes: int
-    images: int
+    true_labels: int
     base_rate: float
     average_precision: float
     precision: float

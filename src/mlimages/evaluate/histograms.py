@@ -53,7 +53,7 @@ class ScoreHistograms:
         self._exponents = np.full(classes, FINEST)
         self._firsts = np.zeros(classes, np.int64)
         self._low, self._high = np.full(classes, np.inf), np.full(classes, -np.inf)
-        self._pool = np.zeros(_pool_bins(log_odds(np.float32(1))) + 1, np.int64)
+        self._pool = np.zeros(HIGHEST - LOWEST + 1, np.int64)
         self._best = np.full((classes, BEST), UNKNOWN)
         self._waiting = np.empty((ROWS, classes), np.float32)
         self._rows = 0
@@ -81,7 +81,7 @@ class ScoreHistograms:
             yield self._ranks(index, some)
 
     def pooled(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of all classes together: the log-odds in the middle of bins, ascending; the scores and true labels in each."""
+        """Of all classes together: the log-odds amid bins, ascending, and the scores and true labels in each bin."""
         self._count()
         true = np.zeros_like(self._pool)
         for _, scores in self._true:
@@ -163,7 +163,7 @@ def log_odds(probabilities: np.ndarray) -> np.ndarray:
     return np.log(bounded) - np.log1p(-bounded)
 
 
-LOWEST = int(log_odds(np.float32(0)) // POOL_WIDTH)
+LOWEST, HIGHEST = np.floor(log_odds(np.array([0, 1])) / POOL_WIDTH).astype(int)
 
 
 def _pool_bins(odds: np.ndarray) -> np.ndarray:

@@ -46,7 +46,8 @@ class Measurement:
         for k, decisions in self._at_k.items():
             image, place = np.nonzero(np.take_along_axis(scores, order[:, :k], axis=1) >= 0)
             decisions.update(image, order[image, place], truths)
-        self._at_threshold.update(*np.nonzero(scores >= self._score_threshold), truths)
+        image, of_class = np.nonzero(scores >= self._score_threshold)
+        self._at_threshold.update(image, of_class, truths)
         self._most_true = max(self._most_true, int(truths.sum(axis=1).max(initial=0)))
         for k in TOP:
             self._top[k] += int(np.take_along_axis(truths, order[:, :k], axis=1).any(axis=1).sum())

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 

@@ -78,8 +78,9 @@ class Rows:
 @contextmanager
 def writing_predictions(folder: Path, key_bytes: int, kept: int) -> Iterator[PredictionWriter]:
     """Write both files into a folder; they get their names when the block ends without an exception."""
-    kinds = {PREDICTIONS: [("key", f"S{key_bytes}"), ("class", "<i4", (kept,)), ("score", "<f4", (kept,))],
-             LABELS: [("image", "<u4"), ("class", "<i4"), ("confidence", "<f4")]}
+    kinds: dict[str, list[tuple[Any, ...]]] = {
+        PREDICTIONS: [("key", f"S{key_bytes}"), ("class", "<i4", (kept,)), ("score", "<f4", (kept,))],
+        LABELS: [("image", "<u4"), ("class", "<i4"), ("confidence", "<f4")]}
     with ExitStack() as stack:
         rows = [Rows(stack.enter_context(atomic(folder / name)), kind) for name, kind in kinds.items()]
         yield PredictionWriter(*rows)

@@ -17,7 +17,7 @@ CURVE = "precision_recall.csv"
 CLASS_CURVES = "class_curves.csv"
 CALIBRATION = "calibration.csv"
 
-GROUP_COLUMNS = ("classes", "images", "base_rate", "average_precision", "precision", "recall", "f1")
+GROUP_COLUMNS = ("classes", "true_labels", "base_rate", "average_precision", "precision", "recall", "f1")
 CURVE_POINTS = 200
 CURVE_CLASSES = 5
 LOG_ODDS_EDGES = np.arange(-16, 17)
@@ -66,7 +66,7 @@ def _write_calibration(figures: Figures, path: Path) -> None:
     scales = {"probability": figures.reliability(),
               "log_odds": figures.reliability(1 / (1 + np.exp(-LOG_ODDS_EDGES)))}
     write_csv(path, ("scale", "low", "high", "decisions", "probability", "true_share"),
-              ((name, *_digits((low, high)), int(decisions), *_digits((probability, share)))
+              ((name, f"{low:.9g}", f"{high:.9g}", int(decisions), *_digits((probability, share)))
                for name, found in scales.items()
                for low, high, decisions, probability, share in zip(*found, strict=True)))
 
