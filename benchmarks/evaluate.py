@@ -46,7 +46,8 @@ class Scores:
         self._rng = np.random.default_rng(0)
         rank = np.arange(1, classes + 1)
         self._share = np.maximum(0.9 / rank**0.9, 1 / images).astype(np.float32)
-        self._spread, shift = (self._rng.uniform(*ends, classes).astype(np.float32) for ends in ((0.2, 2.5), (0, 4)))
+        self._spread, shift = (self._rng.uniform(low, high, classes).astype(np.float32)
+                               for low, high in ((0.2, 2.5), (0.0, 4.0)))
         self._shift = shift * self._spread
         self._centre = np.log(self._share / (1.001 - self._share)) - self._rng.uniform(0, 3, classes)
         self._heavy = rank % 2 == 0
@@ -76,7 +77,7 @@ def run(images: int, classes: int, aside: int) -> None:
     scores, before = Scores(classes, images), peak()
     kept = np.linspace(0, classes - 1, min(aside, classes)).astype(int)
     columns = np.empty((len(kept), images), np.float32), np.empty((len(kept), images), bool)
-    measured = Measurement(classes, parents=(np.arange(classes) - 1) // 8)
+    measured = Measurement(classes, parents=[(index - 1) // 8 for index in range(classes)])
     with TemporaryDirectory() as folder, writing_predictions(Path(folder), 16, min(KEPT, classes)) as writer:
         for begin in range(0, images, BATCH):
             started = time.perf_counter()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -43,7 +44,7 @@ def measure(model: str | Path | keras.Model, dataset: Iterable[Any], *, activati
     measurement = None
     batches = tqdm(probabilities(network, activation or found, dataset), "measure", _batches(dataset), unit=" batches",
                    disable=None)
-    for scores, confidences, *_ in batches:
+    for scores, confidences in batches:
         if measurement is None:
             measurement = Measurement(scores.shape[-1], at_k=at_k, threshold=threshold,
                                       score_threshold=score_threshold, parents=parents)
@@ -53,15 +54,16 @@ def measure(model: str | Path | keras.Model, dataset: Iterable[Any], *, activati
     return measurement.figures()
 
 
-def probabilities(network: Network, activation: Activation, batches: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
-    """Of each batch (images, ...) the probabilities, float32 [images, classes], then what stood beside the images."""
+def probabilities(network: Network, activation: Activation,
+                  batches: Iterable[Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each batch (images, labels, ...) the probabilities, float32 [images, classes], and the labels."""
     function = tf.function(lambda images: ACTIVATIONS[activation](tf.cast(network(images), tf.float32)),
                            reduce_retracing=True)
     for batch in batches:
         if not isinstance(batch, tuple | list) or len(batch) < 2:
             raise UserError(f"the data set gives {type(batch).__name__}, expected batches (images, confidences)")
-        images, *beside = batch
-        yield function(images).numpy(), *(keras.ops.convert_to_numpy(one) for one in beside)
+        images, labels, *_ = batch
+        yield function(images).numpy(), tf.convert_to_tensor(labels).numpy()
 
 
 def load_network(model: str | Path | keras.Model) -> tuple[Network, Activation]:
@@ -93,14 +95,13 @@ def _load_saved_model(path: Path) -> Network:
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise UserError(f"{path} is no SavedModel that can be loaded ({error}); {redo('train')}") from None
     if hasattr(loaded, "serve"):  # as Keras exports it
-        return loaded.serve
+        return lambda images: loaded.serve(images)  # which keeps the variables that it needs
     if "serving_default" not in loaded.signatures:
         raise UserError(f"{path} has neither the endpoint `serve` nor the signature `serving_default`, only "
                         f"{list(loaded.signatures)}")
     signature = loaded.signatures["serving_default"]
-    [name] = signature.structured_input_signature[1]
-    [output] = signature.structured_outputs
-    return lambda images: signature(**{name: images})[output]
+    [given], [output] = signature.structured_input_signature[1], signature.structured_outputs
+    return lambda images: loaded.signatures["serving_default"](**{given: images})[output]
 
 
 def _published_activation(folder: Path) -> Activation | None:

@@ -67,7 +67,7 @@ def _measure(params: Evaluate, measured: Measurement, scored: Iterable[Any], key
     """Measure all batches and write down their best classes; returns how many labels they have."""
     kept = min(params.predictions_kept, measured.classes)
     with writing_predictions(out, keys.itemsize, kept) as writer:
-        for scores, confidences, _ in scored:
+        for scores, confidences in scored:
             some = keys[measured.images: measured.images + len(scores)]
             measured.update(scores, confidences)
             writer.add(some, best(scores, kept), scores, confidences)
