@@ -61,7 +61,7 @@ class Scores:
         truths = self._rng.random(draw.shape, np.float32) < self._share
         truths[0] |= self._first  # so that every class has an image
         self._first = False
-        odds = (self._centre + draw * self._spread + truths * self._shift).astype(np.float32)
+        odds = np.clip(self._centre + draw * self._spread + truths * self._shift, -80, 80).astype(np.float32)
         return 1 / (1 + np.exp(-odds)), truths.astype(np.float32)
 
 

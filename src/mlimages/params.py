@@ -187,22 +187,14 @@ class Train:
 
 @dataclass(frozen=True, config=STRICT)
 class Evaluate:
-    """`frequency_groups` are the training records at which another group of classes begins; `predictions_kept` classes
-    of each image are published, the likeliest.
-    """
-
     batch: Annotated[int, Field(ge=1, le=100_000)]
     preprocessing: Literal["central", "shorter_side"]
     central_fraction: PositiveFraction
     at_k: Annotated[list[Annotated[int, Field(ge=1, le=1000)]], Field(min_length=1)]
     threshold: PositiveFraction
     score_threshold: PositiveFraction
-    frequency_groups: Annotated[list[Annotated[int, Field(ge=1, le=1_000_000_000)]], Field(min_length=1)]
-    predictions_kept: Annotated[int, Field(ge=1, le=100_000)]
-
-    def __post_init__(self) -> None:
-        if self.frequency_groups != sorted(set(self.frequency_groups)):
-            raise ValueError(f"frequency_groups is {self.frequency_groups}, expected each greater than the one before")
+    frequency_groups: Annotated[list[Count], Field(min_length=1)]
+    predictions_kept: Count
 
 
 @dataclass(frozen=True, config=STRICT)

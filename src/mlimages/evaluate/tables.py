@@ -30,8 +30,8 @@ def write_tables(figures: Figures, tree: ClassTree, train_records: np.ndarray, f
     _write_classes(figures, tree, train_records, out / PER_CLASS)
     depths = figures.groups(np.array(tree.depths))
     write_csv(out / BY_DEPTH, ("depth", *GROUP_COLUMNS), ((depth, *_digits(row)) for depth, row in depths.items()))
-    groups = figures.groups(np.digitize(train_records, frequency_groups))
-    names = group_names(frequency_groups)
+    edges = sorted(set(frequency_groups))
+    groups, names = figures.groups(np.digitize(train_records, edges)), group_names(edges)
     write_csv(out / BY_FREQUENCY, ("train_records", *GROUP_COLUMNS),
               ((names[group], *_digits(row)) for group, row in groups.items()))
     write_csv(out / CURVE, ("recall", "precision"), _curve(figures))
