@@ -66,7 +66,7 @@ def _write_calibration(figures: Figures, path: Path) -> None:
     scales = {"probability": figures.reliability(),
               "log_odds": figures.reliability(1 / (1 + np.exp(-LOG_ODDS_EDGES)))}
     write_csv(path, ("scale", "low", "high", "decisions", "probability", "true_share"),
-              ((name, f"{low:.9g}", f"{high:.9g}", int(decisions), *_digits((probability, share)))
+              ((name, f"{low:.9g}", f"{high:.9g}", int(decisions), f"{probability:.9g}", f"{share:.9g}")
                for name, found in scales.items()
                for low, high, decisions, probability, share in zip(*found, strict=True)))
 

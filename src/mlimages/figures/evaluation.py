@@ -6,12 +6,14 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from mlimages.evaluate.tables import BY_DEPTH, BY_FREQUENCY, CALIBRATION, CLASS_CURVES, CURVE, METRICS, PER_CLASS
 from mlimages.figures.canvas import MUTED, TRAIN, VALIDATION, axes, label, markdown_table, table
 
 ENDS = (1e-7, 1 - 1e-7)  # of the probabilities that are drawn
 MOST_NAMES = 80  # classes that have room for a bar and a name each
+MOST_GROUPS = 6  # that have room for their names side by side
 
 
 def metrics_table(evaluation: str | Path) -> str:
@@ -62,13 +64,11 @@ def precision_by_frequency(evaluation: str | Path) -> None:
     """Are rare classes worse? Average precision against the number of training records."""
     rows = [row for row in _measured(evaluation) if int(row["train_records"])]
     ax = axes("Average precision and frequency", "training records of the class", "average precision")
-    for depth in sorted({int(row["depth"]) for row in rows}):
-        chosen = [row for row in rows if int(row["depth"]) == depth]
-        ax.scatter([int(row["train_records"]) for row in chosen], [float(row["average_precision"]) for row in chosen],
-                   s=16, label=f"depth {depth}")
+    drawn = ax.scatter([int(row["train_records"]) for row in rows], [float(row["average_precision"]) for row in rows],
+                       s=16 if len(rows) <= MOST_NAMES else 3, c=[int(row["depth"]) for row in rows])
+    plt.colorbar(drawn, ax=ax, label="depth in the class tree", ticks=MaxNLocator(integer=True))
     ax.set_xscale("log")
     ax.set_ylim(0, 1.03)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     plt.show()
 
 
@@ -80,11 +80,13 @@ def precision_by_group(evaluation: str | Path) -> None:
         rows = table(Path(evaluation) / name)
         places = range(len(rows))
         drawn = ax.bar(places, [float(row["average_precision"]) for row in rows], color=TRAIN, label="network")
-        ax.bar_label(drawn, [f"{int(row['classes']):,} classes" for row in rows], fontsize=8)
-        ax.plot(places, [float(row["base_rate"]) for row in rows], "_k", ms=24, mew=2, label="base rate")
+        ax.bar_label(drawn, [f"{int(row['classes']):,} classes" for row in rows], fontsize=8, padding=2,
+                     rotation=0 if len(rows) <= MOST_GROUPS else 90)
+        ax.plot(places, [float(row["base_rate"]) for row in rows], "_k", ms=min(24, 120 / len(rows)), mew=2,
+                label="base rate")
         ax.set_xticks(places, [next(iter(row.values())) for row in rows])
         label(ax, title, x, "mean average precision")
-        ax.set_ylim(0, 1.1)
+        ax.set_ylim(0, 1.25)
     both[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     plt.show()
 
@@ -114,7 +116,7 @@ def calibration(evaluation: str | Path) -> None:
     error = _metrics(evaluation)["expected_calibration_error"]
     _, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
     for ax, scale, title in ((left, "probability", f"Reliability; expected calibration error {error:.4f}"),
-                             (right, "log_odds", "The same, the ends spread out; bins with true and absent labels")):
+                             (right, "log_odds", "The same, with the ends spread out")):
         chosen = [row for row in rows if row["scale"] == scale]
         if scale == "log_odds":  # which has no place for 0 and 1
             chosen = [row for row in chosen if 0 < float(row["true_share"]) < 1]
