@@ -18,6 +18,7 @@ from mlimages.errors import UserError
 from mlimages.evaluate import evaluate, measure
 from mlimages.evaluate.network import load_keras
 from mlimages.evaluate.predictions import read_predictions
+from mlimages.figures.explore import prediction_browser
 from mlimages.publish import MANIFEST, publish, read_manifest, verify
 from mlimages.train.inputs import Records, evaluation_batches
 
@@ -201,3 +202,11 @@ def test_a_model_changed_since_is_refused_before_it_is_loaded(small_stages: Any,
 def test_a_missing_network_names_the_stage_to_run(small_stages: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `dvc repro train`"):
         run(small_stages, tmp_path, model=tmp_path / "no-model")
+
+
+def test_the_browser_shows_any_validation_image(evaluation: Path, small_stages: Any) -> None:
+    browser = prediction_browser(evaluation, small_stages.tfrecords, small_stages.lists)
+    slider, shown = browser.children
+    assert slider.max == len(validation_records(small_stages)) - 1
+    slider.value = slider.max
+    assert not any("Error" in str(output) for output in shown.outputs)
