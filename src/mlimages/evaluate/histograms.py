@@ -103,7 +103,7 @@ class ScoreHistograms:
         least = true / (within - (true_within - true))
         most = true / (above + true - true_above)
         precision = np.clip(true_within / within, least, most)
-        exact = (scores > best[0]) | (self.known[index] <= BEST)
+        exact = scores > best[0]
         of_best = true / np.maximum(BEST - np.searchsorted(best, scores), 1)
         precision, least, most = (np.where(exact, of_best, one) for one in (precision, least, most))
         average = precision.mean()

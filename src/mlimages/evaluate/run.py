@@ -52,7 +52,7 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
             records, batch=params.batch, pixels=trained["pixels"], preprocessing=params.preprocessing,
             central_fraction=params.central_fraction, readers=machine.workers))
         keys = np.concatenate([read_index(shard)["key"] for shard in shard_paths(tfrecords, manifest, "val")])
-        scored = probabilities(load_network(model)[0], trained["activation"], batches)
+        scored = probabilities(*load_network(model), batches)
         with progress("evaluate", total=len(records), unit=" images", machine=machine) as bar:
             labels = _measure(params, measured, scored, keys, work / "out", bar)
         write_tables(measured.figures(), tree, records_by_class(tfrecords, "train"), params.frequency_groups,
