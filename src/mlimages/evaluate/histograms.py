@@ -1,11 +1,11 @@
-"""Where the score of a true label ranks among all scores of its class, in memory that does not grow with the images.
+"""Where the score of a true label ranks among all scores of its class, which are counted and not kept.
 
 Of each class are kept
 - how many scores fell into each bin of log(p / (1 - p)), where tiny probabilities lie as far apart as large ones. The
   bins are 2^k wide and begin at multiples of it, with the smallest k at which they cover the scores seen so far. When
   those spread, neighbouring bins become one: the counts stay exact, and are the same in whatever order images come;
 - its BEST greatest scores as they are, which a class with few true labels depends on;
-- the score of each true label, 8 bytes for each of them.
+- the score of each true label: 8 bytes for each, all by which memory grows with the images.
 
 Precision is exact where a true label is among the BEST greatest scores. Below, scores in one bin count as equal, as
 equal ones do in scikit-learn's average_precision_score: where b of the r scores down to the end of the bin lie in it,

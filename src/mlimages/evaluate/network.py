@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"sigmoid": tf.sigmoid, "softmax"
 def measure(model: str | Path | keras.Model, dataset: Iterable[Any], *, activation: Activation | None = None,
             at_k: Sequence[int] = (1, 5), threshold: float = 0.5, score_threshold: float = 0.5,
             parents: Sequence[int] | None = None) -> Figures:
-    """The figures of a network on a data set, in memory that does not grow with the number of images.
+    """The figures of a network on a data set; the memory grows with it by no more than 8 bytes for each true label.
 
     `model` is a keras.Model, a .keras file, the folder of a SavedModel, or data/model. `dataset`, such as a
     tf.data.Dataset, gives batches (images as the network takes them, confidences float [images, classes], and whatever

@@ -33,7 +33,7 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
              out: str | Path = "data/evaluation") -> Path:
     """Publish metrics.json, tables by class, depth and frequency, curves, and each image's best classes in `out`.
 
-    Memory does not grow with the images. Raises UserError for missing or damaged inputs, for a network of other classes
+    Scores are counted, not kept. Raises UserError for missing or damaged inputs, for a network of other classes
     than the records, and for one that gives no numbers.
     """
     trained, manifest = verify(model, "train"), verify(tfrecords, "convert")
