@@ -88,7 +88,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_notebooks_cell_is_checked_like_the_file() -> None:
     values = {"batch": 64, "preprocessing": "central", "central_fraction": 0.8, "at_k": [1], "threshold": 0.5,
-              "unrelated": object()}
+              "score_threshold": 0.5, "frequency_groups": [100], "predictions_kept": 5, "unrelated": object()}
     assert section("evaluate", values).batch == 64
     with pytest.raises(UserError, match=r"parameters cell: `evaluate\.batch` is 0"):
         section("evaluate", {**values, "batch": 0})

@@ -131,9 +131,9 @@ def test_nbval_runs_every_notebook(finished: Path, tmp_path: Path) -> None:
 
 
 def test_an_experiment_in_a_copy_runs_the_copys_code_and_parameters(finished: Path) -> None:
-    path = finished / "src/mlimages/evaluate/metrics.py"
+    path = finished / "src/mlimages/evaluate/figures.py"
     before = path.read_text()
-    path.write_text(before.replace('"images": len(scores), "classes"', '"images": len(scores), "marked": 1, "classes"'))
+    path.write_text(before.replace('"images": self.images,', '"images": self.images, "marked": 1,'))
     run(finished, "git", "add", "dvc.lock", "data")
     run(finished, "git", "commit", "-qam", "mark the metrics")
     run(finished, "dvc", "exp", "run", "--temp", "-n", "changed", "-S", "train.learning_rate=0.01",

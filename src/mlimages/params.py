@@ -198,6 +198,9 @@ class Evaluate:
     central_fraction: PositiveFraction
     at_k: Annotated[list[Annotated[int, Field(ge=1, le=1000)]], Field(min_length=1)]
     threshold: PositiveFraction
+    score_threshold: PositiveFraction
+    frequency_groups: Annotated[list[Count], Field(min_length=1)]
+    predictions_kept: Count
 
 
 @dataclass(frozen=True, config=STRICT)

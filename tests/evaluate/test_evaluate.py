@@ -15,11 +15,17 @@ from sklearn.metrics import average_precision_score
 from mlimages.convert.records import parse_sparse
 from mlimages.demo import world
 from mlimages.errors import UserError
-from mlimages.evaluate import evaluate
-from mlimages.evaluate.predictions import load_model, read_predictions
+from mlimages.evaluate import evaluate, measure
+from mlimages.evaluate.network import load_keras
+from mlimages.evaluate.predictions import read_predictions
+from mlimages.figures.explore import prediction_browser
 from mlimages.publish import MANIFEST, publish, read_manifest, verify
+from mlimages.train.inputs import Records, evaluation_batches
 
-AT_K = {"precision", "recall", "f1", "instance_precision", "instance_recall", "instance_f1"}
+METRICS = {"images", "classes", "mean_average_precision_macro", "mean_average_precision_macro_error",
+           "mean_average_precision_weighted", "mean_average_precision_micro", "base_rate", "base_rate_weighted",
+           "base_rate_micro", "times_base_rate", "expected_calibration_error", "at_1", "at_5", "at_threshold"}
+DECISIONS = {f"{mean}_{figure}" for mean in ("micro", "macro", "instance") for figure in ("precision", "recall", "f1")}
 
 
 @pytest.fixture(scope="module")
@@ -38,54 +44,136 @@ def validation_records(stages: Any) -> list[dict[str, Any]]:
     return [parse_sparse(one) for one in tf.data.TFRecordDataset(paths)]
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def all_scores(predictions: Any) -> np.ndarray:
+    """float32 [images, classes], of predictions that keep all classes."""
+    scores = np.empty(predictions.best["class"].shape, np.float32)
+    np.put_along_axis(scores, predictions.best["class"], predictions.best["score"], axis=1)
+    return scores
+
+
+def all_truths(stages: Any) -> np.ndarray:
+    truths = np.zeros((len(validation_records(stages)), len(world.CLASSES)), bool)
+    for row, record in zip(truths, validation_records(stages), strict=True):
+        row[record["index"].numpy()[record["confidence"].numpy() >= 0.5]] = True
+    return truths
+
+
 def test_metrics_json_has_what_is_promised(evaluation: Path) -> None:
     metrics = json.loads((evaluation / "metrics.json").read_text())
-    assert set(metrics) == {"images", "classes", "mean_average_precision_macro", "mean_average_precision_micro",
-                            "base_rate", "base_rate_micro", "at_1", "at_5", "threshold"}
-    assert set(metrics["at_1"]) == set(metrics["at_5"]) == AT_K
-    assert metrics["threshold"] == 0.5
-    figures = [metrics["mean_average_precision_macro"], metrics["base_rate"], *metrics["at_5"].values()]
-    assert all(0 <= figure <= 1 for figure in figures)
+    assert set(metrics) == METRICS
+    for cutoff in ("at_1", "at_5", "at_threshold"):
+        assert set(metrics[cutoff]) == {*DECISIONS, "without_parent"}
+        assert all(0 <= figure <= 1 for figure in metrics[cutoff].values())
+    assert all(0 <= metrics[name] <= 1 for name in METRICS if "precision" in name or name.startswith("base_rate"))
 
 
 def test_every_validation_record_is_predicted_once(evaluation: Path, small_stages: Any) -> None:
     records = validation_records(small_stages)
-    predictions = read_predictions(evaluation / "predictions.npz")
+    predictions = read_predictions(evaluation)
     assert json.loads((evaluation / "metrics.json").read_text())["images"] == len(records) > 15
-    assert predictions.keys.tolist() == [record["key"].numpy().decode() for record in records]
-    assert predictions.scores.shape == predictions.confidences.shape == (len(records), len(world.CLASSES))
-    for row, record in zip(predictions.confidences, records, strict=True):
-        assert np.flatnonzero(row).tolist() == record["index"].numpy().tolist()
-        assert row[row > 0].tolist() == record["confidence"].numpy().tolist()
+    assert predictions.best["key"].tolist() == [record["key"].numpy() for record in records]
+    assert predictions.best["class"].shape == predictions.best["score"].shape == (len(records), len(world.CLASSES))
+    for image, record in enumerate(records):
+        labels = predictions.labels[predictions.labels["image"] == image]
+        assert labels["class"].tolist() == record["index"].numpy().tolist()
+        assert labels["confidence"].tolist() == record["confidence"].numpy().tolist()
 
 
 def test_the_scores_are_the_probabilities_of_the_published_network(evaluation: Path, small_stages: Any) -> None:
     [record, *_] = validation_records(small_stages)
     picture = tf.io.decode_jpeg(record["encoded"], channels=3, dct_method="INTEGER_ACCURATE")
     picture = tf.image.resize(tf.image.central_crop(picture, 0.8), (32, 32)) / 127.5 - 1
-    logits = load_model(small_stages.model / "model.keras")(picture[None]).numpy()[0]
-    scores = read_predictions(evaluation / "predictions.npz").scores[0]
-    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), rtol=1e-4)
+    logits = load_keras(small_stages.model / "model.keras")(picture[None]).numpy()[0]
+    np.testing.assert_allclose(all_scores(read_predictions(evaluation))[0], 1 / (1 + np.exp(-logits)), rtol=1e-4)
 
 
-def test_the_metrics_are_those_of_the_predictions(evaluation: Path) -> None:
-    predictions = read_predictions(evaluation / "predictions.npz")
-    truths = predictions.confidences >= 0.5
+def test_the_metrics_are_those_of_the_predictions(evaluation: Path, small_stages: Any) -> None:
+    scores, truths = all_scores(read_predictions(evaluation)), all_truths(small_stages)
     metrics = json.loads((evaluation / "metrics.json").read_text())
-    micro = average_precision_score(truths.ravel(), predictions.scores.ravel())
-    assert metrics["mean_average_precision_micro"] == pytest.approx(micro)
+    micro = average_precision_score(truths.ravel(), scores.ravel())
+    assert metrics["mean_average_precision_micro"] == pytest.approx(micro, abs=1e-3)
     assert metrics["classes"] == truths.any(axis=0).sum()
-    with (evaluation / "per_class.csv").open(encoding="utf-8", newline="") as file:
-        table = list(csv.DictReader(file))
-    assert [int(row["images"]) for row in table] == truths.sum(axis=0).tolist()
-    assert [row["average_precision"] == "" for row in table] == (~truths.any(axis=0)).tolist()
+    rows = read_csv(evaluation / "per_class.csv")
+    assert [int(row["images"]) for row in rows] == truths.sum(axis=0).tolist()
+    for index, row in enumerate(rows):
+        exact = average_precision_score(truths[:, index], scores[:, index]) if truths[:, index].any() else None
+        found = row["average_precision"]
+        assert found == "" if exact is None else float(found) == pytest.approx(exact, abs=1e-6)
 
 
-def test_the_curve_goes_from_no_recall_to_all_of_it(evaluation: Path) -> None:
-    with (evaluation / "precision_recall.csv").open(encoding="utf-8", newline="") as file:
-        recall = [float(row["recall"]) for row in csv.DictReader(file)]
-    assert recall == sorted(recall)
-    assert recall[0] < 0.1 and recall[-1] == 1
+def test_the_tables_by_depth_and_by_frequency_share_out_the_classes(evaluation: Path, small_stages: Any) -> None:
+    classes, depths, groups = (read_csv(evaluation / name) for name in ("per_class.csv", "by_depth.csv",
+                                                                        "by_frequency.csv"))
+    named = [row for row in classes if row["average_precision"]]
+    assert [row["depth"] for row in depths] == ["0", "1", "2", "3"]
+    assert [row["train_records"] for row in groups] == ["under 10", "10 to 39", "40 or more"]
+    of_groups = [[row for row in named if row["depth"] == group["depth"]] for group in depths]
+    of_groups += [[row for row in named if low <= int(row["train_records"]) < high]
+                  for low, high in ((0, 10), (10, 40), (40, 1000))]
+    for group, rows in zip([*depths, *groups], of_groups, strict=True):
+        assert int(group["classes"]) == len(rows)
+        assert float(group["average_precision"]) == pytest.approx(
+            np.mean([float(row["average_precision"]) for row in rows]), abs=1e-5)
+
+
+def test_frequencies_are_those_of_the_training_records(evaluation: Path, small_stages: Any) -> None:
+    paths = [str(path) for path in sorted(small_stages.tfrecords.glob("train-*.tfrecord"))]
+    counts = np.zeros(len(world.CLASSES), int)
+    for record in tf.data.TFRecordDataset(paths):
+        counts[parse_sparse(record)["index"].numpy()] += 1
+    assert [int(row["train_records"]) for row in read_csv(evaluation / "per_class.csv")] == counts.tolist()
+
+
+def test_the_curves_go_from_little_recall_to_all_of_it(evaluation: Path) -> None:
+    points = read_csv(evaluation / "class_curves.csv")
+    names = list(dict.fromkeys(row["name"] for row in points))
+    assert len(names) == 5
+    for rows in (read_csv(evaluation / "precision_recall.csv"), *([row for row in points if row["name"] == name]
+                                                                  for name in names)):
+        recall = [float(row["recall"]) for row in rows]
+        assert recall == sorted(recall)
+        assert recall[-1] == 1
+
+
+def test_the_calibration_counts_every_label_decision(evaluation: Path, small_stages: Any) -> None:
+    rows, truths = read_csv(evaluation / "calibration.csv"), all_truths(small_stages)
+    for scale in ("probability", "log_odds"):
+        some = [row for row in rows if row["scale"] == scale]
+        assert sum(int(row["decisions"]) for row in some) == truths.size
+        assert sum(int(row["decisions"]) * float(row["true_share"]) for row in some) == pytest.approx(
+            truths.sum(), abs=0.1)
+        assert all(float(row["low"]) - 1e-6 <= float(row["probability"]) <= float(row["high"]) + 1e-6 for row in some)
+
+
+def test_fewer_classes_are_kept_on_demand_and_the_metrics_stay(evaluation: Path, small_stages: Any,
+                                                               tmp_path: Path) -> None:
+    params = dataclasses.replace(small_stages.params, predictions_kept=3)
+    fewer = run(small_stages._replace(params=params), tmp_path)
+    found, before = (read_predictions(folder).best for folder in (fewer, evaluation))
+    assert found["class"].tolist() == before["class"][:, :3].tolist()
+    assert (fewer / "metrics.json").read_text() == (evaluation / "metrics.json").read_text()
+
+
+def test_the_activation_of_the_training_makes_the_probabilities(small_stages: Any, tmp_path: Path) -> None:
+    work = shutil.copytree(small_stages.model, tmp_path / "work", ignore=shutil.ignore_patterns(MANIFEST))
+    publish(work, tmp_path / "model", verb="train", records={}, architecture="tiny", classes=len(world.CLASSES),
+            pixels=32, activation="softmax")
+    found = read_predictions(run(small_stages, tmp_path, model=tmp_path / "model")).best
+    np.testing.assert_allclose(found["score"].sum(axis=1), 1, rtol=1e-5)
+
+
+def test_measure_gives_the_same_figures_of_the_same_records(evaluation: Path, small_stages: Any) -> None:
+    records = Records(small_stages.tfrecords, verify(small_stages.tfrecords, "convert"), "val")
+    dataset = evaluation_batches(records, batch=6, pixels=32, preprocessing="central", central_fraction=0.8)
+    rows = read_csv(evaluation / "per_class.csv")
+    found = measure(small_stages.model, dataset).average_precision
+    expected = [float(row["average_precision"] or "nan") for row in rows]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_the_same_evaluation_again_publishes_the_same_bytes(evaluation: Path, small_stages: Any,
@@ -111,33 +199,14 @@ def test_a_model_changed_since_is_refused_before_it_is_loaded(small_stages: Any,
         run(small_stages, tmp_path, model=model)
 
 
-def cut(body: bytes) -> bytes:
-    return body[: len(body) // 2]
-
-
-def garbage(body: bytes) -> bytes:
-    return b"<!DOCTYPE html>" + bytes(len(body))
-
-
-def flipped(body: bytes) -> bytes:
-    middle = len(body) // 2
-    return body[: middle - 500] + bytes(255 - byte for byte in body[middle - 500 : middle + 500]) + body[middle + 500 :]
-
-
-def flipped_config(body: bytes) -> bytes:
-    start = body.index(b"config.json") + 60
-    return body[:start] + bytes(255 - byte for byte in body[start : start + 200]) + body[start + 200 :]
-
-
-@pytest.mark.parametrize("damage", [cut, garbage, flipped, flipped_config])
-def test_a_damaged_network_is_refused_with_its_path_and_the_command_that_mends_it(
-        damage: Any, small_stages: Any, tmp_path: Path) -> None:
-    path = tmp_path / "model.keras"
-    path.write_bytes(damage((small_stages.model / "model.keras").read_bytes()))
-    with pytest.raises(UserError, match=r"model\.keras is no network that can be loaded.*dvc repro --force train"):
-        load_model(path)
-
-
 def test_a_missing_network_names_the_stage_to_run(small_stages: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `dvc repro train`"):
         run(small_stages, tmp_path, model=tmp_path / "no-model")
+
+
+def test_the_browser_shows_any_validation_image(evaluation: Path, small_stages: Any) -> None:
+    browser = prediction_browser(evaluation, small_stages.tfrecords, small_stages.lists)
+    slider, shown = browser.children
+    assert slider.max == len(validation_records(small_stages)) - 1
+    slider.value = slider.max
+    assert not any("Error" in str(output) for output in shown.outputs)

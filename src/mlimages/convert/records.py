@@ -15,6 +15,7 @@ The dense one is the released program's: its converter writes it, its training r
 the two apart by themselves.
 """
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,8 @@ from mlimages.convert.images import Jpeg
 from mlimages.errors import UserError, redo
 
 Schema = Literal["sparse", "dense"]
+
+CLASSES = "classes.csv"
 
 # A record in a shard: its length in 8 bytes and their checksum in 4, then the record, then its checksum in 4.
 HEADER_BYTES, FOOTER_BYTES = 12, 4
@@ -41,6 +44,12 @@ def shard_paths(folder: str | Path, manifest: dict[str, Any], part: str) -> list
     """The record files of a part, in order, by the manifest of data/tfrecords."""
     return [Path(folder) / name for name in sorted(manifest["files"])
             if name.startswith(f"{part}-") and name.endswith(".tfrecord")]
+
+
+def records_by_class(folder: str | Path, part: str) -> np.ndarray:
+    """How many records of a part name each class, int64 [classes], by the table of data/tfrecords."""
+    with (Path(folder) / CLASSES).open(encoding="utf-8", newline="") as file:
+        return np.array([int(row[f"{part}_records"]) for row in csv.DictReader(file)])
 
 
 def index_path(shard: Path) -> Path:

@@ -5,19 +5,19 @@ from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
-import numpy as np
 import tensorflow as tf
 
 from mlimages.acquire.formats import CLASSES, DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.convert.records import parse_sparse, shard_paths
 from mlimages.evaluate.predictions import read_predictions
-from mlimages.evaluate.run import PREDICTIONS
 from mlimages.figures.canvas import GOOD, TRAIN, bars, table
 from mlimages.figures.images import images_of_class
+from mlimages.figures.predictions import true_threshold
 from mlimages.publish import read_manifest
 
 UP = "(up)"
+SHOWN = 15  # classes of an image
 
 
 def ancestor_counts(lists: str | Path, index: int) -> None:
@@ -60,24 +60,25 @@ def class_browser(lists: str | Path, images: str | Path) -> Any:
 def prediction_browser(evaluation: str | Path, tfrecords: str | Path, lists: str | Path) -> Any:
     """A widget that shows one validation image and the network's best classes for it."""
     tree = read_tree(Path(lists) / DICTIONARY)
-    predictions = read_predictions(Path(evaluation) / PREDICTIONS)
+    predictions, threshold = read_predictions(evaluation), true_threshold(evaluation)
     shards = shard_paths(tfrecords, read_manifest(tfrecords, "convert"), "val")
     records = tf.data.TFRecordDataset([str(path) for path in shards])
 
     def show(image: int) -> None:
         body = parse_sparse(next(iter(records.skip(image).take(1))))["encoded"]
-        best = np.argsort(-predictions.scores[image])[:15]
+        row = predictions.best[image]
+        best, true = row["class"][:SHOWN], set(predictions.true(image, threshold).tolist())
         _, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(1, 2), layout="constrained")
         left.imshow(tf.io.decode_jpeg(body, channels=3).numpy())
-        left.set_title(predictions.keys[image], fontsize=9)
+        left.set_title(row["key"].decode(), fontsize=9)
         left.axis("off")
-        right.barh([tree.label(one) for one in best], predictions.scores[image, best],
-                   color=[GOOD if predictions.confidences[image, one] > 0 else "#bbbbbb" for one in best])
-        right.set(title="Best classes (green: true)", xlabel="score", xlim=(0, 1))
+        right.barh([tree.label(one) for one in best], row["score"][:SHOWN],
+                   color=[GOOD if int(one) in true else "#bbbbbb" for one in best])
+        right.set(title="Best classes (green: true)", xlabel="probability", xlim=(0, 1))
         right.invert_yaxis()
         plt.show()
 
-    slider = ipywidgets.IntSlider(0, 0, len(predictions.keys) - 1, description="image", continuous_update=False)
+    slider = ipywidgets.IntSlider(0, 0, len(predictions.best) - 1, description="image", continuous_update=False)
     return ipywidgets.interactive(show, image=slider)
 
 

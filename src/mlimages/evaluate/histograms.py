@@ -1,0 +1,170 @@
+"""Where the score of a true label ranks among all scores of its class, which are counted and not kept.
+
+Of each class are kept
+- how many scores fell into each bin of log(p / (1 - p)), where tiny probabilities lie as far apart as large ones. The
+  bins are 2^k wide and begin at multiples of it, with the smallest k at which they cover the scores seen so far. When
+  those spread, neighbouring bins become one: the counts stay exact, and are the same in whatever order images come;
+- its BEST greatest scores as they are, which a class with few true labels depends on;
+- the score of each true label: 8 bytes for each, all by which memory grows with the images.
+
+Precision is exact where a true label is among the BEST greatest scores. Below, scores in one bin count as equal, as
+equal ones do in scikit-learn's average_precision_score: where b of the r scores down to the end of the bin lie in it,
+that is wrong by at most b / r. `ClassRanks` gives for each class how far its average precision can be from the exact
+one, with the scores that it had; over 88,739 scores that are spread like a normal distribution or like Student's t with
+4 degrees of freedom, it was within 0.0004 with 8,192 bins.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+CELLS = 100_000_000  # bins of all classes together: 400 MB
+MOST_BINS = 65_536
+BEST = 256
+ROWS = 128  # images that are counted together
+FINEST = -24  # log2 of the narrowest bins: float32 tells no probabilities apart that are closer
+POOL_WIDTH = 2.0**-14  # of the bins of all classes together
+SMALLEST, GREATEST = np.finfo(np.float32).tiny, 1 - 2.0**-24  # probabilities, as far as float32 goes
+UNKNOWN = np.float32(-1)
+
+
+class ClassRanks(NamedTuple):
+    """The ranking of a class at its true labels, from the highest score down.
+
+    `scores` float32, `precision` and `recall` float64, [true labels]; `average_precision`, NaN without a true label,
+    and `error`, the most that it can be from the exact one.
+    """
+
+    scores: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    average_precision: float
+    error: float
+
+
+class ScoreHistograms:
+    """Takes in the probabilities of images, and tells how the true labels rank among them."""
+
+    def __init__(self, classes: int) -> None:
+        self.bins = min(MOST_BINS, CELLS // classes)
+        self.known = np.zeros(classes, np.int64)
+        self._counts = np.zeros((classes, self.bins), np.uint32)
+        self._exponents = np.full(classes, FINEST)
+        self._firsts = np.zeros(classes, np.int64)
+        self._low, self._high = np.full(classes, np.inf), np.full(classes, -np.inf)
+        self._pool = np.zeros(HIGHEST - LOWEST + 1, np.int64)
+        self._best = np.full((classes, BEST), UNKNOWN)
+        self._waiting = np.empty((ROWS, classes), np.float32)
+        self._rows = 0
+        self._true: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def update(self, scores: np.ndarray, truths: np.ndarray) -> None:
+        """Count probabilities float32 [images, classes], UNKNOWN where they are not to count; truths are bool."""
+        image, of_class = np.nonzero(truths)
+        self._true.append((of_class.astype(np.int32), scores[image, of_class]))
+        while len(scores):
+            taken = scores[: ROWS - self._rows]
+            self._waiting[self._rows: self._rows + len(taken)] = taken
+            self._rows += len(taken)
+            if self._rows == ROWS:
+                self._count()
+            scores = scores[len(taken):]
+
+    def ranks(self) -> Iterator[ClassRanks]:
+        """Of each class in turn."""
+        self._count()
+        of_class, scores = (np.concatenate(parts) for parts in zip(*self._true, strict=True))
+        order = np.lexsort((-scores, of_class))
+        ends = np.cumsum(np.bincount(of_class, minlength=len(self._counts)))
+        for index, some in enumerate(np.split(scores[order], ends[:-1])):
+            yield self._ranks(index, some)
+
+    def pooled(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of all classes together: the log-odds amid bins, ascending, and the scores and true labels in each bin."""
+        self._count()
+        true = np.zeros_like(self._pool)
+        for _, scores in self._true:
+            np.add.at(true, _pool_bins(log_odds(scores)), 1)
+        used = np.flatnonzero(self._pool)
+        return (used + LOWEST + 0.5) * POOL_WIDTH, self._pool[used], true[used]
+
+    def _ranks(self, index: int, scores: np.ndarray) -> ClassRanks:
+        """Of a class, from the scores of its true labels, the highest first."""
+        if not len(scores):
+            return ClassRanks(scores, np.empty(0), np.empty(0), float("nan"), float("nan"))
+        best = np.sort(self._best[index])
+        true = np.searchsorted(-scores, -scores, side="right")
+        cells = self._cells(np.full(len(scores), index), scores)
+        true_above, true_within = (np.searchsorted(-cells, -cells, side=side) for side in ("left", "right"))
+        place = cells - self._firsts[index]
+        within = self._counts[index, ::-1].cumsum(dtype=np.int64)[::-1][place]
+        above = within - self._counts[index, place]
+        least = true / (within - (true_within - true))
+        most = true / (above + true - true_above)
+        precision = np.clip(true_within / within, least, most)
+        exact = scores > best[0]
+        of_best = true / np.maximum(BEST - np.searchsorted(best, scores), 1)
+        precision, least, most = (np.where(exact, of_best, one) for one in (precision, least, most))
+        average = precision.mean()
+        return ClassRanks(scores, precision, true / len(scores), float(average),
+                          float(max(most.mean() - average, average - least.mean())))
+
+    def _count(self) -> None:
+        block = np.ascontiguousarray(self._waiting[: self._rows].T)
+        self._rows = 0
+        if not block.size:
+            return
+        known = block >= 0
+        self.known += known.sum(axis=1)
+        self._keep_best(block)
+        odds = np.where(known, log_odds(block), np.nan)
+        self._cover(np.fmin.reduce(odds, axis=1, initial=np.inf), np.fmax.reduce(odds, axis=1, initial=-np.inf))
+        np.add.at(self._pool, _pool_bins(odds[known]), 1)
+        odds *= np.exp2(-self._exponents)[:, None]
+        np.floor(odds, out=odds)
+        odds += (np.arange(len(odds)) * self.bins - self._firsts)[:, None]
+        np.add.at(self._counts.reshape(-1), odds[known].astype(np.int64), np.uint32(1))
+
+    def _keep_best(self, block: np.ndarray) -> None:
+        better = np.flatnonzero(block.max(axis=1) > self._best.min(axis=1))
+        joined = np.concatenate([self._best[better], block[better]], axis=1)
+        self._best[better] = np.partition(joined, block.shape[1], axis=1)[:, block.shape[1]:]
+
+    def _cover(self, low: np.ndarray, high: np.ndarray) -> None:
+        """Make the bins of each class reach from `low` to `high`, if they do not."""
+        np.minimum(self._low, low, out=self._low)
+        np.maximum(self._high, high, out=self._high)
+        low, high = (np.where(self._low <= self._high, one, 0) for one in (self._low, self._high))
+        exponents = self._exponents.copy()
+        while True:
+            first, last = (np.floor(one * np.exp2(-exponents)).astype(np.int64) for one in (low, high))
+            narrow = last - first >= self.bins
+            if not narrow.any():
+                break
+            exponents[narrow] += 1
+        outside = (exponents > self._exponents) | (first < self._firsts) | (last >= self._firsts + self.bins)
+        for index in np.flatnonzero(outside):
+            cells = np.flatnonzero(self._counts[index])
+            moved = (cells + self._firsts[index]) >> (exponents[index] - self._exponents[index])
+            # In the middle: what comes a little outside has room then.
+            self._firsts[index] = (first[index] + last[index] + 1 - self.bins) // 2
+            self._counts[index] = np.bincount(moved - self._firsts[index], self._counts[index, cells], self.bins)
+        self._exponents = exponents
+
+    def _cells(self, of_class: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """The bins in which scores lie, counted from log-odds of 0."""
+        return np.floor(log_odds(scores) * np.exp2(-self._exponents[of_class])).astype(np.int64)
+
+
+def log_odds(probabilities: np.ndarray) -> np.ndarray:
+    """float64; finite, as far as float32 tells a probability from 0 and from 1."""
+    bounded = np.clip(probabilities, SMALLEST, GREATEST, dtype=np.float64)
+    return np.log(bounded) - np.log1p(-bounded)
+
+
+LOWEST, HIGHEST = np.floor(log_odds(np.array([0, 1])) / POOL_WIDTH).astype(int)
+
+
+def _pool_bins(odds: np.ndarray) -> np.ndarray:
+    return np.floor(odds / POOL_WIDTH).astype(np.int64) - LOWEST

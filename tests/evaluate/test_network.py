@@ -1,0 +1,135 @@
+"""`measure` takes a network in whatever form, and any data set."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mlimages.errors import UserError
+from mlimages.evaluate import measure
+from mlimages.evaluate.network import load_keras, load_network, probabilities
+
+IMAGES = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+LABELS = np.eye(4, dtype=np.float32)[np.arange(20) % 4]
+
+
+@pytest.fixture(scope="module")
+def network() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, kernel_initializer="normal")])
+
+
+def dataset(*beside: Any) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices((IMAGES, LABELS, *beside)).batch(8)
+
+
+def test_a_model_and_a_data_set_are_all_it_takes(network: keras.Model) -> None:
+    figures = measure(network, dataset())
+    assert figures.images == 20
+    assert 0 < figures.summary()["mean_average_precision_macro"] <= 1
+
+
+def test_keras_model_keras_file_and_saved_model_have_the_same_figures(network: keras.Model, tmp_path: Path) -> None:
+    network.save(tmp_path / "network.keras")
+    network.export(tmp_path / "saved", verbose=False)
+    expected = measure(network, dataset()).average_precision
+    for path in (tmp_path / "network.keras", str(tmp_path / "saved")):
+        np.testing.assert_allclose(measure(path, dataset()).average_precision, expected, rtol=1e-6)
+
+
+def test_a_saved_model_of_plain_tensorflow_is_called_by_its_signature(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec((None, 4))])
+    tf.saved_model.save(module, str(tmp_path), {"serving_default": module.double.get_concrete_function()})
+    found = load_network(tmp_path)[0](tf.ones((1, 4)))
+    assert found.numpy().tolist() == [[2, 2, 2, 2]]
+
+
+def test_what_stands_beside_images_and_labels_is_not_looked_at(network: keras.Model) -> None:
+    keys = np.array([f"image {number}" for number in range(20)])
+    assert measure(network, dataset(keys)).summary() == measure(network, dataset()).summary()
+
+
+def test_the_activation_makes_probabilities_of_the_outputs(network: keras.Model) -> None:
+    logits = network(IMAGES).numpy()
+    for activation, expected in (("sigmoid", 1 / (1 + np.exp(-logits))),
+                                 ("softmax", np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)),
+                                 ("none", logits)):
+        [(found, labels)] = probabilities(network, activation, [(IMAGES, LABELS)])  # type: ignore[arg-type]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        assert found.dtype == np.float32
+        assert labels.tolist() == LABELS.tolist()
+
+
+@pytest.mark.parametrize("last", ["sigmoid", "softmax"])
+def test_a_network_that_ends_in_an_activation_gives_probabilities_already(last: str) -> None:
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation=last)])
+    assert load_network(network)[1] == "none"
+    measure(network, dataset())
+
+
+def test_the_manifest_beside_a_trained_network_tells_its_activation(small_stages: Any, tmp_path: Path) -> None:
+    model = shutil.copytree(small_stages.model, tmp_path / "model")
+    manifest = json.loads((model / "manifest.json").read_text())
+    (model / "manifest.json").write_text(json.dumps({**manifest, "activation": "softmax"}))
+    for path in (model, model / "model.keras", model / "saved_model"):
+        assert load_network(path)[1] == "softmax"
+
+
+def cut(body: bytes) -> bytes:
+    return body[: len(body) // 2]
+
+
+def garbage(body: bytes) -> bytes:
+    return b"<!DOCTYPE html>" + bytes(len(body))
+
+
+def flipped(body: bytes) -> bytes:
+    middle = len(body) // 2
+    return body[: middle - 500] + bytes(255 - byte for byte in body[middle - 500 : middle + 500]) + body[middle + 500 :]
+
+
+def flipped_config(body: bytes) -> bytes:
+    start = body.index(b"config.json") + 60
+    return body[:start] + bytes(255 - byte for byte in body[start : start + 200]) + body[start + 200 :]
+
+
+@pytest.mark.parametrize("damage", [cut, garbage, flipped, flipped_config])
+def test_a_damaged_network_is_refused_with_its_path_and_the_command_that_mends_it(
+        damage: Any, small_stages: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    path.write_bytes(damage((small_stages.model / "model.keras").read_bytes()))
+    with pytest.raises(UserError, match=r"model\.keras is no network that can be loaded.*dvc repro --force train"):
+        load_keras(path)
+
+
+def test_a_damaged_saved_model_is_refused_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="is no SavedModel that can be loaded"):
+        measure(tmp_path, dataset())
+
+
+def test_a_path_without_a_network_is_refused_with_the_path(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere is no network that can be loaded"):
+        measure(tmp_path / "nowhere", dataset())
+
+
+def test_what_gives_no_labels_is_refused(network: keras.Model) -> None:
+    with pytest.raises(UserError, match=r"expected batches \(images, confidences\)"):
+        measure(network, tf.data.Dataset.from_tensor_slices(IMAGES).batch(8))
+
+
+def test_an_empty_data_set_is_refused(network: keras.Model) -> None:
+    with pytest.raises(UserError, match="the data set is empty"):
+        measure(network, dataset().take(0))
+
+
+def test_labels_that_are_class_numbers_are_refused_with_what_was_expected(network: keras.Model) -> None:
+    numbers = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS.argmax(axis=1))).batch(8)
+    with pytest.raises(UserError, match=r"labels \(8,\), expected \[images, 4\] of both: a confidence for each class"):
+        measure(network, numbers)

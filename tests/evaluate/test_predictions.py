@@ -1,0 +1,69 @@
+"""The files of predictions are written batch by batch and hold the best classes and the labels of every image."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlimages.errors import UserError
+from mlimages.evaluate.decisions import best
+from mlimages.evaluate.predictions import LABELS, PREDICTIONS, read_predictions, writing_predictions
+
+RNG = np.random.default_rng(0)
+SCORES = RNG.random((25, 6), np.float32)
+CONFIDENCES = np.where(RNG.random((25, 6)) < 0.3, RNG.choice([-1, 0.4, 1.0], (25, 6)), 0).astype(np.float32)
+KEYS = np.array([f"val-{number:05d}".encode() for number in range(25)])
+
+
+def write(folder: Path, batch: int, kept: int = 4) -> Path:
+    with writing_predictions(folder, 9, kept) as writer:
+        for begin in range(0, 25, batch):
+            rows = slice(begin, begin + batch)
+            writer.add(KEYS[rows], best(SCORES[rows], kept), SCORES[rows], CONFIDENCES[rows])
+    return folder
+
+
+def test_the_best_classes_of_every_image_are_read_back_in_order(tmp_path: Path) -> None:
+    found = read_predictions(write(tmp_path, 10)).best
+    assert found["key"].tolist() == KEYS.tolist()
+    assert found["class"].tolist() == np.argsort(-SCORES, axis=1)[:, :4].tolist()
+    assert found["score"].tolist() == np.take_along_axis(SCORES, found["class"], axis=1).tolist()
+
+
+def test_the_labels_of_every_image_are_read_back(tmp_path: Path) -> None:
+    predictions = read_predictions(write(tmp_path, 10))
+    dense = np.zeros_like(CONFIDENCES)
+    dense[predictions.labels["image"], predictions.labels["class"]] = predictions.labels["confidence"]
+    assert dense.tolist() == CONFIDENCES.tolist()
+    for image in range(25):
+        assert predictions.true(image, 0.5).tolist() == np.flatnonzero(CONFIDENCES[image] >= 0.5).tolist()
+
+
+def test_batches_do_not_matter_and_the_files_are_numpys_own(tmp_path: Path) -> None:
+    for name in (PREDICTIONS, LABELS):
+        one, other = ((write(tmp_path / str(batch), batch) / name).read_bytes() for batch in (1, 25))
+        assert one == other
+        saved = io.BytesIO()
+        np.lib.format.write_array(saved, np.load(io.BytesIO(one)), (2, 0))
+        assert saved.getvalue() == one
+
+
+def test_what_was_read_is_mapped_not_loaded(tmp_path: Path) -> None:
+    assert all(isinstance(array, np.memmap) for array in read_predictions(write(tmp_path, 5)))
+
+
+def test_a_writing_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), writing_predictions(tmp_path, 9, 4) as writer:
+        writer.add(KEYS, best(SCORES, 4), SCORES, CONFIDENCES)
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"{PREDICTIONS} is missing; run `dvc repro evaluate`"):
+        read_predictions(tmp_path)
+    write(tmp_path, 25)
+    (tmp_path / LABELS).write_bytes((tmp_path / LABELS).read_bytes()[:150])
+    with pytest.raises(UserError, match=f"{LABELS} holds no predictions"):
+        read_predictions(tmp_path)
