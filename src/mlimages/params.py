@@ -123,7 +123,9 @@ class Convert:
 class Train:
     """`batch` is the global one, however many replicas share it. The training ends after `epochs` or after `steps`, of
     which one is null; `warmup` and `decay_at` count the same. `learning_rate` is for `reference_batch`, and linear in
-    the batch; null: for the batch that there is. `crop_area` and rates are as the released program's.
+    the batch; null: for the batch that there is. `crop_area` and rates are as the released program's. `rand_augment`
+    is the strength of its operations, `mixup` the alpha of its Beta distribution. What `augment_on` places is rotation
+    and colour, RandAugment and mixup; a JPEG is decoded, cropped, resized and flipped on the host.
     """
 
     seed: Seed
@@ -159,6 +161,10 @@ class Train:
     deterministic: bool
     crop_area: Annotated[list[PositiveFraction], Field(min_length=2, max_length=2)]
     rotate_and_recolour: bool
+    rand_augment: PositiveFraction | None
+    mixup: PositiveFraction | None
+    augment_on: Literal["host", "device"]
+    image_dtype: Literal["uint8", "float32"]
     shuffle_buffer: Count
     checkpoint_steps: Count
     validation_images: Annotated[int, Field(ge=0, le=1_000_000)]
@@ -167,6 +173,11 @@ class Train:
     def __post_init__(self) -> None:
         if self.crop_area[0] > self.crop_area[1]:
             raise ValueError(f"crop_area is {self.crop_area}, expected the smaller share first")
+        if self.rand_augment is not None and self.rotate_and_recolour:
+            raise ValueError(f"rand_augment is {self.rand_augment}, expected null with rotate_and_recolour: true; each "
+                             f"rotates and recolours in its own way")
+        if self.mixup is not None and self.batch % 2:
+            raise ValueError(f"batch is {self.batch}, expected an even number with mixup, which mixes pairs")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}, expected one of them, the other null")
         unit, length = ("epochs", self.epochs) if self.steps is None else ("steps", self.steps)

@@ -1,4 +1,4 @@
-"""Preprocessing: JPEGs to float32 [pixels, pixels, 3] in [-1, 1], the released program's arithmetic in OpenCV.
+"""Preprocessing of JPEGs to squares on the host: the released program's arithmetic in OpenCV.
 
 What differs from it: a rotated picture is resampled once, crop, resize, flip and rotation together, where the release
 resamples twice, so it is a little sharper; and JPEGs are decoded with libjpeg's accurate DCT, not its fast one.
@@ -28,18 +28,19 @@ def decode(jpeg: bytes) -> np.ndarray:
 
 def training_image(jpeg: bytes, draw: Draws, *, pixels: int, crop_area: tuple[float, float],
                    rotate_and_recolour: bool) -> np.ndarray:
-    """A random crop, flipped with probability 1/2, and in one of three cases rotated and in two recoloured."""
+    """A random crop, flipped with probability 1/2, and in one of three cases rotated and in two recoloured.
+
+    [pixels, pixels, 3], values from 0 to 255: uint8, or float32 where it is recoloured.
+    """
     image = decode(jpeg)
     left, top, width, height = crop_box(image.shape[1], image.shape[0], crop_area, draw.crop, draw.place)
-    crop = image[top: top + height, left: left + width].astype(np.float32)
-    if not rotate_and_recolour or draw.case > 0:
+    crop = image[top: top + height, left: left + width]
+    if rotate_and_recolour and draw.case == 0:
+        image = _rotated(crop, draw, pixels)
+    else:
         image = cv2.resize(crop, (pixels, pixels), interpolation=cv2.INTER_LINEAR)
         image = cv2.flip(image, 1) if draw.flip else image
-    else:
-        image = _rotated(crop, draw, pixels)
-    if rotate_and_recolour and draw.case < 2:
-        return recolour(image, draw)
-    return scaled(image)
+    return recolour(image, draw) if rotate_and_recolour and draw.case < 2 else image
 
 
 def evaluation_image(jpeg: bytes, *, pixels: int, preprocessing: Preprocessing, central_fraction: float) -> np.ndarray:
@@ -68,10 +69,10 @@ def scaled(image: np.ndarray) -> np.ndarray:
 
 
 def recolour(image: np.ndarray, draw: Draws) -> np.ndarray:
-    """float32 from 0 to 255 to -1 to 1: brightness, saturation, hue and contrast, in one of the two released orders."""
+    """From 0 to 255, as float32: brightness, saturation, hue and contrast, in one of the two released orders."""
     image = image + np.float32(255 * draw.brightness)
     image = _contrast(_colours(image, draw), draw) if draw.case == 0 else _colours(_contrast(image, draw), draw)
-    return np.clip(scaled(image), -1, 1)
+    return np.clip(image, 0, 255, out=image)
 
 
 def _colours(image: np.ndarray, draw: Draws) -> np.ndarray:

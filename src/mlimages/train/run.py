@@ -19,6 +19,7 @@ from mlimages.train import (
     batch_norm,
     checkpoint,
     draws,
+    finish,
     fused,
     inputs,
     loop,
@@ -41,8 +42,8 @@ from mlimages.train.step import Trainer
 from mlimages.train.strategy import distribute, mirrored_strategy, replica_batch
 from mlimages.train.validation import Validation
 
-CODE = [sys.modules[__name__], augment, batch_norm, checkpoint, draws, fused, inputs, loop, loss, optimizer, order,
-        record_formats, resnet, resume, schedule, step]
+CODE = [sys.modules[__name__], augment, batch_norm, checkpoint, draws, finish, fused, inputs, loop, loss, optimizer,
+        order, record_formats, resnet, resume, schedule, step]
 
 MODEL = "model.keras"
 SAVED_MODEL = "saved_model"

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from mlimages.params import Train
 from mlimages.train.checkpoint import load_released
+from mlimages.train.finish import Finish
 from mlimages.train.loss import build_loss
 from mlimages.train.optimizer import LossScale, Momentum, WeightAverage
 from mlimages.train.resnet import build
@@ -30,6 +31,7 @@ class Trainer:
         self.strategy = strategy
         self._replicas = strategy.num_replicas_in_sync
         self._parts = params.accumulate
+        self._finish = Finish(params, device=True)
         self._steps_per_call = steps_per_call
         with strategy.scope():
             self.model = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
@@ -89,11 +91,12 @@ class Trainer:
     def _call(self, batches: Any, rates: Any, steps: Any) -> Any:
         losses = tf.TensorArray(tf.float32, steps, element_shape=[])
         for index in tf.range(steps):
-            shares = self.strategy.run(self._replica_step, args=(*next(batches), rates[index]))
+            shares = self.strategy.run(self._replica_step, args=(rates[index], *next(batches)))
             losses = losses.write(index, self.strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None))
         return losses.stack()
 
-    def _replica_step(self, images: Any, labels: Any, rate: Any) -> Any:
+    def _replica_step(self, rate: Any, *batch: Any) -> Any:
+        images, labels = self._finish(*batch)
         weights = self.loss.weigh(labels)
         if self._parts == 1:
             loss, gradients = self._part(images, labels, weights)
