@@ -124,8 +124,7 @@ class Train:
     """`batch` is the global one, however many replicas share it. The training ends after `epochs` or after `steps`, of
     which one is null; `warmup` and `decay_at` count the same. `learning_rate` is for `reference_batch`, and linear in
     the batch; null: for the batch that there is. `crop_area` and rates are as the released program's. `rand_augment`
-    is the strength of its operations, `mixup` the alpha of its Beta distribution. What `augment_on` places is rotation
-    and colour, RandAugment and mixup; a JPEG is decoded, cropped, resized and flipped on the host.
+    is a strength, `mixup` the alpha of a Beta distribution; both, rotation and colours happen where `augment_on` says.
     """
 
     seed: Seed
@@ -173,11 +172,6 @@ class Train:
     def __post_init__(self) -> None:
         if self.crop_area[0] > self.crop_area[1]:
             raise ValueError(f"crop_area is {self.crop_area}, expected the smaller share first")
-        if self.rand_augment is not None and self.rotate_and_recolour:
-            raise ValueError(f"rand_augment is {self.rand_augment}, expected null with rotate_and_recolour: true; each "
-                             f"rotates and recolours in its own way")
-        if self.mixup is not None and self.batch % 2:
-            raise ValueError(f"batch is {self.batch}, expected an even number with mixup, which mixes pairs")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}, expected one of them, the other null")
         unit, length = ("epochs", self.epochs) if self.steps is None else ("steps", self.steps)

@@ -5,7 +5,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +109,10 @@ def training_batches(records: Records, params: Train, *, steps: int, first: int 
         images, labels = shares.finish(images, labels, given)
         return (tf.cast(tf.round((images + 1) * 127.5), tf.uint8) if params.image_dtype == "uint8" else images), labels
 
-    dataset = _dataset(range(first * len(mine), steps * len(mine)), make, readers, shares.kinds)
+    batches = dataset(range(first * len(mine), steps * len(mine)), make, readers, shares.kinds)
     if params.augment_on == "host" and shares.finish.wants:
-        dataset = dataset.map(finished, num_parallel_calls=readers, deterministic=True)
-    return dataset.prefetch(PREFETCHED)
+        batches = batches.map(finished, num_parallel_calls=readers, deterministic=True)
+    return batches.prefetch(PREFETCHED)
 
 
 def evaluation_batches(records: Records, *, batch: int, pixels: int, preprocessing: Preprocessing,
@@ -130,9 +130,24 @@ def evaluation_batches(records: Records, *, batch: int, pixels: int, preprocessi
         _fill(images, records.reader, positions, found, image)
         return images, found.dense(records.classes), np.array(found.keys, object)
 
-    return _dataset(range(-(-len(records) // batch)), make, readers, (
+    return dataset(range(-(-len(records) // batch)), make, readers, (
         tf.TensorSpec((None, pixels, pixels, 3), tf.float32), tf.TensorSpec((None, records.classes), tf.float32),
         tf.TensorSpec((None,), tf.string))).prefetch(PREFETCHED)
+
+
+def dataset(numbers: range, make: Callable[[int], tuple[Any, ...]], readers: int, kinds: tuple[Any, ...]) -> Any:
+    """The elements that `make` gives for these numbers, in order, `readers` of them made at the same time."""
+    flat = tf.nest.flatten(kinds)
+
+    def element(number: Any) -> Any:
+        made = tf.numpy_function(lambda one: tf.nest.flatten(make(int(one))), [number], [kind.dtype for kind in flat])
+        shaped = [tf.ensure_shape(one, kind.shape) for one, kind in zip(made, flat, strict=True)]
+        return tf.nest.pack_sequence_as(kinds, shaped)
+
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    counted = tf.data.Dataset.range(numbers.start, numbers.stop)
+    return counted.map(element, num_parallel_calls=readers, deterministic=True).with_options(options)
 
 
 @contextlib.contextmanager
@@ -147,7 +162,7 @@ def telling() -> Iterator[None]:
         raise UserError(said.partition("\nTraceback")[0]) from None
 
 
-def told(batches: Any) -> Iterator[Any]:
+def told(batches: Any) -> Generator[Any, None, None]:
     """The elements of a dataset, read within `telling`."""
     with telling():
         yield from batches
@@ -161,21 +176,6 @@ def _fill(images: np.ndarray, reader: Reader, positions: np.ndarray, batch: Batc
             images[index] = image(jpeg, index)
         except ValueError as problem:
             raise reader.wrong(positions[index], str(problem)) from None
-
-
-def _dataset(numbers: range, make: Callable[[int], tuple[Any, ...]], readers: int, kinds: tuple[Any, ...]) -> Any:
-    """The elements that `make` gives for these numbers, in order, `readers` of them made at the same time."""
-    flat = tf.nest.flatten(kinds)
-
-    def element(number: Any) -> Any:
-        made = tf.numpy_function(lambda one: tf.nest.flatten(make(int(one))), [number], [kind.dtype for kind in flat])
-        shaped = [tf.ensure_shape(one, kind.shape) for one, kind in zip(made, flat, strict=True)]
-        return tf.nest.pack_sequence_as(kinds, shaped)
-
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    dataset = tf.data.Dataset.range(numbers.start, numbers.stop)
-    return dataset.map(element, num_parallel_calls=readers, deterministic=True).with_options(options)
 
 
 if __name__ == "__main__":
