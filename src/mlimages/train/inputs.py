@@ -15,7 +15,7 @@ import tensorflow as tf
 from mlimages.convert.records import shard_paths
 from mlimages.errors import UserError
 from mlimages.params import Train
-from mlimages.train.augment import Preprocessing, evaluation_image, scaled, training_image
+from mlimages.train.augment import Preprocessing, evaluation_image, training_image
 from mlimages.train.draws import Draws, draws
 from mlimages.train.finish import Finish
 from mlimages.train.order import Order
@@ -72,13 +72,10 @@ class Shares:
         params = self._params
         drawn = draws(params.seed, number * self.images, (number + 1) * self.images)
 
-        def image(jpeg: bytes, index: int) -> np.ndarray:
-            made = training_image(jpeg, Draws(*(column[index] for column in drawn)), pixels=params.pixels,
-                                  crop_area=(params.crop_area[0], params.crop_area[1]),
-                                  rotate_and_recolour=rotate_and_recolour)
-            if params.image_dtype == "float32":
-                return scaled(made)
-            return made if made.dtype == np.uint8 else np.rint(made, out=made)
+        def image(jpeg: bytes, index: int, out: np.ndarray) -> None:
+            training_image(jpeg, Draws(*(column[index] for column in drawn)), out,
+                           crop_area=(params.crop_area[0], params.crop_area[1]),
+                           rotate_and_recolour=rotate_and_recolour)
 
         images = np.empty(self.kinds[0].shape, params.image_dtype)
         _fill(images, self.records.reader, self._positions(number), batch, image)
@@ -120,8 +117,8 @@ def evaluation_batches(records: Records, *, batch: int, pixels: int, preprocessi
     """Every record once, in order: images, confidences as in training, and keys (strings [images])."""
     all_of_them = np.array([(shard, number) for shard, count in enumerate(records.counts) for number in range(count)])
 
-    def image(jpeg: bytes, _: int) -> np.ndarray:
-        return evaluation_image(jpeg, pixels=pixels, preprocessing=preprocessing, central_fraction=central_fraction)
+    def image(jpeg: bytes, _: int, out: np.ndarray) -> None:
+        out[...] = evaluation_image(jpeg, pixels=pixels, preprocessing=preprocessing, central_fraction=central_fraction)
 
     def make(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         positions = all_of_them[number * batch: (number + 1) * batch]
@@ -169,11 +166,11 @@ def told(batches: Any) -> Generator[Any, None, None]:
 
 
 def _fill(images: np.ndarray, reader: Reader, positions: np.ndarray, batch: Batch,
-          image: Callable[[bytes, int], np.ndarray]) -> None:
-    """Put in `images` what is made of the batch's JPEGs; UserError where one does not decode."""
+          image: Callable[[bytes, int, np.ndarray], None]) -> None:
+    """Put in `images` what `image(JPEG, index, out)` makes of the batch; UserError where one does not decode."""
     for index, jpeg in enumerate(batch.jpegs):
         try:
-            images[index] = image(jpeg, index)
+            image(jpeg, index, images[index])
         except ValueError as problem:
             raise reader.wrong(positions[index], str(problem)) from None
 
