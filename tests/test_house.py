@@ -25,6 +25,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FORMATS = {"acquire.formats", "acquire.hierarchy", "download.ledger", "download.shards", "convert.checking",
            "convert.example", "convert.images", "convert.records", "train.augment", "train.inputs"}
 MAX_LINES = 250
+COMMAND = "__name__ == '__main__'"
 
 
 def code_cells(path: Path) -> list[dict[str, Any]]:
@@ -42,8 +43,10 @@ def module_name(path: Path) -> str:
 
 
 def imported_modules(path: Path) -> Iterator[str]:
-    """The modules of this project that a file imports, without the package's name."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """The modules of this project that a file imports, without the package's name; not those of its command alone."""
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == COMMAND)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "mlimages":
             base = node.module.removeprefix("mlimages").removeprefix(".")
             for name in (alias.name for alias in node.names):

@@ -122,7 +122,8 @@ class Convert:
 class Train:
     """`batch` is the global one, however many replicas share it. The training ends after `epochs` or after `steps`, of
     which one is null; `warmup` and `decay_at` count the same. `learning_rate` is for `reference_batch`, and linear in
-    the batch; null: for the batch that there is. `crop_area` and rates are as the released program's.
+    the batch; null: for the batch that there is. `crop_area` and rates are as the released program's. `rand_augment`
+    is a strength, `mixup` the alpha of a Beta distribution; both, rotation and colours happen where `augment_on` says.
     """
 
     seed: Seed
@@ -160,6 +161,10 @@ class Train:
     deterministic: bool
     crop_area: Annotated[list[PositiveFraction], Field(min_length=2, max_length=2)]
     rotate_and_recolour: bool
+    rand_augment: PositiveFraction | None
+    mixup: PositiveFraction | None
+    augment_on: Literal["host", "device"]
+    image_dtype: Literal["uint8", "float32"]
     shuffle_buffer: Count
     checkpoint_steps: Count
     validation_images: Annotated[int, Field(ge=0, le=1_000_000)]

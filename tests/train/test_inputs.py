@@ -46,14 +46,23 @@ def assert_equal(one: Batches, other: Batches) -> None:
         np.testing.assert_array_equal(labels, other_labels)
 
 
-def test_batches_are_square_images_in_minus_1_to_1_and_dense_labels(batches: Callable[..., Batches]) -> None:
+def test_batches_are_square_images_and_dense_labels(batches: Callable[..., Batches]) -> None:
     found = batches()
     assert len(found) == 6
     for images, labels in found:
-        assert (images.shape, images.dtype) == ((10, 32, 32, 3), np.float32)
+        assert (images.shape, images.dtype) == ((10, 32, 32, 3), np.uint8)
         assert (labels.shape, labels.dtype) == ((10, RECORDS), np.float32)
-        assert -1 <= images.min() < -0.3 and 0.3 < images.max() <= 1
+        assert images.min() < 90 and images.max() > 165
         assert (labels.sum(axis=1) == 1).all()
+
+
+def test_images_leave_as_uint8_or_as_float32_from_minus_1_to_1(batches: Callable[..., Batches]) -> None:
+    """The same but for the rounding to 255 levels, which is none where nothing is recoloured."""
+    for recoloured, apart in ((True, 0.501), (False, 1e-4)):
+        for (whole, _), (real, _) in zip(batches(rotate_and_recolour=recoloured), batches(
+                rotate_and_recolour=recoloured, image_dtype="float32"), strict=True):
+            assert real.dtype == np.float32 and -1 <= real.min() and real.max() <= 1
+            assert np.abs((real + 1) * 127.5 - whole).max() <= apart
 
 
 @pytest.mark.parametrize("readers", [1, 3])

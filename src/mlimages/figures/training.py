@@ -1,7 +1,6 @@
-"""Pictures of a training: its plan before, its course while it runs and after, its inputs."""
+"""Pictures of a training: its plan before, its course while it runs and after."""
 
 import contextlib
-import dataclasses
 import io
 import threading
 import time
@@ -17,7 +16,7 @@ from mlimages.figures.canvas import GOOD, TRAIN, VALIDATION, axes, label
 from mlimages.params import Machine, Train
 from mlimages.publish import read_manifest
 from mlimages.scratch import root
-from mlimages.train.inputs import Records, told, training_batches
+from mlimages.train.inputs import Records
 from mlimages.train.log import read_log
 from mlimages.train.loop import LOG
 from mlimages.train.schedule import build_schedule
@@ -31,20 +30,6 @@ def learning_rate_plan(params: Train, tfrecords: str | Path) -> None:
     ax = axes(f"Learning rate over {schedule.total_steps:,} steps of {params.batch} images", "step", "learning rate")
     steps = np.unique(np.linspace(0, schedule.total_steps - 1, 2000).astype(int))
     ax.plot(steps, schedule(steps), color=TRAIN)
-    plt.show()
-
-
-def first_batch(params: Train, tfrecords: str | Path, count: int = 16) -> None:
-    """Images as the network gets them: cropped, flipped and, by parameter, rotated and recoloured."""
-    records = Records(tfrecords, read_manifest(tfrecords, "convert"), "train")
-    images, labels = next(told(training_batches(records, dataclasses.replace(params, batch=count), steps=1)))
-    figure, grid = plt.subplots(2, -(-len(images) // 2), figsize=(12, 3.6), squeeze=False, layout="constrained")
-    figure.suptitle(f"A training batch, {params.pixels} x {params.pixels} pixels, with its number of labels")
-    for ax in grid.flat:
-        ax.axis("off")
-    for ax, image, confidences in zip(grid.flat, np.array(images), np.array(labels), strict=False):
-        ax.imshow((image + 1) / 2)
-        ax.set_title(f"{np.count_nonzero(confidences)} labels", fontsize=8)
     plt.show()
 
 

@@ -1,45 +1,68 @@
-"""Preprocessing: JPEGs to float32 [pixels, pixels, 3] in [-1, 1], the released program's arithmetic in OpenCV.
+"""Preprocessing of JPEGs to squares on the host: the released program's operations in libjpeg-turbo and OpenCV.
 
-What differs from it: a rotated picture is resampled once, crop, resize, flip and rotation together, where the release
-resamples twice, so it is a little sharper; and JPEGs are decoded with libjpeg's accurate DCT, not its fast one.
-`tests/train/test_augment.py` says by how much.
+What differs from it in training: the picture is resized to whole levels of 255, and a rotated one is resampled once,
+crop, resize, flip and rotation together, where the release resamples twice. `tests/train/test_augment.py` says by how
+much. JPEGs are decoded to the release's bits, and for evaluation nothing differs but rounding.
 """
 
 import math
-from typing import Literal
+import threading
+from typing import Any, Literal
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from mlimages.train.draws import Draws, crop_box
 
 cv2.setNumThreads(1)  # the readers are the parallelism
 
 Preprocessing = Literal["central", "shorter_side"]
+STRIP = 112  # rows that are recoloured at a time, so that they stay in the processor's cache
+
+
+class _Scratch(threading.local):
+    """Memory that a thread keeps: asking the system for it anew costs a quarter of the time to decode."""
+
+    pixels = np.empty(0, np.uint8)
+
+
+_scratch = _Scratch()
 
 
 def decode(jpeg: bytes) -> np.ndarray:
-    """uint8 [height, width, 3] RGB; ValueError where it is no JPEG that decodes."""
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    """uint8 [height, width, 3] RGB, until this thread decodes another one; ValueError where it does not decode."""
+    try:
+        # Not strict: what convert has found to decode may have harmless faults, which libjpeg only warns of.
+        height, width, *_ = simplejpeg.decode_jpeg_header(jpeg, strict=False)
+        if _scratch.pixels.size < 3 * height * width:
+            _scratch.pixels = np.empty(3 * height * width, np.uint8)
+        return simplejpeg.decode_jpeg(jpeg, fastdct=True, strict=False, buffer=_scratch.pixels)
+    except (ValueError, KeyError):  # of what libjpeg can, TurboJPEG's interface cannot unusual kinds of subsampling
+        image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise ValueError("its image does not decode")
     return image
 
 
-def training_image(jpeg: bytes, draw: Draws, *, pixels: int, crop_area: tuple[float, float],
-                   rotate_and_recolour: bool) -> np.ndarray:
-    """A random crop, flipped with probability 1/2, and in one of three cases rotated and in two recoloured."""
+def training_image(jpeg: bytes, draw: Draws, out: np.ndarray, *, crop_area: tuple[float, float],
+                   rotate_and_recolour: bool) -> None:
+    """A random crop, flipped with probability 1/2, and in one of three cases rotated and in two recoloured.
+
+    `out` [pixels, pixels, 3] takes it, as uint8, or as float32 from -1 to 1.
+    """
     image = decode(jpeg)
     left, top, width, height = crop_box(image.shape[1], image.shape[0], crop_area, draw.crop, draw.place)
-    crop = image[top: top + height, left: left + width].astype(np.float32)
-    if not rotate_and_recolour or draw.case > 0:
-        image = cv2.resize(crop, (pixels, pixels), interpolation=cv2.INTER_LINEAR)
-        image = cv2.flip(image, 1) if draw.flip else image
+    crop = image[top: top + height, left: left + width]
+    if rotate_and_recolour and draw.case == 0:
+        image = _rotated(crop, draw, len(out))
     else:
-        image = _rotated(crop, draw, pixels)
+        image = cv2.resize(crop, out.shape[:2], interpolation=cv2.INTER_LINEAR)
+        image = cv2.flip(image, 1) if draw.flip else image
     if rotate_and_recolour and draw.case < 2:
-        return recolour(image, draw)
-    return scaled(image)
+        recolour(image, draw, out)
+    else:
+        _store(image, out)
 
 
 def evaluation_image(jpeg: bytes, *, pixels: int, preprocessing: Preprocessing, central_fraction: float) -> np.ndarray:
@@ -67,11 +90,19 @@ def scaled(image: np.ndarray) -> np.ndarray:
     return image * np.float32(1 / 127.5) - np.float32(1)
 
 
-def recolour(image: np.ndarray, draw: Draws) -> np.ndarray:
-    """float32 from 0 to 255 to -1 to 1: brightness, saturation, hue and contrast, in one of the two released orders."""
-    image = image + np.float32(255 * draw.brightness)
-    image = _contrast(_colours(image, draw), draw) if draw.case == 0 else _colours(_contrast(image, draw), draw)
-    return np.clip(scaled(image), -1, 1)
+def recolour(image: np.ndarray, draw: Draws, out: np.ndarray) -> None:
+    """Brightness, saturation, hue and contrast, in one of the two released orders, from `image` to `out`."""
+    contrast_first = draw.case == 1
+    brightness = 255 * float(draw.brightness)
+    first = _contrast(draw, cv2.mean(image), brightness) if contrast_first else _scaling(1, [brightness] * 3)
+    strips = [slice(row, row + STRIP) for row in range(0, len(image), STRIP)]
+    colours = [_colours(cv2.transform(image[strip].astype(np.float32), first), draw) for strip in strips]
+    if not contrast_first:
+        sums = np.array([cv2.sumElems(colour) for colour in colours]).sum(axis=0)
+        last = _contrast(draw, sums / (image.shape[0] * image.shape[1]))
+        colours = [cv2.transform(colour, last) for colour in colours]
+    for strip, colour in zip(strips, colours, strict=True):
+        _store(colour, out[strip])
 
 
 def _colours(image: np.ndarray, draw: Draws) -> np.ndarray:
@@ -79,13 +110,29 @@ def _colours(image: np.ndarray, draw: Draws) -> np.ndarray:
     hsv = cv2.transform(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.array(
         [[1, 0, 0, 360 * (draw.hue % 1)], [0, draw.saturation, 0, 0], [0, 0, 1, 0]], np.float32))
     np.minimum(hsv[..., 1], 1, out=hsv[..., 1])
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=image)
 
 
-def _contrast(image: np.ndarray, draw: Draws) -> np.ndarray:
-    """Around the mean of each channel."""
-    mean = np.array(cv2.mean(image)[:3])
-    return cv2.transform(image, np.column_stack([draw.contrast * np.eye(3), mean * (1 - draw.contrast)]))
+def _contrast(draw: Draws, mean: Any, brightness: float = 0.0) -> np.ndarray:
+    """Around the mean of each channel, of what is made brighter first."""
+    factor = float(draw.contrast)
+    return _scaling(factor, [(1 - factor) * channel + brightness for channel in mean[:3]])
+
+
+def _scaling(factor: float, added: list[float]) -> np.ndarray:
+    """For cv2.transform: all channels by the same factor, and what is added to each."""
+    red, green, blue = added
+    return np.array([[factor, 0, 0, red], [0, factor, 0, green], [0, 0, factor, blue]], np.float32)
+
+
+def _store(image: np.ndarray, out: np.ndarray) -> None:
+    """Values from 0 to 255, clipped to that, as `out` has them."""
+    if out.dtype == np.float32:
+        np.clip(scaled(image), -1, 1, out=out)
+    elif image.dtype == np.float32:
+        cv2.convertScaleAbs(np.maximum(image, 0, out=image), dst=out)  # rounds, and stops at 255
+    else:
+        out[...] = image
 
 
 def _rotated(crop: np.ndarray, draw: Draws, pixels: int) -> np.ndarray:

@@ -13,8 +13,13 @@ FACTOR_RANGE = (0.5, 1.5)
 
 TRIES = 100  # for a crop of that area and shape, before the whole picture is taken
 BLOCK = 64  # records that share a random stream
-DRAWS = 3  # what the streams are for; the first number of their seeds, see order.py
+DRAWS, MIXES = 3, 4  # what the streams are for; the first number of their seeds, see order.py
 CASES = 3
+# Of RandAugment: as many for each image, by the names that Keras' layer gives them.
+OPERATIONS = 2
+OPERATION_NAMES = ("random_shear", "random_translation", "random_rotation", "random_brightness",
+                   "random_color_degeneration", "random_contrast", "random_sharpness", "random_posterization",
+                   "solarization", "auto_contrast", "equalization")
 
 
 class Draws(NamedTuple):
@@ -22,7 +27,8 @@ class Draws(NamedTuple):
 
     `crop` float64 [records, TRIES, 2] and `place` [records, 2], from 0 to 1; `flip` bool; `case` int64: 0 is rotated,
     0 and 1 are recoloured, in different orders; `angle` in radians; `brightness` added, of values from 0 to 1;
-    `saturation` and `contrast` factors; `hue` added, in turns.
+    `saturation` and `contrast` factors; `hue` added, in turns; `operations` int64 [records, OPERATIONS], by their
+    places in OPERATION_NAMES, and `seeds` int64 [records, OPERATIONS, 2], of what these draw themselves.
     """
 
     crop: np.ndarray
@@ -34,13 +40,24 @@ class Draws(NamedTuple):
     saturation: np.ndarray
     hue: np.ndarray
     contrast: np.ndarray
+    operations: np.ndarray
+    seeds: np.ndarray
 
 
 def draws(seed: int, first: int, last: int) -> Draws:
     """What the records `first` to `last` - 1 of training draw."""
-    blocks = [_block(seed, number) for number in range(first // BLOCK, -(-last // BLOCK))]
-    begin = first - first // BLOCK * BLOCK
-    return Draws(*(np.concatenate(column)[begin: begin + last - first] for column in zip(*blocks, strict=True)))
+    blocks = [_block(seed, number) for number in _blocks(first, last)]
+    return Draws(*(np.concatenate(column)[first % BLOCK:][: last - first] for column in zip(*blocks, strict=True)))
+
+
+def mixing(seed: int, first: int, last: int, alpha: float) -> np.ndarray:
+    """What the records `first` to `last` - 1 keep of themselves where mixup mixes them: Beta(alpha, alpha), float32."""
+    blocks = [np.random.default_rng([MIXES, seed, number]).beta(alpha, alpha, BLOCK) for number in _blocks(first, last)]
+    return np.concatenate(blocks)[first % BLOCK:][: last - first].astype(np.float32)
+
+
+def _blocks(first: int, last: int) -> range:
+    return range(first // BLOCK, -(-last // BLOCK))
 
 
 def _block(seed: int, number: int) -> Draws:
@@ -50,7 +67,9 @@ def _block(seed: int, number: int) -> Draws:
                  angle=rng.uniform(-MAX_ROTATION_RADIANS, MAX_ROTATION_RADIANS, BLOCK),
                  brightness=rng.uniform(-MAX_BRIGHTNESS, MAX_BRIGHTNESS, BLOCK),
                  saturation=rng.uniform(*FACTOR_RANGE, BLOCK), hue=rng.uniform(-MAX_HUE, MAX_HUE, BLOCK),
-                 contrast=rng.uniform(*FACTOR_RANGE, BLOCK))
+                 contrast=rng.uniform(*FACTOR_RANGE, BLOCK),
+                 operations=rng.integers(0, len(OPERATION_NAMES), (BLOCK, OPERATIONS)),
+                 seeds=rng.integers(0, 2**31, (BLOCK, OPERATIONS, 2)))
 
 
 def crop_box(width: int, height: int, area: tuple[float, float], crop: np.ndarray,

@@ -1,7 +1,11 @@
-"""From record shards to batches. The n-th batch is a function of the seed and n alone, on any number of threads."""
+"""From record shards to batches. The n-th batch is a function of the seed and n alone, on any number of threads.
+
+    python -m mlimages.train.inputs --help     # a batch as a picture, and what limits the images per second
+"""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from mlimages.errors import UserError
 from mlimages.params import Train
 from mlimages.train.augment import Preprocessing, evaluation_image, training_image
 from mlimages.train.draws import Draws, draws
+from mlimages.train.finish import Finish
 from mlimages.train.order import Order
 from mlimages.train.reader import Batch, Reader
 
@@ -32,34 +37,79 @@ class Records:
         return sum(self.counts)
 
 
+class Shares:
+    """The training's records in its order, in shares of so many `images`, and what is made of each on the host.
+
+    Share 0 has the first records of the order, share 1 the next ones. `finish` does what is left to do on tensors.
+    """
+
+    def __init__(self, records: Records, params: Train, images: int) -> None:
+        if params.mixup is not None and images % 2:
+            raise UserError(f"train.mixup mixes pairs, but a replica's share of train.batch, {params.batch}, is "
+                            f"{images} images; expected an even number")
+        self.records, self._params, self.images = records, params, images
+        self._order = Order(records.counts, params.seed, params.shuffle_buffer)
+        self.finish = Finish(params, device=params.augment_on == "device")
+        square = (images, params.pixels, params.pixels, 3)
+        wants = {name: tf.TensorSpec([images, *spec.shape[1:]], spec.dtype)
+                 for name, spec in self.finish.wants.items()}
+        self.kinds = (tf.TensorSpec(square, getattr(tf, params.image_dtype)),
+                      tf.TensorSpec((images, records.classes), tf.float32), *([wants] if wants else []))
+
+    def make(self, number: int) -> tuple[Any, ...]:
+        """Images, confidences, and what `finish` wants with them, if anything; shapes and dtypes as `kinds` say."""
+        batch = self.read(number)
+        on_host = self._params.rotate_and_recolour and self._params.augment_on == "host"
+        images, drawn = self.pictures(number, batch, rotate_and_recolour=on_host)
+        given = self.finish.given(drawn, number * self.images)
+        return images, batch.dense(self.records.classes), *([given] if given else [])
+
+    def read(self, number: int) -> Batch:
+        return self.records.reader.read(self._positions(number))
+
+    def pictures(self, number: int, batch: Batch, *, rotate_and_recolour: bool) -> tuple[np.ndarray, Draws]:
+        """The images, and what they drew."""
+        params = self._params
+        drawn = draws(params.seed, number * self.images, (number + 1) * self.images)
+
+        def image(jpeg: bytes, index: int, out: np.ndarray) -> None:
+            training_image(jpeg, Draws(*(column[index] for column in drawn)), out,
+                           crop_area=(params.crop_area[0], params.crop_area[1]),
+                           rotate_and_recolour=rotate_and_recolour)
+
+        images = np.empty(self.kinds[0].shape, params.image_dtype)
+        _fill(images, self.records.reader, self._positions(number), batch, image)
+        return images, drawn
+
+    def _positions(self, number: int) -> np.ndarray:
+        return self._order.positions(number * self.images, (number + 1) * self.images)
+
+
 def training_batches(records: Records, params: Train, *, steps: int, first: int = 0, parts: int = 1,
                      mine: Sequence[int] = (0,), readers: int = 2) -> Any:
-    """A tf.data.Dataset of images float32 [images, pixels, pixels, 3] and confidences float32 [images, classes].
+    """A tf.data.Dataset of images [images, pixels, pixels, 3] and confidences float32 [images, classes].
+
+    The images are uint8, or float32 from -1 to 1, as `params.image_dtype` says. With `params.augment_on: device` a
+    third element may follow: what `Finish(params, device=True)` is to be called with beside the two.
 
     It holds the global batches `first` to `steps` - 1, each cut into so many equal `parts`, of which it gives `mine`,
     one after the other: what a global batch holds does not depend on how many share it. Nothing before `first` is
-    read. `readers` batches are made at the same time.
+    read. `readers` batches are made at the same time. UserError for a share that mixup cannot mix in pairs.
     """
-    order = Order(records.counts, params.seed, params.shuffle_buffer)
-    images = params.batch // parts
+    shares = Shares(records, params, params.batch // parts)
 
-    def make(number: int) -> tuple[np.ndarray, np.ndarray]:
+    def make(number: int) -> tuple[Any, ...]:
         step, place = divmod(number, len(mine))
-        begin = step * params.batch + mine[place] * images
-        drawn = draws(params.seed, begin, begin + images)
-        positions = order.positions(begin, begin + images)
+        return shares.make(step * parts + mine[place])
 
-        def image(jpeg: bytes, index: int) -> np.ndarray:
-            return training_image(jpeg, Draws(*(column[index] for column in drawn)), pixels=params.pixels,
-                                  crop_area=(params.crop_area[0], params.crop_area[1]),
-                                  rotate_and_recolour=params.rotate_and_recolour)
+    def finished(images: Any, labels: Any, given: Any) -> tuple[Any, Any]:
+        images, labels = shares.finish(images, labels, given)
+        return (tf.cast(tf.round((images + 1) * 127.5), tf.uint8) if params.image_dtype == "uint8" else images), labels
 
-        batch = records.reader.read(positions)
-        return _images(records.reader, positions, batch, params.pixels, image), batch.dense(records.classes)
-
-    return _dataset(range(first * len(mine), steps * len(mine)), make, readers, (
-        tf.TensorSpec((images, params.pixels, params.pixels, 3), tf.float32),
-        tf.TensorSpec((images, records.classes), tf.float32)))
+    batches = dataset(range(first * len(mine), steps * len(mine)), make, readers, shares.kinds)
+    if params.augment_on == "host" and shares.finish.wants:
+        batches = batches.map(finished, num_parallel_calls=readers, deterministic=True)
+    return batches.prefetch(PREFETCHED)
 
 
 def evaluation_batches(records: Records, *, batch: int, pixels: int, preprocessing: Preprocessing,
@@ -67,18 +117,34 @@ def evaluation_batches(records: Records, *, batch: int, pixels: int, preprocessi
     """Every record once, in order: images, confidences as in training, and keys (strings [images])."""
     all_of_them = np.array([(shard, number) for shard, count in enumerate(records.counts) for number in range(count)])
 
-    def image(jpeg: bytes, _: int) -> np.ndarray:
-        return evaluation_image(jpeg, pixels=pixels, preprocessing=preprocessing, central_fraction=central_fraction)
+    def image(jpeg: bytes, _: int, out: np.ndarray) -> None:
+        out[...] = evaluation_image(jpeg, pixels=pixels, preprocessing=preprocessing, central_fraction=central_fraction)
 
     def make(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         positions = all_of_them[number * batch: (number + 1) * batch]
         found = records.reader.read(positions)
-        return (_images(records.reader, positions, found, pixels, image), found.dense(records.classes),
-                np.array(found.keys, object))
+        images = np.empty((len(positions), pixels, pixels, 3), np.float32)
+        _fill(images, records.reader, positions, found, image)
+        return images, found.dense(records.classes), np.array(found.keys, object)
 
-    return _dataset(range(-(-len(records) // batch)), make, readers, (
+    return dataset(range(-(-len(records) // batch)), make, readers, (
         tf.TensorSpec((None, pixels, pixels, 3), tf.float32), tf.TensorSpec((None, records.classes), tf.float32),
-        tf.TensorSpec((None,), tf.string)))
+        tf.TensorSpec((None,), tf.string))).prefetch(PREFETCHED)
+
+
+def dataset(numbers: range, make: Callable[[int], tuple[Any, ...]], readers: int, kinds: tuple[Any, ...]) -> Any:
+    """The elements that `make` gives for these numbers, in order, `readers` of them made at the same time."""
+    flat = tf.nest.flatten(kinds)
+
+    def element(number: Any) -> Any:
+        made = tf.numpy_function(lambda one: tf.nest.flatten(make(int(one))), [number], [kind.dtype for kind in flat])
+        shaped = [tf.ensure_shape(one, kind.shape) for one, kind in zip(made, flat, strict=True)]
+        return tf.nest.pack_sequence_as(kinds, shaped)
+
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    counted = tf.data.Dataset.range(numbers.start, numbers.stop)
+    return counted.map(element, num_parallel_calls=readers, deterministic=True).with_options(options)
 
 
 @contextlib.contextmanager
@@ -93,34 +159,23 @@ def telling() -> Iterator[None]:
         raise UserError(said.partition("\nTraceback")[0]) from None
 
 
-def told(batches: Any) -> Iterator[Any]:
+def told(batches: Any) -> Generator[Any, None, None]:
     """The elements of a dataset, read within `telling`."""
     with telling():
         yield from batches
 
 
-def _images(reader: Reader, positions: np.ndarray, batch: Batch, pixels: int,
-            image: Callable[[bytes, int], np.ndarray]) -> np.ndarray:
-    """float32 [records, pixels, pixels, 3]; UserError where one does not decode."""
-    images = np.empty((len(positions), pixels, pixels, 3), np.float32)
+def _fill(images: np.ndarray, reader: Reader, positions: np.ndarray, batch: Batch,
+          image: Callable[[bytes, int, np.ndarray], None]) -> None:
+    """Put in `images` what `image(JPEG, index, out)` makes of the batch; UserError where one does not decode."""
     for index, jpeg in enumerate(batch.jpegs):
         try:
-            images[index] = image(jpeg, index)
+            image(jpeg, index, images[index])
         except ValueError as problem:
             raise reader.wrong(positions[index], str(problem)) from None
-    return images
 
 
-def _dataset(numbers: range, make: Callable[[int], tuple[np.ndarray, ...]], readers: int,
-             kinds: tuple[Any, ...]) -> Any:
-    """The elements that `make` gives for these numbers, in order, `readers` of them made at the same time."""
+if __name__ == "__main__":
+    from mlimages.figures.inputs import main  # what draws is no part of what a stage depends on
 
-    def element(number: Any) -> tuple[Any, ...]:
-        made = tf.numpy_function(lambda one: make(int(one)), [number], [kind.dtype for kind in kinds])
-        return tuple(tf.ensure_shape(one, kind.shape) for one, kind in zip(made, kinds, strict=True))
-
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    dataset = tf.data.Dataset.range(numbers.start, numbers.stop)
-    made = dataset.map(element, num_parallel_calls=readers, deterministic=True)
-    return made.prefetch(PREFETCHED).with_options(options)
+    sys.exit(main())

@@ -13,9 +13,9 @@ from mlimages.train.launch.tf_config import read_environment
 # The modules that decide the bytes of the result, by path: what only starts others must not import TensorFlow.
 HERE = Path(__file__).parent
 CODE = [HERE.parent / "convert" / "example.py",
-        *(HERE / f"{name}.py" for name in ("augment", "batch_norm", "checkpoint", "draws", "fit", "fused", "inputs",
-                                           "loop", "loss", "optimizer", "order", "resnet", "resume", "run", "schedule",
-                                           "step"))]
+        *(HERE / f"{name}.py" for name in ("augment", "batch_norm", "checkpoint", "draws", "finish", "fit", "fused",
+                                           "inputs", "loop", "loss", "optimizer", "order", "resnet", "resume", "run",
+                                           "schedule", "step"))]
 
 
 def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfrecords",

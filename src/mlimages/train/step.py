@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mlimages.params import Train
 from mlimages.train.checkpoint import load_released
+from mlimages.train.finish import Finish
 from mlimages.train.loss import build_loss
 from mlimages.train.optimizer import LossScale, Momentum, WeightAverage
 from mlimages.train.resnet import build
@@ -32,6 +33,7 @@ class Trainer:
         self._replicas = strategy.num_replicas_in_sync
         self._parts = params.accumulate
         self._exchanged = tf.as_dtype(params.exchange)
+        self._finish = Finish(params, device=True)
         self._steps_per_call = steps_per_call
         with strategy.scope():
             self.model = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
@@ -102,12 +104,13 @@ class Trainer:
         losses = tf.TensorArray(tf.float32, steps, element_shape=[])
         stops = tf.constant(0.0)
         for index in tf.range(steps):
-            sums = self.strategy.run(self._replica_step, args=(*next(batches), rates[index], stop))
+            sums = self.strategy.run(self._replica_step, args=(rates[index], stop, *next(batches)))
             loss, stops = tf.unstack(self.strategy.experimental_local_results(sums)[0])
             losses = losses.write(index, loss)
         return losses.stack(), stops
 
-    def _replica_step(self, images: Any, labels: Any, rate: Any, stop: Any) -> Any:
+    def _replica_step(self, rate: Any, stop: Any, *batch: Any) -> Any:
+        images, labels = self._finish(*batch)
         weights = self.loss.weigh(labels)
         if self._parts == 1:
             loss, gradients = self._part(images, labels, weights)
