@@ -1,14 +1,30 @@
-"""What pydantic found wrong with a parameter, told with its key, what was found, and what is allowed."""
+"""What is wrong with params.yaml or a parameter, told with its line or key, what was found, and what is allowed."""
 
 import dataclasses
 import difflib
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
 
 from mlimages.errors import UserError
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The content of a file, read as DVC reads it; UserError for a missing, damaged or unsafe one."""
+    try:
+        return YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run in the repository's folder, or `git checkout {path}`") from None
+    except MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line} is not plain YAML: {error.problem}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from None
 
 
 def checked(kind: Any, content: Any, source: str, prefix: str, expected: Iterable[str]) -> Any:

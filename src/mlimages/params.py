@@ -13,11 +13,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
 
 from mlimages.errors import UserError
-from mlimages.explain import checked
+from mlimages.explain import checked, read_yaml
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -249,16 +247,7 @@ def load(path: str | Path = "params.yaml") -> Params:
 
     Raises UserError for a missing file, a damaged or unsafe one, and everything that `Params` does not allow.
     """
-    try:
-        content = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run in the repository's folder, or `git checkout {path}`") from None
-    except MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path}{line} is not plain YAML: {error.problem}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from None
-    return checked(Params, content, str(path), "", SECTIONS)
+    return checked(Params, read_yaml(path), str(path), "", SECTIONS)
 
 
 def section(verb: str, values: Mapping[str, Any]) -> Any:
