@@ -154,8 +154,9 @@ def speed(folder: Path, options: argparse.Namespace) -> None:
     for _, (name, (make, images)) in itertools.product(range(ROUNDS), kinds.items()):
         rates[name].append(rate(make(), images))
     print(f"\n{options.images:,} records, {RELEASED_CLASSES:,} classes, to 224 pixels, {options.parallel} at a time, "
-          f"medians of {ROUNDS} rounds\n\n| | images/s | of bare decoding | times the released | images per CPU second | "
-          f"of bare decoding | times the released |\n| --- | --- | --- | --- | --- | --- | --- |")
+          f"medians of {ROUNDS} rounds\n")
+    print("| | images/s | of bare decoding | times the released | images per CPU second | of bare decoding | "
+          "times the released |\n| --- | --- | --- | --- | --- | --- | --- |")
     table = np.array(list(rates.values()))  # [kinds, rounds, clock and CPU]
     of_bare, of_released = (np.median(table / table[kind], axis=1) for kind in (0, 1))
     for name, found, share, times in zip(rates, np.median(table, axis=1), of_bare, of_released, strict=True):
