@@ -18,7 +18,6 @@ from mlimages.train.draws import Draws, crop_box
 cv2.setNumThreads(1)  # the readers are the parallelism
 
 Preprocessing = Literal["central", "shorter_side"]
-STRIP = 112  # rows that are recoloured at a time, so that they stay in the processor's cache
 
 
 class _Scratch(threading.local):
@@ -92,17 +91,14 @@ def scaled(image: np.ndarray) -> np.ndarray:
 
 def recolour(image: np.ndarray, draw: Draws, out: np.ndarray) -> None:
     """Brightness, saturation, hue and contrast, in one of the two released orders, from `image` to `out`."""
-    contrast_first = draw.case == 1
     brightness = 255 * float(draw.brightness)
-    first = _contrast(draw, cv2.mean(image), brightness) if contrast_first else _scaling(1, [brightness] * 3)
-    strips = [slice(row, row + STRIP) for row in range(0, len(image), STRIP)]
-    colours = [_colours(cv2.transform(image[strip].astype(np.float32), first), draw) for strip in strips]
-    if not contrast_first:
-        sums = np.array([cv2.sumElems(colour) for colour in colours]).sum(axis=0)
-        last = _contrast(draw, sums / (image.shape[0] * image.shape[1]))
-        colours = [cv2.transform(colour, last) for colour in colours]
-    for strip, colour in zip(strips, colours, strict=True):
-        _store(colour, out[strip])
+    if draw.case == 1:
+        first = _contrast(draw, cv2.mean(image), brightness)
+        image = _colours(cv2.transform(image.astype(np.float32), first), draw)
+    else:
+        image = _colours(cv2.transform(image.astype(np.float32), _scaling(1, [brightness] * 3)), draw)
+        image = cv2.transform(image, _contrast(draw, cv2.mean(image)))
+    _store(image, out)
 
 
 def _colours(image: np.ndarray, draw: Draws) -> np.ndarray:
@@ -110,7 +106,7 @@ def _colours(image: np.ndarray, draw: Draws) -> np.ndarray:
     hsv = cv2.transform(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.array(
         [[1, 0, 0, 360 * (draw.hue % 1)], [0, draw.saturation, 0, 0], [0, 0, 1, 0]], np.float32))
     np.minimum(hsv[..., 1], 1, out=hsv[..., 1])
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=image)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
 def _contrast(draw: Draws, mean: Any, brightness: float = 0.0) -> np.ndarray:
