@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.train.conftest import small_machine, small_tfrecords, small_train  # noqa: F401 - fixtures
 
 from mlimages.cluster import attached
 from mlimages.params import Machine, Params, load

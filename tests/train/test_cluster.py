@@ -86,6 +86,8 @@ def test_workers_take_the_steps_of_one_process(
     losses, expected = ([float(row["loss"]) for row in log(folder)] for folder in (out, alone))
     np.testing.assert_allclose(losses, expected, rtol=1e-2)
     assert json.loads((out / "metrics.json").read_text())["replicas"] == workers
+    profile = json.loads((out / "profile.json").read_text())
+    assert all(profile[f"{name}_seconds"] > 0 for name in ("step", "exchange", "input"))
     said, share = capfd.readouterr().out, 12 // workers
     for index in range(workers):
         assert f"worker {index} of {workers}: images {index * share} to {index * share + share - 1} of the 12" in said

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mlimages.errors import UserError
 from mlimages.params import Machine, Train
 from mlimages.train.optimizer import FIRST_SCALE
 from mlimages.train.step import Trainer
-from mlimages.train.strategy import distribute, mirrored_strategy
+from mlimages.train.strategy import build_strategy, distribute, replica_batch
 
 CLASSES, STEPS = 5, 4
 RNG = np.random.default_rng(0)
@@ -34,8 +35,9 @@ params, machine, data, out = json.loads(sys.argv[1])
 data = np.load(data)
 strategy = mirrored_strategy(Machine(**machine))
 results = {}
-for name in ("local", "synchronized"):
-    trainer = Trainer(dataclasses.replace(Train(**params), batch_norm=name), data["labels"].shape[-1], strategy)
+for name, changes in (("local", {}), ("synchronized", {"batch_norm": "synchronized"}),
+                      ("bfloat16", {"batch_norm": "synchronized", "exchange": "bfloat16"})):
+    trainer = Trainer(dataclasses.replace(Train(**params), **changes), data["labels"].shape[-1], strategy)
     batches = distribute(strategy, lambda context: tf.data.Dataset.from_tensor_slices(
         (data["images"], data["labels"])).unbatch().batch(4))
     results[f"{name}_losses"] = [trainer.train(batches, [0.05])[0] for _ in range(len(data["labels"]))]
@@ -51,7 +53,7 @@ class Ran:
     """A few steps of a tiny network."""
 
     def __init__(self, params: Train, machine: Machine, *, steps_per_call: int = 1, rate: float = 0.05) -> None:
-        strategy = mirrored_strategy(machine)
+        strategy = build_strategy(params, machine)
         self.trainer = Trainer(params, CLASSES, strategy, steps_per_call=steps_per_call)
         batches = distribute(strategy, lambda context: tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)))
         rates = np.full(steps_per_call, rate, np.float32)
@@ -88,6 +90,29 @@ def test_several_steps_in_one_call_are_the_same_steps_to_the_bit(run: Callable[.
     assert many.trainer.call.experimental_get_tracing_count() == 1
 
 
+def test_one_device_takes_the_same_steps_as_a_mirror_of_one_to_the_bit(run: Callable[..., Ran], plain: Ran) -> None:
+    alone = run({"strategy": "one_device"})
+    assert alone.losses.tolist() == plain.losses.tolist()
+    assert apart(alone.weights, plain.weights) == 0
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(small_train: Train) -> None:
+    assert replica_batch(dataclasses.replace(small_train, batch=12), 3) == 4
+    with pytest.raises(UserError, match="train.batch is 8, which 3 replicas cannot share evenly"):
+        replica_batch(small_train, 3)
+    with pytest.raises(UserError, match="which 4 replicas cannot share evenly in 4 parts each; expected a multiple of"):
+        replica_batch(dataclasses.replace(small_train, accumulate=4), 4)
+
+
+def test_nccl_without_a_gpu_is_refused(small_train: Train, small_machine: Callable[..., Machine],
+                                       tmp_path: Path) -> None:
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match="machine.collective is nccl, but there is no GPU"):
+        build_strategy(dataclasses.replace(small_train, strategy="multi_worker"),
+                       dataclasses.replace(small_machine(tmp_path), collective="nccl"))
+
+
 def test_two_replicas_take_the_same_steps_where_batch_norm_is_synchronized(
         run: Callable[..., Ran], plain: Ran, small_train: Train, small_machine: Callable[..., Machine],
         small_python: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -100,9 +125,10 @@ def test_two_replicas_take_the_same_steps_where_batch_norm_is_synchronized(
     alone = run({"batch_norm": "synchronized"})
     with np.load(tmp_path / "results.npz") as results:
         weights = {name: [results[f"{name}_{index}"] for index in range(len(plain.weights))]
-                   for name in ("local", "synchronized")}
+                   for name in ("local", "synchronized", "bfloat16")}
         np.testing.assert_allclose(results["synchronized_losses"], alone.losses, rtol=1e-3)
     assert apart(weights["synchronized"], alone.weights) < 2e-2
+    assert 0 < apart(weights["bfloat16"], weights["synchronized"]) < 0.1, "gradients that travelled in half the bytes"
     assert apart(weights["local"], plain.weights) > 2 * apart(weights["synchronized"], alone.weights)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ import numpy as np
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from mlimages.figures.canvas import GOOD, TRAIN, VALIDATION, axes, label
+from mlimages.figures.canvas import GOOD, MUTED, TRAIN, VALIDATION, axes, bars, label
 from mlimages.params import Machine, Train
 from mlimages.publish import read_manifest
 from mlimages.scratch import root
+from mlimages.train.files import PROFILE
 from mlimages.train.inputs import Records
 from mlimages.train.log import read_log
 from mlimages.train.loop import LOG
@@ -37,6 +39,16 @@ def course(model: str | Path) -> None:
     """Loss, learning rate and speed over the steps."""
     _draw(plt.figure(figsize=(9, 7), layout="constrained"), read_log(Path(model) / LOG))
     plt.show()
+
+
+def step_profile(model: str | Path) -> None:
+    """The time of one step, beside what exchanging gradients and making the input take by themselves."""
+    facts = json.loads((Path(model) / PROFILE).read_text(encoding="utf-8"))
+    step, exchange, made = (facts[f"{name}_seconds"] for name in ("step", "exchange", "input"))
+    bars(f"One step on {facts['replicas']} replicas, {facts['gradient_bytes'] / 2**20:,.0f} MiB of gradients each",
+         "seconds", ["the step, as it was trained", "of it computing, if nothing overlaps",
+                     "exchanging gradients, alone", "making the input, alone, beside the step"],
+         [step, max(step - exchange, 0.0), exchange, made], [TRAIN, GOOD, VALIDATION, MUTED])
 
 
 @contextlib.contextmanager

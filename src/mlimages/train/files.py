@@ -9,6 +9,7 @@ from mlimages.publish import sha256
 
 CHECKPOINTS = "checkpoints"
 FACTS = "facts.json"
+PROFILE = "profile.json"
 METRICS = "metrics.json"  # written last: with it, all of the result is there
 
 

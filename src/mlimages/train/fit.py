@@ -15,6 +15,7 @@ from mlimages.train.files import CHECKPOINTS, METRICS
 from mlimages.train.inputs import Records, telling, training_batches
 from mlimages.train.log import read_log
 from mlimages.train.loop import LOG, run_steps
+from mlimages.train.profile import INPUT_STEPS, exchange_seconds, input_seconds, write_profile
 from mlimages.train.record import environment, write_card
 from mlimages.train.resnet import build
 from mlimages.train.resume import Checkpoints
@@ -59,10 +60,13 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
         validation = Validation(Records(tfrecords, manifest, "val"), images=params.validation_images,
                                 pixels=params.pixels, readers=machine.workers)
 
+    def share(first: int, steps: int, mine: range) -> Any:
+        return training_batches(records, params, steps=steps, first=first, parts=replicas, mine=mine,
+                                readers=machine.workers)
+
     def pipeline(context: Any) -> Any:
         mine = Role(context.input_pipeline_id, context.num_input_pipelines).share(context.num_replicas_in_sync)
-        batches = training_batches(records, params, steps=plan.total_steps, first=resumed.step, parts=replicas,
-                                   mine=mine, readers=machine.workers)
+        batches = share(resumed.step, plan.total_steps, mine)
         # Of a dataset that may end, workers ask each other before every step whether it has.
         return batches if role.alone else batches.repeat()
 
@@ -72,11 +76,15 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
                   work=work)
     if not role.alone:
         role.tell(weights=trainer.digest())
+    exchange = exchange_seconds(trainer) if replicas > 1 else 0.0
     if role.chief:
         published = checkpoints.restore_best() if params.publish == "best" else plan.total_steps
         _save(params, trainer, classes, work / "out")
         shutil.copyfile(work / LOG, work / "out" / LOG)
         data = {"manifest_sha256": sha256(tfrecords / MANIFEST), "classes": classes, "images": images}
+        speed = statistics.median(row["images_per_second"] for row in read_log(work / LOG))
+        write_profile(work / "out", trainer, step=params.batch / speed, exchange=exchange,
+                      made=input_seconds(share(0, INPUT_STEPS, own)))
         _record(params, trainer, data, published, work / "out")
     if not role.alone:
         meet(strategy)

@@ -32,7 +32,7 @@ class Trainer:
         self.stopping = False
         self._replicas = strategy.num_replicas_in_sync
         self._parts = params.accumulate
-        self._exchanged = tf.as_dtype(params.exchange)
+        self.exchanged = tf.as_dtype(params.exchange)
         self._finish = Finish(params, device=True)
         self._steps_per_call = steps_per_call
         with strategy.scope():
@@ -130,7 +130,7 @@ class Trainer:
 
     def exchange(self, gradients: Sequence[Any]) -> list[Any]:
         """The sums of gradients over the replicas, which travel as `train.exchange`."""
-        summed = all_reduce([tf.cast(gradient, self._exchanged) for gradient in gradients])
+        summed = all_reduce([tf.cast(gradient, self.exchanged) for gradient in gradients])
         return [tf.cast(total, gradient.dtype) for total, gradient in zip(summed, gradients, strict=True)]
 
     def _accumulated(self, images: Any, labels: Any, weights: Any) -> tuple[Any, list[Any]]:

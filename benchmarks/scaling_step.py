@@ -1,0 +1,63 @@
+"""What `scaling.py` measures: `scaling_step.py STRATEGY EXCHANGE PIXELS BATCH CORE ADDRESSES INDEX`.
+
+One process, of one CORE (or -1: all), that takes a training step of our ResNet-50 for each line of its input: alone,
+mirrored on two halves of the CPU, or as worker INDEX of ADDRESSES. For the line `exchange` it only exchanges what
+would be gradients. BATCH is the global one.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+STRATEGY, EXCHANGE, PIXELS, BATCH, CORE, ADDRESSES, INDEX = sys.argv[1:]
+if int(CORE) >= 0:
+    os.sched_setaffinity(0, {int(CORE)})
+if STRATEGY == "multi_worker":
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": ADDRESSES.split(",")},
+                                          "task": {"type": "worker", "index": int(INDEX)}})
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from mlimages.params import load  # noqa: E402
+from mlimages.train.step import Trainer  # noqa: E402
+from mlimages.train.strategy import build_strategy, distribute  # noqa: E402
+
+CLASSES = 1000
+
+
+def main() -> None:
+    loaded = load(Path(__file__).parents[1] / "params.yaml")
+    params = dataclasses.replace(loaded.train, architecture="resnet50", pixels=int(PIXELS), batch=int(BATCH),
+                                 strategy=STRATEGY, exchange=EXCHANGE)  # type: ignore[arg-type]
+    machine = dataclasses.replace(loaded.machine, logical_devices=2 if STRATEGY == "mirrored" else 1)
+    strategy = build_strategy(params, machine)
+    trainer = Trainer(params, CLASSES, strategy)
+    share = int(BATCH) // strategy.num_replicas_in_sync
+    generator = np.random.default_rng(0)
+    images = tf.constant(generator.uniform(-1, 1, (share, int(PIXELS), int(PIXELS), 3)), tf.float32)
+    labels = tf.constant(generator.random((share, CLASSES)) < 0.01, tf.float32)
+    batches = distribute(strategy, lambda context: tf.data.Dataset.from_tensors((images, labels)).repeat())
+    rates = np.array([1e-4], np.float32)
+
+    @tf.function
+    def exchange() -> None:
+        strategy.run(lambda: trainer.exchange([tf.zeros(weight.shape) for weight in trainer.model.trainable_variables]))
+
+    moved = sum(int(np.prod(weight.shape)) for weight in trainer.model.trainable_variables)
+    print(f"bytes {moved * tf.as_dtype(EXCHANGE).size}", flush=True)
+    for line in sys.stdin:
+        began = time.monotonic()
+        if line.strip() == "exchange":
+            exchange()
+        else:
+            trainer.train(batches, rates)
+        print(f"seconds {time.monotonic() - began}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
