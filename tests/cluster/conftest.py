@@ -16,6 +16,7 @@ from mlimages.cluster import attached
 from mlimages.params import Machine, Params, load
 
 ROOT = Path(__file__).parents[2]
+SYSTEM = {"health_check_period_ms": 500}  # a dead node is known after five checks
 
 
 class Nodes:
@@ -29,7 +30,8 @@ class Nodes:
         return self._cluster.add_node(num_cpus=1)
 
     def kill(self, node: Any) -> None:
-        """End all processes of a node without a word."""
+        """End all processes of a node without a word, first that which could tell of the others' end."""
+        node.kill_raylet()
         self._cluster.remove_node(node, allow_graceful=False)
 
 
@@ -44,7 +46,8 @@ def nodes() -> Iterator[Nodes]:
         from ray.cluster_utils import Cluster
 
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False,
-                                                                "temp_dir": str(temporary)})
+                                                                "temp_dir": str(temporary),
+                                                                "_system_config": SYSTEM})
         try:
             with attached(dataclasses.replace(load(ROOT / "params.yaml").machine, ray_address=cluster.address)):
                 yield Nodes(cluster)
