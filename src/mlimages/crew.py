@@ -140,19 +140,8 @@ def _no_main() -> Iterator[None]:
 def _serve(make: Callable[[], Work], threads: int, pipe: Connection) -> None:
     """A worker's life: until the pipe to its scheduler ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the scheduler, which ends its workers
-    staff = Staff(make, threads)
-    pipe.send([])  # it is up
-    threading.Thread(target=_report, args=(staff, pipe), daemon=True).start()
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            staff.give(pipe.recv())
+    Staff(make, threads).attend(pipe)
     os._exit(0)
-
-
-def _report(staff: "Staff", pipe: Connection) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            pipe.send(staff.take())
 
 
 class Staff:
@@ -167,17 +156,24 @@ class Staff:
         for _ in range(threads):
             threading.Thread(target=self._run, args=(work,), daemon=True).start()
 
-    def give(self, tasks: list[Any]) -> None:
-        for task in tasks:
-            self._tasks.put(task)
-
-    def take(self) -> list[Any]:
-        """Waits for a result; all that have come."""
-        batch = [self._results.get()]
-        with contextlib.suppress(queue.Empty):
+    def attend(self, pipe: Connection) -> None:
+        """Say that it is up, then take tasks from the pipe, and send results as they come, until the pipe ends."""
+        pipe.send([])
+        threading.Thread(target=self._report, args=(pipe,), daemon=True).start()
+        with contextlib.suppress(EOFError, OSError):
             while True:
-                batch.append(self._results.get_nowait())
-        return batch
+                for task in pipe.recv():
+                    self._tasks.put(task)
+
+    def _report(self, pipe: Connection) -> None:
+        """Send all results at once that have come."""
+        with contextlib.suppress(OSError):
+            while True:
+                batch = [self._results.get()]
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        batch.append(self._results.get_nowait())
+                pipe.send(batch)
 
     def _run(self, work: Work) -> None:
         while True:

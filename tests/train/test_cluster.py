@@ -24,8 +24,8 @@ from mlimages.train.files import folders
 from mlimages.train.launch.tf_config import Cluster
 
 pytestmark = pytest.mark.slow
-PATIENCE_SECONDS = 120.0
-LONG_STEPS = 120
+PATIENCE_SECONDS = 240.0
+LONG_STEPS = 100
 
 TRAINS = """
 import json, os, sys
@@ -57,7 +57,7 @@ def long_train(cluster_train: Train) -> Train:
 @pytest.fixture(scope="module")
 def cluster_machine(small_machine: Callable[..., Machine]) -> Callable[..., Machine]:
     def build(scratch: Path, **changes: Any) -> Machine:
-        return dataclasses.replace(small_machine(scratch), **{"start_timeout": 100.0, **changes})
+        return dataclasses.replace(small_machine(scratch), **{"start_timeout": 200.0, **changes})
 
     return build
 
@@ -149,7 +149,7 @@ def test_whatever_happens_to_a_worker_all_begin_again_and_end_with_the_weights_o
                      r"worker 1 \(127.0.0.1:\d+\) was stopped or hung in step \d+",
                      r"worker 1 .* was told to end: SIGTERM stopped the training after step \d+",
                      r"restart 4 of 4", r"the end of .*worker-1.log\n\[worker 1\] ",
-                     r"UserError: SIGTERM stopped the training after step \d+ of 120; .*run the same command"):
+                     r"UserError: SIGTERM stopped the training after step \d+ of 100; .*run the same command"):
         assert re.search(expected, said), (expected, said[-6000:])
     ended = Running(command, tmp_path / "b").finish()
     assert f"trained {out}" in ended, ended

@@ -66,6 +66,7 @@ class Worker:
         self.process: Process | None = None
         self.address: str | None = None
         self.entered = 0
+        self.under_way = False  # the first step, which is traced and compiled, is done
         self.spoke = time.monotonic()
         self.told: dict[str, Any] = {}
         self.code: int | None = None
@@ -156,6 +157,7 @@ class Attempt:
             worker.spoke = time.monotonic()
             told = json.loads(what.removeprefix(MARK))
             worker.told |= told
+            worker.under_way |= (bool(worker.entered) and "entered" in told) or "weights" in told
             worker.entered = told.get("entered", worker.entered)
             worker.address = told.get("address", worker.address)
             if "plan" in told:
@@ -193,23 +195,25 @@ class Attempt:
         now = time.monotonic()
         # Where a worker itself waits for others, it tells who is missing.
         patience = self._machine.start_timeout + (GRACE_SECONDS if self._joined else 0.0)
-        late = [worker for worker in self._running() if not worker.entered and now - worker.spoke > patience]
+        late = [worker for worker in self._running() if not worker.under_way and now - worker.spoke > patience]
         if late and not self._joined:
             missing = ", ".join(str(worker) for worker in self._workers if not worker.address)
             raise UserError(f"{missing} did not come within machine.start_timeout, {self._machine.start_timeout:g} s; "
                             f"the logs are in {self._logs}")
         if late:
-            raise Lost(f"{', '.join(map(str, late))} did not take a first step within machine.start_timeout, "
+            raise Lost(f"{', '.join(map(str, late))} did not end a first step within machine.start_timeout, "
                        f"{self._machine.start_timeout:g} s")
-        if all(worker.entered for worker in self._workers) and \
-                now - max(worker.spoke for worker in self._workers) > self._machine.step_timeout:
+        # After the last step the chief writes the model, which may take longer than a step.
+        patience = self._machine.start_timeout if all("weights" in worker.told for worker in self._workers) \
+            else self._machine.step_timeout
+        if all(worker.under_way for worker in self._workers) and \
+                now - max(worker.spoke for worker in self._workers) > patience:
             for worker in self._running():
                 worker.process.signal(signal.SIGUSR1)  # type: ignore[union-attr]  # its log tells where it is
             self._listen()
             behind = min(worker.entered for worker in self._workers)
             hung = [worker for worker in self._workers if worker.entered == behind]
-            raise Lost(f"{', '.join(map(str, hung))} hung {hung[0].where} for machine.step_timeout, "
-                       f"{self._machine.step_timeout:g} s")
+            raise Lost(f"{', '.join(map(str, hung))} hung {hung[0].where} for {patience:g} s")
 
     def _judge(self) -> None:
         """Return where all ended well, else say who is to blame."""
@@ -221,7 +225,7 @@ class Attempt:
             raise UserError(signalled[0].told["stopped"])  # not one of them is to end, but the training
         if signalled:
             raise Lost(f"{signalled[0]} was told to end: {signalled[0].told['stopped'].partition(';')[0]}")
-        bad = [worker for worker in self._workers if worker.code != 0]
+        bad = [worker for worker in self._workers if worker.code != 0 or "weights" not in worker.told]
         silent = [worker for worker in bad if worker.code is None]
         if silent:
             raise Lost(f"{', '.join(map(str, silent))} was stopped or hung {silent[0].where}, while the others ended")
