@@ -137,3 +137,20 @@ def test_a_publish_that_fails_leaves_the_older_folder(made: Path, tmp_path: Path
     with pytest.raises(TypeError):
         publish(tmp_path / "work", made, verb="bake", records={}, fact=object())
     assert verify(made, "bake") == before
+
+
+def test_two_that_write_the_same_file_at_once_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with atomic(path) as first, atomic(path) as second:
+        first.write(b"first")
+        second.write(b"2nd")
+    assert path.read_bytes() == b"first"
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_still_being_written_is_not_published(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    write_json(folder / "whole.json", {})
+    with atomic(folder / "half.json"):
+        publish(folder, tmp_path / "out", verb="bake", records={})
+    assert list(verify(tmp_path / "out", "bake")["files"]) == ["whole.json"]

@@ -87,3 +87,12 @@ def test_a_copy_of_the_repository_works_in_the_original_ones_scratch(
     relative = dataclasses.replace(machine, scratch="scratch")
     with scratch.workspace("bake", relative, "key", tmp_path / "out") as folder:
         assert folder == tmp_path / "original" / "scratch" / "bake" / "key"
+
+
+def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(machine: Machine, tmp_path: Path) -> None:
+    with scratch.workspace("bake", machine, "key", tmp_path / "out") as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / ".bread.json.0123abcd.partial").touch()
+        (folder / "whole.json").touch()
+    with scratch.workspace("bake", machine, "key", tmp_path / "out") as folder:
+        assert sorted(path.name for path in folder.rglob("*")) == ["deep", "whole.json"]

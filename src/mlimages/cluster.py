@@ -50,8 +50,9 @@ def own_address() -> str:
 def attached(machine: Machine) -> Iterator[Any]:
     """The module ray, connected until the block ends: to the cluster at `machine.ray_address`.
 
-    null: to that of RAY_ADDRESS or, without one, the one that runs on this machine; where none runs, one with all
-    cores of this machine is started, and ends with the block. A connection that is there already is used and kept.
+    null: to that of RAY_ADDRESS or, without one, the one that runs on this machine. Where none runs, and for `local`,
+    one with all cores of this machine is started, and ends with the block. A connection that is there already is used
+    and kept.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -76,7 +77,7 @@ def attached(machine: Machine) -> Iterator[Any]:
 
 def _knock(address: str | None) -> None:
     """UserError at once where nobody listens, for which Ray itself takes minutes."""
-    if address and address != "auto":
+    if address and ":" in address:
         host, _, port = address.partition(":")
         try:
             socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
@@ -98,12 +99,13 @@ def remote(function: Callable[[Unit], Result], machine: Machine) -> Iterator[Cal
         def run(unit: Unit) -> Result:
             try:
                 return ray.get(task.remote(here, unit))
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from None
             except ray.exceptions.RayError as error:
-                raise UserError(f"{unit} was begun {RETRIES + 1} times on the Ray cluster, and each time its process "
-                                f"or node was lost: {error}. What was finished is kept: run the same command again, "
-                                f"where memory is short with fewer CPUs for each node") from None
+                cause = getattr(error, "cause", error)  # what the function raised, or what befell the cluster
+                if not isinstance(cause, ray.exceptions.RayError):
+                    raise cause from None
+                raise UserError(f"{unit} was not done on the Ray cluster, with {RETRIES} retries where its process or "
+                                f"node was lost: {cause}. What was finished is kept: run the same command again, where "
+                                f"memory is short with fewer CPUs for each node") from None
 
         yield run
 

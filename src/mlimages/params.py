@@ -211,7 +211,7 @@ class Machine:
     threads: Annotated[int, Field(ge=1, le=4096)]
     workers: Annotated[int, Field(ge=1, le=1024)]
     engine: Literal["local", "ray"]
-    ray_address: Annotated[str, Field(pattern=r"^(auto|[A-Za-z0-9._-]+:[0-9]{1,5})$")] | None
+    ray_address: Annotated[str, Field(pattern=r"^(auto|local|[A-Za-z0-9._-]+:[0-9]{1,5})$")] | None
     logical_devices: Annotated[int, Field(ge=1, le=64)]
     launcher: Literal["local", "slurm", "ray", "environment"]
     train_workers: Annotated[int, Field(ge=1, le=4096)]

@@ -100,7 +100,7 @@ def test_an_error_on_the_cluster_is_raised_as_itself_and_a_unit_that_always_kill
     with pytest.raises(UserError) as raised:
         list(map_units(fail, range(5), machine=on_ray, ahead=1))
     assert str(raised.value) == "no unit 3"
-    with pytest.raises(UserError, match="7 was begun 2 times .* run the same command again"):
+    with pytest.raises(UserError, match="7 was not done .* with 1 retries .* run the same command again"):
         list(map_units(fail, [7], machine=on_ray, ahead=1))
 
 

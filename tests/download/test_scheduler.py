@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from tests.conftest import ScriptedServer
-from tests.download.conftest import Fetcher, MakeFetcher
+from tests.download.conftest import Fetcher, MakeFetcher, ThreadCrew
 
+from mlimages.crew import Lost
 from mlimages.download import hosts, outage
 from mlimages.download.ledger import Reason
 from mlimages.errors import UserError
@@ -158,3 +159,20 @@ def test_knocks_do_not_come_while_others_answer(fetcher: MakeFetcher, server: Sc
     assert quiet.knock(101.0, suspended=False) is None
     assert quiet.knock(101.0, suspended=True) == HOST
     assert quiet.knock(101.1, suspended=True) is None, "it knocked twice at once"
+
+
+@pytest.mark.parametrize(("with_node", "reason"), [(False, Reason.CRASHED), (True, Reason.OK)])
+def test_a_line_that_lost_its_worker_twice_is_to_blame_unless_the_whole_node_was_lost(
+        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch, with_node: bool,
+        reason: Reason) -> None:
+    losses, send = [Lost(None, with_node)] * 2, ThreadCrew.send
+
+    def losing(crew: ThreadCrew, worker: int, task: Any) -> None:
+        if losses:
+            crew._results.put(losses.pop())
+        else:
+            send(crew, worker, task)
+
+    monkeypatch.setattr(ThreadCrew, "send", losing)
+    [url] = serve(server, jpeg, 1)
+    assert fetcher().fetch(url).reason is reason
