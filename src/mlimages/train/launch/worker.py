@@ -97,5 +97,4 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    if code:
-        os._exit(code)  # TensorFlow would wait for others that are gone
+    os._exit(code)  # TensorFlow would wait for others that have ended already
