@@ -44,10 +44,9 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 def take_name(partial: Path, path: Path) -> None:
     """Give a finished file beside `path` that name, once all of it is on the disk."""
     with writing(path):
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        fsync(partial)
         partial.rename(path)
-        _fsync_folder(path.parent)
+        fsync(path.parent)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -94,7 +93,7 @@ def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, i
         if out.exists():
             out.rename(old)
         partial.rename(out)
-        _fsync_folder(out.parent)
+        fsync(out.parent)
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -142,8 +141,9 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Return when a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

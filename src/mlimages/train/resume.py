@@ -4,7 +4,6 @@
                               facts.json                          step, network, sha256 of the files
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from mlimages.errors import UserError
-from mlimages.publish import sha256, write_json
+from mlimages.publish import fsync, sha256, write_json
 from mlimages.train.files import FACTS, examine, folders
 
 VARIABLES = "variables"
@@ -52,11 +51,11 @@ class Checkpoints:
             write_json(partial / FACTS, {"step": step, "losses": losses, "score": score, "network": self._network,
                                          "files": digests})
             for path in [*partial.iterdir(), partial]:
-                _fsync(path)
+                fsync(path)
             if final.exists():  # damaged, or it would have been resumed from
                 shutil.rmtree(final)
             partial.rename(final)
-            _fsync(self._folder)
+            fsync(self._folder)
         except (OSError, tf.errors.OpError) as error:
             raise UserError(f"{final}: {error}; the checkpoint before is kept: make room there, or set "
                             f"machine.scratch to another disk, and run the same command again") from None
@@ -112,11 +111,3 @@ class Checkpoints:
         for folder in old:
             if best is None or folder != best[0]:
                 shutil.rmtree(folder)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
