@@ -1,8 +1,10 @@
 """Train on the devices of this process, alone or as one of several workers, and write what comes of it."""
 
+import contextlib
 import dataclasses
 import shutil
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,15 @@ MODEL = "model.keras"
 SAVED_MODEL = "saved_model"
 RUN = "run.json"
 CARD = "model_card.md"
+# The chief leaves last: TensorFlow on the other workers fails without it.
+PARTING_SECONDS = 2.0
 
 
-def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: Role = ALONE) -> None:
-    """Train from the last checkpoint in `work` to the end, and write the result to its `out`, as the chief."""
+def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: Role = ALONE) -> Any:
+    """Train from the last checkpoint in `work` to the end, and write the result to its `out`, as the chief.
+
+    Returns the iterator of the batches: of several workers it is still at work, and taking it down then can hang.
+    """
     if params.deterministic:
         tf.config.experimental.enable_op_determinism()
     manifest = read_manifest(tfrecords, "convert")
@@ -86,8 +93,13 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
         write_profile(work / "out", trainer, step=params.batch / speed, exchange=exchange,
                       made=input_seconds(share(0, INPUT_STEPS, own)))
         _record(params, trainer, data, published, work / "out")
-    if not role.alone:
+    if role.chief and not role.alone:
+        with contextlib.suppress(tf.errors.OpError):  # all is written, so whoever is gone by now is not missed
+            meet(strategy)
+        time.sleep(PARTING_SECONDS)
+    elif not role.alone:
         meet(strategy)
+    return batches
 
 
 def _save(params: Train, trainer: Trainer, classes: int, out: Path) -> None:

@@ -34,7 +34,7 @@ def tell(**facts: Any) -> None:
     print(f"\n{MARK}{json.dumps(facts)}", flush=True)
 
 
-def main() -> int:
+def main() -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     task = json.loads(sys.stdin.readline())
     params, machine = Train(**task["params"]), Machine(**task["machine"])
@@ -44,10 +44,10 @@ def main() -> int:
         os.environ[NAME] = cluster.as_json()
         # While TensorFlow waits for another worker, nothing else in Python could end this one.
         faulthandler.dump_traceback_later(machine.start_timeout, exit=True)
-        return _train(params, machine, tfrecords, work, Role(cluster.own, len(cluster.addresses), tell))
+        _train(params, machine, tfrecords, work, Role(cluster.own, len(cluster.addresses), tell))
     except UserError as error:
         tell(error=str(error))
-        return REFUSED
+        _leave(REFUSED)
 
 
 def _join(index: int, host: str | None, own: Any, machine: Machine) -> Cluster:
@@ -70,22 +70,29 @@ def _introduce(address: str) -> None:
     print(f"process {os.getpid()} of {socket.gethostname()} is at {address}", flush=True)
 
 
-def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, role: Role) -> int:
+def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, role: Role) -> None:
     import tensorflow as tf
 
     from mlimages.train.fit import fit
     from mlimages.train.loop import Stopped
 
     try:
-        fit(params, machine, tfrecords=tfrecords, work=work, role=role)
+        kept = fit(params, machine, tfrecords=tfrecords, work=work, role=role)  # noqa: F841
+        _leave(0)
     except Stopped as told:
         tell(stopped=str(told))
-        return STOPPED
+        _leave(STOPPED)
     except tf.errors.OpError as error:
         print(error, file=sys.stderr)
         tell(lost=str(error.message).strip().splitlines()[0])
-        return LEFT_ALONE
-    return 0
+        _leave(LEFT_ALONE)
+
+
+def _leave(code: int) -> None:
+    """End this process at once: TensorFlow would wait for others that have ended, and for batches that nobody needs."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _end_with_supervisor() -> None:
@@ -94,7 +101,4 @@ def _end_with_supervisor() -> None:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # TensorFlow would wait for others that have ended already
+    main()
