@@ -3,17 +3,21 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test quick lint lab tensorboard lock clean
+.PHONY: repro test cluster quick lint lab tensorboard lock clean
 
 repro: .venv/installed
 	dvc repro
 
 # Two files of tests at a time: much of a test is waiting for a server, a process or an import.
 test: lint
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile -m "not cluster"
+
+# Training on several workers, Ray and SLURM, for real; without their packages, Ray's and SLURM's tests are skipped.
+cluster: .venv/installed
+	pytest -n 2 --dist loadfile -m cluster
 
 quick: lint
-	pytest -n 2 --dist loadfile -m "not slow"
+	pytest -n 2 --dist loadfile -m "not slow and not cluster"
 
 lint: .venv/installed
 	ruff check

@@ -32,7 +32,7 @@ from mlimages.engine import map_units, open_crew
 from mlimages.errors import UserError
 from mlimages.params import Download, Machine, Params
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 PATIENCE_SECONDS = 60.0
 
 

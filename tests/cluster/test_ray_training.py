@@ -14,7 +14,7 @@ from mlimages.params import Machine, Train
 from mlimages.train import train
 from mlimages.train.files import folders
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 PATIENCE_SECONDS = 240.0
 
 

@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).with_name("slurm.sh")
 MISSING = [name for name in ("munged", "sbatch", "slurmctld", "slurmd", "unshare")
            if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.cluster,
     pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}: apt-get install slurm-wlm munge"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as which SLURM's daemons run")]
 

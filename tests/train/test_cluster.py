@@ -23,7 +23,7 @@ from mlimages.train import train
 from mlimages.train.files import folders
 from mlimages.train.launch.tf_config import Cluster
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 PATIENCE_SECONDS = 240.0
 LONG_STEPS = 100
 
