@@ -105,6 +105,19 @@ def test_a_worker_that_cannot_begin_is_an_error_and_no_endless_restart() -> None
         collect(crew, 1)
 
 
+def test_a_worker_that_is_killed_before_it_can_work_is_replaced_twice() -> None:
+    with Crew(MAKE, workers=1, threads=1) as crew:
+        for _ in range(2):
+            crew.kill(0)
+            assert collect(crew, 1) == [(0, Lost(-signal.SIGKILL))]
+        crew.send(0, 3)
+        assert collect(crew, 1) == [(0, 9)]
+    with Crew(MAKE, workers=1, threads=1) as crew, pytest.raises(UserError, match="exit code -9"):
+        for _ in range(3):
+            crew.kill(0)
+            collect(crew, 1)
+
+
 def test_no_process_is_left_at_the_end() -> None:
     with Crew(MAKE, workers=2, threads=1) as crew:
         for worker in range(2):

@@ -22,6 +22,8 @@ from mlimages.errors import UserError
 
 Work = Callable[[Any], Any]
 
+KILLED_STARTS = 3  # in a row, of a worker that something kills before it can work, such as a short memory
+
 # Options of glibc's mallopt, from its malloc.h, and their values.
 MALLOC = {-8: 2,  # arenas, for all threads of a worker
           -3: 32 * 2**20,  # bytes from which on a block comes from the kernel and goes back to it when freed
@@ -48,6 +50,7 @@ class Crew:
         self._processes: list[Any] = [None] * workers
         self._pipes: list[Connection] = [None] * workers  # type: ignore[list-item]
         self._up = [False] * workers
+        self._killed_starts = [0] * workers
 
     def __enter__(self) -> "Crew":
         for worker in range(self.workers):
@@ -79,7 +82,7 @@ class Crew:
                 self._replace(worker)
             else:
                 results += [(worker, result) for result in taken]
-                self._up[worker] = True
+                self._up[worker], self._killed_starts[worker] = True, 0
         for _, result in results:
             if isinstance(result, Exception):
                 raise result
@@ -114,13 +117,15 @@ class Crew:
         return [self._pipes.index(pipe) for pipe in wait(self._pipes, seconds)]  # type: ignore[arg-type]
 
     def _take(self, worker: int) -> list[Any] | Lost:
-        """Its results; UserError where it ended before it began, as its successor would not begin either."""
+        """Its results; UserError where it ended before it began and its successor would not begin either."""
         try:
             return self._pipes[worker].recv()
         except (EOFError, OSError):
             self._processes[worker].join()
             lost = Lost(self._processes[worker].exitcode)
-        if not self._up[worker]:
+        killed = lost.exit_code is not None and lost.exit_code < 0
+        self._killed_starts[worker] += killed and not self._up[worker]
+        if not self._up[worker] and (not killed or self._killed_starts[worker] == KILLED_STARTS):
             raise UserError(f"a worker process ended before it could work, with exit code {lost.exit_code}; its own "
                             f"message stands above. Where memory is short, lower machine.workers")
         return lost

@@ -61,7 +61,8 @@ def test_what_cannot_fit_is_said_before_anything_is_fetched(
     released = serve_and_hold(server, URLS, jpeg + bytes(200_000), at_once=6)
     lists = lists_of(URLS, VAL)
     with started(quick, here, lists, tmp_path / "images"):
-        wait_for(lambda: list(tmp_path.glob("scratch/download/*/accounts/*.json")) != [])
+        wait_for(lambda: list(tmp_path.glob("scratch/download/*/accounts/train-00000.json")) != []
+                 and not list(tmp_path.glob("scratch/download/*/spools/train-00000.*")))
     released.set()
     asked = sum(server.requests.values())
     script = 'cp -a "$1" "$1.was" && mount -t tmpfs -o size=1500k tmpfs "$1" && cp -a "$1.was/." "$1" && shift && "$@"'
