@@ -1,6 +1,5 @@
 """The record of a run: what made the model, as JSON, and as a model card to read."""
 
-import importlib.metadata
 import platform
 import shutil
 import subprocess
@@ -10,13 +9,13 @@ from typing import Any
 
 import tensorflow as tf
 
-PACKAGES = ("keras", "numpy", "tensorflow")
+from mlimages.train.launch.agreement import package_versions
 
 
 def environment() -> dict[str, Any]:
     """What the run ran on: packages, devices, and the code's git revision, null outside a repository."""
     return {"python": platform.python_version(), "machine": platform.machine(),
-            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "packages": package_versions(),
             "devices": [device.name for device in tf.config.list_logical_devices()], "git": _revision()}
 
 

@@ -34,10 +34,15 @@ def facts(params: Train, tfrecords: Path, work: Path) -> Facts:
     resumed = newest(work / CHECKPOINTS)
     return {"parameters": {f"train.{name}": value for name, value in dataclasses.asdict(params).items()},
             "code": {str(path.relative_to(source)): sha256(path)[:16] for path in sorted(source.rglob("*.py"))},
-            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "packages": package_versions(),
             "data": {str(MANIFEST): sha256(tfrecords / MANIFEST)[:16]},
             "checkpoint, which lies in machine.scratch on a disk that all must share":
                 {"newest": resumed.name if resumed else None}}
+
+
+def package_versions() -> dict[str, str]:
+    """Of the packages whose arithmetic decides the weights."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def agree(cluster: Cluster, own: Facts, held: socket.socket, seconds: float) -> None:
