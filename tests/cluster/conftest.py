@@ -1,5 +1,6 @@
 """A Ray cluster of real nodes on this machine, one core each."""
 
+import contextlib
 import dataclasses
 import os
 import secrets
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tests.train.conftest import small_machine, small_tfrecords, small_train  # noqa: F401 - fixtures
 
@@ -31,7 +33,12 @@ class Nodes:
 
     def kill(self, node: Any) -> None:
         """End all processes of a node without a word, first that which could tell of the others' end."""
+        [raylet] = node.all_processes["raylet"]
+        workers = psutil.Process(raylet.process.pid).children(recursive=True)
         node.kill_raylet()
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
         self._cluster.remove_node(node, allow_graceful=False)
 
 
