@@ -115,7 +115,8 @@ def memory() -> None:
             return cost, tape.gradient(cost, logits)
 
         inputs = [tf.constant(part[None]) for part in row]
-        run(*(tf.tile(part, [8, 1]) for part in inputs))  # traced; what is compiled for a batch is small beside it
+        for rows in (8, 16):  # traced for any batch; what is compiled for one is small beside it
+            run(*(tf.tile(part, [rows, 1]) for part in inputs))
         gc.collect()
         before = _status("VmRSS")
         labels, logits = (tf.tile(part, [batch, 1]) for part in inputs)

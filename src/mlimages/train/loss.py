@@ -64,19 +64,21 @@ class SigmoidLoss(Loss):
         def total(logits: Any) -> Any:
             def gradient(*arguments: Any, upstream: Any = None) -> Any:
                 share = arguments[0] if upstream is None else upstream
-                return self._fused_slopes(labels, logits, share * weights)
+                return self._fused_slopes(labels, logits, share * weights, summed)
 
-            return self._fused_sum(labels, logits, weights), gradient
+            summed = self._fused_sum(labels, logits, weights)
+            return summed, gradient
 
         return total(logits)
 
     def _sum(self, labels: Any, logits: Any, weights: Any) -> Any:
         known = ops.cast(labels >= 0, logits.dtype)
         terms = self._positive_weight * labels * ops.softplus(-logits) + (1 - labels) * ops.softplus(logits)
-        return ops.sum(weights * ops.sum(known * terms, axis=0))
+        return _total(weights * known * terms)
 
-    def _slopes(self, labels: Any, logits: Any, weights: Any) -> Any:
-        """The derivative of `_sum` by the logits."""
+    def _slopes(self, labels: Any, logits: Any, weights: Any, summed: Any) -> Any:
+        """The derivative of `_sum` by the logits; it waits for `summed`, so that both never take memory at once."""
+        del summed
         known = ops.cast(labels >= 0, logits.dtype)
         positive = self._positive_weight * labels
         return weights * known * ((positive + 1 - labels) * ops.sigmoid(logits) - positive)
@@ -158,7 +160,7 @@ class FocusedLoss(Loss):
         present = ops.softplus(-logits)  # -log p
         terms = (self._shares[0] * labels * _power(ops.sigmoid(-logits), self._focusing[0]) * present
                  + self._shares[1] * (1 - labels) * _power(wrong, self._focusing[1]) * absent)
-        return ops.sum(weights * ops.sum(known * terms, axis=0))
+        return _total(weights * known * terms)
 
 
 class SoftmaxLoss(Loss):
@@ -169,6 +171,11 @@ class SoftmaxLoss(Loss):
         total = ops.sum(confidences, axis=1, keepdims=True)
         shares = confidences / ops.where(total > 0, total, 1.0)
         return -ops.sum(shares * ops.log_softmax(logits, axis=1))
+
+
+def _total(terms: Any) -> Any:
+    """The sum of [images, classes], over the classes first: over the images first, XLA would store the terms."""
+    return ops.sum(ops.sum(terms, axis=1))
 
 
 def _power(base: Any, exponent: float) -> Any:

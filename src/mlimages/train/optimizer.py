@@ -11,6 +11,8 @@ import keras
 import tensorflow as tf
 
 FIRST_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2000
+# In place of a momentum of 0, by which it could not be divided: next to it, nothing is left of an earlier velocity.
+TINY = 1e-20
 
 
 class Momentum:
@@ -25,7 +27,7 @@ class Momentum:
     def __init__(self, weights: Sequence[Any], momentum: float, *, weight_decay: float = 0.0,
                  clip_norm: float | None = None) -> None:
         self._weights = list(weights)
-        self._momentum, self._weight_decay, self._clip_norm = momentum, weight_decay, clip_norm
+        self._momentum, self._weight_decay, self._clip_norm = max(momentum, TINY), weight_decay, clip_norm
         self.velocities = [keras.Variable(keras.ops.zeros(weight.shape), trainable=False) for weight in weights]
 
     @property
@@ -34,13 +36,25 @@ class Momentum:
 
     def apply(self, gradients: Sequence[Any], rate: Any) -> None:
         """Change the weights by the gradients of the global batch; `rate` is a float32 scalar."""
-        gradients = [gradient + self._weight_decay * weight.value if is_decayed(weight) else gradient
-                     for gradient, weight in zip(gradients, self._weights, strict=True)]
+        factor = 1.0
         if self._clip_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm)
-        for gradient, velocity, weight in zip(gradients, self.velocities, self._weights, strict=True):
+            norm = tf.linalg.global_norm([gradient + decay * weight.value for gradient, weight, decay in
+                                          zip(gradients, self._weights, self._decays, strict=True)])
+            factor = self._clip_norm / tf.maximum(norm, self._clip_norm)
+            gradients = [factor * gradient for gradient in gradients]
+        for gradient, velocity, weight, decay in zip(gradients, self.velocities, self._weights, self._decays,
+                                                     strict=True):
+            if decay:
+                # In place, as a part of the velocity that momentum then makes so small as it must be: the sum with the
+                # gradient would be another tensor of the size of the weight.
+                tf.raw_ops.ResourceApplyGradientDescent(var=velocity.value.handle, delta=weight.value,
+                                                        alpha=-factor * decay / self._momentum)
             tf.raw_ops.ResourceApplyMomentum(var=weight.value.handle, accum=velocity.value.handle, lr=rate,
                                              grad=gradient, momentum=self._momentum)
+
+    @property
+    def _decays(self) -> list[float]:
+        return [self._weight_decay if is_decayed(weight) else 0.0 for weight in self._weights]
 
 
 def is_decayed(weight: Any) -> bool:
