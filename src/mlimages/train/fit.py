@@ -14,6 +14,7 @@ import tensorflow as tf
 from mlimages.params import Machine, Train
 from mlimages.publish import MANIFEST, read_manifest, sha256, write_json
 from mlimages.train.files import CHECKPOINTS, METRICS
+from mlimages.train.heap import keep_freed_memory
 from mlimages.train.inputs import Records, telling, training_batches
 from mlimages.train.log import read_log
 from mlimages.train.loop import LOG, run_steps
@@ -40,6 +41,7 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
 
     Returns the iterator of the batches: of several workers it is still at work, and taking it down then can hang.
     """
+    keep_freed_memory()
     if params.deterministic:
         tf.config.experimental.enable_op_determinism()
     manifest = read_manifest(tfrecords, "convert")
