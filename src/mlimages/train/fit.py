@@ -1,6 +1,5 @@
 """Train on the devices of this process, alone or as one of several workers, and write what comes of it."""
 
-import contextlib
 import dataclasses
 import shutil
 import statistics
@@ -32,7 +31,7 @@ MODEL = "model.keras"
 SAVED_MODEL = "saved_model"
 RUN = "run.json"
 CARD = "model_card.md"
-# The chief leaves last: TensorFlow on the other workers fails without it.
+# By which the chief leaves last: TensorFlow on the other workers fails without it.
 PARTING_SECONDS = 2.0
 
 
@@ -83,9 +82,8 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
     with telling():
         run_steps(trainer, batches, plan, checkpoints, resumed, validation, params, machine, role, images=images,
                   work=work)
-    if not role.alone:
-        role.tell(weights=trainer.digest())
     exchange = exchange_seconds(trainer) if replicas > 1 else 0.0
+    role.tell(trained=True)
     if role.chief:
         published = checkpoints.restore_best() if params.publish == "best" else plan.total_steps
         _save(params, trainer, classes, work / "out")
@@ -95,12 +93,10 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
         write_profile(work / "out", trainer, step=params.batch / speed, exchange=exchange,
                       made=input_seconds(share(0, INPUT_STEPS, own)))
         _record(params, trainer, data, published, work / "out")
-    if role.chief and not role.alone:
-        with contextlib.suppress(tf.errors.OpError):  # all is written, so whoever is gone by now is not missed
-            meet(strategy)
-        time.sleep(PARTING_SECONDS)
-    elif not role.alone:
+    if not role.alone:
         meet(strategy)
+        if role.chief:
+            time.sleep(PARTING_SECONDS)
     return batches
 
 

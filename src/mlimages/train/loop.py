@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
@@ -17,6 +18,7 @@ from mlimages.train.resume import Checkpoints, Resumed
 from mlimages.train.role import Role
 from mlimages.train.schedule import Schedule
 from mlimages.train.step import Trainer
+from mlimages.train.strategy import meet
 from mlimages.train.validation import Validation
 
 LOGGED_STEPS = 5
@@ -55,7 +57,7 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
                 speed = (done - timed) * params.batch / (time.monotonic() - began)
                 bar.set_postfix(loss=f"{float(np.mean(losses)):.4g}", images_per_second=f"{speed:.1f}", refresh=False)
                 if saving:
-                    _check_variables(trainer, done, float(rates[-1]))
+                    _prepare_to_save(trainer, done, float(rates[-1]), role)
                 if log:
                     tried = validation.run(trainer, role.tell) if validation and saving else None
                     log.row(done, done * params.batch / images, float(np.mean(losses)),
@@ -66,13 +68,19 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
                         log.histograms(done, trainer.loss.counters())
                     if tried:
                         log.predictions(done, tried.images, tried.labels, tried.logits)
+                if saving and not role.alone:
+                    meet(trainer.strategy)
                 losses = []
                 began, timed = time.monotonic(), done
             # A process alone need not wait for the next step to tell itself.
             if (trainer.stopping or (interrupts.received and role.alone)) and done < plan.total_steps:
-                _check_variables(trainer, done, float(rates[-1]))
+                _prepare_to_save(trainer, done, float(rates[-1]), role)
                 if role.chief:
                     checkpoints.save(done, losses)
+                    role.tell(saved=done)
+                if not role.alone:
+                    with contextlib.suppress(tf.errors.OpError):  # one of them leaves first
+                        meet(trainer.strategy)
                 raise Stopped(f"{interrupts.received or 'A signal to another worker'} stopped the training after step "
                               f"{done} of {plan.total_steps}; its checkpoint is kept: run the same command to continue")
 
@@ -92,9 +100,14 @@ def _check_losses(losses: np.ndarray, steps: range, rates: np.ndarray) -> None:
         _refuse(f"the loss is {losses[bad[0]]}", steps[bad[0]] + 1, float(rates[bad[0]]))
 
 
-def _check_variables(trainer: Trainer, step: int, rate: float) -> None:
+def _prepare_to_save(trainer: Trainer, step: int, rate: float, role: Role) -> None:
+    """UserError, on all workers, where the variables are not fit to be saved."""
+    role.tell(writing=True)
     if not trainer.is_finite():
         _refuse("the weights are no longer finite", step, rate)
+    if not role.alone and not meet(trainer.strategy, trainer.digest()):
+        raise UserError(f"the workers have different weights after step {step}; the checkpoint before is kept; please "
+                        f"report this")
 
 
 def _refuse(what: str, step: int, rate: float) -> None:

@@ -6,23 +6,24 @@ import json
 import queue
 import signal
 import time
-from collections import deque
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
-from mlimages.train.files import CHECKPOINTS, newest
+from mlimages.train.files import CHECKPOINTS, METRICS, newest
 from mlimages.train.interrupts import Interrupts
-from mlimages.train.launch.launchers import Launcher, Process, open_launcher
-from mlimages.train.launch.worker import LEFT_ALONE, MARK
+from mlimages.train.launch.launchers import Launcher, open_launcher
+from mlimages.train.launch.state import Worker
+from mlimages.train.launch.worker import LEFT_ALONE
 
 LOGS = "workers"
-TAIL_LINES = 12
 TICK_SECONDS = 0.2
 # In which TensorFlow finds by itself that a worker is gone (5 to 10 s), and in which killed processes end.
 GRACE_SECONDS, KILL_SECONDS = 15.0, 5.0
+# A step that takes so many times as long as the slowest so far hangs, where machine.step_timeout is shorter than that.
+SLOWER = 3
 
 
 class Lost(Exception):
@@ -45,7 +46,12 @@ def supervise(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -
                     return
                 except Lost as error:
                     attempt.end()
+                    if (work / "out" / METRICS).exists():  # all is written: whoever was lost since is not missed
+                        return
                     what = f"{error}; {_resumes(work)}"
+                    if interrupts.received:
+                        raise UserError(f"{interrupts.received} stopped the training: {what}; run the same command to "
+                                        f"continue") from None
                     attempt.show_tails()
             if restart < machine.max_restarts:
                 print(f"{what}. All workers begin again, restart {restart + 1} of {machine.max_restarts}", flush=True)
@@ -56,29 +62,6 @@ def supervise(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -
 def _resumes(work: Path) -> str:
     found = newest(work / CHECKPOINTS)
     return f"training resumes from {found}" if found else "there is no checkpoint yet: training begins anew"
-
-
-class Worker:
-    """What is known of one worker: the last step that it entered, when it last spoke, what it said at its end."""
-
-    def __init__(self, index: int, log: TextIO) -> None:
-        self.index, self.log = index, log
-        self.process: Process | None = None
-        self.address: str | None = None
-        self.entered = 0
-        self.under_way = False  # the first step, which is traced and compiled, is done
-        self.spoke = time.monotonic()
-        self.told: dict[str, Any] = {}
-        self.code: int | None = None
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-
-    def __str__(self) -> str:
-        role = ", the chief" if self.index == 0 else ""
-        return f"worker {self.index}{role} ({self.address or 'not up yet'})"
-
-    @property
-    def where(self) -> str:
-        return f"in step {self.entered}" if self.entered else "before its first step"
 
 
 class Attempt:
@@ -150,25 +133,19 @@ class Attempt:
     def _take(self, worker: Worker, kind: str, what: Any) -> None:
         if kind == "exit":
             worker.code = what
-            if what or "weights" not in worker.told:
-                self._ends = min(self._ends, time.monotonic() + GRACE_SECONDS)
+            self._ends = min(self._ends, time.monotonic() + self._grace)
             return
-        if kind == "out" and what.startswith(MARK):
-            worker.spoke = time.monotonic()
-            told = json.loads(what.removeprefix(MARK))
-            worker.told |= told
-            worker.under_way |= (bool(worker.entered) and "entered" in told) or "weights" in told
-            worker.entered = told.get("entered", worker.entered)
-            worker.address = told.get("address", worker.address)
-            if "plan" in told:
-                print(told["plan"], flush=True)
-            return
-        if not what.strip():
-            return
-        worker.tail.append(f"[worker {worker.index}] {what}")
-        print(worker.tail[-1], file=worker.log, flush=True)
-        if kind == "out" and worker is self._workers[0]:
+        told = worker.hear(kind, what)
+        if "plan" in told:
+            print(told["plan"], flush=True)
+        if kind == "out" and what.strip() and not told and worker is self._workers[0]:
             print(what, flush=True)
+
+    @property
+    def _grace(self) -> float:
+        """How long the others may go on after the end of a worker: the chief without any, once all have trained."""
+        alone = self._workers[0].code is None and all("trained" in worker.told for worker in self._workers)
+        return self._machine.start_timeout if alone else GRACE_SECONDS
 
     def _join(self) -> None:
         """Once all have come, tell each where the others are."""
@@ -203,17 +180,17 @@ class Attempt:
         if late:
             raise Lost(f"{', '.join(map(str, late))} did not end a first step within machine.start_timeout, "
                        f"{self._machine.start_timeout:g} s")
-        # After the last step the chief writes the model, which may take longer than a step.
-        patience = self._machine.start_timeout if all("weights" in worker.told for worker in self._workers) \
-            else self._machine.step_timeout
+        patience = max(self._machine.step_timeout, SLOWER * max(worker.slowest for worker in self._workers))
+        if self._workers[0].writing:  # the chief's supervisor or, of TF_CONFIG's other workers, one that cannot see it
+            patience = self._machine.start_timeout
         if all(worker.under_way for worker in self._workers) and \
                 now - max(worker.spoke for worker in self._workers) > patience:
             for worker in self._running():
                 worker.process.signal(signal.SIGUSR1)  # type: ignore[union-attr]  # its log tells where it is
             self._listen()
-            behind = min(worker.entered for worker in self._workers)
-            hung = [worker for worker in self._workers if worker.entered == behind]
-            raise Lost(f"{', '.join(map(str, hung))} hung {hung[0].where} for {patience:g} s")
+            behind = min(worker.progress for worker in self._workers)
+            hung = [worker for worker in self._workers if worker.progress == behind]
+            raise Lost(f"{', '.join(map(str, hung))} hung {hung[0].where} for {patience:.0f} s")
 
     def _judge(self) -> None:
         """Return where all ended well, else say who is to blame."""
@@ -225,7 +202,7 @@ class Attempt:
             raise UserError(signalled[0].told["stopped"])  # not one of them is to end, but the training
         if signalled:
             raise Lost(f"{signalled[0]} was told to end: {signalled[0].told['stopped'].partition(';')[0]}")
-        bad = [worker for worker in self._workers if worker.code != 0 or "weights" not in worker.told]
+        bad = [worker for worker in self._workers if worker.code != 0]
         silent = [worker for worker in bad if worker.code is None]
         if silent:
             raise Lost(f"{', '.join(map(str, silent))} was stopped or hung {silent[0].where}, while the others ended")
@@ -235,8 +212,6 @@ class Attempt:
             if worker.code == LEFT_ALONE:
                 raise Lost(f"{worker} lost the others {worker.where}: {worker.told.get('lost', '')}")
             raise Lost(f"{worker} {_end(worker.code or 0)} {worker.where}")
-        if len({worker.told.get("weights") for worker in self._workers}) > 1:
-            raise UserError("the workers ended with different weights, so the model is none; please report this")
 
 
 def _end(code: int) -> str:

@@ -29,7 +29,7 @@ REFUSED, LEFT_ALONE, STOPPED = 2, 3, 4
 
 def tell(**facts: Any) -> None:
     """One line for the supervisor."""
-    if "entered" in facts:
+    if facts.keys() & {"entered", "trained"}:
         faulthandler.cancel_dump_traceback_later()
     print(f"\n{MARK}{json.dumps(facts)}", flush=True)
 
