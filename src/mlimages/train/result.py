@@ -1,0 +1,65 @@
+"""What comes of a training: the network, its log, and what the run was and came to."""
+
+import dataclasses
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from mlimages.params import Train
+from mlimages.publish import write_json
+from mlimages.train.files import METRICS
+from mlimages.train.log import read_log
+from mlimages.train.loop import LOG
+from mlimages.train.profile import write_profile
+from mlimages.train.record import environment, write_card
+from mlimages.train.resnet import build
+from mlimages.train.step import Trainer
+
+MODEL = "model.keras"
+SAVED_MODEL = "saved_model"
+RUN = "run.json"
+CARD = "model_card.md"
+
+
+def write_result(params: Train, trainer: Trainer, data: dict[str, Any], published: int, *, log: Path, out: Path,
+                 exchange: float, made: float) -> None:
+    """Write all of it to `out`, the metrics last, which say that all is there.
+
+    `data` is what it was trained on, `published` the step of the weights; `exchange` and `made` are the seconds in
+    which replicas add up gradients, and the input makes a batch.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _save(params, trainer, data["classes"], out)
+    shutil.copyfile(log, out / LOG)
+    metrics = _metrics(params, trainer, read_log(log), published)
+    write_profile(out, trainer, step=params.batch / metrics["images_per_second"], exchange=exchange, made=made)
+    run = {"params": dataclasses.asdict(params), "data": data, "activation": params.activation,
+           "environment": environment(), "xla": trainer.compiled, "metrics": metrics}
+    write_json(out / RUN, run)
+    write_card(out / CARD, run)
+    write_json(out / METRICS, metrics)
+
+
+def _save(params: Train, trainer: Trainer, classes: int, out: Path) -> None:
+    """Save with Keras' own batch norm, so that `keras.models.load_model` needs nothing of this project."""
+    plain = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
+                  batch_norm=keras.layers.BatchNormalization)
+    plain.set_weights(trainer.weights())
+    plain.save(out / MODEL)
+    plain.export(out / SAVED_MODEL, verbose=False)
+
+
+def _metrics(params: Train, trainer: Trainer, rows: list[dict[str, float]], published: int) -> dict[str, Any]:
+    images = [(row["step"] - before["step"]) * params.batch
+              for before, row in zip([{"step": 0.0}, *rows], rows, strict=False)]
+    seconds = sum(seen / row["images_per_second"] for seen, row in zip(images, rows, strict=True))
+    [tried] = [row["validation_loss"] for row in rows if row["step"] == published]
+    return {
+        "steps": int(rows[-1]["step"]), "published_step": published, "images": sum(map(int, images)),
+        "weights": trainer.model.count_params(), "replicas": trainer.strategy.num_replicas_in_sync,
+        "final_loss": rows[-1]["loss"], "validation_loss": tried if params.validation_images else None,
+        "images_per_second": statistics.median(row["images_per_second"] for row in rows),
+        "training_seconds": round(seconds, 1)}
