@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mlimages import memory
 from mlimages.params import Machine, Train
 from mlimages.publish import MANIFEST, read_manifest, sha256, write_json
 from mlimages.train.files import CHECKPOINTS, METRICS
@@ -39,6 +40,7 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
 
     Returns the iterator of the batches: of several workers it is still at work, and taking it down then can hang.
     """
+    memory.keep_freed(memory.STEPS)
     if params.deterministic:
         tf.config.experimental.enable_op_determinism()
     manifest = read_manifest(tfrecords, "convert")
