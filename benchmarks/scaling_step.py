@@ -23,6 +23,7 @@ if STRATEGY == "multi_worker":
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+from mlimages import memory  # noqa: E402
 from mlimages.params import load  # noqa: E402
 from mlimages.train.step import Trainer  # noqa: E402
 from mlimages.train.strategy import build_strategy, distribute  # noqa: E402
@@ -35,6 +36,7 @@ def main() -> None:
     params = dataclasses.replace(loaded.train, architecture="resnet50", pixels=int(PIXELS), batch=int(BATCH),
                                  strategy=STRATEGY, exchange=EXCHANGE)  # type: ignore[arg-type]
     machine = dataclasses.replace(loaded.machine, logical_devices=2 if STRATEGY == "mirrored" else 1)
+    memory.keep_freed(memory.STEPS)  # as `fit` does
     strategy = build_strategy(params, machine)
     trainer = Trainer(params, CLASSES, strategy)
     share = int(BATCH) // strategy.num_replicas_in_sync

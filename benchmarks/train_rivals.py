@@ -25,9 +25,9 @@ from mlimages.convert.images import to_jpeg  # noqa: E402
 from mlimages.convert.records import serialize, shard_name  # noqa: E402
 from mlimages.convert.writing import shard  # noqa: E402
 from mlimages.demo import world  # noqa: E402
+from mlimages.memory import STEPS, keep_freed  # noqa: E402
 from mlimages.params import load  # noqa: E402
 from mlimages.publish import publish, read_manifest  # noqa: E402
-from mlimages.train.heap import keep_freed_memory  # noqa: E402
 from mlimages.train.inputs import Records, training_batches  # noqa: E402
 from mlimages.train.log import TrainingLog  # noqa: E402
 from mlimages.train.loss import ClassBalancedLoss  # noqa: E402
@@ -181,7 +181,7 @@ def main(what: str, *sizes: str) -> None:
         {"memory": memory, "start": start}[what]()
         return
     if what != "applications":  # as our training does; also for what it is measured against
-        keep_freed_memory()
+        keep_freed(STEPS)
     kinds = {"bare": bare, "full": full, "network": network, "applications": applications}
     steps = _steps(kinds[what](*map(int, sizes)), FIT_STEPS if what == "applications" else 1)
     for _ in sys.stdin:

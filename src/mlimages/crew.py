@@ -5,7 +5,6 @@ is killed by the work it was given is replaced.
 """
 
 import contextlib
-import ctypes
 import gc
 import multiprocessing
 import os
@@ -18,16 +17,12 @@ from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from mlimages import memory
 from mlimages.errors import UserError
 
 Work = Callable[[Any], Any]
 
 KILLED_STARTS = 3  # in a row, of a worker that something kills before it can work, such as a short memory
-
-# Options of glibc's mallopt, from its malloc.h, and their values.
-MALLOC = {-8: 2,  # arenas, for all threads of a worker
-          -3: 32 * 2**20,  # bytes from which on a block comes from the kernel and goes back to it when freed
-          -1: 128 * 2**20}  # free bytes at the end of an arena above which they go back
 
 
 class Lost(NamedTuple):
@@ -155,7 +150,7 @@ class Staff:
     def __init__(self, make: Callable[[], Work], threads: int) -> None:
         self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        _keep_memory()
+        memory.keep_freed(memory.PICTURES)
         work = make()
         gc.freeze()  # what was imported and made lives as long as the worker: not to be looked at again and again
         for _ in range(threads):
@@ -186,11 +181,3 @@ class Staff:
                 self._results.put(work(self._tasks.get()))
             except Exception as error:  # noqa: BLE001 - it is raised again where `receive` is called
                 self._results.put(error)
-
-
-def _keep_memory() -> None:
-    """Let freed blocks be used again: else the pages of every picture come from the kernel, and go back to it."""
-    with contextlib.suppress(AttributeError):  # a C library without mallopt
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in MALLOC.items():
-            mallopt(option, value)

@@ -6,10 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from mlimages import memory
 from mlimages.params import Machine, Train
 from mlimages.publish import MANIFEST, read_manifest, sha256
 from mlimages.train.files import CHECKPOINTS
-from mlimages.train.heap import keep_freed_memory
 from mlimages.train.inputs import Records, telling, training_batches
 from mlimages.train.loop import LOG, run_steps
 from mlimages.train.profile import INPUT_STEPS, exchange_seconds, input_seconds
@@ -30,7 +30,7 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
 
     Returns the iterator of the batches: of several workers it is still at work, and taking it down then can hang.
     """
-    keep_freed_memory()
+    memory.keep_freed(memory.STEPS)
     if params.deterministic:
         tf.config.experimental.enable_op_determinism()
     manifest = read_manifest(tfrecords, "convert")

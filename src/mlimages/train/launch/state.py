@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from mlimages.train.launch.launchers import Process
 from mlimages.train.launch.worker import MARK
 
-TAIL_LINES = 12
+TAIL_LINES = 20
 
 
 class Worker:

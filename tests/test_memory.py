@@ -1,22 +1,21 @@
 """Memory that is freed stays with the process."""
 
 import platform
-import subprocess
-from collections.abc import Callable
 
 import pytest
+from tests.faults import python, run
 
 # How many pages the system brings while blocks of 1 and 64 MiB are taken, written and freed, after a first time.
 PROGRAM = """
 import resource, sys
 import numpy as np
-from mlimages.train.heap import keep_freed_memory
+from mlimages import memory
 
 def take():
     blocks = [np.ones(mib * 2**17) for mib in (1, 64, 1)]
 
 if sys.argv[1] == "kept":
-    keep_freed_memory()
+    memory.keep_freed(memory.STEPS)
 take()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
@@ -26,7 +25,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere malloc has no such settings")
-def test_freed_memory_is_used_again_without_asking_the_system(small_python: Callable[..., list[str]]) -> None:
-    given_back, kept = (int(subprocess.run(small_python(PROGRAM, how), capture_output=True, text=True,
-                                           check=True).stdout) for how in ("given_back", "kept"))
+def test_freed_memory_is_used_again_without_asking_the_system() -> None:
+    given_back, kept = (int(run(python(PROGRAM, how), check=True).stdout) for how in ("given_back", "kept"))
     assert kept < given_back / 20
