@@ -127,7 +127,8 @@ def read_sample(path: Path, place: Place) -> Sample:
         facts = json.loads(content[facts_at - header:])
         labels = Labels(tuple(facts["classes"]), tuple(facts["confidences"]))
         key, _, extension = name.partition(".")
-        return Sample(key, extension, content[tarfile.BLOCKSIZE:][:place.size], facts["url"], labels)
+        body = content[tarfile.BLOCKSIZE: tarfile.BLOCKSIZE + place.size]
+        return Sample(key, extension, body, facts["url"], labels)
     except (tarfile.TarError, ValueError, KeyError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); {redo('download')}") from None
 
