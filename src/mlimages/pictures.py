@@ -1,4 +1,4 @@
-"""Pillow pictures of any kind made RGB, upright, and smaller."""
+"""Pictures of any kind opened, made RGB, upright and smaller, and JPEGs decoded and encoded."""
 
 import math
 import struct
@@ -6,11 +6,19 @@ import zlib
 
 import cv2
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps
 
 cv2.setNumThreads(1)  # whoever calls has threads of its own
 
-FORMATS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp"}
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
+JPEGS = ("JPEG", "MPO")  # as Pillow calls a file of several JPEGs, which decodes to its first one
+ORIENTATION = 0x0112  # the EXIF tag
+# The frames that every libjpeg decodes: baseline, extended and progressive, with Huffman codes.
+FRAMES = (0xC0, 0xC1, 0xC2)
+NO_FRAMES = (0xC4, 0xC8, 0xCC)  # of the markers from C0 to CF
+# Where libjpeg gives no more than one of so many pixels, it is faster.
+RATIOS = (8, 4, 2, 1)
 # What Pillow's decoders raise on damaged files.
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -29,6 +37,12 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8: from 5 on, width and height change places; 1 where the tag says nothing sound."""
+    tag = image.getexif().get(ORIENTATION)
+    return next((turn for turn in range(1, 9) if turn == tag), 1)
+
+
 def smaller(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     """uint8 [rows, columns, channels] at no more pixels than it has, free of aliasing.
 
@@ -38,3 +52,52 @@ def smaller(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     times = max(1, math.ceil(pixels.shape[1] / width), math.ceil(pixels.shape[0] / height))
     larger = cv2.resize(pixels, (times * width, times * height), interpolation=cv2.INTER_CUBIC)
     return cv2.resize(larger, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, -1)
+
+
+def flawless_jpeg(body: bytes, image: Image.Image, scale: float) -> np.ndarray | None:
+    """What libjpeg makes of an RGB or grey JPEG, opened by Pillow as `image`, if it finds nothing to mend in it.
+
+    uint8 [rows, columns, 3 or 1], as stored before its EXIF orientation is applied, with a `ratio_of(scale)` of the
+    pixels of each side. Every coefficient is read whatever the scale, so all of the picture is known to be there.
+    Faster than Pillow or TensorFlow, which both decode whatever this decodes. None where there is something to mend or
+    the kind is a rare one: then they have to say whether it is sound.
+    """
+    if image.format not in JPEGS or image.mode not in ("RGB", "L") or _frame(body) not in FRAMES:
+        return None
+    ratio = ratio_of(scale)
+    least = {"min_width": -(-image.width // ratio), "min_height": -(-image.height // ratio)} if ratio > 1 else {}
+    try:
+        return simplejpeg.decode_jpeg(body, colorspace="RGB" if image.mode == "RGB" else "GRAY", **least)
+    except ValueError:
+        return None
+
+
+def draft(image: Image.Image, scale: float) -> None:
+    """Let Pillow decode a JPEG, too, to a `ratio_of(scale)` of its pixels."""
+    ratio = ratio_of(scale)
+    image.draft(None, (max(1, image.width // ratio), max(1, image.height // ratio)))
+
+
+def ratio_of(scale: float) -> int:
+    """What part of the pixels of each side libjpeg is to give where `scale` of them are wanted: one of RATIOS.
+
+    Twice as many as are wanted, or all, so that nothing is seen of what it leaves out.
+    """
+    return next((ratio for ratio in RATIOS if 2 * scale * ratio <= 1), 1)
+
+
+def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
+    """uint8 [rows, columns, 3 or 1] as a JPEG, the colours of 2 x 2 pixels as one."""
+    rgb = pixels.shape[2] == 3
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB" if rgb else "GRAY",
+                                  "420" if rgb else "Gray", fastdct=False)
+
+
+def _frame(body: bytes) -> int:
+    """The marker that says how a JPEG is coded; 0 where none is found in a row of segments from the start."""
+    at = 2
+    while body[at: at + 1] == b"\xff" and len(body) > at + 3:
+        if 0xC0 <= body[at + 1] <= 0xCF and body[at + 1] not in NO_FRAMES:
+            return body[at + 1]
+        at += 2 + int.from_bytes(body[at + 2: at + 4])
+    return 0

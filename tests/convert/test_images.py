@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mlimages.convert.images import ORIENTATION, Jpeg, Reason, Undecodable, to_jpeg
+from mlimages.convert.images import Jpeg, Reason, Undecodable, to_jpeg
+from mlimages.pictures import ORIENTATION
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 QUALITY = 95

@@ -121,7 +121,7 @@ def test_a_shard_cut_inside_an_image_or_its_json_is_named(kept: int, tmp_path: P
     assert [member.read() for member in index_shard(shard)] == [b"j" * 1000]
     [place] = places(shard)
     shard.write_bytes(shard.read_bytes()[:kept])
-    for reading in (lambda: list(index_shard(shard)), lambda: read_sample(shard, place)):
+    for reading in (lambda: list(index_shard(shard)), lambda: list(places(shard)), lambda: read_sample(shard, place)):
         with pytest.raises(UserError, match=r"00000\.tar is damaged"):
             reading()
 

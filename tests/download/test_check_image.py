@@ -102,6 +102,14 @@ def test_of_thousands_of_frames_the_first_is_looked_at(form: str) -> None:
     assert check(body)[1:] == ("gif" if form == "GIF" else "webp", 16, 16)
 
 
+@pytest.mark.parametrize("shorter_side", [None, 32])
+def test_of_a_file_of_several_jpegs_the_first_is_looked_at(shorter_side: int | None) -> None:
+    body = encoded(half_red(200, 100), "MPO", save_all=True, append_images=[half_red(20, 10)])
+    picture = check(body, shorter_side=shorter_side)
+    assert picture[1:] == ("jpg", *((64, 32) if shorter_side else (200, 100)))
+    assert (picture.body == body) == (shorter_side is None)
+
+
 @pytest.mark.parametrize(("form", "mode"), [
     ("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "LA"), ("PNG", "1"),
     ("WEBP", "RGBA"), ("GIF", "P")])

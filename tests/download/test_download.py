@@ -135,6 +135,19 @@ def test_a_finished_download_asks_no_host_again(quick: Download, here: Machine, 
     assert server.requests.total() == 2 * asked.total()
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_environments_proxy_is_asked_only_where_the_parameter_says_so(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+    urls = [f"{HOST}/0.jpg", *VAL]
+    for url in urls:
+        server.on(url if wanted else url.removeprefix(HOST), body=jpeg)  # a proxy is asked for the whole URL
+    one = dataclasses.replace(here, proxies_from_environment=wanted)
+    out = download(quick, one, lists=lists_of(urls[:1], VAL), out=tmp_path / "images")
+    assert {row.reason for part in ("train", "val") for row in rows_of(out, part)} == {Reason.OK}
+
+
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
 def test_damaged_lists_stop_it_with_the_file_and_the_command(quick: Download, here: Machine, lists_of: Lists,
                                                              server: ScriptedServer, tmp_path: Path,

@@ -29,7 +29,9 @@ sys.addaudithook(_hear)
 
 FORBIDDEN = ["127.0.0.1", "169.254.169.254", "2130706433", "0x7f000001", "017700000001", "127.1", "[::1]",
              "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "0.0.0.0", "10.0.0.1", "192.168.1.1", "172.16.0.1",  # noqa: S104
-             "100.64.0.1", "224.0.0.1", "[fe80::1]", "[fd00::1]", "localhost"]
+             "100.64.0.1", "224.0.0.1", "[fe80::1]", "[fd00::1]", "localhost",
+             # by NAT64, 6to4 and older ways to an IPv4 address
+             "[64:ff9b::a9fe:a9fe]", "[2002:7f00:1::]", "[2002:a00:1::1]", "[::7f00:1]", "[fec0::1]", "[ff0e::1]"]
 
 
 @pytest.fixture
@@ -105,8 +107,9 @@ def _resolver(*addresses: str) -> Callable[..., Any]:
 
 
 def test_of_public_and_private_addresses_only_the_public_ones_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", _resolver("10.0.0.1", "8.8.8.8", "::1", "2606:4700::1", "127.0.0.1"))
-    assert public_addresses("mixed.example", 80) == ["8.8.8.8", "2606:4700::1"]
+    monkeypatch.setattr(socket, "getaddrinfo", _resolver("10.0.0.1", "8.8.8.8", "::1", "2606:4700::1", "127.0.0.1",
+                                                         "64:ff9b::a00:1", "64:ff9b::808:808"))
+    assert public_addresses("mixed.example", 80) == ["8.8.8.8", "2606:4700::1", "64:ff9b::808:808"]
 
 
 def test_a_name_that_resolves_differently_a_moment_later_gains_nothing(

@@ -47,6 +47,16 @@ def test_retry_after_pauses_its_domain_and_no_other(fetcher: MakeFetcher, server
     assert time.monotonic() - begun > 1
 
 
+def test_a_host_whose_answers_do_not_come_is_asked_more_slowly_and_no_other(fetcher: MakeFetcher, jpeg: bytes,
+                                                                            server: ScriptedServer) -> None:
+    server.on("/a.jpg", hang=True)
+    server.on("/b.jpg", body=jpeg)
+    one = fetcher(attempts=1, timeout_seconds=0.3)
+    outcomes = one.fetch_all([f"{HOST}/a.jpg", "http://other.example/b.jpg"])
+    assert [outcome.reason for outcome in outcomes] == [Reason.TIMEOUT, Reason.OK]
+    assert [one.scheduler.domains[name].pace.slowed for name in ("images.example", "other.example")] == [True, False]
+
+
 def test_hosts_of_one_domain_share_its_connections(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
     urls = [url.replace("images.example", f"{'ab'[number % 2]}.pictures.example")
             for number, url in enumerate(serve(server, jpeg, 40))]

@@ -14,6 +14,8 @@ from mlimages.download.ledger import Reason
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_URL_CHARACTERS = 4096
+# The IPv6 addresses of single hosts in the Internet (RFC 4291), and those that stand for IPv4's (RFC 6052).
+UNICAST, NAT64 = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class Failure(Exception):
@@ -98,6 +100,11 @@ def open_socket(host: str, port: int, seconds: float, connect_to: Mapping[str, s
 
 
 def _is_public(address: str) -> bool:
+    """Also of the IPv4 address to which a gateway would lead from one of IPv6."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return (mapped or ip).is_global and not (mapped or ip).is_multicast
+    if isinstance(ip, ipaddress.IPv6Address):
+        behind = ip.ipv4_mapped or ip.sixtofour or (ipaddress.IPv4Address(ip.packed[-4:]) if ip in NAT64 else None)
+        if behind is None:
+            return ip in UNICAST and ip.is_global
+        ip = behind
+    return ip.is_global and not ip.is_multicast

@@ -8,7 +8,18 @@ from PIL import Image
 
 from mlimages.download.guard import Failure
 from mlimages.download.ledger import Reason
-from mlimages.pictures import DECODER_ERRORS, FORMATS, smaller, upright_rgb
+from mlimages.pictures import (
+    DECODER_ERRORS,
+    FORMATS,
+    draft,
+    encode_jpeg,
+    flawless_jpeg,
+    orientation,
+    smaller,
+    upright_rgb,
+)
+
+EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp"}
 
 
 class Picture(NamedTuple):
@@ -27,16 +38,16 @@ def check_image(body: bytes, *, max_pixels: int, shorter_side: int | None, quali
     of that quality. Failure NOT_IMAGE, TOO_MANY_PIXELS or CORRUPT where the image is not sound.
     """
     try:
-        with Image.open(io.BytesIO(body), formats=list(FORMATS)) as image:
+        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise Failure(Reason.TOO_MANY_PIXELS, 200)
-            as_it_came = Picture(body, FORMATS[str(image.format)], image.width, image.height)
-            scale = min(1.0, shorter_side / min(image.size)) if shorter_side else 1.0
-            # libjpeg reads every coefficient of a JPEG also where it reconstructs fewer pixels: as true, and faster.
-            image.draft(None, (1, 1) if scale == 1 else _scaled(image.size, 2 * scale))
-            image.load()
-            return as_it_came if scale == 1 else _smaller(image, _scaled((as_it_came.width, as_it_came.height), scale),
-                                                          quality)
+            as_it_came = Picture(body, EXTENSIONS[str(image.format)], image.width, image.height)
+            if shorter_side is None or min(image.size) <= shorter_side:
+                if flawless_jpeg(body, image, 0) is None:
+                    draft(image, 0)
+                    image.load()
+                return as_it_came
+            return _smaller(body, image, shorter_side / min(image.size), quality)
     except Image.UnidentifiedImageError:
         raise Failure(Reason.NOT_IMAGE, 200) from None
     except Image.DecompressionBombError:
@@ -45,15 +56,13 @@ def check_image(body: bytes, *, max_pixels: int, shorter_side: int | None, quali
         raise Failure(Reason.CORRUPT, 200) from None
 
 
-def _scaled(pixels: tuple[int, int], scale: float) -> tuple[int, int]:
-    return max(1, round(pixels[0] * scale)), max(1, round(pixels[1] * scale))
-
-
-def _smaller(image: Image.Image, pixels: tuple[int, int], quality: int) -> Picture:
-    """The image at so many pixels, as stored before its EXIF orientation is applied."""
-    stored = image.size
-    image = upright_rgb(image)
-    image = Image.fromarray(smaller(np.asarray(image), *(pixels if image.size == stored else pixels[::-1])))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return Picture(buffer.getvalue(), "jpg", image.width, image.height)
+def _smaller(body: bytes, image: Image.Image, scale: float, quality: int) -> Picture:
+    """The image at so much of its size, upright."""
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    if orientation(image) > 4:
+        width, height = height, width
+    pixels = flawless_jpeg(body, image, scale) if orientation(image) == 1 and image.mode == "RGB" else None
+    if pixels is None:
+        draft(image, scale)
+        pixels = np.asarray(upright_rgb(image))
+    return Picture(encode_jpeg(smaller(pixels, width, height), quality), "jpg", width, height)
