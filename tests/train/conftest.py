@@ -14,11 +14,11 @@ import pytest
 import mlimages
 from mlimages.acquire.formats import Labels
 from mlimages.convert.images import to_jpeg
-from mlimages.convert.records import index_path, serialize, shard_name
+from mlimages.convert.records import CLASSES, index_path, serialize, shard_name
 from mlimages.convert.writing import shard as shard_file
 from mlimages.demo import world
 from mlimages.params import Machine, Params, Train
-from mlimages.publish import publish, read_manifest
+from mlimages.publish import publish, read_manifest, write_csv
 from mlimages.train.inputs import Records
 
 RECORDS, SHARDS = 24, 3
@@ -40,6 +40,8 @@ def small_tfrecords(tmp_path_factory: pytest.TempPathFactory) -> Path:
     validation = shard_name("val", 0, 1)
     for found in (Path, index_path):
         (root / "work" / found(Path(validation)).name).write_bytes(found(root / "work" / names[-1]).read_bytes())
+    write_csv(root / "work" / CLASSES, ("class", "train_records", "name"),
+              ((number, 1, f"class {number}") for number in range(RECORDS)))
     publish(root / "work", root / "tfrecords", verb="convert", records=dict.fromkeys([*names, validation], per_shard),
             classes=RECORDS)
     return root / "tfrecords"

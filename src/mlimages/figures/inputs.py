@@ -6,6 +6,8 @@ Run as `python -m mlimages.train.inputs`.
 import argparse
 import dataclasses
 import sys
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from mlimages.convert.records import CLASSES
 from mlimages.errors import UserError
-from mlimages.figures.canvas import TRAIN, VALIDATION, label
+from mlimages.figures.canvas import TRAIN, VALIDATION, label, table
 from mlimages.params import Machine, Train, load
 from mlimages.publish import atomic, read_manifest
 from mlimages.train.finish import Finish
@@ -24,6 +27,7 @@ from mlimages.train.stages import Stage, measure
 
 SHOWN = 16
 CLASSES_NAMED = 3
+NAME_LETTERS = 24
 
 
 def inputs(params: Train, machine: Machine, tfrecords: str | Path, seconds: float = 0.2) -> None:
@@ -43,19 +47,20 @@ def draw(params: Train, machine: Machine, tfrecords: str | Path, seconds: float)
     measured = measure(records, params, readers=machine.workers, seconds=seconds)
     figure = plt.figure(figsize=(12, 6.6), layout="constrained")
     top, bottom = np.array(figure.subfigures(2, 1, height_ratios=[3, 2]), object)
-    top.suptitle(f"The first training images, {params.pixels} x {params.pixels} pixels, with the indices of classes")
+    top.suptitle(f"The first training images, {params.pixels} x {params.pixels} pixels, with their rarest classes")
+    classes = table(Path(tfrecords) / CLASSES)
     for ax, image, confidences in zip(top.subplots(2, SHOWN // 2).flat, images, labels, strict=True):
         ax.imshow(np.clip((image + 1) / 2, 0, 1))
-        ax.set_title(_named(confidences), fontsize=8)
+        ax.set_title(_named(confidences, classes), fontsize=8)
         ax.axis("off")
     rates, costs = bottom.subplots(1, 2, sharey=True)
     bottom.suptitle(f"The input pipeline up to each stage, {machine.workers} batches of {params.batch} at a time; what "
                     f"the stage adds")
-    names = [f"+ {stage.name}" if index else stage.name for index, stage in enumerate(measured)]
+    stages = [f"+ {stage.name}" if index else stage.name for index, stage in enumerate(measured)]
     for ax, values, unit, colour in (
             (rates, [stage.images_per_second for stage in measured], "images per second", TRAIN),
             (costs, _added(measured, machine), "microseconds an image on a reader", VALIDATION)):
-        ax.bar_label(ax.barh(names, values, color=colour), fmt="{:,.0f}", padding=3)
+        ax.bar_label(ax.barh(stages, values, color=colour), fmt="{:,.0f}", padding=3)
         ax.margins(x=0.15)
         label(ax, "", unit, "")
         ax.grid(axis="y", visible=False)
@@ -99,7 +104,8 @@ def _added(measured: list[Stage], machine: Machine) -> list[float]:
     return [time - before for time, before in zip(until, [0.0, *until], strict=False)]
 
 
-def _named(confidences: Any) -> str:
-    """The first classes of an image."""
-    classes = np.flatnonzero(confidences > 0)
-    return ", ".join(map(str, classes[:CLASSES_NAMED])) + (", ..." if len(classes) > CLASSES_NAMED else "")
+def _named(confidences: Any, classes: Sequence[Mapping[str, str]]) -> str:
+    """The names of an image's rarest classes, which say most of it, a line for each."""
+    found = sorted((classes[index] for index in np.flatnonzero(confidences > 0).tolist()),
+                   key=lambda row: int(row["train_records"]))
+    return "\n".join(textwrap.shorten(row["name"], NAME_LETTERS) for row in found[:CLASSES_NAMED])

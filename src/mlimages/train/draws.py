@@ -1,6 +1,8 @@
 """The random draws of augmentation: those of the n-th record of training are a function of the seed and n alone."""
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +13,8 @@ MAX_BRIGHTNESS = 32 / 255
 MAX_HUE = 0.2
 FACTOR_RANGE = (0.5, 1.5)
 
-TRIES = 100  # for a crop of that area and shape, before the whole picture is taken
 BLOCK = 64  # records that share a random stream
+KEPT_BLOCKS = 16
 DRAWS, MIXES = 3, 4  # what the streams are for; the first number of their seeds, see order.py
 CASES = 3
 # Of RandAugment: as many for each image, by the names that Keras' layer gives them.
@@ -25,8 +27,8 @@ OPERATION_NAMES = ("random_shear", "random_translation", "random_rotation", "ran
 class Draws(NamedTuple):
     """Of [records]: what each is drawn. The first record's is `Draws(*(one[0] for one in draws))`.
 
-    `crop` float64 [records, TRIES, 2] and `place` [records, 2], from 0 to 1; `flip` bool; `case` int64: 0 is rotated,
-    0 and 1 are recoloured, in different orders; `angle` in radians; `brightness` added, of values from 0 to 1;
+    `crop` and `place` float64 [records, 2], from 0 to 1; `flip` bool; `case` int64: 0 is rotated, 0 and 1 are
+    recoloured, in different orders; `angle` in radians; `brightness` added, of values from 0 to 1;
     `saturation` and `contrast` factors; `hue` added, in turns; `operations` int64 [records, OPERATIONS], by their
     places in OPERATION_NAMES, and `seeds` int64 [records, OPERATIONS, 2], of what these draw themselves.
     """
@@ -42,7 +44,6 @@ class Draws(NamedTuple):
     contrast: np.ndarray
     operations: np.ndarray
     seeds: np.ndarray
-
 
 def draws(seed: int, first: int, last: int) -> Draws:
     """What the records `first` to `last` - 1 of training draw."""
@@ -60,9 +61,10 @@ def _blocks(first: int, last: int) -> range:
     return range(first // BLOCK, -(-last // BLOCK))
 
 
+@lru_cache(KEPT_BLOCKS)
 def _block(seed: int, number: int) -> Draws:
     rng = np.random.default_rng([DRAWS, seed, number])
-    return Draws(crop=rng.random((BLOCK, TRIES, 2)), place=rng.random((BLOCK, 2)), flip=rng.random(BLOCK) < 0.5,
+    return Draws(crop=rng.random((BLOCK, 2)), place=rng.random((BLOCK, 2)), flip=rng.random(BLOCK) < 0.5,
                  case=rng.integers(0, CASES, BLOCK),
                  angle=rng.uniform(-MAX_ROTATION_RADIANS, MAX_ROTATION_RADIANS, BLOCK),
                  brightness=rng.uniform(-MAX_BRIGHTNESS, MAX_BRIGHTNESS, BLOCK),
@@ -72,20 +74,21 @@ def _block(seed: int, number: int) -> Draws:
                  seeds=rng.integers(0, 2**31, (BLOCK, OPERATIONS, 2)))
 
 
-def crop_box(width: int, height: int, area: tuple[float, float], crop: np.ndarray,
-             place: np.ndarray) -> tuple[int, int, int, int]:
+def crop_box(width: int, height: int, area: Sequence[float], crop: Sequence[float],
+             place: Sequence[float]) -> tuple[int, int, int, int]:
     """Left, top, width and height, in pixels, of a crop of a share `area` of the picture; the whole where none fits.
 
-    As TensorFlow's sample_distorted_bounding_box: the aspect ratio is uniform in ASPECT_RANGE, then the height is
-    uniform among those that give such an area and fit; a ratio that no height fits is drawn anew.
+    As TensorFlow's sample_distorted_bounding_box: the aspect ratio is uniform in ASPECT_RANGE, drawn anew as long as
+    no height fits, and so uniform among those that some height fits; then the height is uniform among those that give
+    such an area and fit.
     """
-    pixels = width * height
-    for aspect_draw, height_draw in crop:
-        aspect = ASPECT_RANGE[0] + aspect_draw * (ASPECT_RANGE[1] - ASPECT_RANGE[0])
-        least = math.sqrt(area[0] * pixels / aspect)
-        most = min(math.sqrt(area[1] * pixels / aspect), width / aspect, height)
-        if least <= most:
-            rows = min(max(round(least + height_draw * (most - least)), 1), height)
-            columns = min(max(round(rows * aspect), 1), width)
-            return int(place[0] * (width - columns + 1)), int(place[1] * (height - rows + 1)), columns, rows
-    return 0, 0, width, height
+    least_aspect = max(ASPECT_RANGE[0], area[0] * width / height)
+    most_aspect = min(ASPECT_RANGE[1], width / (area[0] * height))
+    if least_aspect > most_aspect:
+        return 0, 0, width, height
+    aspect = least_aspect + crop[0] * (most_aspect - least_aspect)
+    least = math.sqrt(area[0] * width * height / aspect)
+    most = min(math.sqrt(area[1] * width * height / aspect), width / aspect, height)
+    rows = min(max(round(least + crop[1] * (most - least)), 1), height)
+    columns = min(max(round(rows * aspect), 1), width)
+    return int(place[0] * (width - columns + 1)), int(place[1] * (height - rows + 1)), columns, rows

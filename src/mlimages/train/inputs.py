@@ -15,7 +15,8 @@ import tensorflow as tf
 from mlimages.convert.records import shard_paths
 from mlimages.errors import UserError
 from mlimages.params import Train
-from mlimages.train.augment import Preprocessing, evaluation_image, training_image
+from mlimages.train import recolour
+from mlimages.train.augment import Preprocessing, evaluation_image, scaled, training_image
 from mlimages.train.draws import Draws, draws
 from mlimages.train.finish import Finish
 from mlimages.train.order import Order
@@ -71,15 +72,16 @@ class Shares:
         """The images, and what they drew."""
         params = self._params
         drawn = draws(params.seed, number * self.images, (number + 1) * self.images)
+        crops, places, flips = drawn.crop.tolist(), drawn.place.tolist(), drawn.flip.tolist()
 
         def image(jpeg: bytes, index: int, out: np.ndarray) -> None:
-            training_image(jpeg, Draws(*(column[index] for column in drawn)), out,
-                           crop_area=(params.crop_area[0], params.crop_area[1]),
-                           rotate_and_recolour=rotate_and_recolour)
+            training_image(jpeg, out, area=params.crop_area, crop=crops[index], place=places[index], flip=flips[index])
 
-        images = np.empty(self.kinds[0].shape, params.image_dtype)
+        images = np.empty(self.kinds[0].shape, np.uint8)
         _fill(images, self.records.reader, self._positions(number), batch, image)
-        return images, drawn
+        if rotate_and_recolour:
+            recolour.rotate_and_recolour(images, drawn)
+        return images if params.image_dtype == "uint8" else scaled(images), drawn
 
     def _positions(self, number: int) -> np.ndarray:
         return self._order.positions(number * self.images, (number + 1) * self.images)
