@@ -40,20 +40,21 @@ except UserError as error:
 """
 
 # Python runs it in every process that starts with it on its path: by these signals a worker is stuck in Python for
-# ever, or finds a weight of its replica no number.
+# ever, or finds a weight of its replica another one, or no number.
 FAULTS = """
 import gc, signal, time
 
 def stick(*_):
     time.sleep(1e6)
 
-def spoil(*_):
+def spoil(number, _):
     [trainer] = [one for one in gc.get_objects() if type(one).__name__ == "Trainer"]
     weight = trainer.model.trainable_variables[0]
-    weight.assign(weight.value * float("nan"))
+    weight.assign(weight.value * {signal.SIGHUP: float("nan"), signal.SIGWINCH: 1.5}[number])
 
 signal.signal(signal.SIGUSR2, stick)
 signal.signal(signal.SIGHUP, spoil)
+signal.signal(signal.SIGWINCH, spoil)
 """
 
 
@@ -186,13 +187,15 @@ def test_whatever_happens_to_a_worker_all_begin_again_and_end_with_the_weights_o
         assert re.search(expected, said), (expected, said[-6000:])
     assert "in stick" in running.log(1), "the log tells where it hung"
 
-    # What is no number on one replica stops all, and is not tried again.
-    running = Running(command, tmp_path / "scratch")
-    running.wait(1, lambda: running.step() > step)
-    running.strike(1, signal.SIGHUP)
-    said = running.finish()
-    assert re.search(r"UserError: the loss is nan at step \d+, .*last good checkpoint is kept", said), said
-    assert "begin again" not in said
+    # What differs, or is no number, on one replica stops all, and is not tried again.
+    for number, expected in [(signal.SIGWINCH, r"the workers have different weights after step \d+"),
+                             (signal.SIGHUP, r"the loss is nan at step \d+, .*last good checkpoint is kept")]:
+        step, running = running.step(), Running(command, tmp_path / "scratch")
+        running.wait(1, lambda: running.step() > step)  # noqa: B023
+        running.strike(1, number)
+        said = running.finish()
+        assert re.search(f"UserError: {expected}", said), said
+        assert "begin again" not in said
 
     # The chief may not end before all is written; what happens to another one then is no matter.
     running = Running(command, tmp_path / "scratch")
