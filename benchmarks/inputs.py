@@ -85,17 +85,17 @@ def best(folder: Path, parallel: int) -> Any:
 
 
 def released(folder: Path, parallel: int) -> Any:
-    """The released program's operations, one after the other, on records of its own schema."""
+    """The released program's operations in its order, on records of its own schema: all of the picture as float32."""
 
     def example(one: Any) -> tuple[Any, Any]:
         text = tf.io.FixedLenFeature([], tf.string)
         found = tf.io.parse_single_example(one, {"image": text, "label": text, "name": text})
-        image = tf.io.decode_jpeg(found["image"], channels=3)
+        image = tf.image.convert_image_dtype(tf.io.decode_jpeg(found["image"], channels=3), tf.float32)
         begin, size, _ = tf.image.sample_distorted_bounding_box(
             tf.shape(image), tf.constant([[[0.0, 0.0, 1.0, 1.0]]]), min_object_covered=0.7,
             aspect_ratio_range=(0.75, 1.33), area_range=(0.7, 1.0), max_attempts=100)
-        image = tf.image.convert_image_dtype(tf.slice(image, begin, size), tf.float32)
-        image = tf.image.random_flip_left_right(tf.image.resize(image, (224, 224), "bilinear"))
+        image = tf.image.resize(tf.slice(image, begin, size), (224, 224), "bilinear")
+        image = tf.image.random_flip_left_right(image)
         case = tf.random.uniform([], 0, 3, tf.int32)
         image = tf.switch_case(case, [lambda: colours(turned(image), True), lambda: colours(image, False),
                                       lambda: image])
@@ -103,8 +103,8 @@ def released(folder: Path, parallel: int) -> Any:
         return tf.ensure_shape(image * 2 - 1, (224, 224, 3)), labels
 
     files = sorted(str(path) for path in folder.glob("*.tfrecord"))
-    stream = tf.data.TFRecordDataset(files).shuffle(2048).repeat()
-    return stream.map(example, num_parallel_calls=parallel).batch(PARAMS.batch).prefetch(2)
+    stream = tf.data.TFRecordDataset(files).repeat().map(example, num_parallel_calls=parallel).prefetch(PARAMS.batch)
+    return stream.shuffle(2048).batch(PARAMS.batch)  # of finished images, as released
 
 
 def turned(image: Any) -> Any:
@@ -113,7 +113,7 @@ def turned(image: Any) -> Any:
     row = tf.stack([cos, -sin, centre - cos * centre + sin * centre, sin, cos, centre - sin * centre - cos * centre,
                     0.0, 0.0])
     return tf.raw_ops.ImageProjectiveTransformV3(images=image[None], transforms=row[None], output_shape=[224, 224],
-                                                 fill_value=0.0, interpolation="BILINEAR", fill_mode="CONSTANT")[0]
+                                                 fill_value=0.0, interpolation="NEAREST", fill_mode="CONSTANT")[0]
 
 
 def colours(image: Any, contrast_last: bool) -> Any:
