@@ -2,7 +2,10 @@
 
 import dataclasses
 import io
+import os
 import signal
+import socket
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,16 +34,18 @@ ENDLESS_BYTES = 64 * 2**20
 class Reply:
     """What the server does with one request; without anything said, 200 with the body and its true length.
 
-    `cut`: send so many bytes of the announced body, then close; `drip_seconds`: pause after each byte; `endless`:
-    bytes of no announced length until the client goes; `hang`: no answer; `drop`: close without an answer; `raw`:
-    send these bytes as the whole answer, with `raw_drip_seconds` one by one; `then_close`: close the connection after
-    an answer that promised to keep it; `until`, `meet`: answer when the event is set, when all have come.
+    `cut`: send so many bytes of the announced body, then close, with `reset` by a TCP reset; `drip_seconds`: pause
+    after each byte; `endless`: bytes of no announced length until the client goes; `hang`: no answer; `drop`: close
+    without an answer; `raw`: send these bytes as the whole answer, with `raw_drip_seconds` one by one; `then_close`:
+    close the connection after an answer that promised to keep it; `until`, `meet`: answer when the event is set, when
+    all have come.
     """
 
     status: int = 200
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     body: bytes = b""
     cut: int | None = None
+    reset: bool = False
     drip_seconds: float = 0.0
     endless: bool = False
     hang: bool = False
@@ -173,6 +178,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._drip(reply.body, reply.drip_seconds)
         else:
             self.wfile.write(reply.body[: reply.cut])
+        if reply.reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            os.close(self.connection.detach())
 
     def _drip(self, content: bytes, seconds: float) -> None:
         for number in range(len(content)):

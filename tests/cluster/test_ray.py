@@ -169,7 +169,7 @@ def test_download_and_convert_publish_the_same_bytes_though_a_node_is_killed_on_
     lists = acquire(dataclasses.replace(tiny_params.acquire, demo=demo), machine, out=tmp_path / "lists")
     images, records = ([tmp_path / f"{what}_{where}" for where in ("here", "there")] for what in ("images", "records"))
     download(patient, machine, lists=lists, out=images[0])
-    with a_node_less(nodes, Path(on_ray.scratch), "download/*/accounts/*.json"):
+    with a_node_less(nodes, Path(on_ray.scratch), "download/*/spools/*.spool"):
         download(patient, on_ray, lists=lists, out=images[1])
     assert set(lost) == {Lost(None, with_node=True)}
     assert published(images[1]) == published(images[0])

@@ -42,7 +42,8 @@ def test_a_final_status_is_final(fetcher: MakeFetcher, server: ScriptedServer, s
 
 
 @pytest.mark.parametrize("reply", [{"status": 429}, {"status": 500}, {"status": 502}, {"status": 503}, {"status": 504},
-                                   {"drop": True}, {"body": b"x" * 100, "cut": 10}])
+                                   {"drop": True}, {"body": b"x" * 100, "cut": 10},
+                                   {"body": b"x" * 100, "cut": 10, "reset": True}])
 def test_a_passing_failure_is_tried_again(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
                                           reply: dict[str, Any]) -> None:
     server.on("/a.jpg", **reply, **({"headers": {"Retry-After": "0"}} if "status" in reply else {}))
@@ -55,7 +56,8 @@ def test_a_passing_failure_is_tried_again(fetcher: MakeFetcher, server: Scripted
 
 @pytest.mark.parametrize(("reply", "reason", "status"), [
     ({"status": 500}, Reason.HTTP_ERROR, 500), ({"drop": True}, Reason.CONNECT, 0),
-    ({"body": b"x" * 100, "cut": 10}, Reason.TRUNCATED, 200)])
+    ({"body": b"x" * 100, "cut": 10}, Reason.TRUNCATED, 200),
+    ({"body": b"x" * 100, "cut": 10, "reset": True}, Reason.TRUNCATED, 200)])
 def test_a_lasting_failure_ends_after_the_attempts(fetcher: MakeFetcher, server: ScriptedServer,
                                                    reply: dict[str, Any], reason: Reason, status: int) -> None:
     server.on("/a.jpg", **reply)
