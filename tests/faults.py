@@ -1,6 +1,7 @@
-"""How tests make the disk and the system fail under a command that runs in a process of its own."""
+"""How tests make the disk and the system fail under a command in a process of its own, and damage pictures."""
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -58,3 +59,19 @@ DISK = ("inodes are free at", "is kept", "run the same command")
 def python(code: str, *arguments: str) -> list[str]:
     """The command that runs this code."""
     return [sys.executable, "-c", code, *arguments]
+
+
+def damaged(body: bytes, rng: random.Random) -> bytes:
+    """Cut, or with flipped bits, zeros or a stray marker somewhere."""
+    content, at = bytearray(body), rng.randrange(2, len(body))
+    match rng.randrange(4):
+        case 0:
+            del content[at:]
+        case 1:
+            for _ in range(rng.choice((1, 20))):
+                content[rng.randrange(2, len(content))] ^= 1 << rng.randrange(8)
+        case 2:
+            content[at: at + 100] = bytes(len(content[at: at + 100]))
+        case 3:
+            content[at:at] = bytes([0xFF, rng.randrange(0xC0, 0x100)])
+    return bytes(content)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tests.faults import damaged
 
 from mlimages.convert.images import Jpeg, Reason, Undecodable, to_jpeg
 from mlimages.pictures import ORIENTATION
@@ -200,22 +201,6 @@ def test_a_pattern_finer_than_the_pixels_becomes_its_mean(side: int) -> None:
     chequers = (np.indices((side, side)).sum(axis=0) % 2 * 255).astype(np.uint8)
     pixels = decoded(to_jpeg(encoded(Image.fromarray(chequers), "PNG"), quality=QUALITY, shorter_side=100))
     assert np.abs(pixels - 127).max() < 40
-
-
-def damaged(body: bytes, rng: random.Random) -> bytes:
-    """Cut, or with flipped bits, zeros or a stray marker somewhere."""
-    content, at = bytearray(body), rng.randrange(2, len(body))
-    match rng.randrange(4):
-        case 0:
-            del content[at:]
-        case 1:
-            for _ in range(rng.choice((1, 20))):
-                content[rng.randrange(2, len(content))] ^= 1 << rng.randrange(8)
-        case 2:
-            content[at: at + 100] = bytes(len(content[at: at + 100]))
-        case 3:
-            content[at:at] = bytes([0xFF, rng.randrange(0xC0, 0x100)])
-    return bytes(content)
 
 
 def test_the_quick_look_refuses_exactly_what_a_full_decode_refuses() -> None:
