@@ -6,6 +6,7 @@ import io
 import ssl
 import subprocess
 import threading
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,11 @@ def test_a_compressed_image_comes_whole_or_not_at_all(fetcher: MakeFetcher, serv
                        ("/not.jpg", b"x" * 99)):
         server.on(path, body=body, headers={"Content-Encoding": encoding})
     paths = ("/a.jpg", "/cut.jpg", "/bomb.jpg", "/not.jpg")
+    tracemalloc.start()
     outcomes = fetcher(attempts=1, max_bytes=1_000_000).fetch_all([f"http://images.example{path}" for path in paths])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000_000
     assert [one.reason for one in outcomes] == [Reason.OK, Reason.TRUNCATED, Reason.TOO_LARGE, Reason.TRUNCATED]
     assert outcomes[0].image == (jpeg, "jpg", 48, 40)
 
