@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mlimages.disk import writing
 from mlimages.errors import UserError
 from mlimages.params import Machine
 from mlimages.publish import MANIFEST, PARTIALS, sha256
@@ -40,7 +41,8 @@ def workspace(verb: str, machine: Machine, key: str, out: str | Path) -> Iterato
     Raises UserError, naming the process, where another one is making the same result or the same `out`.
     """
     place = hashlib.sha256(str(Path(out).resolve()).encode()).hexdigest()[:16]
-    with _lock(_locks(machine) / f"{verb}-{place}", out), kept(verb, machine, key) as folder:
+    with (writing(root(machine)), _lock(_locks(machine) / f"{verb}-{place}", out),
+          kept(verb, machine, key) as folder):
         yield folder
 
 
@@ -48,11 +50,11 @@ def workspace(verb: str, machine: Machine, key: str, out: str | Path) -> Iterato
 def kept(verb: str, machine: Machine, name: str) -> Iterator[Path]:
     """A folder of a verb, locked until the block ends: its content outlives every change of the parameters.
 
-    What killed processes left half-written there is removed.
+    What killed processes left half-written there is removed. A disk that is full or fails in the block is a UserError.
     """
     folder = root(machine) / verb / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with _lock(_locks(machine) / f"{verb}-{name}", folder):
+    with writing(folder), _lock(_locks(machine) / f"{verb}-{name}", folder):
+        folder.mkdir(parents=True, exist_ok=True)
         for left in folder.rglob(PARTIALS):
             if left.is_file():
                 left.unlink()
