@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from tests.conftest import ScriptedServer
 from tests.download.conftest import Fetcher, MakeFetcher, ThreadCrew
 
 from mlimages.crew import Lost
-from mlimages.download import hosts, outage
+from mlimages.download import hosts, outage, scheduler
 from mlimages.download.ledger import Reason
 from mlimages.errors import UserError
 from mlimages.params import Mirror
@@ -151,6 +152,22 @@ def test_a_network_that_is_away_burns_no_line(fetcher: MakeFetcher, server: Scri
         away(one, urls, back)
     assert 10 <= len(one.entries) < 200
     assert {entry.reason for entry in one.entries.values()} == {Reason.OK}
+
+
+def test_lines_are_read_only_a_window_ahead(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "WINDOW", 10)
+    one, read = fetcher(rate_per_host=100_000.0), 0
+
+    def urls() -> Iterator[str]:
+        nonlocal read
+        for url in serve(server, jpeg, 60):
+            read += 1
+            yield url
+
+    for _ in one.run(urls()):
+        assert read <= len(one.entries) + 10
+    assert read == len(one.entries) == 60
 
 
 def test_mirrors_are_tried_in_their_order(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
