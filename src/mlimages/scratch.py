@@ -38,10 +38,11 @@ def key(params: Any, *, inputs: Iterable[str | Path] = (), files: Iterable[str |
 def workspace(verb: str, machine: Machine, key: str, out: str | Path) -> Iterator[Path]:
     """The stage's own folder, locked, and its `out` locked with it, until the block ends.
 
-    Raises UserError, naming the process, where another one is making the same result or the same `out`.
+    Raises UserError, naming the process, where another one is making the same result or the same `out`, and where the
+    disk is full, or fails, in the block.
     """
     place = hashlib.sha256(str(Path(out).resolve()).encode()).hexdigest()[:16]
-    with (writing(root(machine)), _lock(_locks(machine) / f"{verb}-{place}", out),
+    with (writing(root(machine) / verb / key), _lock(_locks(machine) / f"{verb}-{place}", out),
           kept(verb, machine, key) as folder):
         yield folder
 
@@ -50,11 +51,11 @@ def workspace(verb: str, machine: Machine, key: str, out: str | Path) -> Iterato
 def kept(verb: str, machine: Machine, name: str) -> Iterator[Path]:
     """A folder of a verb, locked until the block ends: its content outlives every change of the parameters.
 
-    What killed processes left half-written there is removed. A disk that is full or fails in the block is a UserError.
+    What killed processes left half-written there is removed.
     """
     folder = root(machine) / verb / name
-    with writing(folder), _lock(_locks(machine) / f"{verb}-{name}", folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(_locks(machine) / f"{verb}-{name}", folder):
         for left in folder.rglob(PARTIALS):
             if left.is_file():
                 left.unlink()

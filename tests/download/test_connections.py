@@ -1,10 +1,12 @@
 """Connections are kept, opened again where the host closed them, believed by their certificate, and led by a proxy."""
 
+import socket
 import ssl
 import subprocess
+import time
 from pathlib import Path
 
-from tests.conftest import ScriptedServer
+from tests.conftest import PATIENCE_SECONDS, ScriptedServer
 from tests.download.conftest import MakeFetcher
 
 from mlimages.download.ledger import Reason
@@ -40,3 +42,19 @@ def test_a_proxy_from_the_parameters_is_asked_for_the_whole_url(fetcher: MakeFet
     assert one.fetch("http://far.example/a.jpg?b=1").reason is Reason.OK
     assert one.fetch("http://0x7f000001/a.jpg").reason is Reason.FORBIDDEN_ADDRESS
     assert server.log == [("far.example", "http://far.example/a.jpg?b=1")]
+
+
+def test_a_host_that_takes_no_connection_is_left_after_the_timeout(fetcher: MakeFetcher) -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(3)]  # where so many wait, the kernel answers nobody else
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        begun = time.monotonic()
+        made = fetcher(attempts=1, timeout_seconds=0.3, also={"full.example:80": f"127.0.0.1:{full.getsockname()[1]}"})
+        assert made.fetch("http://full.example/a.jpg") == (Reason.TIMEOUT, 0, 1, None)
+        assert time.monotonic() - begun < PATIENCE_SECONDS
+        for one in waiting:
+            one.close()

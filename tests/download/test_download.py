@@ -59,6 +59,7 @@ def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Mach
     assert [row.reason for row in rows_of(out, "val")] == [Reason.OK]
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["lines"], summary["images"], summary["bytes"]) == (len(fates) + 1, 2, 2 * len(jpeg))
+    assert summary["share_ok"] == round(2 / (len(fates) + 1), 4)
 
 
 def test_shards_hold_the_images_as_they_came_with_url_and_labels(quick: Download, here: Machine, jpeg: bytes,
