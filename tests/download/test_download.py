@@ -206,7 +206,7 @@ def test_progress_tells_speeds_and_reasons(quick: Download, here: Machine, serve
     serve(server, [*urls[:25], *VAL], jpeg)
     lists = lists_of(urls, VAL)
     capsys.readouterr()
-    download(quick, here, lists=lists, out=tmp_path / "images")
+    download(quick, dataclasses.replace(here, progress_seconds=60.0), lists=lists, out=tmp_path / "images")
     said = capsys.readouterr().out
     assert "31/31" in said and "ok 26, http_error 5" in said and "images/s" in said and "MB/s" in said
     assert len(re.split("[\r\n]", said)) < 6, "it is not quiet"
