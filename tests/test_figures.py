@@ -1,10 +1,27 @@
-"""The widgets that explore: what a click leads to."""
+"""The widgets that explore: what a click leads to; and pictures of downloads unlike the demo's."""
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import read_tree
+from mlimages.download.ledger import Reason, Row, write_ledger
+from mlimages.download.run import REASONS
+from mlimages.download.shards import ledger_path, shard_path, write_shard
+from mlimages.figures import images
 from mlimages.figures.explore import class_browser
+from mlimages.publish import write_csv
+
+
+def write_images(out: Path, rows: list[Row]) -> None:
+    """As much of a download's folder as its pictures read."""
+    shard = shard_path(out, "train", 0)
+    write_shard(shard, [])
+    write_ledger(ledger_path(shard), rows)
+    write_csv(out / REASONS, ("part", "reason", "lines", "meaning"), [("train", row.reason, 1, "") for row in rows])
 
 
 def test_the_class_browser_goes_down_to_a_leaf_and_up_again(tiny_lists: Path, tmp_path: Path) -> None:
@@ -22,3 +39,30 @@ def test_the_class_browser_goes_down_to_a_leaf_and_up_again(tiny_lists: Path, tm
     choice.value = dict(choice.options)["(up)"]
     choice.value = dict(choice.options)["(up)"]
     assert path.value.count("/") == 0
+
+
+@pytest.mark.parametrize("rows", [[], [Row(1, "http://gone.example/1.jpg", "train-00000001", Reason.DNS)]])
+def test_a_download_without_any_image_is_shown_too(tiny_lists: Path, tmp_path: Path, rows: list[Row],
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(tmp_path, rows)
+    images.failures(tmp_path)
+    images.hosts(tmp_path)
+    images.contact_sheet(tmp_path, tiny_lists)
+    images.image_bytes(tmp_path)
+    assert capsys.readouterr().out == "Downloaded images: there is none\nSize of the downloaded images: there is none\n"
+    plt.close("all")
+
+
+@pytest.mark.parametrize("sizes", [(3100, 4900), (900, 40_000), (300, 33_000_000)])
+def test_the_sizes_of_images_stand_apart_on_the_axis(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    write_images(tmp_path, [Row(line, "", "", Reason.OK, bytes=size) for line, size in enumerate(sizes)])
+    images.image_bytes(tmp_path)
+    canvas = FigureCanvasAgg(plt.gcf())
+    canvas.draw()
+    left, right = plt.gca().get_xlim()
+    shown = [text for minor in (False, True) for text in plt.gca().xaxis.get_ticklabels(minor=minor)
+             if text.get_text() and left <= text.get_position()[0] <= right]
+    boxes = sorted((text.get_window_extent().x0, text.get_window_extent().x1) for text in shown)
+    assert 3 <= len(boxes) <= 12
+    assert all(before + 4 < after for (_, before), (after, _) in zip(boxes, boxes[1:], strict=False))
+    plt.close("all")

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mlimages.disk import writing
 from mlimages.errors import UserError
 from mlimages.params import Machine
 from mlimages.publish import MANIFEST, PARTIALS, sha256
@@ -37,10 +38,12 @@ def key(params: Any, *, inputs: Iterable[str | Path] = (), files: Iterable[str |
 def workspace(verb: str, machine: Machine, key: str, out: str | Path) -> Iterator[Path]:
     """The stage's own folder, locked, and its `out` locked with it, until the block ends.
 
-    Raises UserError, naming the process, where another one is making the same result or the same `out`.
+    Raises UserError, naming the process, where another one is making the same result or the same `out`, and where the
+    disk is full, or fails, in the block.
     """
     place = hashlib.sha256(str(Path(out).resolve()).encode()).hexdigest()[:16]
-    with _lock(_locks(machine) / f"{verb}-{place}", out), kept(verb, machine, key) as folder:
+    with (writing(root(machine) / verb / key), _lock(_locks(machine) / f"{verb}-{place}", out),
+          kept(verb, machine, key) as folder):
         yield folder
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -175,12 +175,12 @@ class Fetcher:
         self.entries[entry.line] = entry
         self.ended.append(line.address.url)
 
-    def _lines(self, urls: Sequence[str]) -> Iterator[Line]:
+    def _lines(self, urls: Iterable[str]) -> Iterator[Line]:
         mirrors = Mirrors(self.params.mirrors, self._folder)
         for number, url in enumerate(urls):
             yield Line(number, SHARD, number, mirrors.addresses(url), self.params.deadline_seconds)
 
-    def run(self, urls: Sequence[str]) -> Iterator[None]:
+    def run(self, urls: Iterable[str]) -> Iterator[None]:
         """Fetch all, step by step."""
         self.entries.clear()
         self.ended.clear()

@@ -59,6 +59,7 @@ def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Mach
     assert [row.reason for row in rows_of(out, "val")] == [Reason.OK]
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["lines"], summary["images"], summary["bytes"]) == (len(fates) + 1, 2, 2 * len(jpeg))
+    assert summary["share_ok"] == round(2 / (len(fates) + 1), 4)
 
 
 def test_shards_hold_the_images_as_they_came_with_url_and_labels(quick: Download, here: Machine, jpeg: bytes,
@@ -205,7 +206,7 @@ def test_progress_tells_speeds_and_reasons(quick: Download, here: Machine, serve
     serve(server, [*urls[:25], *VAL], jpeg)
     lists = lists_of(urls, VAL)
     capsys.readouterr()
-    download(quick, here, lists=lists, out=tmp_path / "images")
+    download(quick, dataclasses.replace(here, progress_seconds=60.0), lists=lists, out=tmp_path / "images")
     said = capsys.readouterr().out
     assert "31/31" in said and "ok 26, http_error 5" in said and "images/s" in said and "MB/s" in said
     assert len(re.split("[\r\n]", said)) < 6, "it is not quiet"

@@ -108,8 +108,9 @@ def _resolver(*addresses: str) -> Callable[..., Any]:
 
 def test_of_public_and_private_addresses_only_the_public_ones_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", _resolver("10.0.0.1", "8.8.8.8", "::1", "2606:4700::1", "127.0.0.1",
-                                                         "64:ff9b::a00:1", "64:ff9b::808:808"))
-    assert public_addresses("mixed.example", 80) == ["8.8.8.8", "2606:4700::1", "64:ff9b::808:808"]
+                                                         "64:ff9b::a00:1", "64:ff9b::808:808", "::ffff:10.0.0.1",
+                                                         "::ffff:8.8.8.8"))
+    assert public_addresses("mixed.example", 80) == ["8.8.8.8", "2606:4700::1", "64:ff9b::808:808", "::ffff:8.8.8.8"]
 
 
 def test_a_name_that_resolves_differently_a_moment_later_gains_nothing(

@@ -71,11 +71,13 @@ def test_what_is_no_table_is_named(tmp_path: Path, content: str | bytes | None, 
 
 def test_changed_originals_come_from_the_mirror(quick: Download, here: Machine, server: ScriptedServer,
                                                 lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
-    urls = [f"{HOST}/same.jpg", f"{HOST}/changed.jpg", f"{HOST}/lost.jpg"]
+    urls = [f"{HOST}/same.jpg", f"{HOST}/changed.jpg", f"{HOST}/lost.jpg", f"{HOST}/moved.jpg", f"{HOST}/replaced.jpg"]
     table = write_table(tmp_path / "images.csv", {url: (f"id{number}", jpeg) for number, url in enumerate(urls)})
     server.on("/same.jpg", body=jpeg)
     server.on("/changed.jpg", body=jpeg + b"x")
     server.on("/lost.jpg", body=jpeg + b"x")
+    server.on("/moved.jpg", status=302, headers={"Location": "/same.jpg"})
+    server.on("/replaced.jpg", status=302, headers={"Location": "/changed.jpg"})
     server.on("/bucket/train/id1.jpg", body=jpeg + b"resized")
     server.on("/val.jpg", body=jpeg)
     params = dataclasses.replace(quick, mirrors=[
@@ -83,7 +85,8 @@ def test_changed_originals_come_from_the_mirror(quick: Download, here: Machine, 
     out = download(params, here, lists=lists_of(urls, VAL), out=tmp_path / "images")
     rows = rows_of(out, "train")
     assert [(row.reason, row.mirror, row.attempts) for row in rows] == [
-        (Reason.OK, 0, 1), (Reason.OK, 1, 2), (Reason.HTTP_ERROR, 1, 2)]
+        (Reason.OK, 0, 1), (Reason.OK, 1, 2), (Reason.HTTP_ERROR, 1, 2), (Reason.OK, 0, 1), (Reason.HTTP_ERROR, 1, 2)]
     only = dataclasses.replace(quick, mirrors=[Mirror("{url}", table=table)])
     out = download(only, here, lists=lists_of(urls, VAL), out=tmp_path / "originals")
-    assert [row.reason for row in rows_of(out, "train")] == [Reason.OK, Reason.CHANGED, Reason.CHANGED]
+    assert [row.reason for row in rows_of(out, "train")] == [Reason.OK, Reason.CHANGED, Reason.CHANGED, Reason.OK,
+                                                             Reason.CHANGED]

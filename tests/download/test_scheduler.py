@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from tests.conftest import ScriptedServer
 from tests.download.conftest import Fetcher, MakeFetcher, ThreadCrew
 
 from mlimages.crew import Lost
-from mlimages.download import hosts, outage
+from mlimages.download import hosts, outage, scheduler
 from mlimages.download.ledger import Reason
 from mlimages.errors import UserError
 from mlimages.params import Mirror
@@ -58,10 +59,18 @@ def test_a_host_whose_answers_do_not_come_is_asked_more_slowly_and_no_other(fetc
 
 
 def test_hosts_of_one_domain_share_its_connections(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
-    urls = [url.replace("images.example", f"{'ab'[number % 2]}.pictures.example")
-            for number, url in enumerate(serve(server, jpeg, 40))]
-    assert {one.reason for one in fetcher(connections_per_host=3).fetch_all(urls)} == {Reason.OK}
-    assert server.most_requests_of_all <= 3
+    released = threading.Event()
+    server.on("/first.jpg", body=jpeg)
+    serve(server, jpeg, 20, until=released)
+    hosts = [f"http://{name}.pictures.example" for name in "ab"]
+    one, most = fetcher(connections_per_host=3, rate_per_host=100_000.0), 0
+    for _ in one.run([f"{host}/{name}.jpg" for name in ("first", *range(20)) for host in hosts]):
+        hosts_now = [host for domain in one.scheduler.domains.values() for host in domain.hosts.values()]
+        most = max(most, sum(host.in_flight for host in hosts_now))
+        if len(one.entries) == len(hosts):  # both have answered, and may have as many requests as there are connections
+            released.set()
+    assert {entry.reason for entry in one.entries.values()} == {Reason.OK}
+    assert most == 3 >= server.most_requests_of_all
 
 
 def test_a_thousand_urls_of_one_host_come_at_the_rate_that_was_set(fetcher: MakeFetcher, server: ScriptedServer,
@@ -143,6 +152,22 @@ def test_a_network_that_is_away_burns_no_line(fetcher: MakeFetcher, server: Scri
         away(one, urls, back)
     assert 10 <= len(one.entries) < 200
     assert {entry.reason for entry in one.entries.values()} == {Reason.OK}
+
+
+def test_lines_are_read_only_a_window_ahead(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "WINDOW", 10)
+    one, read = fetcher(rate_per_host=100_000.0), 0
+
+    def urls() -> Iterator[str]:
+        nonlocal read
+        for url in serve(server, jpeg, 60):
+            read += 1
+            yield url
+
+    for _ in one.run(urls()):
+        assert read <= len(one.entries) + 10
+    assert read == len(one.entries) == 60
 
 
 def test_mirrors_are_tried_in_their_order(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:

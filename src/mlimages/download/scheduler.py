@@ -126,9 +126,9 @@ class Scheduler:
         host.in_flight += 1
         line.sent_at = now
         self._in_flight[worker][line.number] = line, host, slot
-        md5 = line.address.md5 if line.hops == 0 else ""
         self._crew.send(worker, Get(line.number, line.url, (host.domain.name, slot.number),
-                                    min(line.seconds_left, self._params.deadline_seconds), line.shard.name, md5))
+                                    min(line.seconds_left, self._params.deadline_seconds), line.shard.name,
+                                    line.address.md5))
 
     def _at(self, moment: float, what: Line | Host | Domain) -> None:
         heapq.heappush(self._timers, (moment, next(self._ticket), what))

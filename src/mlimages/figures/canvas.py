@@ -67,6 +67,7 @@ def bars(title: str, x: str, names: Sequence[str], values: Sequence[float], colo
     drawn = ax.barh(list(names), list(values), color=colours)
     ax.bar_label(drawn, fmt="{:,.0f}" if counts else "{:,.3g}", padding=3)
     ax.xaxis.set_major_locator(MaxNLocator(integer=counts))
+    ax.xaxis.set_major_formatter("{x:,.0f}" if counts else "{x:,g}")
     ax.margins(x=0.12)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
@@ -50,6 +51,7 @@ def hosts(images: str | Path, count: int = 15) -> None:
     ax.barh(names, [gave[host] for host in most], color=GOOD, label="an image")
     ax.barh(names, [lines[host] - gave[host] for host in most], left=[gave[host] for host in most], color=BAD,
             label="no image")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.invert_yaxis()
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     plt.show()
@@ -57,13 +59,18 @@ def hosts(images: str | Path, count: int = 15) -> None:
 
 def image_bytes(images: str | Path) -> None:
     """How large the downloaded files are."""
+    title = "Size of the downloaded images"
     counts = Counter(int(BINS_PER_TENFOLD * math.log10(row.bytes)) for row in _rows(images) if row.reason is Reason.OK)
+    if not counts:
+        print(f"{title}: there is none")
+        return
     edges = [10 ** (edge / BINS_PER_TENFOLD) / 1024 for edge in range(min(counts), max(counts) + 2)]
-    ax = axes("Size of the downloaded images", "KiB, on a logarithmic scale", "images")
+    ax = axes(title, "KiB, on a logarithmic scale", "images")
     ax.stairs([counts[number] for number in range(min(counts), max(counts) + 1)], edges, fill=True, color=GOOD)
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_formatter("{x:.2g}")
+    ax.xaxis.set_major_locator(MaxNLocator(10) if edges[-1] < 10 * edges[0] else LogLocator(subs=(1, 3)))
+    ax.xaxis.set_major_formatter("{x:,g}")
+    ax.xaxis.set_minor_locator(NullLocator())
     plt.show()
 
 

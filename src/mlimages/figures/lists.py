@@ -63,7 +63,8 @@ def hosts(lists: str | Path, count: int = 15) -> None:
     for one in _statistics(lists)["lists"].values():
         images.update(one["hosts"])
     named = images.most_common(count)
-    bars("Images by host", "images", [host or "(no host)" for host, _ in named], [number for _, number in named])
+    bars(f"Images by host: the {len(named)} most frequent", "images", [host or "(no host)" for host, _ in named],
+         [number for _, number in named])
 
 
 def most_frequent_classes(lists: str | Path, count: int = 25) -> None:

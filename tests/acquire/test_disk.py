@@ -1,0 +1,55 @@
+"""A disk that is full, or fails, stops acquire with what to do, and the same command then makes the same."""
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import pytest
+from tests.faults import DISK, needs_strace, needs_unshare, on_small_disk, python, told, with_fault
+
+from mlimages.acquire import acquire
+from mlimages.acquire.formats import LISTS
+from mlimages.params import Acquire, Machine
+from mlimages.publish import MANIFEST
+
+ACQUIRE = """
+import pickle, sys
+from mlimages.acquire import acquire
+from mlimages.errors import UserError
+params, machine, out = pickle.loads(bytes.fromhex(sys.argv[1]))
+try:
+    acquire(params, machine, out=out)
+except UserError as error:
+    sys.exit(f"UserError: {error}")
+"""
+
+
+def command(params: Acquire, machine: Machine, tmp_path: Path) -> list[str]:
+    """What acquires the same in a process of its own."""
+    return python(ACQUIRE, pickle.dumps([params, machine, tmp_path / "lists"]).hex())
+
+
+def goes_on(params: Acquire, machine: Machine, tmp_path: Path) -> None:
+    """Nothing was published, and the same command makes what an undisturbed one makes."""
+    assert not (tmp_path / "lists").exists()
+    straight = acquire(params, dataclasses.replace(machine, scratch=str(tmp_path / "other")), out=tmp_path / "straight")
+    out = acquire(params, machine, out=tmp_path / "lists")
+    assert (out / MANIFEST).read_bytes() == (straight / MANIFEST).read_bytes()
+
+
+@needs_unshare
+@pytest.mark.parametrize("limit", ["nr_inodes=3", "nr_inodes=9", "size=60k"])
+def test_a_full_disk_is_told_and_the_same_command_goes_on(from_release: Acquire, machine: Machine, release: Path,
+                                                          tmp_path: Path, limit: str) -> None:
+    (release / LISTS[0].name).unlink()
+    lines = "".join(f"http://images.example/{number}.jpg\t2:1\n" for number in range(1000))
+    (release / LISTS[1].name).write_text(lines)
+    told(on_small_disk(Path(machine.scratch), limit, command(from_release, machine, tmp_path)), machine.scratch, *DISK)
+    goes_on(from_release, machine, tmp_path)
+
+
+@needs_strace
+def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(from_release: Acquire, machine: Machine,
+                                                                tmp_path: Path) -> None:
+    told(with_fault("fsync:error=EIO:when=3+", command(from_release, machine, tmp_path)), machine.scratch, *DISK)
+    goes_on(from_release, machine, tmp_path)
