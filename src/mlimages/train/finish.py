@@ -1,8 +1,8 @@
 """What remains of the augmentation after crop, resize and flip, on tensors: on the host inside tf.data, or on a device.
 
-Rotation and colour are the released program's operations in its order. RandAugment and mixup are Keras' own layers. What
-they draw comes with the images, see draws.py: Keras' random state is a variable, which would depend on how often it was
-asked, on the number of replicas and of reading threads, and which an exact resume would have to restore.
+Rotation and colour are the released program's operations in its order. RandAugment and mixup are Keras' own layers.
+What they draw comes with the images, see draws.py: Keras' random state is a variable, which would depend on how often
+it was asked, on the number of replicas and of reading threads, and which an exact resume would have to restore.
 """
 
 from collections.abc import Mapping
