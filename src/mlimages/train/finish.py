@@ -1,9 +1,8 @@
 """What remains of the augmentation after crop, resize and flip, on tensors: on the host inside tf.data, or on a device.
 
-Rotation and colour are the released program's operations in its order, a picture resampled once more where it is
-rotated. RandAugment and mixup are Keras' own layers. What they draw comes with the images, see draws.py: Keras' random
-state is a variable, which would depend on how often it was asked, on the number of replicas and of reading threads,
-and which an exact resume would have to restore.
+Rotation and colour are the released program's operations in its order. RandAugment and mixup are Keras' own layers.
+What they draw comes with the images, see draws.py: Keras' random state is a variable, which would depend on how often
+it was asked, on the number of replicas and of reading threads, and which an exact resume would have to restore.
 """
 
 from collections.abc import Mapping
@@ -113,12 +112,12 @@ def _altered(layer: Any, images: Any, seed: Any) -> Any:
 
 
 def _rotated(images: Any, given: Mapping[str, Any]) -> Any:
-    """Those of case 0 turned about their centre, black where nothing is left."""
+    """Those of case 0 turned about their centre, black where nothing is left; each pixel is the nearest one."""
     angle = ops.where(given["case"] == 0, given["angle"], 0.0)
     cos, sin, centre = ops.cos(angle), ops.sin(angle), (images.shape[1] - 1) / 2
     zero = ops.zeros_like(angle)
     turns = ops.stack([cos, -sin, centre * (1 - cos + sin), sin, cos, centre * (1 - sin - cos), zero, zero], axis=1)
-    return ops.image.affine_transform(images, turns, interpolation="bilinear", fill_mode="constant", fill_value=0.0)
+    return ops.image.affine_transform(images, turns, interpolation="nearest", fill_mode="constant", fill_value=0.0)
 
 
 def _recoloured(images: Any, given: Mapping[str, Any]) -> Any:

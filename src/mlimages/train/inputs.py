@@ -145,6 +145,8 @@ def dataset(numbers: range, make: Callable[[int], tuple[Any, ...]], readers: int
 
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    # Else as many threads as cores work, and a core idles whenever one of them waits for Python's lock.
+    options.threading.private_threadpool_size = readers
     counted = tf.data.Dataset.range(numbers.start, numbers.stop)
     return counted.map(element, num_parallel_calls=readers, deterministic=True).with_options(options)
 
