@@ -138,3 +138,17 @@ def test_a_worker_that_is_lost_after_all_was_written_is_not_missed(play: Play) -
 def test_a_chief_may_write_though_the_others_end_once_all_have_trained(play: Play) -> None:
     writes = "time.sleep(3); (work / 'out').mkdir(); (work / 'out/metrics.json').touch()"
     play(f"come(); step(1); tell(trained=True); {writes}", "come(); step(1); tell(trained=True); sys.exit(7)")
+
+
+def test_sigterm_reaches_all_workers_which_save_and_is_not_tried_again(play: Play, tmp_path: Path) -> None:
+    saves = (f"signal.signal(signal.SIGTERM, lambda *_: (tell(stopped='SIGTERM: saved'), os._exit({STOPPED}))); "
+             "come(); step(1); (work / f'ready{index}').touch(); ")
+    with pytest.raises(UserError, match="^SIGTERM: saved$"):
+        play(f"{saves} [time.sleep(0.1) for _ in range(100) if not (work / 'ready1').exists()]; "
+             "os.kill(os.getppid(), signal.SIGTERM); sleep()", f"{saves} sleep()", max_restarts=1)
+    assert (tmp_path / "workers/worker-1.log").read_text().count("acts") == 1
+
+
+def test_a_signal_before_the_first_step_ends_the_training_at_once(play: Play) -> None:
+    with pytest.raises(UserError, match="^SIGTERM stopped the training before its first step"):
+        play("come(); os.kill(os.getppid(), signal.SIGTERM); sleep()", "come(); sleep()")
