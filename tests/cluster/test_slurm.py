@@ -32,6 +32,7 @@ pytestmark = [
 
 PATIENCE_SECONDS = 480.0
 STEPS = 300
+REVOKED_SECONDS = 3.0  # after which a node lets in again a job that was taken from it
 
 
 def variables(folder: Path) -> dict[str, str]:
@@ -86,14 +87,11 @@ class Job:
         times = len(self.resumed()) + 1
         self.wait(lambda: self.step() >= after)
         self.run(*command)
-        self.wait(lambda: self._begins_again(times))
+        self.wait(lambda: self.shows("JobState=PENDING", f"Restarts={times}"))
+        time.sleep(REVOKED_SECONDS)
+        self.run("scontrol", "update", "jobid=1", "starttime=now")  # else it would wait for two minutes
         self.wait(lambda: len(self.resumed()) == times)
         return self.resumed()[-1]
-
-    def _begins_again(self, times: int) -> bool:
-        """Whether it has, so many times; SLURM itself would let it wait for minutes."""
-        self.run("scontrol", "update", "jobid=1", "starttime=now")
-        return self.shows("JobState=RUNNING", f"Restarts={times}")
 
 
 @pytest.fixture
