@@ -3,7 +3,8 @@
 #
 #     tests/cluster/slurm.sh FOLDER COMMAND ...      # such as sbatch --wait cluster/train.slurm
 #
-# Debian's slurm-wlm and munge with all their files in FOLDER, a new one; nothing of them outlives the command.
+# Debian's slurm-wlm and munge with all their files in FOLDER, a new one; nothing of them outlives the command. Others
+# reach it by SLURM_CONF=FOLDER/slurm.conf. A job of its partition `urgent` preempts those of the other one.
 set -euo pipefail
 if [[ -z "${SLURM_IN_ITS_OWN_NAMESPACES:-}" ]]; then
     # In mounts of its own the nodes have names; among processes of its own everything ends when the command has.
@@ -47,7 +48,10 @@ SlurmdPidFile=$folder/%n.pid
 SlurmdLogFile=$folder/%n.log
 NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$first CPUs=1 RealMemory=1000
 NodeName=node2 NodeHostname=$host NodeAddr=127.0.0.2 Port=$second CPUs=1 RealMemory=1000
-PartitionName=all Nodes=node[1-2] Default=YES MaxTime=60 State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=all Nodes=node[1-2] Default=YES MaxTime=60 PriorityTier=1 GraceTime=60 State=UP
+PartitionName=urgent Nodes=node[1-2] MaxTime=60 PriorityTier=2 PreemptMode=OFF State=UP
 CONFIG
 export SLURM_CONF="$folder/slurm.conf"
 

@@ -16,8 +16,9 @@ from typing import Any
 import psutil
 import pytest
 from tests.cluster.conftest import ROOT, Nodes
+from tests.conftest import ScriptedServer
 from tests.convert.conftest import SEED
-from tests.download.conftest import RUN_DOWNLOAD
+from tests.download.conftest import HOST, RUN_DOWNLOAD, Lists
 from tests.faults import python
 from tests.test_crew import MAKE, _broken, collect
 
@@ -179,6 +180,22 @@ def test_download_and_convert_publish_the_same_bytes_though_a_node_is_killed_on_
     with a_node_less(nodes, Path(on_ray.scratch), "convert/*/notes/*.json"):
         convert(params, on_ray, lists=lists, images=images[0], out=records[1])
     assert published(records[1]) == published(records[0])
+
+
+def test_a_host_sees_no_more_connections_of_the_whole_cluster_than_of_one_machine(
+        nodes: Nodes, on_ray: Machine, tiny_params: Params, server: ScriptedServer, jpeg: bytes, lists_of: Lists,
+        tmp_path: Path) -> None:
+    """Eight threads, half of them on each of two nodes, and a host that must be asked three at a time."""
+    second = nodes.add()
+    for number in range(40):
+        server.on(f"/{number}.jpg", body=jpeg, drip_seconds=0.0002)  # so slowly that requests meet
+    lists = lists_of([f"{HOST}/{number}.jpg" for number in range(40)], [f"{HOST}/0.jpg"])
+    params = dataclasses.replace(tiny_params.download, connections_per_host=3, rate_per_host=100.0)
+    machine = dataclasses.replace(on_ray, connect_to=server.connect_to("images.example"))
+    download(params, machine, lists=lists, out=tmp_path / "images")
+    nodes.kill(second)
+    assert sum(server.requests.values()) >= 40
+    assert server.most_requests["images.example"] == 3
 
 
 def test_a_download_whose_driver_was_killed_goes_on_and_nothing_of_the_dead_one_works_on(

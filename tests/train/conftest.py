@@ -4,9 +4,10 @@ Record i has the class i alone, so that the labels of a batch tell which records
 """
 
 import dataclasses
+import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,16 +25,14 @@ from mlimages.train.inputs import Records
 RECORDS, SHARDS = 24, 3
 
 
-@pytest.fixture(scope="session")
-def small_tfrecords(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 training records in 3 shards, of 24 classes, and the last 8 of them once more as validation records."""
-    root = tmp_path_factory.mktemp("small_tfrecords")
+def write_tfrecords(root: Path, counts: Sequence[int]) -> Path:
+    """Publish training shards with so many records each, and the last one's once more as validation records."""
     (root / "work").mkdir()
-    per_shard = RECORDS // SHARDS
-    names = [shard_name("train", index, SHARDS) for index in range(SHARDS)]
-    for shard, name in enumerate(names):
+    names = [shard_name("train", index, len(counts)) for index in range(len(counts))]
+    numbers = itertools.count()
+    for name, count in zip(names, counts, strict=True):
         with shard_file(root / "work" / name) as add:
-            for number in range(shard * per_shard, (shard + 1) * per_shard):
+            for number in itertools.islice(numbers, count):
                 wnid = world.CLASSES[world.INDEX[world.LEAVES[number]]].wnid
                 jpeg = to_jpeg(world.draw(f"{wnid}_{number}", 48), quality=90)
                 add(serialize(jpeg, Labels((number,), (1.0,)), filename=str(number), key=str(number)), str(number))
@@ -41,10 +40,16 @@ def small_tfrecords(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for found in (Path, index_path):
         (root / "work" / found(Path(validation)).name).write_bytes(found(root / "work" / names[-1]).read_bytes())
     write_csv(root / "work" / CLASSES, ("class", "train_records", "name"),
-              ((number, 1, f"class {number}") for number in range(RECORDS)))
-    publish(root / "work", root / "tfrecords", verb="convert", records=dict.fromkeys([*names, validation], per_shard),
-            classes=RECORDS)
+              ((number, 1, f"class {number}") for number in range(sum(counts))))
+    records = {**dict(zip(names, counts, strict=True)), validation: counts[-1]}
+    publish(root / "work", root / "tfrecords", verb="convert", records=records, classes=sum(counts))
     return root / "tfrecords"
+
+
+@pytest.fixture(scope="session")
+def small_tfrecords(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training records in 3 shards, of 24 classes, and the last 8 of them once more as validation records."""
+    return write_tfrecords(tmp_path_factory.mktemp("small_tfrecords"), [RECORDS // SHARDS] * SHARDS)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,11 @@ def assert_same_weights(one: Path, other: Path) -> None:
         np.testing.assert_array_equal(first, second)
 
 
+def assert_close(one: Path, other: Path) -> None:
+    for first, second in zip(weights(one), weights(other), strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-2, atol=1e-2 * np.abs(second).max())
+
+
 def log(folder: Path) -> list[dict[str, str]]:
     """The rows of the log, without what is measured by the clock."""
     with (folder / "training.csv").open(encoding="utf-8", newline="") as file:

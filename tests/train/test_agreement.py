@@ -15,6 +15,7 @@ from tests.train.outcomes import as_json, free_addresses
 
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
+from mlimages.train.files import CHECKPOINTS, FACTS
 from mlimages.train.launch.agreement import Facts, agree, facts
 from mlimages.train.launch.tf_config import Cluster, hold, host_port, read_environment
 
@@ -131,7 +132,14 @@ def test_other_parameters_code_data_or_checkpoints_are_named_to_all(
     other_records = tmp_path / "tfrecords"
     shutil.copytree(small_tfrecords, other_records)
     (other_records / "manifest.json").write_text("{}")
+    assert "train/step.py" in own["code"], "all of the code counts"
+    whole = tmp_path / "local" / CHECKPOINTS / "step-000000012"
+    whole.mkdir(parents=True)
+    (whole / FACTS).write_text(json.dumps({"files": {}, "step": 12, "losses": [], "score": None, "network": {}}))
     others = [
+        (facts(small_train, small_tfrecords, tmp_path / "local"),
+         "other checkpoint, which lies in machine.scratch on a disk that all must share than the chief (newest: "
+         "step-000000012 against None)"),
         (facts(dataclasses.replace(small_train, seed=4), small_tfrecords, tmp_path),
          "other parameters than the chief (train.seed: 4 against 3)"),
         (facts(small_train, other_records, tmp_path), "other data than the chief (manifest.json: "),
@@ -165,3 +173,21 @@ def test_a_worker_refuses_what_is_wrong_before_tensorflow_is_loaded(
     assert "UserError: worker 1 (127.0.0.1:1) did not come" in said(config([free, "127.0.0.1:1"], chief))
     [log] = tmp_path.glob("scratch/train/*/workers/worker-0.log")
     assert "tensorflow" not in log.read_text().lower()
+
+
+def test_a_worker_ends_when_its_supervisor_does_though_it_waits_for_others(
+        small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
+        small_python: Callable[..., list[str]], tmp_path: Path) -> None:
+    task = {"params": dataclasses.asdict(small_train), "machine": dataclasses.asdict(small_machine(tmp_path)),
+            "tfrecords": str(small_tfrecords), "work": str(tmp_path), "index": 1, "host": "127.0.0.1"}
+    for told in ([], [*free_addresses(1), "127.0.0.1:1"]):
+        worker = subprocess.Popen(small_python("from mlimages.train.launch import worker; worker.main()"), text=True,
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert worker.stdin and worker.stdout
+        print(json.dumps(task), file=worker.stdin, flush=True)
+        while not worker.stdout.readline().startswith("process "):
+            pass
+        if told:
+            print(json.dumps(told), file=worker.stdin, flush=True)
+        worker.communicate(timeout=20)
+        assert worker.returncode == 1

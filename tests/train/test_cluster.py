@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from tests.train.outcomes import as_json, free_addresses, log, weights
+from tests.train.conftest import write_tfrecords
+from tests.train.outcomes import as_json, assert_close, free_addresses, log
 
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
@@ -81,34 +82,37 @@ def cluster_machine(small_machine: Callable[..., Machine]) -> Callable[..., Mach
 
 
 @pytest.fixture(scope="module")
-def alone(small_tfrecords: Path, cluster_train: Train, small_machine: Callable[..., Machine],
+def uneven_tfrecords(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """23 records in two shards, which no number of workers shares evenly."""
+    return write_tfrecords(tmp_path_factory.mktemp("uneven_tfrecords"), [13, 10])
+
+
+@pytest.fixture(scope="module")
+def alone(uneven_tfrecords: Path, cluster_train: Train, small_machine: Callable[..., Machine],
           tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same training by one process."""
     root = tmp_path_factory.mktemp("alone")
     return train(dataclasses.replace(cluster_train, strategy="one_device"), small_machine(root / "scratch"),
-                 tfrecords=small_tfrecords, out=root / "model")
-
-
-def assert_close(one: Path, other: Path) -> None:
-    for first, second in zip(weights(one), weights(other), strict=True):
-        np.testing.assert_allclose(first, second, rtol=1e-2, atol=1e-2 * np.abs(second).max())
+                 tfrecords=uneven_tfrecords, out=root / "model")
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_workers_take_the_steps_of_one_process(
-        alone: Path, small_tfrecords: Path, cluster_train: Train, cluster_machine: Callable[..., Machine],
+def test_workers_take_the_steps_of_one_process_also_where_there_are_fewer_shards_than_workers(
+        alone: Path, uneven_tfrecords: Path, cluster_train: Train, cluster_machine: Callable[..., Machine],
         tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int) -> None:
-    out = train(cluster_train, cluster_machine(tmp_path / "scratch", train_workers=workers), tfrecords=small_tfrecords,
+    out = train(cluster_train, cluster_machine(tmp_path / "scratch", train_workers=workers), tfrecords=uneven_tfrecords,
                 out=tmp_path / "model")
     assert_close(out, alone)
     losses, expected = ([float(row["loss"]) for row in log(folder)] for folder in (out, alone))
     np.testing.assert_allclose(losses, expected, rtol=1e-2)
-    assert json.loads((out / "metrics.json").read_text())["replicas"] == workers
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (metrics["replicas"], metrics["steps"]) == (workers, 10)
     profile = json.loads((out / "profile.json").read_text())
     assert all(profile[f"{name}_seconds"] > 0 for name in ("step", "exchange", "input"))
     said, share = capfd.readouterr().out, 12 // workers
     for index in range(workers):
-        assert f"worker {index} of {workers}: images {index * share} to {index * share + share - 1} of the 12" in said
+        assert f"worker {index} of {workers}: images {index * share} to {index * share + share - 1} of the 12 of " \
+               f"every step, steps 1 to 10, from 2 shards" in said
         [text] = [path.read_text() for path in tmp_path.glob(f"scratch/train/*/workers/worker-{index}.log")]
         assert all(line.startswith(f"[worker {index}] ") for line in text.splitlines())
     assert "begin again" not in said
@@ -224,17 +228,19 @@ def test_a_worker_that_dies_at_every_start_ends_the_training_after_so_many_resta
 
 
 def test_where_tf_config_tells_of_the_workers_only_the_chief_publishes(
-        alone: Path, small_tfrecords: Path, cluster_train: Train, cluster_machine: Callable[..., Machine],
+        alone: Path, uneven_tfrecords: Path, cluster_train: Train, cluster_machine: Callable[..., Machine],
         small_python: Callable[..., list[str]], tmp_path: Path) -> None:
-    machine = cluster_machine(tmp_path / "scratch", launcher="environment")
     addresses = free_addresses(2)
-    commands = [small_python(TRAINS, as_json(cluster_train, machine, small_tfrecords, tmp_path / f"model_{index}"))
-                for index in range(2)]
+    # Folders of their own show who writes what.
+    machines = [cluster_machine(tmp_path / f"scratch_{index}", launcher="environment") for index in range(2)]
+    commands = [small_python(TRAINS, as_json(cluster_train, machine, uneven_tfrecords, tmp_path / f"model_{index}"))
+                for index, machine in enumerate(machines)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                              env={**os.environ, "TF_CONFIG": Cluster(addresses, index).as_json()})
             for index, command in enumerate(commands)]
     said = [one.communicate(timeout=PATIENCE_SECONDS)[0] for one in both]
     assert f"trained {tmp_path / 'model_0'}" in said[0], said[0]
-    assert f"trained {tmp_path / 'scratch'}" in said[1], said[1]
+    assert f"trained {tmp_path / 'scratch_1'}" in said[1], said[1]
     assert not (tmp_path / "model_1").exists()
+    assert [path.name for path in (tmp_path / "scratch_1").rglob("*") if path.is_file()] == ["worker-1.log"]
     assert_close(tmp_path / "model_0", alone)
