@@ -16,6 +16,7 @@ from tests.train.outcomes import as_json, assert_same_weights, log
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
 from mlimages.train import train
+from mlimages.train.interrupts import Interrupts
 from mlimages.train.resume import Checkpoints
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, to inject faults")
@@ -160,6 +161,14 @@ def test_on_two_replicas_an_interrupted_training_ends_with_the_bits_of_a_straigh
     assert (metrics["replicas"], metrics["images"]) == (2, 120)
     losses = [float(row["loss"]) for row in log(tmp_path / "model_a")]
     assert losses[-1] < 0.95 * losses[0]
+
+
+def test_a_second_signal_acts_at_once() -> None:
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts.received == "SIGTERM"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Saved:

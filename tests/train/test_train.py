@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,10 +23,14 @@ from mlimages.params import Machine, Train
 from mlimages.publish import read_manifest, sha256, verify
 from mlimages.train import train
 from mlimages.train.checkpoint import released_name
+from mlimages.train.inputs import Records, evaluation_batches
+from mlimages.train.log import read_log
+from mlimages.train.loss import SigmoidLoss
 from mlimages.train.optimizer import is_decayed
 from mlimages.train.record import environment
 from mlimages.train.resnet import build
 from mlimages.train.step import Trainer
+from mlimages.train.validation import Validation
 
 STEPS = 15
 MEASURED = ("images_per_second",)
@@ -87,6 +92,11 @@ def trained(small_tfrecords: Path, small_train: Train, small_machine: Callable[.
     yield Trained(out, trainers)
 
 
+@pytest.fixture
+def validation_records(small_tfrecords: Path) -> Records:
+    return Records(small_tfrecords, read_manifest(small_tfrecords, "convert"), "val")
+
+
 def test_what_is_published_is_whole(trained: Trained) -> None:
     manifest = verify(trained.out, "train")
     assert {"model.keras", "saved_model/saved_model.pb", "training.csv", "metrics.json", "run.json",
@@ -108,8 +118,20 @@ def test_the_record_says_what_made_the_model(trained: Trained, small_train: Trai
     assert run["environment"]["packages"]["tensorflow"] == tf.__version__
     assert run["environment"]["devices"] == ["/device:CPU:0"]
     card = (trained.out / "model_card.md").read_text()
-    for text in ("# tiny, 24 classes", "| train.learning_rate | 0.05 |", "| steps | 15 |", "sigmoid gives prob"):
+    code, data = run["environment"]["git"], run["data"]["manifest_sha256"]
+    for text in ("# tiny, 24 classes", "| train.learning_rate | 0.05 |", "| steps | 15 |", "sigmoid gives prob",
+                 "| seed | 3 |", f"| data | `{data}` |", "| devices | /device:CPU:0 |", f"tensorflow {tf.__version__}",
+                 f"| code | {code['revision'] if code else 'outside a git repository'}"):
         assert text in card
+
+
+def test_the_speed_and_the_time_of_the_record_are_those_of_the_log(trained: Trained) -> None:
+    rows = read_log(trained.out / "training.csv")
+    metrics = json.loads((trained.out / "metrics.json").read_text())
+    speeds = [row["images_per_second"] for row in rows]
+    assert metrics["images_per_second"] == pytest.approx(np.median(speeds))
+    steps = np.diff([row["step"] for row in rows], prepend=0.0)
+    assert metrics["training_seconds"] == pytest.approx((8 * steps / speeds).sum(), abs=0.06)
 
 
 def test_the_record_names_the_commit_and_whether_it_was_changed(tmp_path: Path,
@@ -127,21 +149,49 @@ def test_the_record_names_the_commit_and_whether_it_was_changed(tmp_path: Path,
     assert environment()["git"] == {**revision, "dirty": True}
 
 
-def test_tensorboard_gets_the_curves_the_counters_and_images_with_predictions(trained: Trained) -> None:
+def test_tensorboard_gets_the_curves_the_counters_and_images_with_predictions(trained: Trained,
+                                                                                 validation_records: Records) -> None:
     [folder] = trained.out.parent.glob("scratch/train/*/tensorboard")
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
-    tags = set(events.Tags()["tensors"])
-    assert {"loss", "learning_rate", "images_per_second", "validation_loss", "batches_present", "batches_absent",
-            "validation"} <= tags
+    assert set(events.Tags()["tensors"]) == {
+        "loss", "learning_rate", "images_per_second", "validation_loss", "batches_present", "batches_absent",
+        "validation/images", "validation/predictions"}
     assert len(events.Tensors("loss")) == 5
-    assert any(name.startswith("validation") and events.Tensors(name)[0].tensor_proto.dtype == 7 for name in tags)
+    width, height, *pictures = events.Tensors("validation/images")[-1].tensor_proto.string_val
+    assert (width, height, len(pictures)) == (b"32", b"32", 4)
+    [(images, labels, _)] = evaluation_batches(validation_records, batch=4, pixels=32, preprocessing="central",
+                                               central_fraction=0.8).take(1)
+    picture = tf.cast(tf.io.decode_png(pictures[0]), tf.float32)
+    np.testing.assert_allclose(picture, (images[0] + 1) * 127.5, atol=1)
+    [text] = events.Tensors("validation/predictions")[-1].tensor_proto.string_val
+    probabilities = tf.sigmoid(keras.models.load_model(trained.out / "model.keras")(images)).numpy()
+    for number, row in enumerate(text.decode().splitlines()[2:]):
+        _, _, true, likely, _ = row.split("|")
+        assert true.strip() == f"class {np.flatnonzero(labels[number])[0]}"
+        best = probabilities[number].argmax()
+        assert re.match(rf" class {best} \({probabilities[number, best]:.2f}\), class", likely)
 
 
-def test_the_validation_loss_is_that_of_the_published_network(trained: Trained) -> None:
+def test_the_validation_loss_is_that_of_the_published_network(trained: Trained, validation_records: Records) -> None:
     last = [row["validation_loss"] for row in log(trained.out) if row["validation_loss"]]
     assert len(last) == 3, "at every checkpoint"
     metrics = json.loads((trained.out / "metrics.json").read_text())
     assert metrics["validation_loss"] == pytest.approx(float(last[-1]))
+    [(images, labels, _)] = evaluation_batches(validation_records, batch=6, pixels=32, preprocessing="central",
+                                               central_fraction=0.8).take(1)
+    logits = keras.models.load_model(trained.out / "model.keras")(images)
+    assert metrics["validation_loss"] == pytest.approx(float(SigmoidLoss(12.0)(labels, logits)), rel=1e-3)
+
+
+def test_every_validation_image_weighs_alike_however_many_there_are(trained: Trained, validation_records: Records,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for batch in (50, 5):  # all at once, or five and the last one
+        monkeypatch.setattr("mlimages.train.validation.BATCH", batch)
+        looked = Validation(validation_records, [], images=6, pixels=32, activation="softmax", readers=1)
+        found.append(looked.run(trained.trainers[0], lambda **facts: None))
+    assert found[0].loss == pytest.approx(found[1].loss, rel=1e-5)
+    np.testing.assert_allclose(found[0].probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
 def test_the_best_checkpoint_is_published_where_asked(small_tfrecords: Path, small_train: Train,
@@ -159,12 +209,15 @@ def test_the_best_checkpoint_is_published_where_asked(small_tfrecords: Path, sma
 
 def test_a_training_starts_from_a_released_checkpoint(small_tfrecords: Path, small_train: Train, trained: Trained,
                                                       small_machine: Callable[..., Machine], tmp_path: Path) -> None:
-    network = build("tiny", 24)
+    network = build("tiny", 5)
     names = [released_name(variable.path) for variable in network.variables]
     tf.raw_ops.SaveV2(prefix=str(tmp_path / "released"), tensor_names=names, shape_and_slices=[""] * len(names),
                       tensors=[tf.fill(variable.shape, 0.5) for variable in network.variables])
     params = dataclasses.replace(small_train, initialize_from=str(tmp_path / "released"), steps=1, epochs=None,
                                  learning_rate=1e-9, warmup=0.0)
+    with pytest.raises(UserError, match="has 5 classes, the network has 24"):
+        train(params, small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
+    params = dataclasses.replace(params, initialize_logits=False)
     out = train(params, small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
     kernel = keras.models.load_model(out / "model.keras").get_layer("init_conv").get_weights()[0]
     np.testing.assert_allclose(kernel, 0.5, rtol=1e-5)
@@ -227,11 +280,14 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_checkpoint(
     params = dataclasses.replace(small_train, learning_rate=100.0, weight_decay=1.0, warmup=0.0, epochs=20.0,
                                  checkpoint_steps=1)
     for _ in range(2):  # the second time from the checkpoint
-        with pytest.raises(UserError, match="the .* at step .*, with the learning rate .*last good.*lower train.learn"):
+        with pytest.raises(UserError, match="with the learning rate .*last good.*lower train.learn") as error:
             train(params, small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
+        [step] = re.findall(r"the .* at step (\d+), with", str(error.value))
         assert not (tmp_path / "model").exists()
         [work] = tmp_path.glob("scratch/train/*")
-        newest = tf.train.load_checkpoint(max((work / "checkpoints").glob("step-*")) / "variables")
+        folder = max((work / "checkpoints").glob("step-*"))
+        assert folder.name == f"step-{int(step) - 1:08d}"
+        newest = tf.train.load_checkpoint(folder / "variables")
         kept = [newest.get_tensor(name) for name, dtype in newest.get_variable_to_dtype_map().items()
                 if dtype.is_floating]
         assert kept and all(np.isfinite(one).all() for one in kept)

@@ -67,7 +67,7 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
                         role.tell(saved=done)
                         log.histograms(done, trainer.loss.counters())
                     if tried:
-                        log.predictions(done, tried.images, tried.labels, tried.logits)
+                        log.predictions(done, *tried[1:])
                 if saving and not role.alone:
                     meet(trainer.strategy)
                 losses = []
