@@ -124,6 +124,8 @@ def test_a_signal_saves_the_step_that_was_done_and_the_end_is_the_same(
             train(small_train, machine, tfrecords=small_tfrecords, out=out)
     assert signal.getsignal(received) == before
     assert not out.exists()
+    [facts] = tmp_path.glob(f"scratch/train/*/checkpoints/step-{step:08d}/facts.json")
+    assert (json.loads(facts.read_text())["score"] is None) == (step != 6), "at step 6 it was due, and tried"
     capfd.readouterr()
     train(small_train, machine, tfrecords=small_tfrecords, out=out)
     assert f"resumed after step {step}" in capfd.readouterr().out
@@ -210,6 +212,24 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_taken(
     assert "step-00000002 is damaged" in (told := capsys.readouterr().out) and "going back to step-00000001" in told
     saved.save(2)
     assert saved.checkpoints.restore().step == 2
+
+
+def test_what_is_damaged_is_left_alone_by_all_workers_but_one(tmp_path: Path,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    saved = Saved(tmp_path)
+    saved.save(1)
+    saved.save(2)
+    spoil(tmp_path / "step-00000002" / "facts.json", "cut")
+    assert saved.checkpoints.restore(mend=False).step == 1
+    assert saved.steps() == [1, 2]
+    assert capsys.readouterr().out == ""
+
+
+def test_what_a_killed_save_has_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / ".step-00000007.partial").mkdir()
+    saved = Saved(tmp_path)
+    saved.save(1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
 def test_where_all_are_damaged_nothing_starts_anew(tmp_path: Path) -> None:

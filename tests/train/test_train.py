@@ -140,11 +140,14 @@ def test_the_record_names_the_commit_and_whether_it_was_changed(tmp_path: Path,
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert environment()["git"] is None
     (tmp_path / "file").write_text("one")
+    (tmp_path / "dvc.lock").write_text("one")
     who = ["-c", "user.name=tester", "-c", "user.email=tester@example.org"]
     for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm1"]):
         subprocess.run(["git", *command], check=True)
     revision = environment()["git"]
     assert len(revision["revision"]) == 40 and not revision["dirty"]
+    (tmp_path / "dvc.lock").write_text("as DVC writes it, stage by stage, before train runs")
+    assert environment()["git"] == revision
     (tmp_path / "file").write_text("two")
     assert environment()["git"] == {**revision, "dirty": True}
 
