@@ -5,22 +5,31 @@ import platform
 import pytest
 from tests.faults import python, run
 
-# How many pages the system brings while blocks of 1 and 64 MiB are taken, written and freed, after a first time.
+# How many pages the system brings while blocks of 1 and 32 MiB are taken, written and freed, after a first time: by
+# this thread, and by others of which none has ended.
 PROGRAM = """
-import resource, sys
+import resource, sys, threading
 import numpy as np
 from mlimages import memory
 
 def take():
-    blocks = [np.ones(mib * 2**17) for mib in (1, 64, 1)]
+    blocks = [np.ones(mib * 2**17) for mib in (1, 32, 1)]
 
+def take_on_a_thread():
+    taken = threading.Event()
+    threading.Thread(target=lambda: (take(), taken.set(), done.wait())).start()
+    taken.wait()
+
+done = threading.Event()
 if sys.argv[1] == "kept":
     memory.keep_freed(memory.STEPS)
 take()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     take()
+    take_on_a_thread()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+done.set()
 """
 
 

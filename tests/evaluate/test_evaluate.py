@@ -12,6 +12,8 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import average_precision_score
 
+from mlimages.acquire.formats import DICTIONARY
+from mlimages.acquire.hierarchy import read_tree
 from mlimages.convert.records import parse_sparse
 from mlimages.demo import world
 from mlimages.errors import UserError
@@ -174,6 +176,26 @@ def test_measure_gives_the_same_figures_of_the_same_records(evaluation: Path, sm
     found = measure(small_stages.model, dataset).average_precision
     expected = [float(row["average_precision"] or "nan") for row in rows]
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("preprocessing, central_fraction", [("central", 0.5), ("shorter_side", 0.8)])
+def test_every_parameter_is_that_of_the_measurement(evaluation: Path, small_stages: Any, tmp_path: Path,
+                                                    preprocessing: Any, central_fraction: float) -> None:
+    cutoffs: dict[str, Any] = {"at_k": [2], "threshold": 0.95, "score_threshold": 0.4}
+    params = dataclasses.replace(small_stages.params, preprocessing=preprocessing, central_fraction=central_fraction,
+                                 **cutoffs)
+    out = run(small_stages._replace(params=params), tmp_path)
+    records = Records(small_stages.tfrecords, verify(small_stages.tfrecords, "convert"), "val")
+    dataset = evaluation_batches(records, batch=6, pixels=32, preprocessing=preprocessing,
+                                 central_fraction=central_fraction)
+    expected = measure(small_stages.model, dataset, parents=read_tree(small_stages.lists / DICTIONARY).parents,
+                       **cutoffs).summary()
+    found, before = (json.loads((folder / "metrics.json").read_text()) for folder in (out, evaluation))
+    assert set(found) == set(expected) and found["base_rate"] != before["base_rate"]
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-5), name
+    assert read_manifest(out, "evaluate")["threshold"] == 0.95
+    assert (all_scores(read_predictions(out)) != all_scores(read_predictions(evaluation))).any()
 
 
 def test_the_same_evaluation_again_publishes_the_same_bytes(evaluation: Path, small_stages: Any,

@@ -83,6 +83,12 @@ def test_a_class_with_one_true_image_is_exact_where_that_is_among_the_best() -> 
     np.testing.assert_allclose([one.average_precision for one in ranked(scores, truths)], 1 / np.arange(1, 41), 1e-9)
 
 
+def test_a_bin_of_true_labels_alone_is_ranked_exactly() -> None:
+    scores = np.concatenate([np.full(300, 0.9), 0.101 + 2.0**-26 * np.arange(10)]).astype(np.float32)[:, None]
+    truths = np.arange(310)[:, None] >= 300
+    assert ranked(scores, truths)[0].average_precision == pytest.approx(exact(scores, truths)[0], rel=1e-9)
+
+
 def test_where_all_scores_are_equal_average_precision_is_the_base_rate() -> None:
     truths = np.arange(800)[:, None] < 200
     assert ranked(np.full((800, 1), 0.3, np.float32), truths)[0].average_precision == pytest.approx(0.25)

@@ -51,6 +51,11 @@ def test_the_threshold_says_what_is_true_and_the_score_threshold_what_is_predict
     assert confident.decided.predicted.tolist() == (SCORES >= np.float32(0.6)).sum(axis=0).tolist()
 
 
+def test_what_is_just_at_a_threshold_reaches_it() -> None:
+    found = measured(np.array([[0.5, 0.25]]), np.array([[0.5, 0.25]]))
+    assert found.true.tolist() == found.decided.predicted.tolist() == [1, 0]
+
+
 def test_batches_do_not_matter() -> None:
     one, other = (measured(SCORES, CONFIDENCES, batch) for batch in (1, 50))
     assert one.average_precision[NAMED].tolist() == other.average_precision[NAMED].tolist()

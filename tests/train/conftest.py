@@ -9,8 +9,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.train.outcomes import Trained
 
 import mlimages
 from mlimages.acquire.formats import Labels
@@ -20,7 +22,9 @@ from mlimages.convert.writing import shard as shard_file
 from mlimages.demo import world
 from mlimages.params import Machine, Params, Train
 from mlimages.publish import publish, read_manifest, write_csv
+from mlimages.train import train
 from mlimages.train.inputs import Records
+from mlimages.train.step import Trainer
 
 RECORDS, SHARDS = 24, 3
 
@@ -71,6 +75,24 @@ def small_machine(params: Params) -> Callable[..., Machine]:
         return dataclasses.replace(params.machine, logical_devices=logical_devices, scratch=str(scratch))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def trained(small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
+            tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The tiny training, uninterrupted."""
+    root = tmp_path_factory.mktemp("trained")
+    trainers: list[Trainer] = []
+
+    class Remembered(Trainer):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            trainers.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlimages.train.fit.Trainer", Remembered)
+        out = train(small_train, small_machine(root / "scratch"), tfrecords=small_tfrecords, out=root / "model")
+    return Trained(out, trainers)
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,23 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from mlimages.params import Machine, Train
 from mlimages.train.launch.tf_config import hold
+from mlimages.train.step import Trainer
 
 MEASURED = ("images_per_second",)
+
+
+class Trained(NamedTuple):
+    """A finished training."""
+
+    out: Path
+    trainers: list[Trainer]
 
 
 def weights(folder: Path) -> list[np.ndarray]:

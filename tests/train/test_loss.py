@@ -110,7 +110,7 @@ def test_a_label_that_is_not_known_adds_nothing_and_has_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("loss", [SigmoidLoss(), FocusedLoss(2.0, 2.0, positive_share=0.25), SoftmaxLoss(),
-                                  FocusedLoss(0.0, 4.0, margin=0.05)])
+                                  FocusedLoss(0.0, 4.0, margin=0.05), FocusedLoss(0.5, 0.5)])
 def test_cost_and_gradient_stay_finite_for_large_logits(loss: Loss) -> None:
     right, _ = cost_and_gradient(loss, float32([[1, 0]]), float32([[1e4, -1e4]]))
     assert right == 0
@@ -185,6 +185,14 @@ def test_absent_classes_are_selected_with_the_probability_asked_for_drawn_anew_e
     first, second = (cost_and_gradient(loss, labels, logits)[1][0] != 0 for _ in range(2))
     assert 0.07 < first.mean() < 0.13
     assert (first != second).any()
+
+
+def test_an_absent_class_counts_the_batches_for_which_it_was_selected() -> None:
+    loss = ClassBalancedLoss(50, negative_selection=0.5, seed=5)
+    labels, logits = np.zeros((1, 50), np.float32), np.zeros((1, 50), np.float32)
+    selected = sum(cost_and_gradient(loss, labels, logits)[1][0] != 0 for _ in range(6))
+    np.testing.assert_array_equal(loss.counters()["batches_absent"], selected)
+    assert len(set(selected.tolist())) > 3
 
 
 def test_the_seed_decides_which_absent_classes_are_selected() -> None:

@@ -35,6 +35,20 @@ def test_clipping_bounds_the_norm_of_all_gradients_together(norm: float, expecte
     assert [float(one[0]) for one in weights] == pytest.approx(expected)
 
 
+def test_clipping_bounds_the_gradient_of_the_weight_decay_too() -> None:
+    weights = [weight(3.0), weight(4.0)]
+    Momentum(weights, 0.5, weight_decay=1.0, clip_norm=1.0).apply([keras.ops.zeros(1)] * 2, 1.0)
+    assert [float(one[0]) for one in weights] == pytest.approx([3 - 0.6, 4 - 0.8])
+
+
+def test_without_momentum_nothing_is_left_of_an_earlier_gradient() -> None:
+    position = weight(0.0)
+    optimizer = Momentum([position], 0.0)
+    for gradient in (1.0, 0.0):
+        optimizer.apply([keras.ops.full((1,), gradient)], 1.0)
+    assert float(position[0]) == -1.0
+
+
 def test_an_overflow_changes_nothing_and_halves_the_loss_scale() -> None:
     position, scale = weight(1.0), LossScale()
     optimizer = Momentum([position], 0.9)
@@ -42,6 +56,14 @@ def test_an_overflow_changes_nothing_and_halves_the_loss_scale() -> None:
     assert (float(position[0]), float(scale.scale), int(scale.good_steps)) == (1.0, FIRST_SCALE / 2, 0)
     scale.apply(optimizer, [keras.ops.full((1,), FIRST_SCALE)], 1.0)
     assert (float(position[0]), float(scale.scale), int(scale.good_steps)) == (-1.0, FIRST_SCALE / 2, 1)
+
+
+def test_an_overflow_ends_the_good_steps_in_a_row_and_the_scale_falls_no_deeper_than_1() -> None:
+    scale = LossScale()
+    scale.scale.assign(1.0)
+    scale.good_steps.assign(1998)
+    scale.apply(Momentum([weight(1.0)], 0.9), [keras.ops.full((1,), np.nan)], 1.0)
+    assert (float(scale.scale), int(scale.good_steps)) == (1.0, 0)
 
 
 def test_the_loss_scale_doubles_after_many_good_steps() -> None:
@@ -53,12 +75,12 @@ def test_the_loss_scale_doubles_after_many_good_steps() -> None:
 
 def test_the_average_forgets_the_first_weights_and_then_follows_slowly() -> None:
     position = weight(0.0)
-    average = WeightAverage([position], 0.5)
+    average = WeightAverage([position], 0.7)
     expected, steps = 0.0, range(1, 30)
     for step in steps:
         position.assign([float(step)])
         average.update()
-        kept = min(0.5, (1 + step) / (10 + step))
+        kept = min(0.7, (1 + step) / (10 + step))
         expected = kept * expected + (1 - kept) * step
-    assert float(average.averages[0][0]) == pytest.approx(expected)
+        assert float(average.averages[0][0]) == pytest.approx(expected)
     assert int(average.step) == len(steps)

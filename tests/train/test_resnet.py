@@ -60,10 +60,12 @@ def test_fused_batch_norm_keeps_the_mean_and_the_unbiased_variance() -> None:
     np.testing.assert_allclose(added_fused, added_stock * items / (items - 1), rtol=1e-4)
 
 
-def test_outside_training_batch_norm_keeps_its_statistics() -> None:
+@pytest.mark.parametrize("training", [True, False])
+def test_outside_training_and_while_it_is_frozen_batch_norm_keeps_its_statistics(training: bool) -> None:
     _, fused = both_layers()
     before = fused.get_weights()
-    fused(np.ones((4, 5, 7, 6), np.float32), training=False)
+    fused.trainable = not training
+    fused(np.ones((4, 5, 7, 6), np.float32), training=training)
     for one, other in zip(fused.get_weights(), before, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -77,11 +79,20 @@ def test_the_features_are_the_means_before_the_logits() -> None:
     assert resnet((1, 1, 1, 1), 3).get_layer("features").output.shape == (None, 2048)
 
 
+def test_kernels_begin_with_a_variance_of_one_over_their_inputs_and_no_outliers() -> None:
+    keras.utils.set_random_seed(0)
+    kernel = build("tiny", 3).get_layer("stages_1_block_0_conv2_b2").get_weights()[0]
+    drawn = kernel * np.sqrt(np.prod(kernel.shape[:-1]))
+    assert drawn.std() == pytest.approx(1, rel=0.05)
+    assert np.abs(drawn).max() < 2.3  # cut at two deviations, which makes what remains narrower by 0.88
+
+
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
-def test_in_mixed_precision_weights_and_logits_stay_float32(dtype: str) -> None:
+def test_in_mixed_precision_weights_features_and_logits_stay_float32(dtype: str) -> None:
     model = resnet((1, 1), 3, width=8, dtype=dtype)
     assert {variable.dtype for variable in model.variables} == {"float32"}
     assert model.get_layer("stages_0_block_0_conv1_b2").compute_dtype == dtype.removeprefix("mixed_")
+    assert model.get_layer("features").compute_dtype == "float32"
     plain = resnet((1, 1), 3, width=8)
     plain.set_weights(model.get_weights())
     images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)

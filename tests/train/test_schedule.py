@@ -1,13 +1,17 @@
 """The learning rate takes the released program's values, and scales to other batches and lengths."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from dvc.utils.hydra import apply_overrides
 
-from mlimages.params import Train
+from mlimages.params import Train, load
 from mlimages.train.schedule import Schedule, build_schedule
 
+ROOT = Path(__file__).parents[2]
 RELEASED = Schedule(0.08, 35_200, 440_000, "stairs", (110_000, 220_000, 330_000))
 
 
@@ -48,6 +52,22 @@ def test_in_steps_the_schedule_is_the_released_one_whatever_the_number_of_images
     params = dataclasses.replace(small_train, epochs=None, steps=440_000, warmup=35_200.0, learning_rate=0.08,
                                  decay="stairs", decay_at=[110_000.0, 220_000.0, 330_000.0])
     assert build_schedule(params, records=123) == build_schedule(params, records=10**7) == RELEASED
+
+
+def test_params_full_txt_makes_params_yaml_the_released_training(tmp_path: Path) -> None:
+    """By DVC's own reading of its options."""
+    path = Path(shutil.copy(ROOT / "params.yaml", tmp_path))
+    options = (ROOT / "params-full.txt").read_text().split()
+    assert set(options[::2]) == {"-S"}
+    apply_overrides(path, options[1::2])
+    full, demo = load(path), load(ROOT / "params.yaml")
+    assert (full.acquire.source, full.evaluate, full.machine) == ("full", demo.evaluate, demo.machine)
+    assert build_schedule(full.train, records=17_609_752) == RELEASED
+    expected = {"architecture": "resnet101", "pixels": 224, "batch": 4096, "momentum": 0.9, "weight_decay": 1e-4,
+                "batch_norm_momentum": 0.997, "loss": "class_balanced", "positive_threshold": 0.7,
+                "negative_selection": 0.1, "positive_weight": 12.0, "crop_area": [0.7, 1.0],
+                "rotate_and_recolour": True, "reference_batch": None, "clip_norm": None, "average_decay": None}
+    assert {name: getattr(full.train, name) for name in expected} == expected
 
 
 def test_even_a_fraction_of_a_batch_is_a_step(small_train: Train) -> None:

@@ -3,32 +3,27 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tests.train.outcomes import as_json, assert_same_weights, log, weights
+from tests.train.outcomes import Trained, as_json, assert_same_weights, log, weights
 
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
-from mlimages.publish import read_manifest, sha256, verify
+from mlimages.publish import read_manifest, verify
 from mlimages.train import train
 from mlimages.train.checkpoint import released_name
 from mlimages.train.optimizer import is_decayed
-from mlimages.train.record import environment
 from mlimages.train.resnet import build
-from mlimages.train.step import Trainer
-
-STEPS = 15
-MEASURED = ("images_per_second",)
+from mlimages.train.schedule import build_schedule
 
 # Trains twice, then draws a random number without a seed, which determinism does not allow.
 DETERMINISTIC = """
@@ -62,88 +57,6 @@ np.savez(outputs, keras=model(x), saved=saved.serve(x))
 """
 
 
-class Trained(NamedTuple):
-    """A finished training."""
-
-    out: Path
-    trainers: list[Trainer]
-
-
-@pytest.fixture(scope="module")
-def trained(small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
-            tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
-    """The tiny training, uninterrupted."""
-    root = tmp_path_factory.mktemp("trained")
-    trainers: list[Trainer] = []
-
-    class Remembered(Trainer):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options)
-            trainers.append(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlimages.train.fit.Trainer", Remembered)
-        out = train(small_train, small_machine(root / "scratch"), tfrecords=small_tfrecords, out=root / "model")
-    yield Trained(out, trainers)
-
-
-def test_what_is_published_is_whole(trained: Trained) -> None:
-    manifest = verify(trained.out, "train")
-    assert {"model.keras", "saved_model/saved_model.pb", "training.csv", "metrics.json", "run.json",
-            "model_card.md"} <= set(manifest["files"])
-    assert manifest["activation"] == "sigmoid"
-    assert (manifest["architecture"], manifest["classes"], manifest["pixels"]) == ("tiny", 24, 32)
-    metrics = json.loads((trained.out / "metrics.json").read_text())
-    assert (metrics["steps"], metrics["images"], metrics["replicas"]) == (STEPS, STEPS * 8, 1)
-    assert metrics["weights"] == sum(one.size for one in weights(trained.out))
-    assert metrics["final_loss"] == pytest.approx(float(log(trained.out)[-1]["loss"]), rel=1e-4)
-
-
-def test_the_record_says_what_made_the_model(trained: Trained, small_train: Train, small_tfrecords: Path) -> None:
-    run = json.loads((trained.out / "run.json").read_text())
-    assert run["params"] == dataclasses.asdict(small_train)
-    assert run["data"] == {"manifest_sha256": sha256(small_tfrecords / "manifest.json"), "classes": 24, "images": 24}
-    assert run["metrics"] == json.loads((trained.out / "metrics.json").read_text())
-    assert run["metrics"]["training_seconds"] > 0
-    assert run["environment"]["packages"]["tensorflow"] == tf.__version__
-    assert run["environment"]["devices"] == ["/device:CPU:0"]
-    card = (trained.out / "model_card.md").read_text()
-    for text in ("# tiny, 24 classes", "| train.learning_rate | 0.05 |", "| steps | 15 |", "sigmoid gives prob"):
-        assert text in card
-
-
-def test_the_record_names_the_commit_and_whether_it_was_changed(tmp_path: Path,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert environment()["git"] is None
-    (tmp_path / "file").write_text("one")
-    who = ["-c", "user.name=tester", "-c", "user.email=tester@example.org"]
-    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm1"]):
-        subprocess.run(["git", *command], check=True)
-    revision = environment()["git"]
-    assert len(revision["revision"]) == 40 and not revision["dirty"]
-    (tmp_path / "file").write_text("two")
-    assert environment()["git"] == {**revision, "dirty": True}
-
-
-def test_tensorboard_gets_the_curves_the_counters_and_images_with_predictions(trained: Trained) -> None:
-    [folder] = trained.out.parent.glob("scratch/train/*/tensorboard")
-    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
-    tags = set(events.Tags()["tensors"])
-    assert {"loss", "learning_rate", "images_per_second", "validation_loss", "batches_present", "batches_absent",
-            "validation"} <= tags
-    assert len(events.Tensors("loss")) == 5
-    assert any(name.startswith("validation") and events.Tensors(name)[0].tensor_proto.dtype == 7 for name in tags)
-
-
-def test_the_validation_loss_is_that_of_the_published_network(trained: Trained) -> None:
-    last = [row["validation_loss"] for row in log(trained.out) if row["validation_loss"]]
-    assert len(last) == 3, "at every checkpoint"
-    metrics = json.loads((trained.out / "metrics.json").read_text())
-    assert metrics["validation_loss"] == pytest.approx(float(last[-1]))
-
-
 def test_the_best_checkpoint_is_published_where_asked(small_tfrecords: Path, small_train: Train,
                                                       small_machine: Callable[..., Machine], tmp_path: Path) -> None:
     # From step 6 on the rate is absurd, so that the first checkpoint is the best.
@@ -159,25 +72,21 @@ def test_the_best_checkpoint_is_published_where_asked(small_tfrecords: Path, sma
 
 def test_a_training_starts_from_a_released_checkpoint(small_tfrecords: Path, small_train: Train, trained: Trained,
                                                       small_machine: Callable[..., Machine], tmp_path: Path) -> None:
-    network = build("tiny", 24)
+    network = build("tiny", 5)
     names = [released_name(variable.path) for variable in network.variables]
     tf.raw_ops.SaveV2(prefix=str(tmp_path / "released"), tensor_names=names, shape_and_slices=[""] * len(names),
                       tensors=[tf.fill(variable.shape, 0.5) for variable in network.variables])
     params = dataclasses.replace(small_train, initialize_from=str(tmp_path / "released"), steps=1, epochs=None,
                                  learning_rate=1e-9, warmup=0.0)
+    with pytest.raises(UserError, match="has 5 classes, the network has 24"):
+        train(params, small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
+    params = dataclasses.replace(params, initialize_logits=False)
     out = train(params, small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
     kernel = keras.models.load_model(out / "model.keras").get_layer("init_conv").get_weights()[0]
     np.testing.assert_allclose(kernel, 0.5, rtol=1e-5)
     with pytest.raises(UserError, match="no TensorFlow checkpoint"):
         train(dataclasses.replace(params, initialize_from=str(tmp_path / "elsewhere")),
               small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
-
-
-def test_the_log_has_the_steps_in_order_and_the_rate_of_the_schedule(trained: Trained) -> None:
-    rows = log(trained.out)
-    assert [int(row["step"]) for row in rows] == [5, 6, 10, 12, 15]
-    assert float(rows[0]["learning_rate"]) == pytest.approx(0.5 * 0.05 * (1 + np.cos(np.pi / 12)), rel=1e-4)
-    assert float(rows[-1]["epoch"]) == 5.0
 
 
 def test_training_lowers_the_loss(trained: Trained) -> None:
@@ -227,14 +136,29 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_checkpoint(
     params = dataclasses.replace(small_train, learning_rate=100.0, weight_decay=1.0, warmup=0.0, epochs=20.0,
                                  checkpoint_steps=1)
     for _ in range(2):  # the second time from the checkpoint
-        with pytest.raises(UserError, match="the .* at step .*, with the learning rate .*last good.*lower train.learn"):
+        with pytest.raises(UserError, match="with the learning rate .*last good.*lower train.learn") as error:
             train(params, small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
+        [step] = re.findall(r"the .* at step (\d+), with", str(error.value))
         assert not (tmp_path / "model").exists()
         [work] = tmp_path.glob("scratch/train/*")
-        newest = tf.train.load_checkpoint(max((work / "checkpoints").glob("step-*")) / "variables")
+        folder = max((work / "checkpoints").glob("step-*"))
+        assert folder.name == f"step-{int(step) - 1:08d}"
+        newest = tf.train.load_checkpoint(folder / "variables")
         kept = [newest.get_tensor(name) for name, dtype in newest.get_variable_to_dtype_map().items()
                 if dtype.is_floating]
         assert kept and all(np.isfinite(one).all() for one in kept)
+
+
+def test_of_several_steps_in_one_call_the_one_whose_loss_is_not_finite_is_told_with_its_rate(
+        small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    params = dataclasses.replace(small_train, warmup=4.0, validation_images=0)
+    machine = dataclasses.replace(small_machine(tmp_path / "scratch"), steps_per_call=4)
+    monkeypatch.setattr("mlimages.train.step.Trainer.train",
+                        lambda *arguments, **options: np.array([1.0, 2.0, np.nan, np.inf], np.float32))
+    rate = float(build_schedule(params, records=24)(2))
+    with pytest.raises(UserError, match=f"the loss is nan at step 3, with the learning rate {rate:.3g}; the last good"):
+        train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
 
 
 def test_damaged_records_are_refused_and_named(small_tfrecords: Path, small_train: Train,

@@ -52,6 +52,12 @@ def records_by_class(folder: str | Path, part: str) -> np.ndarray:
         return np.array([int(row[f"{part}_records"]) for row in csv.DictReader(file)])
 
 
+def class_names(folder: str | Path) -> list[str]:
+    """The name of each class, by the table of data/tfrecords."""
+    with (Path(folder) / CLASSES).open(encoding="utf-8", newline="") as file:
+        return [row["name"] for row in csv.DictReader(file)]
+
+
 def index_path(shard: Path) -> Path:
     """The file beside a shard that says where its records lie."""
     return shard.with_name(f"{shard.name}.index")

@@ -11,7 +11,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Image, display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from mlimages.figures.canvas import GOOD, MUTED, TRAIN, VALIDATION, axes, bars, label
 from mlimages.params import Machine, Train
@@ -98,7 +100,8 @@ def _draw(figure: Figure, rows: list[dict[str, float]]) -> None:
         right = top.twinx()
         right.plot([row["step"] for row in tried], [row["validation_loss"] for row in tried], "o-", color=GOOD)
         right.set_ylabel("validation loss", color=GOOD)
-    top.set_yscale("log")
+        _in_decades(right)
+    _in_decades(top)
     top.legend()
     middle.plot(steps, [row["learning_rate"] for row in rows], color=VALIDATION)
     bottom.plot(steps, [row["images_per_second"] for row in rows], color=GOOD)
@@ -106,3 +109,10 @@ def _draw(figure: Figure, rows: list[dict[str, float]]) -> None:
     label(top, "Training", "", "loss")
     label(middle, "", "", "learning rate")
     label(bottom, "", "step", "images per second")
+
+
+def _in_decades(ax: Axes) -> None:
+    """A logarithmic scale, its numbers written out."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(LogFormatter())
+    ax.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))

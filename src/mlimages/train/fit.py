@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from mlimages import memory
+from mlimages.convert.records import class_names
 from mlimages.params import Machine, Train
 from mlimages.publish import MANIFEST, read_manifest, sha256
 from mlimages.train.files import CHECKPOINTS
@@ -55,8 +56,9 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
                        f"{plan.total_steps}, from {len(records.counts)} shards")
     validation = None
     if params.validation_images and role.chief:
-        validation = Validation(Records(tfrecords, manifest, "val"), images=params.validation_images,
-                                pixels=params.pixels, readers=machine.workers)
+        validation = Validation(Records(tfrecords, manifest, "val"), class_names(tfrecords),
+                                images=params.validation_images, pixels=params.pixels, activation=params.activation,
+                                readers=machine.workers)
 
     def share(first: int, steps: int, mine: range) -> Any:
         return training_batches(records, params, steps=steps, first=first, parts=replicas, mine=mine,

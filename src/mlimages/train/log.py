@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -59,17 +59,18 @@ class TrainingLog:
                 tf.summary.histogram(name, array)
         self._tensorboard.flush()
 
-    def predictions(self, step: int, images: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:
+    def predictions(self, step: int, images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray,
+                    names: Sequence[str]) -> None:
         """Images float32 [n, height, width, 3] in [-1, 1] in TensorBoard, with a table of labels and best classes."""
         rows = ["| image | classes | most likely |", "| --- | --- | --- |"]
-        for number, (confidences, scores) in enumerate(zip(labels, logits, strict=True)):
-            true = ", ".join(str(index) for index in np.flatnonzero(confidences > 0))
-            best = ", ".join(f"{index} ({(1 + np.tanh(scores[index] / 2)) / 2:.2f})"
-                             for index in np.argsort(-scores)[:SHOWN_CLASSES])
+        for number, (confidences, scores) in enumerate(zip(labels, probabilities, strict=True)):
+            true = ", ".join(names[index] for index in np.flatnonzero(confidences > 0).tolist())
+            best = ", ".join(f"{names[index]} ({scores[index]:.2f})"
+                             for index in np.argsort(-scores)[:SHOWN_CLASSES].tolist())
             rows.append(f"| {number} | {true} | {best} |")
         with self._tensorboard.as_default(step):
-            tf.summary.image("validation", (images + 1) / 2, max_outputs=len(images))
-            tf.summary.text("validation", "\n".join(rows))
+            tf.summary.image("validation/images", (images + 1) / 2, max_outputs=len(images))
+            tf.summary.text("validation/predictions", "\n".join(rows))
         self._tensorboard.flush()
 
 

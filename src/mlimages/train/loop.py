@@ -52,8 +52,8 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
             losses += found.tolist()
             done = steps.stop
             bar.update(len(steps))
+            saving = done % params.checkpoint_steps == 0 or done == plan.total_steps
             if done == _next_row(steps.start, plan, params):
-                saving = done % params.checkpoint_steps == 0 or done == plan.total_steps
                 speed = (done - timed) * params.batch / (time.monotonic() - began)
                 bar.set_postfix(loss=f"{float(np.mean(losses)):.4g}", images_per_second=f"{speed:.1f}", refresh=False)
                 if saving:
@@ -67,17 +67,18 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
                         role.tell(saved=done)
                         log.histograms(done, trainer.loss.counters())
                     if tried:
-                        log.predictions(done, tried.images, tried.labels, tried.logits)
+                        log.predictions(done, *tried[1:])
                 if saving and not role.alone:
                     meet(trainer.strategy)
                 losses = []
                 began, timed = time.monotonic(), done
             # A process alone need not wait for the next step to tell itself.
             if (trainer.stopping or (interrupts.received and role.alone)) and done < plan.total_steps:
-                _prepare_to_save(trainer, done, float(rates[-1]), role)
-                if role.chief:
-                    checkpoints.save(done, losses)
-                    role.tell(saved=done)
+                if not saving:
+                    _prepare_to_save(trainer, done, float(rates[-1]), role)
+                    if role.chief:
+                        checkpoints.save(done, losses)
+                        role.tell(saved=done)
                 if not role.alone:
                     with contextlib.suppress(tf.errors.OpError):  # one of them leaves first
                         meet(trainer.strategy)

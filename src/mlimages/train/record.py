@@ -20,11 +20,12 @@ def environment() -> dict[str, Any]:
 
 
 def _revision() -> dict[str, Any] | None:
-    """The commit that is checked out here, and whether tracked files differ from it."""
+    """The commit that is checked out here, and whether tracked files differ from it, but for what DVC writes itself."""
     git = shutil.which("git")
     if git is None:
         return None
-    asked = ("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")
+    asked = (("rev-parse", "HEAD"),
+             ("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)dvc.lock"))
     commit, changes = (subprocess.run([git, *command], capture_output=True, text=True, check=False)  # noqa: S603
                        for command in asked)
     if commit.returncode or changes.returncode:

@@ -52,8 +52,6 @@ class Checkpoints:
                                          "files": digests})
             for path in [*partial.iterdir(), partial]:
                 fsync(path)
-            if final.exists():  # damaged, or it would have been resumed from
-                shutil.rmtree(final)
             partial.rename(final)
             fsync(self._folder)
         except (OSError, tf.errors.OpError) as error:

@@ -1,8 +1,9 @@
 """A look at some validation images now and then, while the network is trained."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
 from mlimages.errors import UserError
@@ -15,27 +16,35 @@ SHOWN = 4
 
 
 class Tried(NamedTuple):
-    """The mean loss, every class weighted alike; the first images, their confidences, and the network's logits."""
+    """The mean loss, every class weighted alike; the first images, their confidences, and the network's probabilities.
+
+    `names` are those of the classes.
+    """
 
     loss: float
     images: np.ndarray
     labels: np.ndarray
-    logits: np.ndarray
+    probabilities: np.ndarray
+    names: Sequence[str]
 
 
 class Validation:
     """The first `images` of the validation records; UserError where there are none.
 
-    They are decoded anew each time: what is kept in memory does not grow with their number.
+    They are decoded anew each time: what is kept in memory does not grow with their number. `activation`, a name of
+    Keras', makes probabilities of logits.
     """
 
-    def __init__(self, records: Records, *, images: int, pixels: int, readers: int) -> None:
+    def __init__(self, records: Records, names: Sequence[str], *, images: int, pixels: int, activation: str,
+                 readers: int) -> None:
         if not len(records):
             raise UserError("train.validation_images asks for validation images, but there are no validation records; "
                             "set it to 0, or run `dvc repro convert` with some")
         batches = evaluation_batches(records, batch=BATCH, pixels=pixels, preprocessing="central",
                                      central_fraction=CENTRAL_FRACTION, readers=readers)
         self._batches = batches.unbatch().take(images).batch(BATCH)
+        self._names = names
+        self._activation: Callable[[Any], Any] = keras.activations.get(activation)
 
     def run(self, trainer: Trainer, tell: Callable[..., None]) -> Tried:
         """Try the network; `tell(validated=...)` counts the images for whoever waits."""
@@ -46,7 +55,8 @@ class Validation:
             seen += len(images)
             tell(validated=seen)
             if first is None:
-                first = [tensor[:SHOWN].numpy() for tensor in (images, labels, logits)]
+                first = Tried(float("nan"), images[:SHOWN].numpy(), labels[:SHOWN].numpy(),
+                              self._activation(logits[:SHOWN]).numpy(), self._names)
         if first is None:
             raise UserError("the validation records hold no image; set train.validation_images to 0")
-        return Tried(losses / seen, *first)
+        return first._replace(loss=losses / seen)

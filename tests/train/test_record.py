@@ -1,0 +1,136 @@
+"""What is known of a training while it runs and afterwards: its log, TensorBoard, its record and its model card."""
+
+import dataclasses
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.train.outcomes import Trained, log, weights
+
+from mlimages.params import Train
+from mlimages.publish import read_manifest, sha256, verify
+from mlimages.train.inputs import Records, evaluation_batches
+from mlimages.train.log import read_log
+from mlimages.train.loss import SigmoidLoss
+from mlimages.train.record import environment
+from mlimages.train.validation import Validation
+
+STEPS = 15
+
+
+@pytest.fixture
+def validation_records(small_tfrecords: Path) -> Records:
+    return Records(small_tfrecords, read_manifest(small_tfrecords, "convert"), "val")
+
+
+def test_what_is_published_is_whole(trained: Trained) -> None:
+    manifest = verify(trained.out, "train")
+    assert {"model.keras", "saved_model/saved_model.pb", "training.csv", "metrics.json", "run.json",
+            "model_card.md"} <= set(manifest["files"])
+    assert manifest["activation"] == "sigmoid"
+    assert (manifest["architecture"], manifest["classes"], manifest["pixels"]) == ("tiny", 24, 32)
+    metrics = json.loads((trained.out / "metrics.json").read_text())
+    assert (metrics["steps"], metrics["images"], metrics["replicas"]) == (STEPS, STEPS * 8, 1)
+    assert metrics["weights"] == sum(one.size for one in weights(trained.out))
+    assert metrics["final_loss"] == pytest.approx(float(log(trained.out)[-1]["loss"]), rel=1e-4)
+
+
+def test_the_record_says_what_made_the_model(trained: Trained, small_train: Train, small_tfrecords: Path) -> None:
+    run = json.loads((trained.out / "run.json").read_text())
+    assert run["params"] == dataclasses.asdict(small_train)
+    assert run["data"] == {"manifest_sha256": sha256(small_tfrecords / "manifest.json"), "classes": 24, "images": 24}
+    assert run["metrics"] == json.loads((trained.out / "metrics.json").read_text())
+    assert run["metrics"]["training_seconds"] > 0
+    assert run["environment"]["packages"]["tensorflow"] == tf.__version__
+    assert run["environment"]["devices"] == ["/device:CPU:0"]
+    card = (trained.out / "model_card.md").read_text()
+    code, data = run["environment"]["git"], run["data"]["manifest_sha256"]
+    for text in ("# tiny, 24 classes", "| train.learning_rate | 0.05 |", "| steps | 15 |", "sigmoid gives prob",
+                 "| seed | 3 |", f"| data | `{data}` |", "| devices | /device:CPU:0 |", f"tensorflow {tf.__version__}",
+                 f"| code | {code['revision'] if code else 'outside a git repository'}"):
+        assert text in card
+
+
+def test_the_speed_and_the_time_of_the_record_are_those_of_the_log(trained: Trained) -> None:
+    rows = read_log(trained.out / "training.csv")
+    metrics = json.loads((trained.out / "metrics.json").read_text())
+    speeds = [row["images_per_second"] for row in rows]
+    assert metrics["images_per_second"] == pytest.approx(np.median(speeds))
+    steps = np.diff([row["step"] for row in rows], prepend=0.0)
+    assert metrics["training_seconds"] == pytest.approx((8 * steps / speeds).sum(), abs=0.06)
+
+
+def test_the_record_names_the_commit_and_whether_it_was_changed(tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert environment()["git"] is None
+    (tmp_path / "file").write_text("one")
+    (tmp_path / "dvc.lock").write_text("one")
+    who = ["-c", "user.name=tester", "-c", "user.email=tester@example.org"]
+    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm1"]):
+        subprocess.run(["git", *command], check=True)
+    revision = environment()["git"]
+    assert len(revision["revision"]) == 40 and not revision["dirty"]
+    (tmp_path / "dvc.lock").write_text("as DVC writes it, stage by stage, before train runs")
+    assert environment()["git"] == revision
+    (tmp_path / "file").write_text("two")
+    assert environment()["git"] == {**revision, "dirty": True}
+
+
+def test_tensorboard_gets_the_curves_the_counters_and_images_with_predictions(trained: Trained,
+                                                                                 validation_records: Records) -> None:
+    [folder] = trained.out.parent.glob("scratch/train/*/tensorboard")
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    assert set(events.Tags()["tensors"]) == {
+        "loss", "learning_rate", "images_per_second", "validation_loss", "batches_present", "batches_absent",
+        "validation/images", "validation/predictions"}
+    assert len(events.Tensors("loss")) == 5
+    width, height, *pictures = events.Tensors("validation/images")[-1].tensor_proto.string_val
+    assert (width, height, len(pictures)) == (b"32", b"32", 4)
+    [(images, labels, _)] = evaluation_batches(validation_records, batch=4, pixels=32, preprocessing="central",
+                                               central_fraction=0.8).take(1)
+    picture = tf.cast(tf.io.decode_png(pictures[0]), tf.float32)
+    np.testing.assert_allclose(picture, (images[0] + 1) * 127.5, atol=1)
+    [text] = events.Tensors("validation/predictions")[-1].tensor_proto.string_val
+    probabilities = tf.sigmoid(keras.models.load_model(trained.out / "model.keras")(images)).numpy()
+    for number, row in enumerate(text.decode().splitlines()[2:]):
+        _, _, true, likely, _ = row.split("|")
+        assert true.strip() == f"class {np.flatnonzero(labels[number])[0]}"
+        best = probabilities[number].argmax()
+        assert re.match(rf" class {best} \({probabilities[number, best]:.2f}\), class", likely)
+
+
+def test_the_validation_loss_is_that_of_the_published_network(trained: Trained, validation_records: Records) -> None:
+    last = [row["validation_loss"] for row in log(trained.out) if row["validation_loss"]]
+    assert len(last) == 3, "at every checkpoint"
+    metrics = json.loads((trained.out / "metrics.json").read_text())
+    assert metrics["validation_loss"] == pytest.approx(float(last[-1]))
+    [(images, labels, _)] = evaluation_batches(validation_records, batch=6, pixels=32, preprocessing="central",
+                                               central_fraction=0.8).take(1)
+    logits = keras.models.load_model(trained.out / "model.keras")(images)
+    assert metrics["validation_loss"] == pytest.approx(float(SigmoidLoss(12.0)(labels, logits)), rel=1e-3)
+
+
+def test_every_validation_image_weighs_alike_however_many_there_are(trained: Trained, validation_records: Records,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for batch in (50, 5):  # all at once, or five and the last one
+        monkeypatch.setattr("mlimages.train.validation.BATCH", batch)
+        looked = Validation(validation_records, [], images=6, pixels=32, activation="softmax", readers=1)
+        found.append(looked.run(trained.trainers[0], lambda **facts: None))
+    assert found[0].loss == pytest.approx(found[1].loss, rel=1e-5)
+    np.testing.assert_allclose(found[0].probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_the_log_has_the_steps_in_order_and_the_rate_of_the_schedule(trained: Trained) -> None:
+    rows = log(trained.out)
+    assert [int(row["step"]) for row in rows] == [5, 6, 10, 12, 15]
+    assert float(rows[0]["learning_rate"]) == pytest.approx(0.5 * 0.05 * (1 + np.cos(np.pi / 12)), rel=1e-4)
+    assert float(rows[-1]["epoch"]) == 5.0

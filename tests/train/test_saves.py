@@ -1,0 +1,151 @@
+"""A checkpoint is there whole or not at all; the last ones and the best are kept, and damaged ones passed over."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from mlimages.errors import UserError
+from mlimages.train.resume import Checkpoints
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, to inject faults")
+
+# Saves twice; what is injected kills the second save.
+SAVES = """
+import sys
+import tensorflow as tf
+from pathlib import Path
+from mlimages.train.resume import Checkpoints
+
+variable = tf.Variable([1.0])
+checkpoints = Checkpoints(Path(sys.argv[1]), {"network": [variable]}, {"classes": 3}, 3)
+for step in (1, 2):
+    variable.assign([float(step)])
+    checkpoints.save(step, [])
+    print(step, flush=True)
+"""
+
+
+class Saved:
+    """Checkpoints of one variable that holds the step."""
+
+    def __init__(self, folder: Path, kept: int = 3, classes: int = 3, length: int = 1) -> None:
+        self.variable = tf.Variable([0.0] * length)
+        self.folder = folder
+        self.checkpoints = Checkpoints(folder, {"network": [self.variable]}, {"classes": classes}, kept)
+
+    def save(self, step: int, score: float | None = None) -> None:
+        self.variable.assign([float(step)])
+        self.checkpoints.save(step, [0.5], score)
+
+    def steps(self) -> list[int]:
+        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.iterdir())
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
+    saved = Saved(tmp_path, kept=2)
+    for step, score in ((1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, 1.5)):
+        saved.save(step, score)
+    assert saved.steps() == [2, 4, 5]
+    assert saved.checkpoints.restore() == (5, [0.5])
+    assert saved.checkpoints.restore_best() == 2
+    assert saved.variable.numpy().tolist() == [2.0]
+
+
+@pytest.mark.parametrize("name", ["variables.index", "variables.data-00000-of-00001", "facts.json"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
+def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_taken(
+        tmp_path: Path, name: str, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = Saved(tmp_path)
+    saved.save(1)
+    saved.save(2)
+    spoil(tmp_path / "step-00000002" / name, damage)
+    assert saved.checkpoints.restore().step == 1
+    assert saved.variable.numpy().tolist() == [1.0]
+    assert "step-00000002 is damaged" in (told := capsys.readouterr().out) and "going back to step-00000001" in told
+    saved.save(2)
+    assert saved.checkpoints.restore().step == 2
+
+
+def test_what_is_damaged_is_left_alone_by_all_workers_but_one(tmp_path: Path,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    saved = Saved(tmp_path)
+    saved.save(1)
+    saved.save(2)
+    spoil(tmp_path / "step-00000002" / "facts.json", "cut")
+    assert saved.checkpoints.restore(mend=False).step == 1
+    assert saved.steps() == [1, 2]
+    assert capsys.readouterr().out == ""
+
+
+def test_what_a_killed_save_has_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / ".step-00000007.partial").mkdir()
+    saved = Saved(tmp_path)
+    saved.save(1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_where_all_are_damaged_nothing_starts_anew(tmp_path: Path) -> None:
+    saved = Saved(tmp_path)
+    for step in (1, 2):
+        saved.save(step)
+        spoil(tmp_path / f"step-{step:08d}" / "variables.index", "cut")
+    with pytest.raises(UserError, match="every checkpoint in .* is damaged .*step-00000002.*step-00000001"):
+        saved.checkpoints.restore()
+    assert saved.steps() == [1, 2]
+
+
+def spoil(path: Path, damage: str) -> None:
+    body = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(body[: len(body) // 2])
+    if damage == "flipped":
+        path.write_bytes(body[:3] + bytes([body[3] ^ 64]) + body[4:])
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_both(tmp_path: Path) -> None:
+    Saved(tmp_path).save(1)
+    with pytest.raises(UserError, match="a network with classes 3, expected 4"):
+        Saved(tmp_path, classes=4).checkpoints.restore()
+
+
+def test_a_disk_that_fails_is_told_and_the_one_before_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = Saved(tmp_path)
+    saved.save(1)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="No space left.*make room there"):
+            saved.save(2)
+    assert saved.checkpoints.restore().step == 1
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["rename", "fsync"])
+def test_a_kill_at_any_call_of_a_save_keeps_the_checkpoint_before(
+        small_python: Callable[..., list[str]], tmp_path: Path, call: str) -> None:
+    strace = ["strace", "-f", "-qq", "-e", f"trace={call}"]
+    counted = subprocess.run([*strace, *small_python(SAVES, str(tmp_path / "all"))], capture_output=True, text=True,
+                             check=True)
+    saves = sum(f"{call}(" in line for line in counted.stderr.splitlines()) // 2
+    assert saves >= 2
+    for nth in (saves + 1, 2 * saves):
+        folder = tmp_path / str(nth)
+        killed = subprocess.run([*strace, "-e", f"inject={call}:signal=KILL:when={nth}",
+                                 *small_python(SAVES, str(folder))], capture_output=True, text=True, check=False)
+        assert killed.stdout.split() == ["1"], killed.stderr[-2000:]
+        saved = Saved(folder)
+        # The call happens, then the kill: after the last rename the second checkpoint is whole.
+        assert saved.checkpoints.restore().step in (1, 2)
+        assert saved.variable.numpy().tolist() == [float(saved.checkpoints.restore().step)]
+        saved.save(2)
+        assert saved.steps() == [1, 2]
