@@ -2,6 +2,7 @@
 
 import os
 import struct
+import weakref
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -92,9 +93,7 @@ class _Opened:
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
+        weakref.finalize(self, os.close, self.descriptor)
 
 
 def _masked_crc(data: bytes) -> int:
