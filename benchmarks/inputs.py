@@ -30,6 +30,7 @@ from mlimages.acquire.formats import Labels
 from mlimages.convert.images import Jpeg
 from mlimages.convert.records import parse_sparse, serialize, serialize_dense, shard_name
 from mlimages.convert.writing import shard
+from mlimages.memory import STEPS, keep_freed
 from mlimages.params import load
 from mlimages.publish import publish, read_manifest
 from mlimages.train.augment import decode
@@ -99,6 +100,7 @@ def released(folder: Path, parallel: int) -> Any:
         case = tf.random.uniform([], 0, 3, tf.int32)
         image = tf.switch_case(case, [lambda: colours(turned(image), True), lambda: colours(image, False),
                                       lambda: image])
+        image = tf.clip_by_value(image, 0.0, 1.0)
         labels = tf.ensure_shape(tf.io.decode_raw(found["label"], tf.float32), [RELEASED_CLASSES])
         return tf.ensure_shape(image * 2 - 1, (224, 224, 3)), labels
 
@@ -120,8 +122,7 @@ def colours(image: Any, contrast_last: bool) -> Any:
     image = tf.image.random_brightness(image, 32 / 255)
     image = image if contrast_last else tf.image.random_contrast(image, 0.5, 1.5)
     image = tf.image.random_hue(tf.image.random_saturation(image, 0.5, 1.5), 0.2)
-    image = tf.image.random_contrast(image, 0.5, 1.5) if contrast_last else image
-    return tf.clip_by_value(image, 0.0, 1.0)
+    return tf.image.random_contrast(image, 0.5, 1.5) if contrast_last else image
 
 
 def rate(stream: Iterable[Any], images: int) -> tuple[float, float]:
@@ -195,6 +196,7 @@ def main() -> None:
     parser.add_argument("--buffer", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
+    keep_freed(STEPS)  # as `fit` does
     with tempfile.TemporaryDirectory() as folder:
         if "one" not in options.kinds:
             photographs(Path(folder) / "photos", options.photos, options.images)

@@ -1,8 +1,11 @@
 """The n-th batch is a function of the seed and n; record i has the class i alone, and so is known by its labels."""
 
 import dataclasses
+import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,11 @@ import tensorflow as tf
 
 from mlimages.convert.records import read_index
 from mlimages.errors import UserError
+from mlimages.memory import ALIGNED
 from mlimages.params import Train
 from mlimages.publish import read_manifest
-from mlimages.train.inputs import Records, evaluation_batches, told, training_batches
+from mlimages.train import reader
+from mlimages.train.inputs import Records, Shares, dataset, evaluation_batches, told, training_batches
 
 RECORDS = 24
 Batches = list[tuple[np.ndarray, np.ndarray]]
@@ -176,3 +181,35 @@ def test_what_is_wrong_with_a_record_is_told_with_shard_and_number(small_tfrecor
     records = Records(tmp_path / "records", read_manifest(tmp_path / "records", "convert"), "train")
     with pytest.raises(UserError, match=rf"^{shard}, record 5: its data or the checksum of its data is damaged; .*$"):
         list(told(training_batches(records, small_train, steps=3)))
+
+
+@pytest.mark.parametrize("image_dtype", ["uint8", "float32"])
+def test_batches_lie_where_tensorflow_need_not_copy_them(small_records: Records, small_train: Train,
+                                                         image_dtype: Any) -> None:
+    params = dataclasses.replace(small_train, image_dtype=image_dtype)
+    for number in range(4):
+        made = Shares(small_records, params, 5).make(number)
+        assert [array.ctypes.data % ALIGNED for array in made] == [0, 0]
+
+
+def test_many_threads_read_more_shards_than_stay_open(small_tfrecords: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "OPEN_SHARDS", 1)
+    records = Records(small_tfrecords, read_manifest(small_tfrecords, "convert"), "train")
+    before = len(os.listdir("/proc/self/fd"))
+    positions = np.tile(records.in_order(), (20, 1))[np.random.default_rng(0).permutation(20 * RECORDS)]
+    with ThreadPoolExecutor(8) as threads:
+        found = [*threads.map(lambda position: records.reader.read(position[None]).indices.item(), positions)]
+    assert found == [shard * RECORDS // 3 + number for shard, number in positions]
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_as_many_readers_work_at_the_same_time_as_asked_however_few_the_cores() -> None:
+    readers = (os.cpu_count() or 1) + 2
+    all_at_once = threading.Barrier(readers, timeout=60)
+
+    def make(number: int) -> tuple[np.ndarray]:
+        all_at_once.wait()
+        return (np.array(number),)
+
+    batches = dataset(range(2 * readers), make, readers, (tf.TensorSpec((), tf.int64),))
+    assert [int(number) for [number] in batches] == [*range(2 * readers)]

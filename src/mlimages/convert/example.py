@@ -1,6 +1,7 @@
 """One serialized record, read as strictly as can be."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,15 +18,15 @@ UNKNOWN = -1.0  # a confidence that training leaves out
 
 
 class Example(NamedTuple):
-    """A record of either schema: its JPEG, its key, and its labels, `indices` int64 and `confidence` float32 [labels].
+    """A record of either schema: its JPEG, its key, and its labels, `indices` and `confidence`, one for each.
 
     A dense record has no key: its name, the ImageNet id or the URL, stands for it; its labels are those that are not 0.
     """
 
     jpeg: bytes
     key: bytes
-    indices: np.ndarray
-    confidence: np.ndarray
+    indices: Sequence[int]
+    confidence: Sequence[float]
 
 
 def read_example(serialized: bytes, classes: int) -> Example:
@@ -42,28 +43,29 @@ def read_example(serialized: bytes, classes: int) -> Example:
             raise ValueError(f"its label has {len(label)} bytes, expected 4 for each of {classes} classes")
         all_of_them = np.frombuffer(label, "<f4")
         index = np.flatnonzero(all_of_them)
-        one = Example(found["image"][0], found["name"][0], index, all_of_them[index])
+        one = Example(found["image"][0], found["name"][0], index.tolist(), all_of_them[index].tolist())
     else:
-        one = Example(found["image/encoded"][0], found["image/key"][0], np.array(found["label/index"], np.int64),
-                      np.array(found["label/confidence"], np.float32))
-    _check_labels(one.indices.tolist(), one.confidence.tolist(), classes)
+        one = Example(found["image/encoded"][0], found["image/key"][0], [*found["label/index"]],
+                      [*found["label/confidence"]])
+    _check_labels(one.indices, one.confidence, classes)
     return one
 
 
 def _values(features: Any, name: str, kind: str) -> Any:
     """The values of a feature of this kind."""
-    if name not in features:
+    feature = features.get(name)
+    if feature is None:
         raise ValueError(f"it has no feature {name}, only {', '.join(sorted(features)) or 'none'}")
-    found = features[name].WhichOneof("kind")
+    found = feature.WhichOneof("kind")
     if found != f"{kind}_list" and (found or name not in LISTS):
         raise ValueError(f"its feature {name} is {found}, expected {kind}_list")
-    values = getattr(features[name], f"{kind}_list").value
+    values = getattr(feature, f"{kind}_list").value
     if name not in LISTS and len(values) != 1:
         raise ValueError(f"its feature {name} has {len(values)} values, expected 1")
     return values
 
 
-def _check_labels(indices: list[int], confidences: list[float], classes: int) -> None:
+def _check_labels(indices: Sequence[int], confidences: Sequence[float], classes: int) -> None:
     if len(indices) != len(confidences):
         raise ValueError(f"it has {len(indices)} classes and {len(confidences)} confidences")
     if any(one >= other for one, other in zip(indices, indices[1:], strict=False)):

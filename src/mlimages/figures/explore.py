@@ -5,16 +5,16 @@ from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
-import tensorflow as tf
 
 from mlimages.acquire.formats import CLASSES, DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
-from mlimages.convert.records import parse_sparse, shard_paths
 from mlimages.evaluate.predictions import read_predictions
 from mlimages.figures.canvas import GOOD, TRAIN, bars, table
 from mlimages.figures.images import images_of_class
 from mlimages.figures.predictions import true_threshold
 from mlimages.publish import read_manifest
+from mlimages.train.augment import decode
+from mlimages.train.inputs import Records
 
 UP = "(up)"
 SHOWN = 15  # classes of an image
@@ -61,15 +61,15 @@ def prediction_browser(evaluation: str | Path, tfrecords: str | Path, lists: str
     """A widget that shows one validation image and the network's best classes for it."""
     tree = read_tree(Path(lists) / DICTIONARY)
     predictions, threshold = read_predictions(evaluation), true_threshold(evaluation)
-    shards = shard_paths(tfrecords, read_manifest(tfrecords, "convert"), "val")
-    records = tf.data.TFRecordDataset([str(path) for path in shards])
+    records = Records(tfrecords, read_manifest(tfrecords, "convert"), "val")
+    positions = records.in_order()
 
     def show(image: int) -> None:
-        body = parse_sparse(next(iter(records.skip(image).take(1))))["encoded"]
+        [jpeg] = records.reader.read(positions[[image]]).jpegs
         row = predictions.best[image]
         best, true = row["class"][:SHOWN], set(predictions.true(image, threshold).tolist())
         _, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(1, 2), layout="constrained")
-        left.imshow(tf.io.decode_jpeg(body, channels=3).numpy())
+        left.imshow(decode(jpeg))
         left.set_title(row["key"].decode(), fontsize=9)
         left.axis("off")
         right.barh([tree.label(one) for one in best], row["score"][:SHOWN],

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from mlimages.convert.records import shard_paths
 from mlimages.errors import UserError
+from mlimages.memory import aligned
 from mlimages.params import Train
 from mlimages.train import recolour
 from mlimages.train.augment import Preprocessing, evaluation_image, scaled, training_image
@@ -36,6 +37,10 @@ class Records:
 
     def __len__(self) -> int:
         return sum(self.counts)
+
+    def in_order(self) -> np.ndarray:
+        """The positions of all, as the reader takes them, in the order of the shards: int [records, 2]."""
+        return np.array([(shard, number) for shard, count in enumerate(self.counts) for number in range(count)])
 
 
 class Shares:
@@ -77,11 +82,13 @@ class Shares:
         def image(jpeg: bytes, index: int, out: np.ndarray) -> None:
             training_image(jpeg, out, area=params.crop_area, crop=crops[index], place=places[index], flip=flips[index])
 
-        images = np.empty(self.kinds[0].shape, np.uint8)
+        images = aligned(self.kinds[0].shape, np.uint8)
         _fill(images, self.records.reader, self._positions(number), batch, image)
         if rotate_and_recolour:
             recolour.rotate_and_recolour(images, drawn)
-        return images if params.image_dtype == "uint8" else scaled(images), drawn
+        if params.image_dtype == "float32":
+            images = scaled(images, aligned(images.shape, np.float32))
+        return images, drawn
 
     def _positions(self, number: int) -> np.ndarray:
         return self._order.positions(number * self.images, (number + 1) * self.images)
@@ -117,15 +124,15 @@ def training_batches(records: Records, params: Train, *, steps: int, first: int 
 def evaluation_batches(records: Records, *, batch: int, pixels: int, preprocessing: Preprocessing,
                        central_fraction: float, readers: int = 2) -> Any:
     """Every record once, in order: images, confidences as in training, and keys (strings [images])."""
-    all_of_them = np.array([(shard, number) for shard, count in enumerate(records.counts) for number in range(count)])
+    in_order = records.in_order()
 
     def image(jpeg: bytes, _: int, out: np.ndarray) -> None:
         out[...] = evaluation_image(jpeg, pixels=pixels, preprocessing=preprocessing, central_fraction=central_fraction)
 
     def make(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        positions = all_of_them[number * batch: (number + 1) * batch]
+        positions = in_order[number * batch: (number + 1) * batch]
         found = records.reader.read(positions)
-        images = np.empty((len(positions), pixels, pixels, 3), np.float32)
+        images = aligned((len(positions), pixels, pixels, 3), np.float32)
         _fill(images, records.reader, positions, found, image)
         return images, found.dense(records.classes), np.array(found.keys, object)
 

@@ -1,7 +1,10 @@
 """Records of shards by their position, as strictly as can be: what is wrong is said with the shard and the record."""
 
+import os
 import struct
+import weakref
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +15,9 @@ from mlimages.convert.checking import wrong
 from mlimages.convert.example import Example, read_example
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, read_index
 from mlimages.errors import UserError
+from mlimages.memory import aligned
+
+OPEN_SHARDS = 64  # more than an order interleaves, fewer than a process may have open
 
 
 class Batch(NamedTuple):
@@ -28,7 +34,8 @@ class Batch(NamedTuple):
 
     def dense(self, classes: int) -> np.ndarray:
         """The confidences of all classes, float32 [records, classes]; 0 where a class is not named."""
-        labels = np.zeros((len(self.lengths), classes), np.float32)
+        labels = aligned((len(self.lengths), classes), np.float32)
+        labels.fill(0)
         labels[np.repeat(np.arange(len(self.lengths)), self.lengths), self.indices] = self.confidence
         return labels
 
@@ -43,6 +50,7 @@ class Reader:
     def __init__(self, shards: Sequence[Path], counts: Sequence[int], classes: int) -> None:
         self._shards, self._classes = list(shards), classes
         self._indices = [read_index(shard) for shard in shards]
+        self._opened = lru_cache(OPEN_SHARDS)(_Opened)
         for shard, rows, count in zip(shards, self._indices, counts, strict=True):
             if len(rows) != count:
                 raise wrong(shard, min(len(rows), count), f"the manifest tells of {count} records, the shard's index "
@@ -52,8 +60,8 @@ class Reader:
         """The records at positions int [records, 2], of shard and number in it."""
         examples = [self._example(int(shard), int(number)) for shard, number in positions]
         return Batch([one.jpeg for one in examples], [one.key for one in examples],
-                     np.concatenate([one.indices for one in examples]),
-                     np.concatenate([one.confidence for one in examples]),
+                     np.array([index for one in examples for index in one.indices], np.int64),
+                     np.array([value for one in examples for value in one.confidence], np.float32),
                      np.array([len(one.indices) for one in examples]))
 
     def wrong(self, position: np.ndarray, problem: str) -> UserError:
@@ -63,9 +71,8 @@ class Reader:
     def _example(self, shard: int, number: int) -> Example:
         path, row = self._shards[shard], self._indices[shard][number]
         length = int(row["length"])
-        with path.open("rb", buffering=0) as file:
-            file.seek(int(row["offset"]))
-            frame = file.read(HEADER_BYTES + length + FOOTER_BYTES)
+        opened = self._opened(path)  # held, so that it stays open
+        frame = os.pread(opened.descriptor, HEADER_BYTES + length + FOOTER_BYTES, int(row["offset"]))
         if len(frame) < HEADER_BYTES + length + FOOTER_BYTES:
             raise wrong(path, number, "it is cut off")
         header, header_sum = struct.unpack("<8sI", frame[:HEADER_BYTES])
@@ -79,6 +86,14 @@ class Reader:
             return read_example(data, self._classes)
         except ValueError as problem:
             raise wrong(path, number, str(problem)) from None
+
+
+class _Opened:
+    """A file that is open until nobody has it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
 
 
 def _masked_crc(data: bytes) -> int:

@@ -14,8 +14,9 @@ from mlimages.train.launch.tf_config import read_environment
 HERE = Path(__file__).parent
 CODE = [HERE.parent / "convert" / "example.py",
         *(HERE / f"{name}.py" for name in ("augment", "batch_norm", "checkpoint", "draws", "finish", "fit", "fused",
-                                           "inputs", "loop", "loss", "optimizer", "order", "recolour", "resnet",
-                                           "result", "resume", "run", "schedule", "step"))]
+                                           "inputs", "log", "loop", "loss", "optimizer", "order", "reader",
+                                           "recolour", "resnet", "result", "resume", "run", "schedule", "step",
+                                           "strategy", "validation"))]
 
 
 def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfrecords",
