@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -26,6 +27,7 @@ from tests.download.conftest import (
 )
 from tests.faults import can_unshare, environment, needs_strace, with_fault
 
+from mlimages.crew import Lost
 from mlimages.download import download, scheduler
 from mlimages.download.ledger import Reason
 from mlimages.download.scheduler import Scheduler
@@ -79,14 +81,14 @@ def test_a_line_that_kills_takes_no_shard_with_it(quick: Download, here: Machine
                                                   lists_of: Lists, jpeg: bytes, tmp_path: Path,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     beside: list[bool] = []
-    real = Scheduler._lost
+    real = Scheduler._take_back
 
-    def lost(one: Scheduler, worker: int, blameless: bool) -> None:
-        if one.tries_alone(worker):
-            beside.append(one._other_work(worker))
-        real(one, worker, blameless)
+    def take_back(one: Scheduler, lost: Mapping[int, Lost]) -> None:
+        if lost and one.tries_alone(0):
+            beside.append(one._other_work(0))
+        real(one, lost)
 
-    monkeypatch.setattr(Scheduler, "_lost", lost)
+    monkeypatch.setattr(Scheduler, "_take_back", take_back)
     serve(server, URLS[:4], jpeg + b"CRASH")
     serve(server, URLS[4:6] + VAL, jpeg)
     here = dataclasses.replace(here, workers=1)

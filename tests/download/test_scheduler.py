@@ -211,3 +211,26 @@ def test_a_line_that_lost_its_worker_twice_is_to_blame_unless_the_whole_node_was
     monkeypatch.setattr(ThreadCrew, "send", losing)
     [url] = serve(server, jpeg, 1)
     assert fetcher().fetch(url).reason is reason
+
+
+def test_what_a_successor_is_sent_is_not_taken_for_what_the_lost_worker_had(
+        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A redirect sends worker 0's successor a line in the same round in which worker 0 is lost."""
+    sent: dict[int, int] = {}
+    losses, send, receive = [Lost(None)], ThreadCrew.send, ThreadCrew.receive
+
+    def sending(crew: ThreadCrew, worker: int, task: Any) -> None:
+        sent[task.number] = worker
+        send(crew, worker, task)
+
+    def losing(crew: ThreadCrew, seconds: float) -> list[tuple[int, Any]]:
+        found = [(sent[answer.number], answer) for _, answer in receive(crew, seconds)]
+        return found + [(0, losses.pop())] if found and losses else found
+
+    monkeypatch.setattr(ThreadCrew, "workers", 2)
+    monkeypatch.setattr(ThreadCrew, "send", sending)
+    monkeypatch.setattr(ThreadCrew, "receive", losing)
+    server.on("/a.jpg", status=302, headers={"Location": "http://second.example/b.jpg"})
+    server.on("/b.jpg", body=jpeg)
+    found = fetcher(also=server.connect_to("second.example")).fetch(f"{HOST}/a.jpg")
+    assert (found.reason, server.requests["/b.jpg"], [*sent.values()]) == (Reason.OK, 1, [0])

@@ -6,7 +6,7 @@ Lines wait in queues of their hosts, not in threads: a host that is slow, refuse
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -64,14 +64,14 @@ class Scheduler:
                     self.pending += 1
                     self._enqueue(line)
             self._wake()
-            for worker, result in self._crew.receive(self._patience()):
+            results = self._crew.receive(self._patience())
+            self._take_back({worker: result for worker, result in results if isinstance(result, Lost)})
+            for worker, result in results:
                 if isinstance(result, Answer):
                     self._answered(worker, result)
                 elif isinstance(result, Knocked):
                     self._outage.knocked(result.heard, time.monotonic())
-                elif isinstance(result, Lost):
-                    self._lost(worker, blameless=result.with_node)
-                else:
+                elif not isinstance(result, Lost):
                     self._on_result(result)
             yield
 
@@ -243,12 +243,19 @@ class Scheduler:
             if any(now > line.sent_at + max(line.seconds_left, 0) + HANG_SECONDS for line, _, _ in under_way.values()):
                 self._crew.kill(worker)
 
-    def _lost(self, worker: int, blameless: bool) -> None:
+    def _take_back(self, lost: Mapping[int, Lost]) -> None:
+        """The lines of workers that died, of all of them before anything is sent to the successor of one."""
+        under_way = [self._in_flight[worker] for worker in lost]
+        for worker in lost:
+            self._in_flight[worker] = {}
+        for (worker, end), lines in zip(lost.items(), under_way, strict=True):
+            self._lost(worker, lines, blameless=end.with_node)
+
+    def _lost(self, worker: int, under_way: Mapping[int, tuple[Line, Host, Slot]], *, blameless: bool) -> None:
         """A worker died of one of its lines: each is tried again alone, and the one that kills again is found out.
 
         Where its whole node was lost, they are simply tried again.
         """
-        under_way, self._in_flight[worker] = self._in_flight[worker], {}
         alone = len(under_way) == 1 and not self._other_work(worker)
         self._on_lost(worker)
         for line, host, slot in under_way.values():
