@@ -60,7 +60,7 @@ np.savez(outputs, keras=model(x), saved=saved.serve(x))
 def test_the_best_checkpoint_is_published_where_asked(small_tfrecords: Path, small_train: Train,
                                                       small_machine: Callable[..., Machine], tmp_path: Path) -> None:
     # From step 6 on the rate is absurd, so that the first checkpoint is the best.
-    params = dataclasses.replace(small_train, publish="best", steps=30, epochs=None, learning_rate=20.0, warmup=29.0)
+    params = dataclasses.replace(small_train, publish="best", steps=30, epochs=None, learning_rate=5.0, warmup=29.0)
     machine = dataclasses.replace(small_machine(tmp_path / "scratch"), checkpoints_kept=1)
     out = train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
     tried = {int(row["step"]): float(row["validation_loss"]) for row in log(out) if row["validation_loss"]}
