@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,6 +25,7 @@ from mlimages.train.checkpoint import released_name
 from mlimages.train.optimizer import is_decayed
 from mlimages.train.resnet import build
 from mlimages.train.schedule import build_schedule
+from mlimages.train.step import Trainer
 
 # Trains twice, then draws a random number without a seed, which determinism does not allow.
 DETERMINISTIC = """
@@ -159,6 +161,26 @@ def test_of_several_steps_in_one_call_the_one_whose_loss_is_not_finite_is_told_w
     rate = float(build_schedule(params, records=24)(2))
     with pytest.raises(UserError, match=f"the loss is nan at step 3, with the learning rate {rate:.3g}; the last good"):
         train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
+
+
+def test_a_row_of_the_log_has_the_mean_loss_of_all_steps_since_the_one_before(
+        small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    params = dataclasses.replace(small_train, steps=7, epochs=None, validation_images=0)
+    machine = dataclasses.replace(small_machine(tmp_path / "scratch"), steps_per_call=3)
+    losses, real = list[float](), Trainer.train
+
+    def remembered(*arguments: Any, **options: Any) -> np.ndarray:
+        found = real(*arguments, **options)
+        losses.extend(found.tolist())
+        return found
+
+    monkeypatch.setattr(Trainer, "train", remembered)
+    rows = log(train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model"))
+    ends = [int(row["step"]) for row in rows]
+    assert ends == [5, 6, 7]
+    expected = [np.mean(losses[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+    assert [float(row["loss"]) for row in rows] == pytest.approx(expected, rel=1e-4)
 
 
 def test_damaged_records_are_refused_and_named(small_tfrecords: Path, small_train: Train,
