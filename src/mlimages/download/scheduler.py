@@ -245,17 +245,14 @@ class Scheduler:
 
     def _take_back(self, lost: Mapping[int, Lost]) -> None:
         """The lines of workers that died, of all of them before anything is sent to the successor of one."""
-        under_way = [self._in_flight[worker] for worker in lost]
-        for worker in lost:
-            self._in_flight[worker] = {}
-        for (worker, end), lines in zip(lost.items(), under_way, strict=True):
-            self._lost(worker, lines, blameless=end.with_node)
+        under_way = {worker: self._in_flight[worker] for worker in lost}
+        self._in_flight = [{} if worker in lost else lines for worker, lines in enumerate(self._in_flight)]
+        for worker, lines in under_way.items():
+            self._lost(worker, lines, blameless=lost[worker].with_node)
 
     def _lost(self, worker: int, under_way: Mapping[int, tuple[Line, Host, Slot]], *, blameless: bool) -> None:
-        """A worker died of one of its lines: each is tried again alone, and the one that kills again is found out.
-
-        Where its whole node was lost, they are simply tried again.
-        """
+        """A worker died of one of its lines: each is tried again alone, to find the one that kills again; where its
+        whole node was lost, they are simply tried again."""
         alone = len(under_way) == 1 and not self._other_work(worker)
         self._on_lost(worker)
         for line, host, slot in under_way.values():
@@ -278,6 +275,5 @@ class Scheduler:
         """One line that was there when a worker died, alone on worker 0, where its host has a slot free."""
         if self._suspects and not self._in_flight[0] and not self._other_work(0):
             host = self._host(self._suspects[0].url)
-            slot = host.domain.take_slot(host, lambda worker: True)
-            if slot:
+            if slot := host.domain.take_slot(host, lambda worker: True):
                 self._send(self._suspects.pop(0), host, slot, 0, now)
