@@ -151,8 +151,8 @@ def a_node_less(nodes: Nodes, folder: Path, pattern: str) -> Iterator[None]:
 
 @pytest.fixture
 def patient(tiny_params: Params) -> Download:
-    """A download that takes seconds."""
-    return dataclasses.replace(tiny_params.download, rate_per_host=10.0)
+    """A download that takes longer than it takes to kill a node."""
+    return dataclasses.replace(tiny_params.download, rate_per_host=4.0)
 
 
 def test_download_and_convert_publish_the_same_bytes_though_a_node_is_killed_on_the_way(
