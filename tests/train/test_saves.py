@@ -145,7 +145,7 @@ def test_a_kill_at_any_call_of_a_save_keeps_the_checkpoint_before(
         assert killed.stdout.split() == ["1"], killed.stderr[-2000:]
         saved = Saved(folder)
         # The call happens, then the kill: after the last rename the second checkpoint is whole.
-        step = saved.checkpoints.restore().step
-        assert step in (1, 2) and saved.variable.numpy().tolist() == [float(step)]
-        saved.save(step + 1)
-        assert saved.steps() == [*range(1, step + 2)]
+        assert saved.checkpoints.restore().step in (1, 2)
+        assert saved.variable.numpy().tolist() == [float(saved.checkpoints.restore().step)]
+        saved.save(2)
+        assert saved.steps() == [1, 2]

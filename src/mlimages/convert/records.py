@@ -48,14 +48,17 @@ def shard_paths(folder: str | Path, manifest: dict[str, Any], part: str) -> list
 
 def records_by_class(folder: str | Path, part: str) -> np.ndarray:
     """How many records of a part name each class, int64 [classes], by the table of data/tfrecords."""
-    with (Path(folder) / CLASSES).open(encoding="utf-8", newline="") as file:
-        return np.array([int(row[f"{part}_records"]) for row in csv.DictReader(file)])
+    return np.array([int(row[f"{part}_records"]) for row in _classes(folder)])
 
 
 def class_names(folder: str | Path) -> list[str]:
     """The name of each class, by the table of data/tfrecords."""
+    return [row["name"] for row in _classes(folder)]
+
+
+def _classes(folder: str | Path) -> list[dict[str, str]]:
     with (Path(folder) / CLASSES).open(encoding="utf-8", newline="") as file:
-        return [row["name"] for row in csv.DictReader(file)]
+        return list(csv.DictReader(file))
 
 
 def index_path(shard: Path) -> Path:

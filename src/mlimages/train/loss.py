@@ -5,6 +5,7 @@ the loss of the global batch: a scalar; the shares of all replicas add up to the
 halves, for a batch that is taken in parts: `weigh(labels)` once for the whole, then `cost(labels, logits, weights)`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from mlimages.params import Train
 from mlimages.train.fused import fused
 
 
-class Loss:
+class Loss(ABC):
     """A mean over the global batch, of `replicas` equal shares, that keeps no state."""
 
     variables: tuple[Any, ...] = ()
@@ -43,9 +44,9 @@ class Loss:
     def _total(self, labels: Any, logits: Any, weights: Any) -> Any:
         return self._fused_sum(labels, logits, weights)
 
+    @abstractmethod
     def _sum(self, labels: Any, logits: Any, weights: Any) -> Any:
         """The loss summed over the images and the classes."""
-        raise NotImplementedError
 
 
 class SigmoidLoss(Loss):

@@ -52,6 +52,8 @@ class Checkpoints:
                                          "files": digests})
             for path in [*partial.iterdir(), partial]:
                 fsync(path)
+            if final.exists():  # of the same step, and older than what is to replace it
+                shutil.rmtree(final)
             partial.rename(final)
             fsync(self._folder)
         except (OSError, tf.errors.OpError) as error:
