@@ -50,9 +50,18 @@ def gone(processes: list[psutil.Process], seconds: float = 5.0) -> bool:
     return not psutil.wait_procs(processes, seconds)[1]
 
 
-def journaled(tmp_path: Path, shard: str) -> int:
-    """How many lines the journals of these shards have, a name with wildcards."""
-    return sum(path.read_text().count("\n") for path in tmp_path.glob(f"scratch/download/*/spools/{shard}.journal"))
+def settled(tmp_path: Path, *shards: str) -> int:
+    """How many lines of these shards are on the disk, to be kept: in a journal, or, of a finished shard, all five."""
+    def of(shard: str) -> int:
+        if [*tmp_path.glob(f"scratch/download/*/accounts/{shard}.json")]:
+            return 5
+        try:
+            return sum(path.read_bytes().count(b"\n")
+                       for path in tmp_path.glob(f"scratch/download/*/spools/{shard}.journal"))
+        except FileNotFoundError:  # finished since
+            return 5
+
+    return sum(map(of, shards))
 
 
 @pytest.fixture
@@ -123,7 +132,7 @@ def test_a_signal_ends_all_processes_and_the_same_command_goes_on(
     process = subprocess.Popen(command(quick, here, lists, tmp_path / "images"), env=environment(),
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     server.wait_until(lambda: all(server.finished[f"/{number}.jpg"] for number in range(13)))
-    wait_for(lambda: journaled(tmp_path, "*") + 5 * len(list(tmp_path.glob("scratch/download/*/accounts/*"))) >= 13)
+    wait_for(lambda: settled(tmp_path, "train-00000", "train-00001", "train-00002") >= 13)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(by)
     assert process.wait(PATIENCE_SECONDS) != 0
@@ -207,7 +216,7 @@ def test_a_journal_that_a_kill_cut_short_is_read_up_to_there(quick: Download, he
     released = serve_and_hold(server, URLS, jpeg, at_once=4)
     lists = lists_of(URLS, VAL)
     with started(quick, here, lists, tmp_path / "images"):
-        wait_for(lambda: journaled(tmp_path, "train-00000") >= 4)
+        wait_for(lambda: settled(tmp_path, "train-00000") >= 4)
     journal = next(tmp_path.glob("scratch/download/*/spools/train-00000.journal"))
     journal.write_bytes(journal.read_bytes()[:-9])
     released.set()

@@ -142,9 +142,11 @@ def test_a_chief_may_write_though_the_others_end_once_all_have_trained(play: Pla
 
 def test_sigterm_reaches_all_workers_which_save_and_is_not_tried_again(play: Play, tmp_path: Path) -> None:
     saves = (f"signal.signal(signal.SIGTERM, lambda *_: (tell(stopped='SIGTERM: saved'), os._exit({STOPPED}))); "
-             "come(); step(1); (work / f'ready{index}').touch(); ")
+             "come(); step(1); print('in step 1', flush=True); ")
+    # What is in a worker's log was heard, and with it all that the worker told before.
+    heard = "all('in step 1' in (work / f'workers/worker-{number}.log').read_text() for number in range(2))"
     with pytest.raises(UserError, match="^SIGTERM: saved$"):
-        play(f"{saves} [time.sleep(0.1) for _ in range(100) if not (work / 'ready1').exists()]; "
+        play(f"{saves} [time.sleep(0.1) for _ in range(100) if not {heard}]; "
              "os.kill(os.getppid(), signal.SIGTERM); sleep()", f"{saves} sleep()", max_restarts=1)
     assert (tmp_path / "workers/worker-1.log").read_text().count("acts") == 1
 
