@@ -45,16 +45,16 @@ class Nodes:
 @pytest.fixture(scope="session")
 def nodes() -> Iterator[Nodes]:
     pytest.importorskip("ray", reason="needs Ray: pip install -r requirements-ray.txt")
-    temporary = Path(tempfile.mkdtemp(prefix="ray"))  # a short path: sockets lie there
+    temporary = tempfile.mkdtemp(prefix="ray")  # a short path: sockets lie there
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else it would be kept in the home folder
+        patch.setenv("RAY_TMPDIR", temporary)  # else /tmp/ray, which another cluster of this machine may use
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False,
-                                                                "temp_dir": str(temporary),
-                                                                "_system_config": SYSTEM})
+        cluster = Cluster(initialize_head=True,
+                          head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": SYSTEM})
         try:
             with attached(dataclasses.replace(load(ROOT / "params.yaml").machine, ray_address=cluster.address)):
                 yield Nodes(cluster)

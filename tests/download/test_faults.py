@@ -46,6 +46,8 @@ def open(file, *rest, **how):
     return real(file, *rest, **how)
 Image.open = open
 """
+
+
 def gone(processes: list[psutil.Process], seconds: float = 5.0) -> bool:
     return not psutil.wait_procs(processes, seconds)[1]
 

@@ -45,6 +45,7 @@ class Draws(NamedTuple):
     operations: np.ndarray
     seeds: np.ndarray
 
+
 def draws(seed: int, first: int, last: int) -> Draws:
     """What the records `first` to `last` - 1 of training draw."""
     blocks = [_block(seed, number) for number in _blocks(first, last)]

@@ -20,6 +20,7 @@ from mlimages.train.draws import OPERATION_NAMES, OPERATIONS, Draws, mixing
 
 RELEASED = ("case", "angle", "brightness", "saturation", "hue", "contrast")
 
+
 class Finish:
     """What `params` ask to be done on tensors, on the host or on the device. Called with a batch it gives images
     float32 [images, pixels, pixels, 3] from -1 to 1 and labels.
