@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("kinds", nargs="+", choices=kinds)
     parser.add_argument("--photos", type=Path, help="a folder of photographs to cut the pictures from")
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--parallel", type=int, default=4)
+    parser.add_argument("--parallel", type=int, default=os.cpu_count(), help="as machine.workers says it for training")
     parser.add_argument("--records", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--buffer", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
