@@ -46,6 +46,14 @@ def test_a_table_gives_ids_and_the_md5_of_the_original(tmp_path: Path) -> None:
     assert mirrors.addresses("http://unknown.example/") == [Address("http://unknown.example/", 0)]
 
 
+def test_of_a_url_that_a_table_has_twice_the_first_row_counts(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "images.csv", {URL: ("0a1b", b"")})
+    with Path(table).open("a") as file:
+        file.write(f"0a1c,train,{URL},,\n")
+    [found] = Mirrors([Mirror("https://s3.example/{id}.jpg", table=table)], tmp_path).addresses(URL)
+    assert found.url == "https://s3.example/0a1b.jpg"
+
+
 @pytest.mark.parametrize("url", ["http://[broken/a", "", "http://a.example/{id}", "http://a.example/%s\x00"])
 def test_no_url_is_too_strange(tmp_path: Path, url: str) -> None:
     assert Mirrors([Mirror("{url}")], tmp_path).addresses(url)[0].url == url

@@ -40,6 +40,22 @@ except UserError as error:
     print(f"UserError: {error}")
 """
 
+# The hints and the lengths of the messages in which two workers add up six tensors of 1 MiB.
+PACKS = """
+import dataclasses, json, sys
+import tensorflow as tf
+from mlimages.params import Machine, Train
+from mlimages.train.strategy import all_reduce, build_strategy
+
+params, machine, changes = json.loads(sys.argv[1])
+for change in changes:
+    strategy = build_strategy(Train(**params), dataclasses.replace(Machine(**machine), **change))
+    exchange = tf.function(lambda: strategy.run(lambda: all_reduce([tf.ones(2**18)] * 6)), autograph=False)
+    found = [(one.get_attr("communication_hint").decode(), one.inputs[0].shape[0] >> 18)
+             for one in exchange.get_concrete_function().graph.get_operations() if one.type == "CollectiveReduceV2"]
+    print("found", json.dumps(found))
+"""
+
 # Python runs it in every process that starts with it on its path: by these signals a worker is stuck in Python for
 # ever, or finds a weight of its replica another one, or no number.
 FAULTS = """
@@ -244,3 +260,19 @@ def test_where_tf_config_tells_of_the_workers_only_the_chief_publishes(
     assert not (tmp_path / "model_1").exists()
     assert [path.name for path in (tmp_path / "scratch_1").rglob("*") if path.is_file()] == ["worker-1.log"]
     assert_close(tmp_path / "model_0", alone)
+
+
+def test_gradients_travel_in_messages_of_so_many_mebibytes_by_the_communication_that_is_asked_for(
+        cluster_train: Train, cluster_machine: Callable[..., Machine], small_python: Callable[..., list[str]],
+        tmp_path: Path) -> None:
+    changes = [{"collective": "ring", "pack_mib": 0}, {"collective": "auto", "pack_mib": 3}]
+    task = json.dumps([dataclasses.asdict(cluster_train), dataclasses.asdict(cluster_machine(tmp_path)), changes])
+    addresses = free_addresses(2)
+    both = [subprocess.Popen(small_python(PACKS, task), stdout=subprocess.PIPE, text=True,
+                             env={**os.environ, "TF_CONFIG": Cluster(addresses, index).as_json()})
+            for index in range(2)]
+    for one in both:
+        said = one.communicate(timeout=PATIENCE_SECONDS)[0].splitlines()
+        found = [json.loads(line.removeprefix("found ")) for line in said if line.startswith("found ")]
+        # A message ends with what makes it longer than that.
+        assert found == [[["ring", 6]], [["auto", 4], ["auto", 2]]]
