@@ -133,9 +133,9 @@ def test_starting_late_reads_nothing_from_before(small_records: Records, small_t
     read: list[int] = []
     real = small_records.reader.read
 
-    def spy(positions: np.ndarray) -> Any:
+    def spy(positions: np.ndarray, use: Any) -> Any:
         read.append(len(positions))
-        return real(positions)
+        return real(positions, use)
 
     monkeypatch.setattr(small_records.reader, "read", spy)
     list(training_batches(small_records, small_train, steps=1_000_002, first=1_000_000))
@@ -198,8 +198,8 @@ def test_many_threads_read_more_shards_than_stay_open(small_tfrecords: Path, mon
     before = len(os.listdir("/proc/self/fd"))
     positions = np.tile(records.in_order(), (20, 1))[np.random.default_rng(0).permutation(20 * RECORDS)]
     with ThreadPoolExecutor(8) as threads:
-        found = [*threads.map(lambda position: records.reader.read(position[None]).indices.item(), positions)]
-    assert found == [shard * RECORDS // 3 + number for shard, number in positions]
+        found = [*threads.map(lambda position: records.reader.example(*position.tolist()).indices, positions)]
+    assert found == [[shard * RECORDS // 3 + number] for shard, number in positions]
     assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 

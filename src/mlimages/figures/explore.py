@@ -65,11 +65,10 @@ def prediction_browser(evaluation: str | Path, tfrecords: str | Path, lists: str
     positions = records.in_order()
 
     def show(image: int) -> None:
-        [jpeg] = records.reader.read(positions[[image]]).jpegs
         row = predictions.best[image]
         best, true = row["class"][:SHOWN], set(predictions.true(image, threshold).tolist())
         _, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(1, 2), layout="constrained")
-        left.imshow(decode(jpeg))
+        left.imshow(decode(records.reader.example(*positions[image].tolist()).jpeg))
         left.set_title(row["key"].decode(), fontsize=9)
         left.axis("off")
         right.barh([tree.label(one) for one in best], row["score"][:SHOWN],

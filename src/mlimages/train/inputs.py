@@ -64,34 +64,32 @@ class Shares:
 
     def make(self, number: int) -> tuple[Any, ...]:
         """Images, confidences, and what `finish` wants with them, if anything; shapes and dtypes as `kinds` say."""
-        batch = self.read(number)
         on_host = self._params.rotate_and_recolour and self._params.augment_on == "host"
-        images, drawn = self.pictures(number, batch, rotate_and_recolour=on_host)
+        images, batch, drawn = self.pictures(number, rotate_and_recolour=on_host)
         given = self.finish.given(drawn, number * self.images)
         return images, batch.dense(self.records.classes), *([given] if given else [])
 
-    def read(self, number: int) -> Batch:
-        return self.records.reader.read(self._positions(number))
+    def read(self, number: int, use: Callable[[int, bytes], Any]) -> Batch:
+        """The records, as the reader reads them."""
+        return self.records.reader.read(self._order.positions(number * self.images, (number + 1) * self.images), use)
 
-    def pictures(self, number: int, batch: Batch, *, rotate_and_recolour: bool) -> tuple[np.ndarray, Draws]:
-        """The images, and what they drew."""
+    def pictures(self, number: int, *, rotate_and_recolour: bool) -> tuple[np.ndarray, Batch, Draws]:
+        """The images, what else their records hold, and what they drew."""
         params = self._params
         drawn = draws(params.seed, number * self.images, (number + 1) * self.images)
         crops, places, flips = drawn.crop.tolist(), drawn.place.tolist(), drawn.flip.tolist()
-
-        def image(jpeg: bytes, index: int, out: np.ndarray) -> None:
-            training_image(jpeg, out, area=params.crop_area, crop=crops[index], place=places[index], flip=flips[index])
-
         images = aligned(self.kinds[0].shape, np.uint8)
-        _fill(images, self.records.reader, self._positions(number), batch, image)
+
+        def picture(index: int, jpeg: bytes) -> None:
+            training_image(jpeg, images[index], area=params.crop_area, crop=crops[index], place=places[index],
+                           flip=flips[index])
+
+        batch = self.read(number, picture)
         if rotate_and_recolour:
             recolour.rotate_and_recolour(images, drawn)
         if params.image_dtype == "float32":
             images = scaled(images, aligned(images.shape, np.float32))
-        return images, drawn
-
-    def _positions(self, number: int) -> np.ndarray:
-        return self._order.positions(number * self.images, (number + 1) * self.images)
+        return images, batch, drawn
 
 
 def training_batches(records: Records, params: Train, *, steps: int, first: int = 0, parts: int = 1,
@@ -126,14 +124,15 @@ def evaluation_batches(records: Records, *, batch: int, pixels: int, preprocessi
     """Every record once, in order: images, confidences as in training, and keys (strings [images])."""
     in_order = records.in_order()
 
-    def image(jpeg: bytes, _: int, out: np.ndarray) -> None:
-        out[...] = evaluation_image(jpeg, pixels=pixels, preprocessing=preprocessing, central_fraction=central_fraction)
-
     def make(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         positions = in_order[number * batch: (number + 1) * batch]
-        found = records.reader.read(positions)
         images = aligned((len(positions), pixels, pixels, 3), np.float32)
-        _fill(images, records.reader, positions, found, image)
+
+        def picture(index: int, jpeg: bytes) -> None:
+            images[index] = evaluation_image(jpeg, pixels=pixels, preprocessing=preprocessing,
+                                             central_fraction=central_fraction)
+
+        found = records.reader.read(positions, picture)
         return images, found.dense(records.classes), np.array(found.keys, object)
 
     return dataset(range(-(-len(records) // batch)), make, readers, (
@@ -174,16 +173,6 @@ def told(batches: Any) -> Generator[Any, None, None]:
     """The elements of a dataset, read within `telling`."""
     with telling():
         yield from batches
-
-
-def _fill(images: np.ndarray, reader: Reader, positions: np.ndarray, batch: Batch,
-          image: Callable[[bytes, int, np.ndarray], None]) -> None:
-    """Put in `images` what `image(JPEG, index, out)` makes of the batch; UserError where one does not decode."""
-    for index, jpeg in enumerate(batch.jpegs):
-        try:
-            image(jpeg, index, images[index])
-        except ValueError as problem:
-            raise reader.wrong(positions[index], str(problem)) from None
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 import os
 import struct
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -14,19 +14,17 @@ import numpy as np
 from mlimages.convert.checking import wrong
 from mlimages.convert.example import Example, read_example
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, read_index
-from mlimages.errors import UserError
 from mlimages.memory import aligned
 
 OPEN_SHARDS = 64  # more than an order interleaves, fewer than a process may have open
 
 
 class Batch(NamedTuple):
-    """Records: JPEGs, keys, and in one row after the other the labels, `lengths` of them of each record.
+    """Records without their JPEGs: keys, and in one row after the other the labels, `lengths` of them of each record.
 
     `indices` int64, `confidence` float32 and `lengths` int64; float32 [records, classes] is what `dense` makes of them.
     """
 
-    jpegs: list[bytes]
     keys: list[bytes]
     indices: np.ndarray
     confidence: np.ndarray
@@ -56,19 +54,30 @@ class Reader:
                 raise wrong(shard, min(len(rows), count), f"the manifest tells of {count} records, the shard's index "
                                                           f"of {len(rows)}")
 
-    def read(self, positions: np.ndarray) -> Batch:
-        """The records at positions int [records, 2], of shard and number in it."""
-        examples = [self._example(int(shard), int(number)) for shard, number in positions]
-        return Batch([one.jpeg for one in examples], [one.key for one in examples],
-                     np.array([index for one in examples for index in one.indices], np.int64),
-                     np.array([value for one in examples for value in one.confidence], np.float32),
-                     np.array([len(one.indices) for one in examples]))
+    def read(self, positions: np.ndarray, use: Callable[[int, bytes], Any]) -> Batch:
+        """The records at positions int [records, 2], of shard and number in it; `use(index, JPEG)` is called for each.
 
-    def wrong(self, position: np.ndarray, problem: str) -> UserError:
-        """What to raise for the record at a position."""
-        return wrong(self._shards[int(position[0])], int(position[1]), problem)
+        It is called as soon as the record is read, so that its bytes are in the processor's caches, and a thread that
+        reads is never long without work for which Python's lock is free. A ValueError of it is told as the record's.
+        """
+        keys: list[bytes] = []
+        indices: list[int] = []
+        confidence: list[float] = []
+        lengths: list[int] = []
+        for index, (shard, number) in enumerate(positions.tolist()):
+            one = self.example(shard, number)
+            try:
+                use(index, one.jpeg)
+            except ValueError as problem:
+                raise wrong(self._shards[shard], number, str(problem)) from None
+            keys.append(one.key)
+            indices.extend(one.indices)
+            confidence.extend(one.confidence)
+            lengths.append(len(one.indices))
+        return Batch(keys, np.array(indices, np.int64), np.array(confidence, np.float32), np.array(lengths, np.int64))
 
-    def _example(self, shard: int, number: int) -> Example:
+    def example(self, shard: int, number: int) -> Example:
+        """The record of this number in this shard, both from 0."""
         path, row = self._shards[shard], self._indices[shard][number]
         length = int(row["length"])
         opened = self._opened(path)  # held, so that it stays open

@@ -40,12 +40,8 @@ def measure(records: Records, params: Train, *, readers: int, seconds: float) ->
 
         return lambda: dataset(range(FOREVER), make, readers, (tf.TensorSpec([], tf.int64),) * 2)
 
-    def decoded(number: int) -> None:
-        for jpeg in shares.read(number).jpegs:
-            decode(jpeg)
-
     def pictures(rotate_and_recolour: bool) -> Callable[[int], Any]:
-        return lambda number: shares.pictures(number, shares.read(number), rotate_and_recolour=rotate_and_recolour)
+        return lambda number: shares.pictures(number, rotate_and_recolour=rotate_and_recolour)
 
     whole = training_batches(records, params, steps=FOREVER, readers=readers)
     plain = training_batches(records, replace(params, rand_augment=None, mixup=None), steps=FOREVER, readers=readers)
@@ -56,8 +52,8 @@ def measure(records: Records, params: Train, *, readers: int, seconds: float) ->
             yield finish(*batch)[0][0, 0, 0, 0].numpy()  # until it is here, the device has not done with it
 
     kinds: dict[str, Callable[[], Iterable[Any]]] = {
-        "reading records": run(shares.read),
-        "decoding": run(decoded),
+        "reading records": run(lambda number: shares.read(number, lambda index, jpeg: None)),
+        "decoding": run(lambda number: shares.read(number, lambda index, jpeg: decode(jpeg))),
         "crop, resize, flip": run(pictures(False)),
         **({"rotation and colour": run(pictures(True))} if on_host and params.rotate_and_recolour else {}),
         "labels and batches": lambda: plain,
