@@ -32,7 +32,7 @@ release.write_release(folder, Demo(seed=0, train_images=40, val_images=20, pixel
 for path in sorted(folder.iterdir()):
     print(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
 """
-REASON_OF_FAULT = {None: Reason.OK, "missing": Reason.HTTP_ERROR, "placeholder": Reason.PLACEHOLDER,
+REASON_OF_FAULT = {None: Reason.OK, "missing": Reason.GONE, "placeholder": Reason.PLACEHOLDER,
                    "page": Reason.NOT_IMAGE, "short": Reason.TRUNCATED, "corrupt": Reason.CORRUPT,
                    "busy": Reason.OK, "unavailable": Reason.OK, "slow": Reason.OK}
 
@@ -110,7 +110,7 @@ def test_the_hosts_do_what_the_fault_says(fetcher: Fetcher, fault: str | None) -
     image_id = _id_with(fault)
     outcome = fetcher.fetch(server.url_of(image_id, 32))
     assert outcome.reason is REASON_OF_FAULT[fault]
-    assert outcome.attempts == (2 if fault in ("busy", "unavailable", "short") else 1)
+    assert outcome.requests == (2 if fault in ("busy", "unavailable", "short") else 1)
     if outcome.image:
         assert outcome.image[0] == world.draw(image_id, 32)
 
@@ -121,4 +121,4 @@ def test_all_announced_faults_are_tried_above() -> None:
 
 def test_what_is_no_picture_of_the_demo_is_not_found(fetcher: Fetcher) -> None:
     outcome = fetcher.fetch(f"http://{server.HOSTS[0]}/nothing.jpg")
-    assert (outcome.reason, outcome.http_status) == (Reason.HTTP_ERROR, 404)
+    assert (outcome.reason, outcome.http_status) == (Reason.GONE, 404)

@@ -23,11 +23,11 @@ from mlimages.publish import MANIFEST, PARTIALS, sha256
 
 def key(params: Any, *, inputs: Iterable[str | Path] = (), files: Iterable[str | Path] = (),
         code: Iterable[ModuleType] = ()) -> str:
-    """16 hex digits: a hash of a params.yaml section, of the manifests of `inputs` folders, of `files`, and of code.
+    """16 hex digits: a hash of parameters, of the manifests of `inputs` folders, of `files`, and of code.
 
     `code` names the modules that decide the bytes of the result: after a change in them nothing old is resumed.
     """
-    parts = [json.dumps(dataclasses.asdict(params), sort_keys=True)]
+    parts = [json.dumps(params, sort_keys=True, default=dataclasses.asdict)]
     parts += [sha256(Path(folder) / MANIFEST) for folder in inputs]
     parts += [sha256(Path(file)) for file in files]
     parts += [sha256(Path(str(module.__file__))) for module in code]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -118,11 +119,11 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 class Outcome(NamedTuple):
-    """What came of a URL; `image` is its bytes, extension, width and height."""
+    """What came of a URL, after how many requests; `image` is its bytes, extension, width and height."""
 
     reason: Reason
     http_status: int
-    attempts: int
+    requests: int
     image: tuple[bytes, str, int, int] | None
 
 
@@ -138,8 +139,11 @@ class ThreadCrew:
         self._exchange = exchange
         self._pool = ThreadPoolExecutor(self.threads)
         self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.requests: Counter[int] = Counter()
 
     def send(self, worker: int, task: Any) -> None:
+        if isinstance(task, Get):
+            self.requests[task.number] += 1
         self._pool.submit(self._work, task)
 
     def _work(self, task: Any) -> None:
@@ -166,7 +170,7 @@ class Fetcher:
         self.params, self._folder = params, folder
         self.hosts = dict(connect_to)
         folder.mkdir(exist_ok=True)
-        self._crew = ThreadCrew(Exchange(params, Network(self.hosts, proxies), folder))
+        self.crew = ThreadCrew(Exchange(params, Network(self.hosts, proxies), folder))
         self.entries: dict[int, Entry] = {}
         self.ended: list[str] = []
 
@@ -184,7 +188,8 @@ class Fetcher:
         """Fetch all, step by step."""
         self.entries.clear()
         self.ended.clear()
-        self.scheduler = Scheduler(self.params, cast(Crew, self._crew), on_entry=self._on_entry,
+        self.crew.requests.clear()
+        self.scheduler = Scheduler(self.params, cast(Crew, self.crew), on_entry=self._on_entry,
                                    on_result=lambda result: None, on_lost=lambda worker: None,
                                    other_work=lambda worker: False)
         yield from self.scheduler.run(self._lines(urls), lambda: False)
@@ -200,7 +205,7 @@ class Fetcher:
     def _outcome(self, entry: Entry) -> Outcome:
         image = entry.stored and (Spools(self._folder).read(entry.stored), entry.stored.extension, entry.stored.width,
                                   entry.stored.height)
-        return Outcome(entry.reason, entry.http_status, entry.attempts, image)
+        return Outcome(entry.reason, entry.http_status, self.crew.requests[entry.line], image)
 
 
 MakeFetcher = Callable[..., Fetcher]

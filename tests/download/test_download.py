@@ -17,7 +17,7 @@ from mlimages.download import download
 from mlimages.download.ledger import Reason, Row
 from mlimages.download.shards import index_shard
 from mlimages.errors import UserError
-from mlimages.params import Download, Machine, Params
+from mlimages.params import Download, Machine, Mirror, Params
 from mlimages.publish import MANIFEST, verify
 
 
@@ -25,7 +25,8 @@ def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Mach
                                                      lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     fates: dict[str, tuple[Reason, dict[str, Any] | None]] = {
         f"{HOST}/ok.jpg": (Reason.OK, {"body": jpeg}),
-        f"{HOST}/gone.jpg": (Reason.HTTP_ERROR, {"status": 404}),
+        f"{HOST}/gone.jpg": (Reason.GONE, {"status": 404}),
+        f"{HOST}/broken.jpg": (Reason.HTTP_ERROR, {"status": 500}),
         f"{HOST}/short.jpg": (Reason.TRUNCATED, {"body": jpeg, "cut": 50}),
         f"{HOST}/page.jpg": (Reason.NOT_IMAGE, {"body": b"<!DOCTYPE html>"}),
         f"{HOST}/photo.jpg": (Reason.PLACEHOLDER, {"status": 302, "headers": {"Location": "/photo_unavailable.png"}}),
@@ -54,7 +55,7 @@ def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Mach
     assert [row.line for row in rows] == list(range(1, len(fates) + 1))
     assert [(row.url, row.reason) for row in rows] == [(url, reason) for url, (reason, _) in fates.items()]
     assert rows[0] == Row(1, f"{HOST}/ok.jpg", "train-00000001", Reason.OK, 200, len(jpeg),
-                          hashlib.sha256(jpeg).hexdigest(), 48, 40, 1)
+                          hashlib.sha256(jpeg).hexdigest(), 48, 40)
     assert all((row.bytes, row.sha256, row.width, row.height) == (0, "", 0, 0) for row in rows[1:])
     assert [row.reason for row in rows_of(out, "val")] == [Reason.OK]
     summary = json.loads((out / "summary.json").read_text())
@@ -132,8 +133,27 @@ def test_a_finished_download_asks_no_host_again(quick: Download, here: Machine, 
     asked = server.requests.copy()
     assert verify(download(quick, here, lists=lists, out=tmp_path / "images"), "download") == first
     assert server.requests == asked
-    download(dataclasses.replace(quick, attempts=3), here, lists=lists, out=tmp_path / "images")
-    assert server.requests.total() == 2 * asked.total()
+    changed: dict[str, Any] = {
+        "attempts": 3, "connections_per_host": 2, "contact": "ada@university.example", "deadline_seconds": 9.0,
+        "max_bytes": 2**20, "max_pixels": 10**6, "min_bytes_per_second": 1.0, "outage_seconds": 9.0,
+        "placeholders": ["0" * 64], "rate_per_host": 20.0, "timeout_seconds": 2.0,
+        "mirrors": [Mirror("http://other.example/{path}")]}
+    assert verify(download(dataclasses.replace(quick, **changed), here, lists=lists, out=tmp_path / "images"),
+                  "download") == first
+    assert server.requests == asked, "a change of how to ask fetched anew"
+
+
+@pytest.mark.parametrize("changed", [{"shorter_side": 16}, {"images_per_shard": 3}, {"ports": [80]},
+                                     {"respect_opt_out": False}])
+def test_what_decides_what_an_image_is_fetches_anew(quick: Download, here: Machine, server: ScriptedServer,
+                                                    lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                    changed: dict[str, Any]) -> None:
+    urls = [f"{HOST}/{number}.jpg" for number in range(7)]
+    serve(server, urls + VAL, jpeg)
+    lists = lists_of(urls, VAL)
+    for params in (quick, dataclasses.replace(quick, **changed)):
+        download(params, here, lists=lists, out=tmp_path / "images")
+    assert {*server.requests.values()} == {2}
 
 
 @pytest.mark.parametrize("wanted", [True, False])
@@ -208,5 +228,5 @@ def test_progress_tells_speeds_and_reasons(quick: Download, here: Machine, serve
     capsys.readouterr()
     download(quick, dataclasses.replace(here, progress_seconds=60.0), lists=lists, out=tmp_path / "images")
     said = capsys.readouterr().out
-    assert "31/31" in said and "ok 26, http_error 5" in said and "images/s" in said and "MB/s" in said
+    assert "31/31" in said and "ok 26, gone 5" in said and "images/s" in said and "MB/s" in said
     assert len(re.split("[\r\n]", said)) < 6, "it is not quiet"

@@ -1,11 +1,13 @@
 """Crashes, kills, full disks: nothing is lost, nothing half-made has a final name, the same command goes on."""
 
 import dataclasses
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -31,6 +33,7 @@ from mlimages.crew import Lost
 from mlimages.download import download, scheduler
 from mlimages.download.ledger import Reason
 from mlimages.download.scheduler import Scheduler
+from mlimages.errors import UserError
 from mlimages.params import Download, Machine
 from mlimages.publish import MANIFEST, verify
 
@@ -132,13 +135,17 @@ def test_a_signal_ends_all_processes_and_the_same_command_goes_on(
     released = serve_and_hold(server, URLS, jpeg, at_once=13)
     lists = lists_of(URLS, VAL)
     process = subprocess.Popen(command(quick, here, lists, tmp_path / "images"), env=environment(),
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     server.wait_until(lambda: all(server.finished[f"/{number}.jpg"] for number in range(13)))
     wait_for(lambda: settled(tmp_path, "train-00000", "train-00001", "train-00002") >= 13)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(by)
-    assert process.wait(PATIENCE_SECONDS) != 0
+    said = process.communicate(timeout=PATIENCE_SECONDS)[1]
+    assert process.returncode != 0
     assert gone(workers)
+    if by is not signal.SIGKILL:
+        assert f"UserError: {by.name} stopped the download; what was fetched until now is kept" in said
+        assert "Traceback" not in said
     no_final_name(tmp_path)
     released.set()
     out = download(quick, here, lists=lists, out=tmp_path / "images")
@@ -168,6 +175,98 @@ def test_a_kill_at_any_call_loses_nothing_finished(quick: Download, here: Machin
     verify(out, "download")
     assert (out / MANIFEST).read_bytes() == expected
     assert ended >= 1, "no kill met the download"
+
+
+def test_what_is_under_way_when_a_signal_comes_is_kept(quick: Download, here: Machine, server: ScriptedServer,
+                                                       lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    released = serve_and_hold(server, URLS, jpeg, at_once=10)
+    lists = lists_of(URLS, VAL)
+    process = subprocess.Popen(command(quick, here, lists, tmp_path / "images"), env=environment(),
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server.wait_until(lambda: server.requests.total() > 13)  # held back until after the signal
+    under_way = [path for path, count in server.requests.items() if count > server.finished[path]]
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    released.set()
+    assert process.wait(PATIENCE_SECONDS) == 1
+    asked = server.requests.copy()
+    download(quick, here, lists=lists, out=tmp_path / "images")
+    assert under_way and not {*under_way} & {*(server.requests - asked)}
+
+
+AWAY = """
+import pickle, subprocess, sys, threading, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from mlimages.download import download, hosts, outage
+def ip(*words): subprocess.run(["ip", *words], check=True)
+ip("link", "set", "lo", "up")
+ip("addr", "add", "93.184.216.34/32", "dev", "lo")
+outage.KNOCK_EVERY_SECONDS, hosts.LAST_PAUSE_SECONDS = 0.3, 1.0
+params, machine, lists, out, jpeg, back = pickle.loads(bytes.fromhex(sys.argv[1]))
+asked = threading.Semaphore(0)
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        asked.release()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(jpeg)))
+        self.end_headers()
+        self.wfile.write(jpeg)
+    def log_message(self, *args): pass
+class Server(ThreadingHTTPServer):
+    def handle_error(self, *args): pass
+threading.Thread(target=Server(("93.184.216.34", 80), Handler).serve_forever, daemon=True).start()
+def unplug():
+    for _ in range(12):
+        asked.acquire()
+    ip("link", "set", "lo", "down")
+    if back:
+        time.sleep(3)
+        ip("link", "set", "lo", "up")
+threading.Thread(target=unplug, daemon=True).start()
+try:
+    download(params, machine, lists=lists, out=out)
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.mark.skipif(not can_unshare or shutil.which("ip") is None, reason="needs unshare and ip, to unplug a network")
+def test_a_network_that_is_away_burns_no_line(quick: Download, machine: Machine, lists_of: Lists, jpeg: bytes,
+                                              tmp_path: Path) -> None:
+    urls = [f"http://93.184.216.34/{number}.jpg" for number in range(60)]
+    lists = lists_of(urls, urls[:1])
+    slow = dataclasses.replace(quick, timeout_seconds=0.5, rate_per_host=40.0, outage_seconds=1.5, attempts=2)
+
+    def run(params: Download, out: str, *, back: bool) -> subprocess.CompletedProcess[str]:
+        one = dataclasses.replace(machine, scratch=str(tmp_path / out / "scratch"))
+        what = pickle.dumps([params, one, lists, tmp_path / out / "images", jpeg, back]).hex()
+        return subprocess.run(["unshare", "-rn", sys.executable, "-c", AWAY, what], env=environment(),
+                              capture_output=True, text=True, timeout=120)
+
+    told = run(slow, "away", back=False)
+    assert "UserError: no host has answered for" in told.stderr and "No line was recorded as failed" in told.stderr
+    journals = "".join(path.read_text() for path in tmp_path.glob("away/scratch/download/*/spools/*.journal"))
+    assert journals.count('"ok"') + 5 * len([*tmp_path.glob("away/scratch/download/*/accounts/*")]) >= 10
+    assert journals.count('"ok"') == journals.count("\n")
+    ended = run(dataclasses.replace(slow, outage_seconds=60.0), "away", back=True)
+    assert ended.returncode == 0, ended.stderr
+    assert {row.reason for row in rows_of(tmp_path / "away" / "images", "train")} == {Reason.OK}
+
+
+def test_a_spool_that_lost_what_was_put_there_is_found_out(quick: Download, here: Machine, server: ScriptedServer,
+                                                          lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    released = serve_and_hold(server, URLS, jpeg, at_once=4)
+    lists = lists_of(URLS, VAL)
+    with started(quick, here, lists, tmp_path / "images"):
+        wait_for(lambda: settled(tmp_path, "train-00000") >= 4)
+    spool = next(tmp_path.glob("scratch/download/*/spools/train-00000.*.spool"))
+    spool.write_bytes(bytes(len(spool.read_bytes())))  # as after a power failure
+    released.set()
+    with pytest.raises(UserError, match=r"spool does not hold the image of list line \d .*run the same"):
+        download(quick, here, lists=lists, out=tmp_path / "images")
+    no_final_name(tmp_path)
+    out = download(quick, here, lists=lists, out=tmp_path / "images")
+    assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
 
 
 GUARDED = """
@@ -213,14 +312,17 @@ def test_a_public_address_is_asked_and_a_private_one_sees_nothing(jpeg: bytes, t
                                          "forbidden_address"], ended.stderr
 
 
-def test_a_journal_that_a_kill_cut_short_is_read_up_to_there(quick: Download, here: Machine, server: ScriptedServer,
-                                                             lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [lambda content: content[:-9], lambda content: content[:-30] + bytes(30),
+                                  lambda content: content[:-30] + b"\n" * 30])
+def test_a_journal_that_a_kill_or_a_power_failure_damaged_is_read_up_to_there(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
+        lost: Callable[[bytes], bytes]) -> None:
     released = serve_and_hold(server, URLS, jpeg, at_once=4)
     lists = lists_of(URLS, VAL)
     with started(quick, here, lists, tmp_path / "images"):
         wait_for(lambda: settled(tmp_path, "train-00000") >= 4)
     journal = next(tmp_path.glob("scratch/download/*/spools/train-00000.journal"))
-    journal.write_bytes(journal.read_bytes()[:-9])
+    journal.write_bytes(lost(journal.read_bytes()))
     released.set()
     out = download(quick, here, lists=lists, out=tmp_path / "images")
     assert sum(server.requests[f"/{number}.jpg"] for number in range(4)) == 5

@@ -1,5 +1,6 @@
 """Only public hosts are asked, only by http and https, and a refused address sees no connection."""
 
+import contextlib
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ import pytest
 from tests.conftest import ScriptedServer
 from tests.download.conftest import MakeFetcher
 
+from mlimages.download import guard
 from mlimages.download.guard import Failure, check_literal, check_url, public_addresses
 from mlimages.download.ledger import Reason
 
@@ -125,6 +127,24 @@ def test_a_name_that_resolves_differently_a_moment_later_gains_nothing(
     assert fetcher(attempts=1).fetch("http://rebinding.example/a.jpg").reason is Reason.CONNECT
     assert [address[0] for address in connected] == ["8.8.8.8"]
     assert answers == [["127.0.0.1"]]
+
+
+def test_where_the_first_address_is_silent_the_next_one_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that listens and whose queue is full is silent: Linux drops what asks for a connection."""
+    with socket.create_server(("127.0.0.2", 0), backlog=0) as silent, contextlib.ExitStack() as waiting:
+        port = silent.getsockname()[1]
+        for _ in range(2):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.2", port))
+        with socket.create_server(("127.0.0.3", port)):
+            monkeypatch.setattr(guard, "public_addresses", lambda host, port: ["127.0.0.2", "127.0.0.3"])
+            with guard.open_socket("two.example", port, 1.0, {}) as opened:
+                assert opened.getpeername()[0] == "127.0.0.3"
+        with pytest.raises(Failure) as failure:
+            monkeypatch.setattr(guard, "public_addresses", lambda host, port: ["127.0.0.2"] * 2)
+            guard.open_socket("two.example", port, 0.2, {})
+        assert failure.value.reason is Reason.TIMEOUT
 
 
 def test_other_ports_are_asked_where_the_parameters_say_so(fetcher: MakeFetcher, server: ScriptedServer,

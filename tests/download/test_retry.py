@@ -48,7 +48,7 @@ def test_what_fails_again_is_recorded_once_and_a_round_ends(quick: Download, her
     server.on("/1.jpg", status=404)
     serve(server, [URLS[0], *VAL], jpeg)
     lists, out = lists_of(URLS[:2], VAL), tmp_path / "images"
-    retry = dataclasses.replace(quick, retry=["http_error"])
+    retry = dataclasses.replace(quick, retry=["gone"])
     first = (download(retry, here, lists=lists, out=out) / MANIFEST).read_bytes()
     assert server.requests["/1.jpg"] == 1, "a first run retries nothing"
     for rounds in (2, 3):
@@ -68,7 +68,7 @@ def test_a_killed_round_goes_on_and_fetches_no_shard_twice(quick: Download, here
     serve(server, [url for number, url in enumerate(URLS) if number not in (0, 6, 12)] + VAL, jpeg)
     lists, out = lists_of(URLS, VAL), tmp_path / "images"
     download(quick, here, lists=lists, out=out)
-    retry = dataclasses.replace(quick, retry=["http_error"])
+    retry = dataclasses.replace(quick, retry=["gone"])
     with started(retry, here, lists, out):
         server.wait_until(lambda: server.requests["/0.jpg"] == 2)
         while not list(tmp_path.glob("scratch/download/*/round/train-00000")):
@@ -78,6 +78,26 @@ def test_a_killed_round_goes_on_and_fetches_no_shard_twice(quick: Download, here
     download(retry, here, lists=lists, out=out)
     assert server.requests["/0.jpg"] == 2
     assert [row.line for row in rows_of(out, "train") if row.reason is not Reason.OK] == [1]
+
+
+@pytest.mark.parametrize("shorter_side", [None, 16])
+def test_what_is_known_for_a_placeholder_by_now_is_asked_for_again(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
+        shorter_side: int | None) -> None:
+    serve(server, URLS + VAL, jpeg)
+    lists, out = lists_of(URLS, VAL), tmp_path / "images"
+    quick = dataclasses.replace(quick, shorter_side=shorter_side)
+    download(quick, here, lists=lists, out=out)
+    rows = rows_of(out, "train")
+    known = dataclasses.replace(quick, placeholders=[rows[3].sha256])
+    asked = server.requests.copy()
+    download(known, here, lists=lists, out=out)
+    assert rows_of(out, "train") == rows
+    assert server.requests == asked
+    download(dataclasses.replace(known, retry=["placeholder"]), here, lists=lists, out=out)
+    told = [row.url for row in rows_of(out, "train") if row.reason is Reason.PLACEHOLDER]
+    assert told == [row.url for row in rows if row.sha256 == rows[3].sha256]
+    assert {f"{HOST}{path}" for path in server.requests - asked} - {*VAL} == {*told}
 
 
 @pytest.mark.parametrize("reasons", [["tiemout"], ["ok"]])

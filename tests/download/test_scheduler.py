@@ -1,14 +1,14 @@
 """Whom the scheduler asks, when, and what it makes of hosts that slow down, vanish, or all vanish at once."""
 
-import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests.conftest import ScriptedServer
-from tests.download.conftest import Fetcher, MakeFetcher, ThreadCrew
+from tests.download.conftest import MakeFetcher, ThreadCrew
 
 from mlimages.crew import Lost
 from mlimages.download import hosts, outage, scheduler
@@ -43,7 +43,7 @@ def test_retry_after_pauses_its_domain_and_no_other(fetcher: MakeFetcher, server
     one = fetcher()
     outcomes = one.fetch_all([f"{HOST}/a.jpg", *["http://other.example/b.jpg"] * 20])
     assert {outcome.reason for outcome in outcomes} == {Reason.OK}
-    assert outcomes[0].attempts == 2
+    assert outcomes[0].requests == 2
     assert one.ended[-1] == f"{HOST}/a.jpg", "others waited for the domain that asked for a pause"
     assert time.monotonic() - begun > 1
 
@@ -104,7 +104,7 @@ def test_a_dead_host_is_asked_seldom_and_given_up_while_others_go_on(fetcher: Ma
     one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=0.5, rate_per_host=20.0)
     outcomes = one.fetch_all(dead + urls)
     assert {outcome.reason for outcome in outcomes[:500]} == {Reason.CONNECT}
-    assert sum(outcome.attempts for outcome in outcomes[:500]) < 20
+    assert sum(outcome.requests for outcome in outcomes[:500]) < 20
     assert {outcome.reason for outcome in outcomes[500:]} == {Reason.OK}
 
 
@@ -117,41 +117,77 @@ def test_a_host_that_comes_back_loses_no_line(fetcher: MakeFetcher, server: Scri
     assert {outcome.reason for outcome in outcomes} == {Reason.OK}
 
 
-def away(one: Fetcher, urls: list[str], back: bool) -> list[Any]:
-    """Fetch while the network goes away after ten lines; it comes `back` once a knock found nobody."""
-    gone = {host: target for host, target in one.hosts.items()}
-    run = one.run(urls)
-    while len(one.entries) < 10:
-        next(run)
-    one.hosts.update({host: "192.0.2.1:9" for host in gone})
-    for _ in run:
-        if back and one.scheduler._outage.away_since is not None:
-            one.hosts.update(gone)
-    return [one.entries[number] for number in range(len(urls))]
+def test_a_host_that_comes_back_after_lines_were_given_up_gives_the_others(
+        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "FIRST_GIVEN_UP", 10)
+    released = threading.Event()
+    urls = serve(server, jpeg, 100)
+    server.on("/held.jpg", body=jpeg, until=released)
+    one = fetcher(also={"images.example:80": NOBODY}, outage_seconds=0.3)
+    for _ in one.run([*urls, *(f"http://other.example/0.jpg?{number}" for number in range(20)),
+                      "http://other.example/held.jpg"]):
+        if sum(entry.reason is Reason.CONNECT for entry in one.entries.values()) >= 10:
+            one.hosts.update(server.connect_to("images.example"))
+        if len(one.entries) == 120:
+            released.set()
+    reasons = Counter(one.entries[number].reason for number in range(100))
+    assert reasons == {Reason.CONNECT: reasons[Reason.CONNECT], Reason.OK: 100 - reasons[Reason.CONNECT]}
+    assert 10 <= reasons[Reason.CONNECT] < 40
 
 
-@pytest.mark.parametrize("back", [True, False])
-def test_a_network_that_is_away_burns_no_line(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
-                                              monkeypatch: pytest.MonkeyPatch, back: bool) -> None:
-    # An unreachable network, as the kernel tells it; nothing else on this machine can be unplugged without privileges.
-    real = socket.create_connection
-
-    def create_connection(address: tuple[str, int], *rest: Any) -> socket.socket:
-        if address[0] == "192.0.2.1":
-            raise OSError(101, "Network is unreachable")
-        return real(address, *rest)
-
-    monkeypatch.setattr(socket, "create_connection", create_connection)
-    urls = serve(server, jpeg, 200, then_close=True)
-    one = fetcher(connections_per_host=2, rate_per_host=200.0, outage_seconds=2.0)
-    if back:
-        entries = away(one, urls, back)
-        assert {entry.reason for entry in entries} == {Reason.OK}
-        return
+@pytest.mark.parametrize("silent", [NOBODY, "nowhere.invalid:80"])
+def test_that_connections_are_refused_and_names_unknown_is_no_sign_of_a_network(fetcher: MakeFetcher,
+                                                                                silent: str) -> None:
+    names = [f"{number}.example" for number in range(20)]
+    one = fetcher(also={f"{name}:80": silent for name in names}, outage_seconds=0.5)
     with pytest.raises(UserError, match="no host has answered for .* the network seems to be away"):
-        away(one, urls, back)
-    assert 10 <= len(one.entries) < 200
-    assert {entry.reason for entry in one.entries.values()} == {Reason.OK}
+        one.fetch_all([f"http://{name}/{number}.jpg" for name in names for number in range(4)])
+    assert one.entries == {}
+
+
+def test_what_must_not_be_asked_for_is_no_sign_of_a_network(fetcher: MakeFetcher) -> None:
+    one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=0.5)
+    urls = ["http://dead.example/a.jpg", *["file:///etc/passwd", "http://127.0.0.1/a.jpg"] * 100]
+    with pytest.raises(UserError, match="no host has answered"):
+        one.fetch_all(urls)
+    assert 0 not in one.entries
+
+
+def test_it_knocks_at_another_host_where_the_last_one_is_gone(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+    one = outage.Outage(10.0)
+    for number, name in enumerate("abcda"):
+        one.answered(name, f"http://{name}", 100.0 + number)
+    knocked = []
+    for now in range(200, 212, 4):
+        knocked.append(one.knock(float(now), suspended=True))
+        one.knocked(False, now - 4.0)
+    assert knocked == ["http://c", "http://d", "http://a"]
+
+
+def test_a_host_that_tells_every_line_of_an_error_of_its_own_is_asked_more_slowly(
+        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+    for name in (*range(4), "one"):
+        server.on(f"/{name}.jpg", status=502)
+        server.on(f"/{name}.jpg", status=502)
+        server.on(f"/{name}.jpg", body=jpeg)
+    one = fetcher()
+    outcomes = one.fetch_all([*serve(server, jpeg, 4), "http://other.example/one.jpg"])
+    assert {outcome.reason for outcome in outcomes} == {Reason.OK}
+    assert [one.scheduler.domains[name].pace.slowed for name in ("images.example", "other.example")] == [True, False]
+
+
+def test_domains_are_forgotten_when_idle_and_only_then(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "FORGET_ABOVE", 10)
+    names = [f"{number}.example" for number in range(60)]
+    server.on("/slow.jpg", status=429, headers={"Retry-After": "0"})
+    server.on("/slow.jpg", body=jpeg)
+    server.on("/a.jpg", body=jpeg)
+    monkeypatch.setattr(scheduler, "WINDOW", 1)
+    one = fetcher(also=server.connect_to(*names))
+    outcomes = one.fetch_all(["http://0.example/slow.jpg", *(f"http://{name}/a.jpg" for name in names)])
+    assert {outcome.reason for outcome in outcomes} == {Reason.OK}
+    assert len(one.scheduler.domains) <= 20 and "0.example" in one.scheduler.domains
 
 
 def test_lines_are_read_only_a_window_ahead(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
@@ -175,7 +211,7 @@ def test_mirrors_are_tried_in_their_order(fetcher: MakeFetcher, server: Scripted
     server.on("/copy/gone.jpg", body=jpeg)
     one = fetcher(mirrors=[Mirror("{url}"), Mirror("http://other.example/copy/{path}", host="images.example")])
     outcomes = one.fetch_all([f"{HOST}/gone.jpg", "http://a.pictures.example/gone.jpg"])
-    assert [outcome[:3] for outcome in outcomes] == [(Reason.OK, 200, 2), (Reason.HTTP_ERROR, 404, 1)]
+    assert [outcome[:3] for outcome in outcomes] == [(Reason.OK, 200, 2), (Reason.GONE, 404, 1)]
     assert one.entries[0].mirror == 1
     asked = [entry for entry in server.log if entry[0] != "a.pictures.example"]
     assert asked == [("images.example", "/gone.jpg"), ("other.example", "/copy/gone.jpg")]
@@ -189,7 +225,7 @@ def test_what_no_rule_fits_is_asked_for_itself(fetcher: MakeFetcher, server: Scr
 
 def test_knocks_do_not_come_while_others_answer(fetcher: MakeFetcher, server: ScriptedServer) -> None:
     quiet = outage.Outage(10.0)
-    quiet.alive(100.0, HOST)
+    quiet.answered("images.example", HOST, 100.0)
     assert quiet.knock(100.1, suspended=True) is None
     assert quiet.knock(101.0, suspended=False) is None
     assert quiet.knock(101.0, suspended=True) == HOST

@@ -7,7 +7,6 @@ from mlimages.download.exchange import Answer
 from mlimages.download.hosts import Domain
 from mlimages.download.ledger import Reason
 from mlimages.download.lines import Address, Line
-from mlimages.download.outage import Outage
 from mlimages.download.verdict import BACKOFF_SECONDS, MAX_REFUSALS, Action, judge
 from mlimages.params import Params
 
@@ -20,7 +19,7 @@ def test_each_wait_is_about_twice_the_one_before_and_no_two_lines_wait_alike(par
     for number in range(20):
         line = Line(number, SHARD, number, [Address(URL, 0)], 60.0)
         cut = Answer(number, Reason.TRUNCATED, 200, 0.1)
-        verdicts = [judge(line, host, cut, params.download, Outage(10.0), 0.0)
+        verdicts = [judge(line, host, cut, params.download, 0.0)
                     for _ in range(params.download.attempts)]
         assert [one.action for one in verdicts] == [Action.BACK_OFF] * (len(verdicts) - 1) + [Action.FAIL]
         for nth, one in enumerate(verdicts[:-1], start=1):

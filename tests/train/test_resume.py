@@ -14,9 +14,9 @@ import pytest
 from tests.train.outcomes import Trained, as_json, assert_same_weights, log, weights
 
 from mlimages.errors import UserError
+from mlimages.interrupts import Interrupts
 from mlimages.params import Machine, Train
 from mlimages.train import result, train
-from mlimages.train.interrupts import Interrupts
 from mlimages.train.step import Trainer
 
 # Sends itself the signal that comes first as soon as the row of step 10 is in the log: after the checkpoint of step 6,

@@ -1,5 +1,6 @@
 """From a shard's journal and spools to its tar, its ledger and its account, in list order."""
 
+import hashlib
 import itertools
 import json
 from collections import Counter
@@ -39,14 +40,17 @@ def account_path(accounts: Path, shard: Shard) -> Path:
 
 
 def build(job: Build) -> Built:
-    """Write the tar, the ledger, and last the account: reasons, attempts, bytes, and the sha256 of both files."""
+    """Write the tar, the ledger, and last the account: reasons, bytes, and the sha256 of both files.
+
+    UserError where a spool does not hold what was put there: its lines are to be fetched again.
+    """
     path = shard_path(job.finished, job.shard.part, job.shard.number)
     rows: list[Row] = []
     write_shard(path, _samples(job, path, rows))
     write_ledger(ledger_path(path), rows)
     write_json(account_path(job.accounts, job.shard), {
         "lines": len(rows), "images": sum(row.reason is Reason.OK for row in rows),
-        "attempts": sum(row.attempts for row in rows), "bytes": sum(row.bytes for row in rows),
+        "bytes": sum(row.bytes for row in rows),
         "reasons": Counter(row.reason for row in rows),
         "sha256": {"tar": sha256(path), "ledger": sha256(ledger_path(path))},
     })
@@ -78,7 +82,7 @@ def _samples(job: Build, path: Path, rows: list[Row]) -> Iterator[Sample]:
 
 
 def _row(entry: Entry, url: str, key: str) -> Row:
-    row = Row(entry.line, url, key, entry.reason, entry.http_status, attempts=entry.attempts, mirror=entry.mirror)
+    row = Row(entry.line, url, key, entry.reason, entry.http_status, mirror=entry.mirror)
     if image := entry.stored:
         row = row._replace(bytes=image.bytes, sha256=image.sha256, width=image.width, height=image.height)
     return row
@@ -87,6 +91,12 @@ def _row(entry: Entry, url: str, key: str) -> Row:
 def _body(job: Build, spools: Spools, row: Row, entry: Entry | None, members: dict[str, Member]) -> tuple[bytes, str]:
     """An image's bytes and extension, from the spool or from the shard as it was."""
     if entry and entry.stored:
-        return spools.read(entry.stored), entry.stored.extension
+        body = spools.read(entry.stored)
+        if hashlib.sha256(body).hexdigest() != row.sha256:
+            Journal(job.spools, job.shard.name).remove()
+            raise UserError(f"{job.spools / entry.stored.spool} does not hold the image of list line {row.line} that "
+                            f"was put there, maybe since the power failed; the {job.shard.lines} lines of the shard "
+                            f"{job.shard.name} are forgotten: run the same command again, which fetches them")
+        return body, entry.stored.extension
     member = members[row.key]
     return member.read(), member.extension

@@ -27,6 +27,7 @@ OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex"}
 PLACEHOLDER_TARGETS = ("photo_unavailable", "image_unavailable")
 REDIRECTS = (301, 302, 303, 307, 308)
 SLOW_DOWN = (429, 503)
+TOO_EARLY = (408, 425)
 READ_BYTES = 262_144
 SMALL_BYTES = 65_536  # a body that is read only to keep its connection
 GRACE_SECONDS = 5.0  # before a body is called too slow
@@ -49,14 +50,13 @@ class Get(NamedTuple):
 class Answer(NamedTuple):
     """What came of a Get: an image, a redirect's target, or neither and the reason why.
 
-    `alive` and `retry_after` are as in Failure; `seconds` is what the exchange took.
+    `retry_after` is as in Failure; `seconds` is what the exchange took.
     """
 
     number: int
     reason: Reason
     http_status: int
     seconds: float
-    alive: bool = True
     retry_after: float | None = None
     redirect: str = ""
     stored: Stored | None = None
@@ -93,7 +93,7 @@ class Exchange:
                 return Answer(task.number, Reason.REDIRECTS, 302, time.monotonic() - begun, redirect=body)
             return Answer(task.number, Reason.OK, 200, time.monotonic() - begun, stored=self._keep(task, body))
         except Failure as failure:
-            return Answer(task.number, failure.reason, failure.http_status, time.monotonic() - begun, failure.alive,
+            return Answer(task.number, failure.reason, failure.http_status, time.monotonic() - begun,
                           failure.retry_after)
 
     def knock(self, task: Knock) -> Knocked:
@@ -101,8 +101,8 @@ class Exchange:
         try:
             with self._watchdog.until(self._params.timeout_seconds) as watch:
                 self._connections.open(urlsplit(task.url), watch).close()
-        except (Failure, OSError) as error:
-            return Knocked(isinstance(error, Failure) and error.alive)
+        except (Failure, OSError):
+            return Knocked(False)
         return Knocked(True)
 
     def _keep(self, task: Get, body: bytes) -> Stored:
@@ -115,6 +115,8 @@ class Exchange:
                               quality=self._params.quality)
         if picture.body is not body:
             digest = hashlib.sha256(picture.body).hexdigest()
+            if digest in self._params.placeholders:  # by the hash that stands in the ledger
+                raise Failure(Reason.PLACEHOLDER, 200)
         return self._spools.keep(task.spool, picture, digest)
 
     def _read(self, task: Get, watch: Watch) -> bytes | str:
@@ -131,11 +133,11 @@ class Exchange:
             response = self._ask(connection, parts)
         try:
             watch.http_status = response.status
-            return self._answer(task.url, response, watch)
+            return self._answer(task.url, response)
         finally:
             self._connections.give_back(task.slot, parts, connection, response)
 
-    def _answer(self, url: str, response: http.client.HTTPResponse, watch: Watch) -> bytes | str:
+    def _answer(self, url: str, response: http.client.HTTPResponse) -> bytes | str:
         status = response.status
         if status != 200 and response.length is not None and response.length <= SMALL_BYTES:
             response.read()
@@ -143,14 +145,14 @@ class Exchange:
             return _target(url, response)
         if status != 200:
             wait = retry_after_seconds(response.getheader("Retry-After")) if status in SLOW_DOWN else None
-            raise Failure(Reason.REDIRECTS if 300 <= status < 400 else Reason.HTTP_ERROR, status, retry_after=wait)
+            raise Failure(_reason_of(status), status, retry_after=wait)
         tags = (response.getheader("X-Robots-Tag") or "").lower().replace(":", ",").split(",")
         if self._params.respect_opt_out and OPT_OUTS.intersection(tag.strip() for tag in tags):
             raise Failure(Reason.OPT_OUT, 200)
-        return self._decoded(response, self._body(response, watch))
+        return self._decoded(response, self._body(response))
 
-    def _body(self, response: http.client.HTTPResponse, watch: Watch) -> bytes:
-        announced, body = response.length, bytearray()
+    def _body(self, response: http.client.HTTPResponse) -> bytes:
+        announced, body, begun = response.length, bytearray(), time.monotonic()
         while announced is None or len(body) < announced:
             chunk = response.read1(READ_BYTES)
             if not chunk:
@@ -158,8 +160,9 @@ class Exchange:
             body += chunk
             if len(body) > self._params.max_bytes:
                 raise Failure(Reason.TOO_LARGE, 200)
-            seconds = time.monotonic() - watch.begun
-            if seconds > GRACE_SECONDS and len(body) < seconds * self._params.min_bytes_per_second:
+            seconds = time.monotonic() - begun
+            if (seconds > GRACE_SECONDS and len(body) < seconds * self._params.min_bytes_per_second
+                    and len(body) != announced):
                 raise Failure(Reason.TIMEOUT, 200)
         if len(body) < (announced if announced is not None else 1):  # nothing at all: the headers were cut
             raise Failure(Reason.TRUNCATED, 200)
@@ -201,13 +204,20 @@ def _told_as_failure(watch: Watch, read: Callable[[], bytes | str]) -> bytes | s
     except (OSError, http.client.HTTPException, ValueError) as error:
         status = watch.http_status
         if watch.overdue or isinstance(error, TimeoutError):
-            raise Failure(Reason.TIMEOUT, status, alive=status > 0) from None
+            raise Failure(Reason.TIMEOUT, status) from None
         if isinstance(error, ssl.SSLError):
             raise Failure(Reason.TLS) from None
         raise Failure(Reason.TRUNCATED if status else Reason.CONNECT, status) from None
     if watch.overdue:  # a body without an announced length that was cut looks like a whole one
         raise Failure(Reason.TIMEOUT, watch.http_status)
     return body
+
+
+def _reason_of(status: int) -> Reason:
+    """What an HTTP status means that is neither 200 nor a redirect that we follow."""
+    if status < 400:
+        return Reason.REDIRECTS
+    return Reason.HTTP_ERROR if status >= 500 or status in SLOW_DOWN + TOO_EARLY else Reason.GONE
 
 
 def _target(url: str, response: http.client.HTTPResponse) -> str:

@@ -1,6 +1,7 @@
 """The run of a download: lines to the scheduler, outcomes to the journals, finished shards to their builders."""
 
 import itertools
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,8 +20,10 @@ from mlimages.download.scheduler import Scheduler
 from mlimages.download.spool import Entry, Journal
 from mlimages.engine import open_crew
 from mlimages.errors import UserError
+from mlimages.interrupts import Interrupts
 from mlimages.params import Download, Machine
 
+STOPPING_SECONDS = 3.0  # for what is under way when a signal comes
 BUILDS = 3  # of a shard whose worker dies
 Task = Get | Knock | Build
 
@@ -45,18 +48,33 @@ class _Fetching:
         self._building: list[dict[str, Build]] = [{} for _ in range(crew.workers)]
         self._lost: Counter[Shard] = Counter()
         self._complete: deque[Shard] = deque()
+        self._ends: float | None = None
         self._next_builder = itertools.cycle(range(crew.workers))
 
     def run(self) -> None:
-        for _ in self._scheduler.run(self._lines(), lambda: bool(self._complete) or any(self._building)):
-            for shard, entries in self._unwritten.items():
-                Journal(self._plan.spools, shard.name).add(entries)
-                self._left[shard] -= len(entries)
-                if not self._left[shard]:
-                    self._complete.append(shard)
-            self._unwritten.clear()
-            self._build()
-            self._report.show(self._scheduler.domains.values())
+        """Until all is done; UserError, once what is under way has come, where a signal stops it."""
+        with Interrupts() as interrupts:
+            for _ in self._scheduler.run(self._lines(), lambda: bool(self._complete) or any(self._building)):
+                self._write()
+                if interrupts.received:
+                    self._stop(interrupts.received)
+                self._build()
+                self._report.show(self._scheduler.domains.values())
+
+    def _write(self) -> None:
+        """Note in the journals what has come."""
+        for shard, entries in self._unwritten.items():
+            Journal(self._plan.spools, shard.name).add(entries)
+            self._left[shard] -= len(entries)
+            if not self._left[shard]:
+                self._complete.append(shard)
+        self._unwritten.clear()
+
+    def _stop(self, signal: str) -> None:
+        self._ends = self._ends or time.monotonic() + STOPPING_SECONDS
+        if self._scheduler.stopped() or time.monotonic() > self._ends:
+            raise UserError(f"{signal} stopped the download; what was fetched until now is kept, and the same command "
+                            f"goes on from there")
 
     def _lines(self) -> Iterator[Line]:
         tickets = itertools.count()

@@ -7,6 +7,7 @@ resolves differently a moment later gains nothing.
 import contextlib
 import ipaddress
 import socket
+import time
 from collections.abc import Collection, Mapping
 from urllib.parse import SplitResult, urlsplit
 
@@ -14,6 +15,7 @@ from mlimages.download.ledger import Reason
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_URL_CHARACTERS = 4096
+LEAST_SECONDS = 0.001  # for an address whose turn comes when the time is over: 0 would mean without a timeout
 # The IPv6 addresses of single hosts in the Internet (RFC 4291), and those that stand for IPv4's (RFC 6052).
 UNICAST, NAT64 = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -21,14 +23,12 @@ UNICAST, NAT64 = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff
 class Failure(Exception):
     """A fetch that ended in `reason`.
 
-    `http_status` is the last answer's, 0 where none came. `alive`: somebody out there answered, so that the network
-    itself is not what failed. `retry_after` is what the host asked for, in seconds.
+    `http_status` is the last answer's, 0 where none came. `retry_after` is what the host asked for, in seconds.
     """
 
-    def __init__(self, reason: Reason, http_status: int = 0, *, alive: bool = True,
-                 retry_after: float | None = None) -> None:
+    def __init__(self, reason: Reason, http_status: int = 0, *, retry_after: float | None = None) -> None:
         super().__init__(reason.meaning)
-        self.reason, self.http_status, self.alive, self.retry_after = reason, http_status, alive, retry_after
+        self.reason, self.http_status, self.retry_after = reason, http_status, retry_after
 
 
 def check_url(url: str, ports: Collection[int]) -> SplitResult:
@@ -53,8 +53,6 @@ def public_addresses(host: str, port: int) -> list[str]:
     """The public IP addresses of a host; Failure DNS or FORBIDDEN_ADDRESS where there is none."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        raise Failure(Reason.DNS, alive=error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)) from None
     except (OSError, UnicodeError):
         raise Failure(Reason.DNS) from None
     public = [str(address[0]) for *_, address in found if _is_public(str(address[0]))]
@@ -78,7 +76,7 @@ def check_literal(host: str) -> None:
 
 
 def open_socket(host: str, port: int, seconds: float, connect_to: Mapping[str, str]) -> socket.socket:
-    """A connection to a public address of the host, with a timeout of so many seconds.
+    """A connection to a public address of the host, with a timeout of so many seconds, shared by its addresses.
 
     `connect_to` maps "host:port" to the "address:port" to connect to instead, unchecked: the user asked for it.
     Failure DNS, FORBIDDEN_ADDRESS, TIMEOUT or CONNECT where no address takes it.
@@ -86,17 +84,16 @@ def open_socket(host: str, port: int, seconds: float, connect_to: Mapping[str, s
     target = connect_to.get(f"{host}:{port}")
     address, _, target_port = target.rpartition(":") if target else ("", "", str(port))
     addresses = [address] if target else public_addresses(host, port)
-    failure = Failure(Reason.CONNECT, alive=False)
-    for address in addresses:
+    reason, ends = Reason.CONNECT, time.monotonic() + seconds
+    for number, address in enumerate(addresses):
+        share = max(ends - time.monotonic(), LEAST_SECONDS) / (len(addresses) - number)
         try:
-            opened = socket.create_connection((address, int(target_port)), seconds)
+            opened = socket.create_connection((address, int(target_port)), share)
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return opened
-        except TimeoutError:
-            raise Failure(Reason.TIMEOUT, alive=False) from None
         except OSError as error:
-            failure = Failure(Reason.CONNECT, alive=isinstance(error, ConnectionError))
-    raise failure
+            reason = Reason.TIMEOUT if isinstance(error, TimeoutError) else Reason.CONNECT
+    raise Failure(reason)
 
 
 def _is_public(address: str) -> bool:

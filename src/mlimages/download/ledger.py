@@ -19,7 +19,8 @@ class Reason(StrEnum):
     CONNECT = "connect", "no connection, or it broke before an answer came"
     TLS = "tls", "the host's certificate or its TLS did not hold"
     TIMEOUT = "timeout", "a socket timeout, download.deadline_seconds, or below download.min_bytes_per_second"
-    HTTP_ERROR = "http_error", "an HTTP status of 400 or above; http_status says which"
+    GONE = "gone", "an HTTP status that will stay: 400 or above, but none of http_error's; http_status says which"
+    HTTP_ERROR = "http_error", "an HTTP status that may pass: 408, 425, 429, or 500 or above; http_status says which"
     REDIRECTS = "redirects", "more redirects than are followed, or one without a target"
     OPT_OUT = "opt_out", "X-Robots-Tag asks not to be used (download.respect_opt_out)"
     TRUNCATED = "truncated", "the body ended before its announced length"
@@ -44,8 +45,7 @@ class Row(NamedTuple):
     """One list line's outcome. Numbers that are not known are 0, a hash that is not known is empty.
 
     `bytes`, `sha256`, `width` and `height` (pixels) are those of the image in the shard; `http_status` is the last
-    answer's; `attempts` counts the tries, 0 where the host was given up before this line's turn; `mirror` is the
-    place, from 0, of the address that answered last in download.mirrors.
+    answer's; `mirror` is the place, from 0, of the address that answered last in download.mirrors, as they were then.
     """
 
     line: int
@@ -57,7 +57,6 @@ class Row(NamedTuple):
     sha256: str = ""
     width: int = 0
     height: int = 0
-    attempts: int = 0
     mirror: int = 0
 
 
@@ -70,4 +69,4 @@ def read_ledger(path: Path) -> Iterator[Row]:
         for row in csv.DictReader(file):
             yield Row(int(row["line"]), row["url"], row["key"], Reason(row["reason"]),  # type: ignore[call-arg]
                       int(row["http_status"]), int(row["bytes"]), row["sha256"], int(row["width"]),
-                      int(row["height"]), int(row["attempts"]), int(row["mirror"]))
+                      int(row["height"]), int(row["mirror"]))

@@ -30,24 +30,28 @@ class Address(NamedTuple):
 class Line:
     """One line: `addresses` not yet tried, the `url` to ask next (after redirects), tries and seconds left.
 
-    `attempts` counts all tries, `tries` those of the address at hand that count against it, `refusals` those to
-    which the host said "later", `lost` the workers that died with it.
+    `tries` counts those of the address at hand that count against it, `refusals` those to which the host said
+    "later", `lost` the workers that died with it.
     """
 
-    __slots__ = ("address", "addresses", "attempts", "hops", "line", "lost", "number", "refusals", "seconds_left",
+    __slots__ = ("address", "addresses", "hops", "line", "lost", "number", "refusals", "seconds_left",
                  "sent_at", "shard", "tries", "url")
 
     def __init__(self, number: int, shard: Shard, line: int, addresses: list[Address], seconds: float) -> None:
         self.number, self.shard, self.line = number, shard, line
         self.addresses = addresses
         self.seconds_left = seconds
-        self.attempts = self.lost = 0
+        self.lost = 0
         self.sent_at = 0.0
         self.next_address(seconds)
 
     def next_address(self, seconds: float) -> None:
         """Turn to the next address, with so many seconds for it."""
         self.address = self.addresses.pop(0)
+        self.anew(seconds)
+
+    def anew(self, seconds: float) -> None:
+        """Ask the address as if it had not been asked, with so many seconds for it."""
         self.tries = self.refusals = 0
         self.seconds_left = seconds
         self.restart()

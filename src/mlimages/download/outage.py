@@ -7,6 +7,7 @@ from mlimages.download.lines import Line
 from mlimages.errors import UserError
 
 KNOCK_EVERY_SECONDS = 5.0
+DOORS = 3  # hosts, of those that answered last, at which it is knocked in turn
 
 
 class Parked(NamedTuple):
@@ -20,8 +21,9 @@ class Parked(NamedTuple):
 class Outage:
     """Signs of life, and what waits for one.
 
-    A sign is any answer, also a refused connection or "no such name". Where none comes by itself, the scheduler
-    knocks at the address that answered last. Times are seconds of one monotonic clock.
+    A sign is an answer with an HTTP status: that a connection is refused, or a name unknown, may be the work of a
+    router, a firewall or a VPN on this side. Where none comes by itself, the scheduler knocks at hosts that gave one.
+    Times are seconds of one monotonic clock.
     """
 
     def __init__(self, patience_seconds: float) -> None:
@@ -29,14 +31,20 @@ class Outage:
         self._patience = patience_seconds
         self._alive_at = float("-inf")
         self._waiting_since: float | None = None
-        self._good_url = ""
+        self._doors: dict[str, str] = {}
         self._knocking, self._knock_at = False, 0.0
         self._parked: list[Parked] = []
 
-    def alive(self, now: float, url: str = "") -> None:
-        """Somebody answered; `url`, where it was a host whose address is good to knock at."""
+    def answered(self, host: str, url: str, now: float) -> None:
+        """A host answered, so that this address of it is good to knock at."""
+        self._alive(now)
+        self._doors.pop(host, None)
+        self._doors[host] = url
+        if len(self._doors) > DOORS:
+            del self._doors[next(iter(self._doors))]
+
+    def _alive(self, now: float) -> None:
         self._alive_at, self._waiting_since = now, None
-        self._good_url = url or self._good_url
 
     def alive_since(self, moment: float) -> bool:
         return self._alive_at > moment
@@ -59,10 +67,12 @@ class Outage:
                 f"no host has answered for {now - self._waiting_since:.0f} s: the network seems to be away. No line "
                 f"was recorded as failed for that; run the same command again when it is back. Where only hosts that "
                 f"are gone for good are left, download.outage_seconds = 0 records them")
-        if not self._good_url or self._knocking or now < self._knock_at:
+        if not self._doors or self._knocking or now < self._knock_at:
             return None
         self._knocking = True
-        return self._good_url
+        host = next(iter(self._doors))
+        self._doors[host] = url = self._doors.pop(host)
+        return url
 
     def knocked(self, heard: bool, now: float) -> None:
         """What came of a knock."""
@@ -70,7 +80,7 @@ class Outage:
         if not heard and self.away_since is None:
             self.away_since = now
         if heard:
-            self.alive(now)
+            self._alive(now)
 
     def ended(self) -> bool:
         """Whether the network is back after it was away; true once."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlimages.acquire.formats import PARTS, Part, list_file, offsets, read_list
 from mlimages.download.build import Build, account_path
-from mlimages.download.ledger import Reason, read_ledger
+from mlimages.download.ledger import Reason, Row, read_ledger
 from mlimages.download.lines import Line, Shard
 from mlimages.download.mirrors import Mirrors
 from mlimages.download.shards import ledger_path, shard_path
@@ -93,11 +93,16 @@ class Plan:
     def _to_retry(self, shard: Shard) -> bool:
         ledger = ledger_path(shard_path(self.finished, shard.part, shard.number))
         done = (self._round / shard.name).exists()
-        return not done and any(row.reason in self._retried for row in read_ledger(ledger))
+        return not done and any(map(self._again, read_ledger(ledger)))
+
+    def _again(self, row: Row) -> bool:
+        """Whether this round asks for a line again: also for an image that is called a placeholder by now."""
+        return row.reason in self._retried or (
+            Reason.PLACEHOLDER in self._retried and row.sha256 in self._params.placeholders)
 
     def _known(self, shard: Shard) -> set[int]:
         known = {entry.line for entry in Journal(self.spools, shard.name).read()}
         ledger = ledger_path(shard_path(self.finished, shard.part, shard.number))
         if ledger.exists():
-            known |= {row.line for row in read_ledger(ledger) if row.reason not in self._retried}
+            known |= {row.line for row in read_ledger(ledger) if not self._again(row)}
         return known

@@ -14,7 +14,7 @@ from mlimages.acquire.formats import PARTS
 from mlimages.cluster import own_address
 from mlimages.demo import server, world
 from mlimages.disk import check_room, say_room
-from mlimages.download import build, images, ledger, shards
+from mlimages.download import build, images, ledger, shards, spool
 from mlimages.download.build import account_path, read_account
 from mlimages.download.connections import Network
 from mlimages.download.fetching import fetch
@@ -30,6 +30,9 @@ THIS = sys.modules[__name__]
 BYTES_PER_IMAGE = 300_000  # about what a photograph of 1,024 pixels takes, such as Open Images mirrors hold
 BYTES_PER_PIXEL = 0.35  # of a photograph made smaller
 
+# After a change of these, all is fetched anew; all else says how to ask from now on.
+DECISIVE = ("images_per_shard", "shorter_side", "quality", "ports", "respect_opt_out")
+
 REASONS = "reasons.csv"
 SUMMARY = "summary.json"
 
@@ -44,9 +47,7 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
     """
     manifest = verify(lists, "acquire")
     _check_retry(params)
-    tables = [mirror.table for mirror in params.mirrors if mirror.table]
-    key = scratch.key(dataclasses.replace(params, retry=[]), inputs=[lists], files=tables,
-                      code=[build, formats, images, ledger, pictures, server, shards, world])
+    key = _key(params, lists, manifest["source"])
     with (scratch.workspace("download", machine, key, out) as work,
           _demo_hosts(manifest["source"], machine) as demo_hosts):
         plan = Plan(work, Path(lists), manifest, params)
@@ -74,6 +75,20 @@ def _preflight(plan: Plan, params: Download) -> None:
         say_room(plan.finished, left * min(pixels * BYTES_PER_PIXEL or BYTES_PER_IMAGE, BYTES_PER_IMAGE), what)
 
 
+def _key(params: Download, lists: str | Path, source: str) -> str:
+    """What names the folder to resume from: the demo's images cost nobody anything, so each change fetches them anew.
+
+    Others stay when patience, pace, mirrors or code change, but for code that decides how they lie on the disk.
+    """
+    if source == "demo":
+        tables = [mirror.table for mirror in params.mirrors if mirror.table]
+        return scratch.key(dataclasses.replace(params, retry=[]), inputs=[lists], files=tables, code=[
+            build, formats, images, ledger, pictures, server, shards, spool, world])
+    made_smaller = [images, pictures] if params.shorter_side else []
+    return scratch.key({name: getattr(params, name) for name in DECISIVE}, inputs=[lists],
+                       code=[build, ledger, shards, spool, *made_smaller])
+
+
 def _check_retry(params: Download) -> None:
     failures = [reason for reason in Reason if reason is not Reason.OK]
     if unknown := sorted(set(params.retry) - set(failures)):
@@ -90,7 +105,7 @@ def _demo_hosts(source: str, machine: Machine) -> contextlib.AbstractContextMana
 def _summarise(plan: Plan) -> tuple[dict[str, int], dict[str, str]]:
     """Write the reasons of each part as a table and the totals as JSON; returns the shards' records and sha256s."""
     reasons: Counter[tuple[str, Reason]] = Counter()
-    records, known, totals = {}, {}, Counter(lines=0, images=0, attempts=0, bytes=0)
+    records, known, totals = {}, {}, Counter(lines=0, images=0, bytes=0)
     for shard in plan.shards:
         account = read_account(account_path(plan.accounts, shard))
         path = shard_path(Path(), shard.part, shard.number)

@@ -8,15 +8,13 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlimages.crew import Crew, Lost
 from mlimages.download.exchange import Answer, Get, Knock, Knocked
-from mlimages.download.hosts import Domain, Host, Slot
+from mlimages.download.hosts import Domain, Domains, Host, Slot
 from mlimages.download.ledger import Reason
 from mlimages.download.lines import Line
 from mlimages.download.outage import Outage
-from mlimages.download.politeness import registrable_domain
 from mlimages.download.spool import Entry, Stored
 from mlimages.download.verdict import REFUSED_STATUSES, Action, judge
 from mlimages.params import Download
@@ -24,7 +22,6 @@ from mlimages.params import Download
 WINDOW = 50_000  # lines that are read ahead
 HANG_SECONDS = 30.0
 TICK_SECONDS = 0.25
-FORGET_ABOVE = 10_000  # domains
 
 
 class Scheduler:
@@ -41,9 +38,9 @@ class Scheduler:
         self._params, self._crew = params, crew
         self._on_entry, self._on_result, self._on_lost = on_entry, on_result, on_lost
         self._other_work = other_work
-        self.domains: dict[str, Domain] = {}
+        self.domains = Domains(params, crew.workers)
         self.pending = 0
-        self._outage = Outage(params.outage_seconds)
+        self.outage = Outage(params.outage_seconds)
         self._in_flight: list[dict[int, tuple[Line, Host, Slot]]] = [{} for _ in range(crew.workers)]
         self._suspects: list[Line] = []
         self._hungry: dict[Domain, None] = {}
@@ -51,6 +48,7 @@ class Scheduler:
         self._timers: list[tuple[float, int, Line | Host | Domain]] = []
         self._ticket = itertools.count()
         self._looked_at = 0.0
+        self._stopping = False
 
     def run(self, lines: Iterator[Line], busy: Callable[[], bool]) -> Iterator[None]:
         """Fetch all lines, and go on while `busy`; yields after each round of results."""
@@ -70,49 +68,39 @@ class Scheduler:
                 if isinstance(result, Answer):
                     self._answered(worker, result)
                 elif isinstance(result, Knocked):
-                    self._outage.knocked(result.heard, time.monotonic())
+                    self.outage.knocked(result.heard, time.monotonic())
                 elif not isinstance(result, Lost):
                     self._on_result(result)
             yield
+
+    def stopped(self) -> bool:
+        """From the first call on nobody is asked any more; whether all answers that were under way have come."""
+        self._stopping = True
+        return not any(self._in_flight)
 
     def tries_alone(self, worker: int) -> bool:
         """Whether a line with which a worker died is there now, or is the next to be: no place for other work."""
         return worker == 0 and (bool(self._suspects) or any(line.lost for line, _, _ in self._in_flight[0].values()))
 
     def _enqueue(self, line: Line, *, first: bool = False) -> None:
-        """Let a line wait for its host; where the host is given up, so is the address."""
-        host = self._host(line.url)
-        if host.given_up:
-            line.attempts = 0
-            self._failed(line, host.given_up, 0)
-            return
+        """Let a line wait for its host."""
+        host = self.domains.host_of(line.url)
         (host.lines.appendleft if first else host.lines.append)(line)
         host.domain.ready[host] = None
         self._dispatch(host.domain)
 
-    def _host(self, url: str) -> Host:
-        try:
-            name = urlsplit(url).hostname or ""
-        except ValueError:
-            name = ""  # the worker will say what is wrong with it
-        key = registrable_domain(name)
-        if key not in self.domains:
-            if len(self.domains) >= FORGET_ABOVE:
-                self.domains = {name: one for name, one in self.domains.items() if not one.idle}
-            self.domains[key] = Domain(key, self._params.connections_per_host, self._params.rate_per_host,
-                                       self._crew.workers)
-        return self.domains[key].host(name)
-
     def _dispatch(self, domain: Domain) -> None:
         """Send what the domain admits now; where only time is missing, come back then."""
         now = time.monotonic()
-        while domain.has_free_slot and self._outage.away_since is None and (host := domain.next_host(now)):
+        if self._stopping or self.outage.away_since is not None:
+            return
+        while domain.has_free_slot and (host := domain.next_host(now)):
             if (ready_at := domain.pace.ready_at()) > now:
                 if domain.timer is None or ready_at < domain.timer:
                     domain.timer = ready_at
                     self._at(ready_at, domain)
                 return
-            slot = domain.take_slot(host, self._has_room)
+            slot = domain.take_slot(host, self._has_room, now)
             if slot is None:
                 self._hungry[domain] = None
                 return
@@ -150,8 +138,11 @@ class Scheduler:
             else:
                 what.timer = None
                 self._dispatch(what)
-        hungry, self._hungry = self._hungry, {}
-        for domain in hungry:
+        for _ in range(len(self._hungry)):  # each once, while there is room for any
+            if not any(map(self._has_room, range(self._crew.workers))):
+                break
+            domain = next(iter(self._hungry))
+            del self._hungry[domain]
             self._dispatch(domain)
         if now - self._looked_at > TICK_SECONDS:
             self._looked_at = now
@@ -166,13 +157,13 @@ class Scheduler:
         domain.give_back(slot)
         host.in_flight -= 1
         line.seconds_left -= answer.seconds
+        errs = refused = answer.http_status in REFUSED_STATUSES or answer.reason is Reason.TIMEOUT
         if answer.http_status:
-            host.answered()
-        if answer.alive:
-            self._outage.alive(now, line.url if answer.http_status else "")
-        if answer.http_status in REFUSED_STATUSES or answer.reason is Reason.TIMEOUT:
+            self.outage.answered(host.name, line.url, now)
+            errs = host.answered(line.number, erred=answer.http_status >= 500 and not refused) or refused
+        if errs:
             domain.pace.refused(line.sent_at, now, answer.retry_after or 0.0)
-        verdict = judge(line, host, answer, self._params, self._outage, now)
+        verdict = judge(line, host, answer, self._params, now)
         if host.suspended_at is not None:
             self._suspended.add(host)
         if verdict.action is Action.KEEP:
@@ -183,7 +174,7 @@ class Scheduler:
         elif verdict.action is Action.BACK_OFF:
             self._at(now + verdict.seconds, line)
         elif verdict.action is Action.PARK:
-            self._outage.park(line, answer.reason, now)
+            self.outage.park(line, answer.reason, now)
         elif verdict.action is Action.FAIL:
             self._failed(line, answer.reason, answer.http_status)
         else:
@@ -208,35 +199,30 @@ class Scheduler:
 
     def _finish(self, line: Line, reason: Reason, status: int, stored: Stored | None) -> None:
         self.pending -= 1
-        self._on_entry(line, Entry(line.line, reason, status, line.attempts, line.address.mirror, stored))
+        self._on_entry(line, Entry(line.line, reason, status, line.address.mirror, stored))
 
     def _watch_the_network(self, now: float) -> None:
         """Knock where nobody has answered for a while; end the waits of those who can be told from a lost network."""
-        if url := self._outage.knock(now, bool(self._suspended)):
+        if url := self.outage.knock(now, bool(self._suspended)):
             self._crew.send(0, Knock(url))
-        was_away = self._outage.ended()
-        for parked, again in self._outage.settled(was_away):
+        was_away = self.outage.ended()
+        for parked, again in self.outage.settled(was_away):
             if again:
-                parked.line.tries = 0
+                parked.line.anew(self._params.deadline_seconds)
                 self._enqueue(parked.line)
             else:
                 self._failed(parked.line, parked.reason, 0)
         if was_away:
+            for host in self._suspended:
+                host.suspended_at = host.suspended_at and now
             for host in [host for domain in self.domains.values() for host in domain.hosts.values()]:
                 self._revive(host, now)
+        self._suspended = {host for host in self._suspended if host.suspended_at is not None}
         for host in [*self._suspended]:
-            since = host.suspended_at
-            if since is None:
-                self._suspended.remove(host)
-            elif now > since + self._params.outage_seconds and self._outage.alive_since(since):
-                self._give_up(host)
-
-    def _give_up(self, host: Host) -> None:
-        """Nobody was found there for so long, while others answered: its lines end for that reason, not asked."""
-        self._suspended.discard(host)
-        host.given_up, host.suspended_at = host.last_reason, None
-        while host.lines:
-            self._enqueue(host.lines.popleft())
+            since = host.suspended_at or now
+            if now > since + self._params.outage_seconds and self.outage.alive_since(since):
+                for line in host.give_up(now):
+                    self._failed(line, host.last_reason, 0)
 
     def _end_hangs(self, now: float) -> None:
         for worker, under_way in enumerate(self._in_flight):
@@ -266,14 +252,13 @@ class Scheduler:
             if line.lost == 1 or not alone:
                 self._suspects.append(line)
             else:
-                line.attempts += 1
                 self._failed(line, Reason.CRASHED, 200)
         for host in {host for _, host, _ in under_way.values()}:
             self._revive(host, time.monotonic())
 
     def _try_a_suspect(self, now: float) -> None:
         """One line that was there when a worker died, alone on worker 0, where its host has a slot free."""
-        if self._suspects and not self._in_flight[0] and not self._other_work(0):
-            host = self._host(self._suspects[0].url)
-            if slot := host.domain.take_slot(host, lambda worker: True):
+        if self._suspects and not self._stopping and not self._in_flight[0] and not self._other_work(0):
+            host = self.domains.host_of(self._suspects[0].url)
+            if slot := host.domain.take_slot(host, lambda worker: True, now):
                 self._send(self._suspects.pop(0), host, slot, 0, now)

@@ -5,7 +5,6 @@ twice. Each worker process appends to spools of its own.
 """
 
 import json
-import os
 import secrets
 import threading
 from collections.abc import Iterator
@@ -35,7 +34,6 @@ class Entry(NamedTuple):
     line: int
     reason: Reason
     http_status: int
-    attempts: int
     mirror: int
     stored: Stored | None
 
@@ -75,21 +73,30 @@ class Journal:
             file.write(lines)
 
     def read(self) -> Iterator[Entry]:
-        """All whole entries, in order of arrival; a last line that a kill cut short is left out, and cut off."""
+        """All entries, in order of arrival, up to one that a kill or a power failure damaged: that is cut off."""
         if not self.path.exists():
             return
+        at = 0
         with self.path.open("rb+") as file:
             for line in file:
-                if not line.endswith(b"\n"):
-                    file.seek(-len(line), os.SEEK_END)
-                    file.truncate()
+                if (entry := _entry(line)) is None:
+                    file.truncate(at)
                     return
-                number, reason, status, attempts, mirror, stored = json.loads(line)
-                yield Entry(number, Reason(reason), status, attempts, mirror,  # type: ignore[call-arg]
-                            Stored(*stored) if stored else None)
+                at += len(line)
+                yield entry
 
     def remove(self) -> None:
         """The journal and the spools of its shard."""
         for path in self._folder.glob(f"{self._name}.*.spool"):
             path.unlink()
         self.path.unlink(missing_ok=True)
+
+
+def _entry(line: bytes) -> Entry | None:
+    """The entry of a journal's line; None where it is no whole one."""
+    try:
+        number, reason, status, mirror, stored = json.loads(line)
+        whole = Entry(number, Reason(reason), status, mirror, Stored(*stored) if stored else None)  # type: ignore[call-arg]
+    except (ValueError, TypeError):
+        return None
+    return whole if line.endswith(b"\n") else None

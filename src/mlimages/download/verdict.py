@@ -8,14 +8,12 @@ from mlimages.download.exchange import Answer
 from mlimages.download.hosts import Host
 from mlimages.download.ledger import Reason
 from mlimages.download.lines import Line
-from mlimages.download.outage import Outage
 from mlimages.params import Download
 
 MAX_REDIRECTS = 5
 MAX_REFUSALS = 10
 BACKOFF_SECONDS = 0.25
 UNREACHED = {Reason.DNS, Reason.CONNECT, Reason.TIMEOUT}
-RETRIED_STATUSES = {500, 502, 504}
 REFUSED_STATUSES = {429, 503}
 
 
@@ -34,7 +32,7 @@ class Verdict(NamedTuple):
     seconds: float = 0.0
 
 
-def judge(line: Line, host: Host, answer: Answer, params: Download, outage: Outage, now: float) -> Verdict:
+def judge(line: Line, host: Host, answer: Answer, params: Download, now: float) -> Verdict:
     """Count the answer on its line and host, and decide.
 
     A refusal is not the line's fault, nor is a host that is away: only what the host says of this address, or that
@@ -44,7 +42,6 @@ def judge(line: Line, host: Host, answer: Answer, params: Download, outage: Outa
         line.hops += 1
         if line.hops <= MAX_REDIRECTS:
             return Verdict(Action.FOLLOW)
-    line.attempts += 1
     if answer.reason is Reason.OK:
         return Verdict(Action.KEEP)
     line.restart()
@@ -54,21 +51,19 @@ def judge(line: Line, host: Host, answer: Answer, params: Download, outage: Outa
     line.tries += 1
     spent = line.tries >= params.attempts or line.seconds_left <= 0
     if not answer.http_status and answer.reason in UNREACHED:
-        return _unreached(line, host, answer, params, outage, now, spent)
-    again = answer.http_status in RETRIED_STATUSES or answer.reason in (Reason.TIMEOUT, Reason.TRUNCATED)
+        return _unreached(line, host, answer, params, now, spent)
+    again = answer.reason in (Reason.HTTP_ERROR, Reason.TIMEOUT, Reason.TRUNCATED)
     return _back_off(line) if again and not spent else Verdict(Action.FAIL)
 
 
-def _unreached(line: Line, host: Host, answer: Answer, params: Download, outage: Outage, now: float,
-               spent: bool) -> Verdict:
+def _unreached(line: Line, host: Host, answer: Answer, params: Download, now: float, spent: bool) -> Verdict:
     if params.outage_seconds and host.failed(line.number, now, answer.reason):
-        line.attempts -= 1
         line.tries -= 1
         line.seconds_left = max(line.seconds_left, params.timeout_seconds)
         return Verdict(Action.LAST)
     if not spent:
         return _back_off(line)
-    return Verdict(Action.FAIL if answer.alive or not params.outage_seconds or outage.alive_since(now) else Action.PARK)
+    return Verdict(Action.PARK if params.outage_seconds else Action.FAIL)
 
 
 def _back_off(line: Line) -> Verdict:

@@ -35,17 +35,15 @@ def failures(images: str | Path) -> None:
 
 
 def hosts(images: str | Path, count: int = 15) -> None:
-    """Of the hosts with the most list lines, how many gave an image, and how often each line was tried."""
+    """Of the hosts with the most list lines, how many gave an image."""
     gave: Counter[str] = Counter()
     lines: Counter[str] = Counter()
-    tries: Counter[str] = Counter()
     for row in _rows(images):
         host = "/".join(row.url.split("/", 3)[2:3])
         lines[host] += 1
         gave[host] += row.reason is Reason.OK
-        tries[host] += row.attempts
     most = [host for host, _ in lines.most_common(count)]
-    names = [f"{host or '(no host)'}, {tries[host] / lines[host]:.2f} tries a line" for host in most]
+    names = [f"{host or '(no host)'}: {gave[host] / lines[host]:.0%}" for host in most]
     ax = axes(f"What the {len(most)} most frequent of {len(lines):,} hosts gave", "list lines", "",
               height=1.4 + 0.28 * len(most))
     ax.barh(names, [gave[host] for host in most], color=GOOD, label="an image")

@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from mlimages.errors import UserError
+from mlimages.interrupts import Interrupts
 from mlimages.params import Machine, Train
 from mlimages.progress import progress
-from mlimages.train.interrupts import Interrupts
 from mlimages.train.log import TrainingLog
 from mlimages.train.resume import Checkpoints, Resumed
 from mlimages.train.role import Role

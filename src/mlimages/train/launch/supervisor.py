@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import Any
 
 from mlimages.errors import UserError
+from mlimages.interrupts import Interrupts
 from mlimages.params import Machine, Train
 from mlimages.train.files import CHECKPOINTS, METRICS, newest
-from mlimages.train.interrupts import Interrupts
 from mlimages.train.launch.launchers import Launcher, open_launcher
 from mlimages.train.launch.state import Worker
 from mlimages.train.launch.worker import LEFT_ALONE

@@ -1,4 +1,4 @@
-"""A training that is told to stop saves first."""
+"""Work that is told to stop keeps first what it has."""
 
 import signal
 import threading
