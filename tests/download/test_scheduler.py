@@ -170,7 +170,7 @@ def test_a_host_that_tells_every_line_of_an_error_of_its_own_is_asked_more_slowl
         server.on(f"/{name}.jpg", status=502)
         server.on(f"/{name}.jpg", status=502)
         server.on(f"/{name}.jpg", body=jpeg)
-    one = fetcher()
+    one = fetcher(rate_per_host=100_000.0)
     outcomes = one.fetch_all([*serve(server, jpeg, 4), "http://other.example/one.jpg"])
     assert {outcome.reason for outcome in outcomes} == {Reason.OK}
     assert [one.scheduler.domains[name].pace.slowed for name in ("images.example", "other.example")] == [True, False]
