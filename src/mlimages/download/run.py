@@ -19,6 +19,7 @@ from mlimages.download.build import account_path, read_account
 from mlimages.download.connections import Network
 from mlimages.download.fetching import fetch
 from mlimages.download.ledger import Reason
+from mlimages.download.mirrors import readable_tables
 from mlimages.download.plan import Plan
 from mlimages.download.shards import ledger_path, shard_path
 from mlimages.errors import UserError
@@ -44,8 +45,7 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
     """
     manifest = verify(lists, "acquire")
     _check_retry(params)
-    tables = [mirror.table for mirror in params.mirrors if mirror.table]
-    key = scratch.key(dataclasses.replace(params, retry=[]), inputs=[lists], files=tables,
+    key = scratch.key(dataclasses.replace(params, retry=[]), inputs=[lists], files=readable_tables(params.mirrors),
                       code=[build, formats, images, ledger, pictures, server, shards, world])
     with (scratch.workspace("download", machine, key, out) as work,
           _demo_hosts(manifest["source"], machine) as demo_hosts):
