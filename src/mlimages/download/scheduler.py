@@ -43,7 +43,7 @@ class Scheduler:
         self._other_work = other_work
         self.domains: dict[str, Domain] = {}
         self.pending = 0
-        self._outage = Outage(params.outage_seconds)
+        self.outage = self._outage = Outage(params.outage_seconds)
         self._in_flight: list[dict[int, tuple[Line, Host, Slot]]] = [{} for _ in range(crew.workers)]
         self._suspects: list[Line] = []
         self._hungry: dict[Domain, None] = {}
