@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import ScriptedServer
-from tests.download.conftest import HOST, VAL, Lists, rows_of
+from tests.download.conftest import HOST, VAL, Lists, command, rows_of
+from tests.faults import DISK, needs_unshare, on_small_disk, told
 
 from mlimages.download import download
 from mlimages.download.ledger import Reason
@@ -55,6 +56,13 @@ def test_of_a_url_that_a_table_has_twice_the_first_row_counts(tmp_path: Path) ->
     assert found.url == "https://s3.example/0a1b.jpg"
 
 
+def test_a_table_that_has_changed_is_read_anew(tmp_path: Path) -> None:
+    rule = Mirror("https://s3.example/{id}.jpg", table=str(tmp_path / "images.csv"))
+    for image in ("0a1b", "0a1c"):
+        write_table(tmp_path / "images.csv", {URL: (image, b"")})
+        assert Mirrors([rule], tmp_path).addresses(URL) == [Address(f"https://s3.example/{image}.jpg", 0)]
+
+
 @pytest.mark.parametrize("url", ["http://[broken/a", "", "http://a.example/{id}", "http://a.example/%s\x00"])
 def test_no_url_is_too_strange(tmp_path: Path, url: str) -> None:
     assert Mirrors([Mirror("{url}")], tmp_path).addresses(url)[0].url == url
@@ -76,6 +84,28 @@ def test_what_is_no_table_is_named(tmp_path: Path, content: str | bytes | None, 
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=said):
         Mirrors([Mirror("{url}", table=str(path))], tmp_path)
+
+
+@pytest.mark.parametrize("table", ["missing.csv", "."])
+def test_a_table_that_is_not_there_stops_it_before_anything_is_fetched(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, tmp_path: Path, table: str) -> None:
+    params = dataclasses.replace(quick, mirrors=[Mirror("{url}", table=str(tmp_path / table))])
+    with pytest.raises(UserError, match=f"{tmp_path / table} cannot be read as a table of images: .*download.mirrors"):
+        download(params, here, lists=lists_of([URL], VAL), out=tmp_path / "images")
+    assert server.log == []
+
+
+@needs_unshare
+@pytest.mark.parametrize("limit", ["size=100k", "nr_inodes=8"])
+def test_a_disk_that_does_not_hold_the_index_is_told(quick: Download, here: Machine, lists_of: Lists, tmp_path: Path,
+                                                     limit: str) -> None:
+    table = write_table(tmp_path / "images.csv", {f"{HOST}/{number}.jpg": ("0a1b", b"") for number in range(10_000)})
+    params = dataclasses.replace(quick, mirrors=[Mirror("{url}", table=table)])
+    lists = lists_of([URL], VAL)
+    (tmp_path / "scratch").rename(tmp_path / "lists_scratch")
+    ended = on_small_disk(tmp_path / "scratch", limit, command(params, here, lists, tmp_path / "images"))
+    told(ended, ".sqlite", *DISK)
+    assert not list(tmp_path.rglob("*.sqlite"))
 
 
 def test_changed_originals_come_from_the_mirror(quick: Download, here: Machine, server: ScriptedServer,

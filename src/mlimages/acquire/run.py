@@ -38,6 +38,9 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
         checked = work / "out"
         check_room(checked, sum(one.bytes for one in surveys.values()), "the checked lists")
         tree = read_tree(raw / formats.DICTIONARY)
+        unlike = sources.unlike_release(surveys, tree) if params.source == "folder" else {}
+        for what in unlike.values():
+            print(f"WARNING: {what}; unless it is a part on purpose, fetch it again")
         lists = _check_lists(raw, surveys, work, tree, params, machine)
         write_csv(checked / formats.REJECTED, REFUSAL_COLUMNS, _all_refused(work))
         _check_parts(lists, params)
@@ -46,7 +49,8 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
         for name in [formats.DICTIONARY] + [formats.ARCHIVE] * (params.source == "demo"):
             shutil.copyfile(raw / name, checked / name)
         publish(checked, out, verb="acquire", records={name: one.taken for name, one in lists.items()},
-                source=params.source, classes=len(tree), raw={name: one._asdict() for name, one in surveys.items()})
+                source=params.source, classes=len(tree), unlike_release=unlike,
+                raw={name: one._asdict() for name, one in surveys.items()})
     return Path(out)
 
 

@@ -1,13 +1,13 @@
 """Where the lists and the dictionary come from: the demo, the tiny list, the full release, or a folder."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from mlimages import scratch
 from mlimages.acquire.formats import DICTIONARY, LISTS, PARTS, list_file
-from mlimages.acquire.hierarchy import read_tree
+from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.acquire.transfer import BY_HAND, fetch, fetch_from_drive
 from mlimages.demo import release
 from mlimages.disk import check_room
@@ -103,6 +103,17 @@ def survey(path: Path) -> Survey:
     return Survey(digest.hexdigest(), length, newlines + (not last.endswith(b"\n")))
 
 
+def unlike_release(surveys: Mapping[str, Survey], tree: ClassTree) -> dict[str, str]:
+    """Of lists that somebody fetched by hand, what tells them from the released ones: parts, or cut short.
+
+    Of none, where the dictionary is another one.
+    """
+    if _shape(tree) != (RELEASED_CLASSES, RELEASED_ROOTS):
+        return {}
+    return {name: _other_length(name, one.lines, surveys[name]) for name, one in FULL.items()
+            if name in surveys and surveys[name].lines != one.lines}
+
+
 def _fetch_full(raw: Path, machine: Machine) -> None:
     missing = {name: one for name, one in FULL.items() if not (raw / name).exists()}
     check_room(raw, BYTES_PER_LINE * sum(one.lines for one in missing.values()), f"{len(missing)} released lists")
@@ -119,18 +130,27 @@ def _accepts(name: str, lines: int) -> Callable[[Path], None]:
     def accept(path: Path) -> None:
         found = survey(path)
         if found.lines != lines:
-            raise UserError(f"{name}: expected {lines:,} lines, found {found.lines:,} in {found.bytes:,} bytes "
-                            f"with the sha256 {found.sha256}; it was not kept: {BY_HAND}")
+            raise UserError(f"{_other_length(name, lines, found)}; it was not kept: {BY_HAND}")
 
     return accept
 
 
+def _other_length(name: str, lines: int, found: Survey) -> str:
+    return (f"{name}: expected {lines:,} lines, found {found.lines:,} in {found.bytes:,} bytes with the sha256 "
+            f"{found.sha256}")
+
+
 def _accept_dictionary(path: Path) -> None:
     survey(path)
-    tree = read_tree(path)
-    if (len(tree), tree.parents.count(-1)) != (RELEASED_CLASSES, RELEASED_ROOTS):
+    classes, roots = found = _shape(read_tree(path))
+    if found != (RELEASED_CLASSES, RELEASED_ROOTS):
         raise UserError(f"{DICTIONARY}: expected {RELEASED_CLASSES:,} classes and {RELEASED_ROOTS} roots, found "
-                        f"{len(tree):,} and {tree.parents.count(-1)}; it was not kept: {BY_HAND}")
+                        f"{classes:,} and {roots}; it was not kept: {BY_HAND}")
+
+
+def _shape(tree: ClassTree) -> tuple[int, int]:
+    """Its classes and roots."""
+    return len(tree), tree.parents.count(-1)
 
 
 def _split_tiny(raw: Path) -> None:

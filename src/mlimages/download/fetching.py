@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlimages.crew import Crew
-from mlimages.download.build import Build, Built, build
+from mlimages.download.build import Build, Built, account_path, build, read_account
 from mlimages.download.connections import Network
 from mlimages.download.exchange import Answer, Exchange, Get, Knock, Knocked
 from mlimages.download.lines import Line, Shard
@@ -33,9 +33,17 @@ def fetch(plan: Plan, params: Download, machine: Machine, network: Network, tabl
     left = sum(plan.left(shard) for shard in plan.todo)
     total = sum(shard.lines for shard in plan.shards)
     make = partial(_worker, params, network, plan.spools)
-    with (Report(machine, total, total - left) as report,
+    with (Report(machine, total, total - left, _images(plan)) as report,
           open_crew(make, machine) as crew):
         _Fetching(plan, params, crew, report, Mirrors(params.mirrors, tables)).run()
+
+
+def _images(plan: Plan) -> int:
+    """How many images earlier runs have got."""
+    accounts = [account_path(plan.accounts, shard) for shard in plan.shards]
+    waiting = (entry for shard in plan.todo for entry in Journal(plan.spools, shard.name).read())
+    return (sum(read_account(path)["images"] for path in accounts if path.exists())
+            + sum(entry.stored is not None for entry in waiting))
 
 
 class _Fetching:
@@ -59,7 +67,7 @@ class _Fetching:
                 if interrupts.received:
                     self._stop(interrupts.received)
                 self._build()
-                self._report.show(self._scheduler.domains.values())
+                self._report.show(self._scheduler)
 
     def _write(self) -> None:
         """Note in the journals what has come."""

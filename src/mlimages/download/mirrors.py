@@ -4,17 +4,29 @@ import base64
 import binascii
 import contextlib
 import csv
+import errno
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mlimages.disk import writing
 from mlimages.download.lines import Address
 from mlimages.errors import UserError
 from mlimages.params import Mirror
+from mlimages.publish import sha256, take_name
 
 COLUMNS = ("OriginalURL", "ImageID", "Subset", "OriginalMD5")
+
+
+def readable_tables(mirrors: Iterable[Mirror]) -> list[str]:
+    """The tables that they name; UserError where one cannot be read."""
+    tables = [mirror.table for mirror in mirrors if mirror.table]
+    for table in tables:
+        with _reading(Path(table)), Path(table).open("rb"):
+            pass
+    return tables
 
 
 class Mirrors:
@@ -55,12 +67,14 @@ class _Table:
     """Image ids, subsets and MD5s by URL, from a CSV file like Open Images' of image ids, as an index on disk."""
 
     def __init__(self, path: Path, folder: Path) -> None:
-        index = folder / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.sqlite"
+        with _reading(path):
+            index = folder / f"{sha256(path)[:16]}.sqlite"
         if not index.exists():
             partial = index.with_suffix(".partial")
             partial.unlink(missing_ok=True)
-            _index(path, partial)
-            partial.rename(index)
+            with writing(index):
+                _index(path, partial)
+                take_name(partial, index)
         self._database = sqlite3.connect(f"file:{index}?mode=ro", uri=True)
 
     def find(self, url: str) -> tuple[str, str, str] | None:
@@ -70,24 +84,33 @@ class _Table:
 
 
 def _index(path: Path, target: Path) -> None:
-    with contextlib.closing(sqlite3.connect(target)) as database:
-        database.execute("PRAGMA journal_mode = OFF")
-        database.execute("CREATE TABLE images (url INTEGER PRIMARY KEY, id TEXT, subset TEXT, md5 TEXT)")
-        database.executemany("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)", _rows(path))
-        database.commit()
+    try:
+        with contextlib.closing(sqlite3.connect(target)) as database:
+            database.execute("PRAGMA journal_mode = OFF")
+            database.execute("CREATE TABLE images (url INTEGER PRIMARY KEY, id TEXT, subset TEXT, md5 TEXT)")
+            database.executemany("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)", _rows(path))
+            database.commit()
+    except sqlite3.OperationalError as error:  # of a disk that is full, or fails
+        raise OSError(errno.EIO, str(error)) from None
 
 
 def _rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
+    with _reading(path), path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if not set(COLUMNS) <= set(reader.fieldnames or []):
+            raise UserError(f"{path} has the columns {', '.join(reader.fieldnames or [])}; expected a table of "
+                            f"images with {', '.join(COLUMNS)} (download.mirrors)")
+        for row in reader:
+            yield _digest(row["OriginalURL"]), row["ImageID"], row["Subset"], _hex(row["OriginalMD5"])
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if not set(COLUMNS) <= set(reader.fieldnames or []):
-                raise UserError(f"{path} has the columns {', '.join(reader.fieldnames or [])}; expected a table of "
-                                f"images with {', '.join(COLUMNS)} (download.mirrors)")
-            for row in reader:
-                yield _digest(row["OriginalURL"]), row["ImageID"], row["Subset"], _hex(row["OriginalMD5"])
+        yield
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a table of images: {error} (download.mirrors)") from None
+        raise UserError(f"{path} cannot be read as a table of images: {error}; expected a CSV file with "
+                        f"{', '.join(COLUMNS)} (download.mirrors)") from None
 
 
 def _digest(url: str) -> int:

@@ -2,25 +2,31 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from mlimages.download.hosts import Domain
 from mlimages.download.ledger import Reason
+from mlimages.download.scheduler import Scheduler
 from mlimages.download.spool import Entry
 from mlimages.params import Machine
 from mlimages.progress import progress
 
+NAMED = 3  # hosts of each kind of trouble
+PAUSE_SECONDS = 1.0  # the least that is called one
+
 
 class Report:
-    """A progress bar with speeds, reasons and the hosts that slow us, and the released downloader's log lines."""
+    """A progress bar with speeds, reasons and the hosts that slow us, and the released downloader's log lines.
 
-    def __init__(self, machine: Machine, total: int, done: int) -> None:
+    Of the `total` lines earlier runs ended `done`, of which they got so many `images`.
+    """
+
+    def __init__(self, machine: Machine, total: int, done: int, images: int) -> None:
         self._bar = progress("download", total=total, done=done, unit=" lines", machine=machine)
         self._reasons: Counter[Reason] = Counter()
         self._bytes, self._begun = 0, time.monotonic()
-        self._total, self._images = total, 0
+        self._total, self._images, self._images_before = total, 0, images
         self._log: TextIO | None = None
         if machine.download_log:
             self._log = Path(machine.download_log).open("a", encoding="utf-8", buffering=1)
@@ -29,6 +35,7 @@ class Report:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._bar.set_postfix_str(self._figures(), refresh=False)
         self._bar.close()
         if self._log:
             self._log.close()
@@ -40,15 +47,38 @@ class Report:
             self._bytes += entry.stored.bytes
             self._images += 1
             if self._log:
-                self._log.write(f"url = {url} is finished and {self._images} imgs have been downloaded of all "
-                                f"{self._total} imgs\n")
-        self._bar.update()
+                self._log.write(f"url = {url} is finished and {self._images_before + self._images} imgs have been "
+                                f"downloaded of all {self._total} imgs\n")
+        self._bar.n += 1
 
-    def show(self, domains: Iterable[Domain]) -> None:
-        """Refresh what stands beside the bar, when the bar speaks next."""
+    def show(self, scheduler: Scheduler) -> None:
+        """Say how far it is and what it waits for, where it is time to."""
+        self._bar.tick(lambda: "; ".join([self._figures(), *_troubles(scheduler, time.monotonic())]))
+
+    def _figures(self) -> str:
         seconds = max(time.monotonic() - self._begun, 1e-3)
         reasons = ", ".join(f"{reason} {lines:,}" for reason, lines in self._reasons.most_common(4))
-        slow = sorted((domain.pace.rate, domain.name) for domain in domains if domain.pace.slowed)[:3]
-        hosts = "".join(f", {name} wants {rate:.3g}/s" for rate, name in slow)
-        self._bar.set_postfix_str(f"{self._images / seconds:,.1f} images/s, {self._bytes / seconds / 1e6:,.1f} MB/s; "
-                                  f"{reasons}{hosts}", refresh=False)
+        return f"{self._images / seconds:,.1f} images/s, {self._bytes / seconds / 1e6:,.1f} MB/s; {reasons}"
+
+
+def _troubles(scheduler: Scheduler, now: float) -> Iterator[str]:
+    """What it waits for: the network, the domains that want pauses or a slower pace, the hosts where nobody answers."""
+    if (since := scheduler.outage.away_since) is not None:
+        yield f"the network has been away for {now - since:.0f} s"
+    domains = scheduler.domains.values()
+    waits = {domain: domain.pace.ready_at() - now for domain in domains}
+    paused = sorted(((seconds, domain.name) for domain, seconds in waits.items() if seconds > PAUSE_SECONDS),
+                    reverse=True)
+    slow = sorted((domain.pace.rate, domain.name) for domain, seconds in waits.items()
+                  if domain.pace.slowed and seconds <= PAUSE_SECONDS)
+    silent = sorted((host.suspended_at, host.name) for domain in domains for host in domain.hosts.values()
+                    if host.suspended_at is not None)
+    yield from _few("paused", [f"{name} for {seconds:.0f} s more" for seconds, name in paused])
+    yield from _few("slow", [f"{name} wants {rate:.3g}/s" for rate, name in slow])
+    yield from _few("silent", [f"{name} for {now - since:.0f} s" for since, name in silent])
+
+
+def _few(what: str, said: list[str]) -> Iterator[str]:
+    if said:
+        more = f" and {len(said) - NAMED:,} more" if len(said) > NAMED else ""
+        yield f"{what}: {', '.join(said[:NAMED])}{more}"

@@ -19,6 +19,7 @@ from mlimages.download.build import account_path, read_account
 from mlimages.download.connections import Network
 from mlimages.download.fetching import fetch
 from mlimages.download.ledger import Reason
+from mlimages.download.mirrors import readable_tables
 from mlimages.download.plan import Plan
 from mlimages.download.shards import ledger_path, shard_path
 from mlimages.errors import UserError
@@ -80,8 +81,8 @@ def _key(params: Download, lists: str | Path, source: str) -> str:
 
     Others stay when patience, pace, mirrors or code change, but for code that decides how they lie on the disk.
     """
+    tables = readable_tables(params.mirrors)
     if source == "demo":
-        tables = [mirror.table for mirror in params.mirrors if mirror.table]
         return scratch.key(dataclasses.replace(params, retry=[]), inputs=[lists], files=tables, code=[
             build, formats, images, ledger, pictures, server, shards, spool, world])
     made_smaller = [images, pictures] if params.shorter_side else []

@@ -1,0 +1,103 @@
+"""What is said while it downloads: also when nothing ends, what it waits for, and in a log ever less often."""
+
+import dataclasses
+import io
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.conftest import ScriptedServer
+from tests.download.conftest import HOST, URLS, VAL, Lists, MakeFetcher, serve_and_hold, started, wait_for
+
+from mlimages.download import download, hosts
+from mlimages.download.report import Report
+from mlimages.params import Download, Machine
+from mlimages.progress import progress
+
+
+@pytest.fixture
+def talkative(machine: Machine) -> Machine:
+    return dataclasses.replace(machine, progress_seconds=0.01)
+
+
+def test_a_pause_that_a_host_asked_for_is_said_while_nothing_ends(
+        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, talkative: Machine,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    server.on("/a.jpg", status=429, headers={"Retry-After": "2"})
+    server.on("/a.jpg", body=jpeg)
+    server.on("/b.jpg", body=jpeg)
+    one, counted = fetcher(), set[int]()
+    with Report(talkative, 2, 0, 0) as report:
+        for _ in one.run(["http://other.example/b.jpg", f"{HOST}/a.jpg"]):
+            for number in set(one.entries) - counted:
+                report.count("", one.entries[number])
+            counted = set(one.entries)
+            report.show(one.scheduler)
+    said = capsys.readouterr().out
+    assert "paused: images.example for 2 s more" in said
+    assert len(re.findall("1/2 .*paused: images.example", said.replace("\r", "\n"))) > 1
+
+
+def test_hosts_where_nobody_answers_are_named_and_those_that_are_slow(
+        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, talkative: Machine,
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(hosts, "FIRST_PAUSE_SECONDS", 0.05)
+    for path in ("/a.jpg", "/b.jpg"):
+        server.on(path, status=503, headers={"Retry-After": "0"})
+        server.on(path, body=jpeg)
+    one = fetcher(also={f"dead{number}.example:80": "127.0.0.1:9" for number in range(5)}, outage_seconds=0.3)
+    dead = [f"http://dead{number % 5}.example/{number}.jpg" for number in range(20)]
+    with Report(talkative, 22, 0, 0) as report:
+        for _ in one.run([f"{HOST}/a.jpg", *dead, f"{HOST}/b.jpg"]):
+            report.show(one.scheduler)
+    said = capsys.readouterr().out
+    assert "silent: dead" in said and ".example for 0 s" in said and " and 2 more" in said
+    assert "slow: images.example wants 9" in said
+
+
+def test_a_network_that_is_away_is_said(fetcher: MakeFetcher, talkative: Machine,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    one = fetcher()
+    list(one.run([]))
+    one.scheduler.outage.knocked(False, time.monotonic() - 35)
+    with Report(talkative, 1, 0, 0) as report:
+        time.sleep(2 * talkative.progress_seconds)
+        report.show(one.scheduler)
+    assert "the network has been away for 35 s" in capsys.readouterr().out
+
+
+def test_nothing_is_worked_out_that_is_not_said(machine: Machine) -> None:
+    with progress("it", total=1, unit="", machine=dataclasses.replace(machine, progress_seconds=60.0)) as bar:
+        bar.tick(lambda: pytest.fail("it was"))
+
+
+@pytest.mark.parametrize(("terminal", "least", "most"), [(True, 17_000, 17_300), (False, 200, 400)])
+def test_a_day_leaves_few_lines_in_a_log(machine: Machine, monkeypatch: pytest.MonkeyPatch, terminal: bool, least: int,
+                                         most: int) -> None:
+    now, out = 0.0, io.StringIO()
+    monkeypatch.setattr("tqdm.std.time", lambda: now)
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(out, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stdout", out)
+    with progress("it", total=1, unit="", machine=dataclasses.replace(machine, progress_seconds=5.0)) as bar:
+        for second in range(24 * 3600):
+            now = float(second)
+            bar.tick(lambda: "spoken")
+    assert least < out.getvalue().count("spoken") < most
+
+
+def test_the_log_goes_on_to_count_where_a_killed_download_was(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    released = serve_and_hold(server, URLS, jpeg, at_once=6)
+    lists = lists_of(URLS, VAL)
+    with started(quick, here, lists, tmp_path / "images"):
+        wait_for(lambda: all([*tmp_path.glob(f"scratch/download/*/{name}")]
+                             for name in ("accounts/train-00000.json", "spools/train-00001.journal")))
+    released.set()
+    logged = dataclasses.replace(here, download_log=str(tmp_path / "log"))
+    download(quick, logged, lists=lists, out=tmp_path / "images")
+    lines = (tmp_path / "log").read_text().splitlines()
+    numbers = [int(line.split(" is finished and ")[1].split()[0]) for line in lines]
+    assert numbers == list(range(7, len(URLS) + len(VAL) + 1))
