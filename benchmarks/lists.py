@@ -1,4 +1,4 @@
-"""How fast acquire is on a list as long as the released one, and how much memory it takes above its imports.
+"""How fast acquire is on a list as long as the released one, and how much memory it and a download's plan take.
 
     python benchmarks/lists.py                 # 6,902,811 lines in the released format; about 5 minutes
     python benchmarks/lists.py --lines 300000
@@ -23,7 +23,9 @@ from typing import Any
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, list_file, offsets, read_list
 from mlimages.acquire.hierarchy import read_tree
+from mlimages.download.plan import Plan
 from mlimages.params import load
+from mlimages.publish import read_manifest
 
 ROOT = Path(__file__).parents[1]
 TRAIN, VAL = list_file("train", "openimages"), list_file("val", "openimages")
@@ -31,6 +33,7 @@ RELEASED_LINES, RELEASED_VAL_LINES, RELEASED_CLASSES = 6_902_811, 38_739, 11_166
 CONFIDENCES = ("1", "1.0", "0.9", "0.8")
 LABELS = range(2, 17)  # nine on average
 REPEATED_EVERY = 10_000
+LINES_PER_SHARD = 10_000
 
 
 def write_dictionary(path: Path) -> None:
@@ -57,12 +60,33 @@ def measure(folder: str) -> dict[str, float]:
     params = load(ROOT / "params.yaml")
     source = dataclasses.replace(params.acquire, source="folder", folder=f"{folder}/raw")
     machine = dataclasses.replace(params.machine, scratch=f"{folder}/scratch", progress_seconds=60.0)
-    with open("/proc/self/statm", encoding="ascii") as file:
-        imports = int(file.read().split()[1]) * resource.getpagesize()
+    imports = resident_bytes()
     began = time.monotonic()
     acquire(source, machine, out=f"{folder}/lists")
-    seconds = time.monotonic() - began
-    return {"seconds": seconds, "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - imports}
+    return {"seconds": time.monotonic() - began, "bytes": most_bytes() - imports}
+
+
+def measure_planning(folder: str) -> dict[str, float]:
+    """In a process of its own: seconds to find out what a download has to do, and the most bytes above the imports."""
+    params = dataclasses.replace(load(ROOT / "params.yaml").download, images_per_shard=LINES_PER_SHARD)
+    lists, work = Path(folder) / "lists", Path(folder) / "work"
+    work.mkdir()
+    imports = resident_bytes()
+    began = time.monotonic()
+    plan = Plan(work, lists, read_manifest(lists, "acquire"), params)
+    left = sum(plan.left(shard) for shard in plan.todo)
+    plan.job(plan.todo[0])
+    return {"seconds": time.monotonic() - began, "bytes": most_bytes() - imports, "lines": left}
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def most_bytes() -> int:
+    """The most that this process has had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure_reading(folder: str) -> dict[str, float]:
@@ -73,7 +97,7 @@ def measure_reading(folder: str) -> dict[str, float]:
     for _ in read_list(path, "openimages", classes):
         pass
     read = time.monotonic() - began
-    offsets(path, 10_000)
+    offsets(path, LINES_PER_SHARD)
     return {"read": read, "offsets": time.monotonic() - began - read}
 
 
@@ -99,7 +123,7 @@ def main() -> None:
             with (raw / name).open("w", encoding="ascii") as file:
                 file.writelines(list_lines(seed, lines, classes))
         mebibytes = (raw / TRAIN).stat().st_size / 2**20
-        whole, reading = apart(measure, folder), apart(measure_reading, folder)
+        whole, reading, planning = (apart(what, folder) for what in (measure, measure_reading, measure_planning))
     lines = options.lines + RELEASED_VAL_LINES
     print(f"\n{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; {lines:,} lines, "
           f"{mebibytes:,.0f} MiB, {classes:,} classes")
@@ -107,6 +131,8 @@ def main() -> None:
     print(f"| acquire | {whole['seconds']:.0f} | {lines / whole['seconds']:,.0f} | {whole['bytes'] / 2**20:.0f} |")
     print(f"| read a published list | {reading['read']:.0f} | {options.lines / reading['read']:,.0f} | |")
     print(f"| find its shards | {reading['offsets']:.1f} | {options.lines / reading['offsets']:,.0f} | |")
+    print(f"| plan the download of both lists | {planning['seconds']:.1f} | "
+          f"{planning['lines'] / planning['seconds']:,.0f} | {planning['bytes'] / 2**20:.0f} |")
 
 
 if __name__ == "__main__":

@@ -38,10 +38,17 @@ def with_fault(fault: str, command: Sequence[str]) -> Ended:
 
 def on_small_disk(folder: Path, limit: str, command: Sequence[str]) -> Ended:
     """Run it with `folder` on a disk with a limit, such as size=48k or nr_inodes=14; stdout ends with what lies there.
+
+    All that is left in `folder`, for the same command to go on from, without the limit.
     """
     folder.mkdir(exist_ok=True)
-    script = f'mount -t tmpfs -o {limit} tmpfs "$1" && shift && "$@"; code=$?; ls -aR {folder}; exit $code'
-    return run(["unshare", "-rm", "sh", "-c", script, "sh", str(folder), *command])
+    left = folder.with_name(f"{folder.name}.left")
+    script = ('mount -t tmpfs -o "$3" tmpfs "$1"; folder=$1; left=$2; shift 3; "$@"; code=$?; '
+              'ls -aR "$folder"; cp -a "$folder" "$left"; exit $code')
+    ended = run(["unshare", "-rm", "sh", "-c", script, "sh", str(folder), str(left), limit, *command])
+    folder.rmdir()
+    left.rename(folder)
+    return ended
 
 
 def told(ended: Ended, *words: str) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
+from tests.faults import needs_strace, needs_unshare, on_small_disk, python, told
 
 from mlimages.errors import UserError
 from mlimages.publish import MANIFEST, atomic, publish, read_manifest, verify, write_csv, write_json
@@ -154,3 +156,36 @@ def test_what_is_still_being_written_is_not_published(tmp_path: Path) -> None:
     with atomic(folder / "half.json"):
         publish(folder, tmp_path / "out", verb="bake", records={})
     assert list(verify(tmp_path / "out", "bake")["files"]) == ["whole.json"]
+
+
+PUBLISH = """
+import sys
+from pathlib import Path
+from mlimages.errors import UserError
+from mlimages.publish import publish
+try:
+    publish(Path(sys.argv[1]), sys.argv[2], verb="bake", records={})
+except UserError as error:
+    sys.exit(f"UserError: {error}")
+"""
+
+
+@needs_unshare
+def test_what_another_disk_has_no_room_for_is_not_begun(made: Path, tmp_path: Path) -> None:
+    command = python(PUBLISH, str(tmp_path / "work"), str(tmp_path / "data" / "made"))
+    ended = on_small_disk(tmp_path / "data", "size=100k", command)
+    told(ended, f"the copy of {tmp_path / 'work'}, which lies on another disk than", "GB, but", "make room there")
+    assert [path for path in (tmp_path / "data").rglob("*") if path.is_file()] == []
+
+
+@needs_unshare
+@needs_strace
+def test_copies_on_another_disk_are_whole_and_written_out(made: Path, tmp_path: Path) -> None:
+    calls = ["strace", "-f", "-qq", "-y", "-e", "trace=fsync", "-o", str(tmp_path / "calls")]
+    out = tmp_path / "data" / "made"
+    ended = on_small_disk(tmp_path / "data", "size=1m", [*calls, *python(PUBLISH, str(tmp_path / "work"), str(out))])
+    assert ended.returncode == 0, ended.stderr
+    assert set(verify(out, "bake")["files"]) == {"a.bin", "deep/b.bin"}
+    written = re.findall(r"fsync\(\d+<(.*)>\)", (tmp_path / "calls").read_text())
+    partial = out.with_name(".made.partial")
+    assert {str(partial), *(str(partial / name) for name in ("a.bin", "deep/b.bin", "deep"))} <= set(written)

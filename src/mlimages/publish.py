@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlimages.disk import writing
+from mlimages.disk import check_room, writing
 from mlimages.errors import UserError, redo
 
 MANIFEST = "manifest.json"
@@ -71,6 +71,8 @@ def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, i
             known: Mapping[str, str] | None = None, **facts: Any) -> None:
     """Make `out` a folder of hard links to all files of `folder`, and a manifest; an older `out` is replaced.
 
+    On another disk they are copies: UserError where it has no room for them.
+
     `records` gives the number of records in those files that hold any, by their path inside `folder`; `known`
     the sha256 of files that were hashed when they were made; `facts` are what the next stage must know beside the
     files. All go into the manifest, which says nothing of the machine or the time: equal results have equal manifests.
@@ -82,8 +84,14 @@ def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, i
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     with writing(out):
+        partial.mkdir(parents=True)
+        if partial.stat().st_dev != folder.stat().st_dev:
+            check_room(partial.parent, sum((folder / name).stat().st_size for name in names),
+                       f"the copy of {folder}, which lies on another disk than {out},")
         for name in names:
             _link(folder / name, partial / name)
+        for place in {(partial / name).parent for name in names}:
+            fsync(place)
         digests = dict(known or {})
         unknown = [name for name in names if name not in digests]
         digests.update(zip(unknown, _digests([folder / name for name in unknown]), strict=True))
@@ -139,6 +147,7 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
+        fsync(target)
 
 
 def fsync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A disk that is full, or fails, stops acquire with what to do, and the same command then makes the same."""
+"""A full or failing disk stops acquire with what to do, a kill leaves nothing half-made: the same command goes on."""
 
 import dataclasses
 import pickle
@@ -52,4 +52,20 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(from_release: Acquire,
 def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(from_release: Acquire, machine: Machine,
                                                                 tmp_path: Path) -> None:
     told(with_fault("fsync:error=EIO:when=3+", command(from_release, machine, tmp_path)), machine.scratch, *DISK)
+    goes_on(from_release, machine, tmp_path)
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize(("call", "moments"), [("rename", (1, 6, 12, 5, 6)), ("fsync", (1, 9, 25, 9, 11)),
+                                               ("write", (10, 23, 30, 8))])
+def test_a_kill_at_any_call_leaves_nothing_half_made(from_release: Acquire, machine: Machine, tmp_path: Path,
+                                                     call: str, moments: tuple[int, ...]) -> None:
+    other = dataclasses.replace(machine, scratch=str(tmp_path / "other"))
+    straight = acquire(from_release, other, out=tmp_path / "straight")
+    for nth in moments:
+        killed = with_fault(f"{call}:signal=KILL:when={nth}", command(from_release, machine, tmp_path))
+        assert killed.returncode != 0, "no kill met acquire"
+        for path in tmp_path.glob("scratch/acquire/*/out/[!.]*"):
+            assert path.read_bytes() == (straight / path.name).read_bytes()
     goes_on(from_release, machine, tmp_path)

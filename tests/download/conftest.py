@@ -21,15 +21,17 @@ from tests.faults import environment
 
 from mlimages.crew import Crew
 from mlimages.download import download, outage, verdict
+from mlimages.download.build import read_account
 from mlimages.download.connections import Network
 from mlimages.download.exchange import Exchange, Get
 from mlimages.download.ledger import Reason, Row, read_ledger
 from mlimages.download.lines import Line, Shard
 from mlimages.download.mirrors import Mirrors
 from mlimages.download.scheduler import Scheduler
+from mlimages.download.shards import index_shard, ledger_path
 from mlimages.download.spool import Entry, Spools
 from mlimages.params import Download, Machine, Params
-from mlimages.publish import MANIFEST
+from mlimages.publish import MANIFEST, sha256
 
 SHARD = Shard("train", 0, 1, 1_000_000, 0)
 
@@ -104,11 +106,17 @@ def straight(params: Download, machine: Machine, lists: Path, tmp_path: Path) ->
 
 
 def no_final_name(tmp_path: Path) -> None:
-    """Nothing that was not finished has a name that says so."""
+    """Nothing that was not finished has a name that says so: every shard and ledger is whole, and as its account says.
+    """
     assert not (tmp_path / "images").exists()
     for account in tmp_path.glob("scratch/download/*/accounts/*.json"):
         part, _, number = account.stem.partition("-")
-        assert (account.parents[1] / "out" / part / f"{number}.tar").exists()
+        shard = account.parents[1] / "out" / part / f"{number}.tar"
+        assert read_account(account)["sha256"] == {"tar": sha256(shard), "ledger": sha256(ledger_path(shard))}
+    for shard in tmp_path.glob("scratch/download/*/out/*/*.tar"):
+        sizes = [len(member.read()) for member in index_shard(shard)]
+        if ledger_path(shard).exists():
+            assert sizes == [row.bytes for row in read_ledger(ledger_path(shard)) if row.reason is Reason.OK]
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

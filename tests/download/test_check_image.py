@@ -95,11 +95,26 @@ def test_damaged_images_are_failures_and_nothing_else() -> None:
     assert reasons == {Reason.NOT_IMAGE, Reason.CORRUPT, Reason.TOO_MANY_PIXELS}
 
 
-@pytest.mark.parametrize("form", ["GIF", "WEBP"])
-def test_of_thousands_of_frames_the_first_is_looked_at(form: str) -> None:
-    frames = [Image.new("L", (16, 16), shade % 256) for shade in range(1000 if form == "WEBP" else 10_000)]
+@pytest.mark.parametrize(("form", "step"), [("GIF", "_seek"), ("WEBP", "_get_next")])
+def test_of_thousands_of_frames_the_first_is_decoded_and_no_other(form: str, step: str,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """`step` is what Pillow's decoder of the format calls for each frame."""
+    frames = [Image.new("L", (16, 16), 100 * shade % 256) for shade in range(10_000)]
     body = encoded(frames[0], form, save_all=True, append_images=frames[1:])
-    assert check(body)[1:] == ("gif" if form == "GIF" else "webp", 16, 16)
+    with Image.open(io.BytesIO(body)) as image:
+        assert getattr(image, "n_frames", 1) == 10_000
+        decoder = type(image)
+    steps: list[tuple[int, ...]] = []
+    real = getattr(decoder, step)
+
+    def counted(image: Image.Image, *frame: int) -> Any:
+        steps.append(frame)
+        return real(image, *frame)
+
+    monkeypatch.setattr(decoder, step, counted)
+    assert check(body)[1:] == (form.lower(), 16, 16)
+    assert check(body, shorter_side=8)[1:] == ("jpg", 8, 8)
+    assert len(steps) == 2, "one for each check"
 
 
 @pytest.mark.parametrize("shorter_side", [None, 32])

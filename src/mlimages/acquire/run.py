@@ -18,7 +18,7 @@ from mlimages.demo import release, server, world
 from mlimages.disk import check_room
 from mlimages.errors import UserError
 from mlimages.params import Acquire, Machine
-from mlimages.publish import publish, write_csv, write_json
+from mlimages.publish import atomic, publish, write_csv, write_json
 
 THIS = sys.modules[__name__]
 
@@ -47,7 +47,8 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
         write_csv(checked / formats.CLASSES, CLASS_COLUMNS, class_rows(tree, lists))
         write_json(checked / formats.STATISTICS, summarise(tree, lists))
         for name in [formats.DICTIONARY] + [formats.ARCHIVE] * (params.source == "demo"):
-            shutil.copyfile(raw / name, checked / name)
+            with (raw / name).open("rb") as source, atomic(checked / name) as copy:
+                shutil.copyfileobj(source, copy)
         publish(checked, out, verb="acquire", records={name: one.taken for name, one in lists.items()},
                 source=params.source, classes=len(tree), unlike_release=unlike,
                 raw={name: one._asdict() for name, one in surveys.items()})
