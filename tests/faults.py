@@ -30,9 +30,13 @@ def run(command: Sequence[str], *, check: bool = False) -> Ended:
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=check)
 
 
-def with_fault(fault: str, command: Sequence[str]) -> Ended:
-    """Run it with a fault as strace injects them, such as fsync:error=EIO:when=3+ or rename:signal=KILL:when=2."""
-    return run(["strace", "-f", "-qq", "-e", f"trace={fault.partition(':')[0]}", "-e", f"inject={fault}",
+def with_fault(fault: str, command: Sequence[str], *, path: Path | None = None) -> Ended:
+    """Run it with a fault as strace injects them, such as fsync:error=EIO:when=3+ or rename:signal=KILL:when=2.
+
+    With `path`, only calls that are about this file meet it.
+    """
+    only = ["-P", str(path)] if path else []
+    return run(["strace", "-f", "-qq", *only, "-e", f"trace={fault.partition(':')[0]}", "-e", f"inject={fault}",
                 "-o", os.devnull, *command])
 
 

@@ -53,6 +53,19 @@ def test_a_download_without_any_image_is_shown_too(tiny_lists: Path, tmp_path: P
     plt.close("all")
 
 
+def test_a_picture_that_came_for_many_urls_is_named(tmp_path: Path) -> None:
+    # The second one differs from the first only beyond the bits by which they are counted before they are told apart.
+    often, seldom = (f"{7:016x}{end:048x}" for end in (0, 1))
+    digests = [often] * 12 + [seldom] * 9 + [f"{number:016x}{0:048x}" for number in range(8, 100)]
+    rows = [Row(line, f"http://a.example/{line}.jpg", "", Reason.OK, bytes=5453, sha256=digest)
+            for line, digest in enumerate(digests, start=1)]
+    write_images(tmp_path, rows)
+    said = images.repeated_pictures(tmp_path).splitlines()
+    assert said[2:] == [f"| {often} | 12 | 5,453 | http://a.example/1.jpg |"]
+    write_images(tmp_path, rows[3:])
+    assert images.repeated_pictures(tmp_path) == "No picture came for 10 list lines or more."
+
+
 @pytest.mark.parametrize("sizes", [(3100, 4900), (900, 40_000), (300, 33_000_000)])
 def test_the_sizes_of_images_stand_apart_on_the_axis(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     write_images(tmp_path, [Row(line, "", "", Reason.OK, bytes=size) for line, size in enumerate(sizes)])

@@ -38,6 +38,24 @@ def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(
     assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
 
 
+@needs_strace
+def test_a_disk_that_is_full_when_a_journal_grows_is_told_and_the_same_command_goes_on(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    released = serve_and_hold(server, URLS, jpeg, at_once=6)
+    lists = lists_of(URLS, VAL)
+    with started(quick, here, lists, tmp_path / "images"):
+        wait_for(lambda: all([*tmp_path.glob(f"scratch/download/*/{name}")]
+                             for name in ("accounts/train-00000.json", "spools/train-00001.journal")))
+    released.set()
+    [journal] = tmp_path.glob("scratch/download/*/spools/train-00001.journal")
+    told(with_fault("write:error=ENOSPC", command(quick, here, lists, tmp_path / "images"), path=journal),
+         journal.name, *DISK)
+    no_final_name(tmp_path)
+    out = download(quick, here, lists=lists, out=tmp_path / "images")
+    assert [server.requests[f"/{number}.jpg"] for number in range(6)] == [1] * 6, "fetched twice"
+    assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
+
+
 @needs_unshare
 @pytest.mark.parametrize("limit", ["size=48k", "nr_inodes=14"])
 def test_a_full_disk_is_told_and_the_same_command_goes_on(

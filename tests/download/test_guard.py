@@ -131,6 +131,13 @@ def test_a_name_that_resolves_differently_a_moment_later_gains_nothing(
 
 def test_where_the_first_address_is_silent_the_next_one_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket that listens and whose queue is full is silent: Linux drops what asks for a connection."""
+    real, given = socket.create_connection, []
+
+    def create_connection(address: Any, seconds: float) -> socket.socket:
+        given.append(seconds)
+        return real(address, seconds)
+
+    monkeypatch.setattr(socket, "create_connection", create_connection)
     with socket.create_server(("127.0.0.2", 0), backlog=0) as silent, contextlib.ExitStack() as waiting:
         port = silent.getsockname()[1]
         for _ in range(2):
@@ -141,6 +148,7 @@ def test_where_the_first_address_is_silent_the_next_one_is_asked(monkeypatch: py
             monkeypatch.setattr(guard, "public_addresses", lambda host, port: ["127.0.0.2", "127.0.0.3"])
             with guard.open_socket("two.example", port, 1.0, {}) as opened:
                 assert opened.getpeername()[0] == "127.0.0.3"
+        assert 0.4 < given[0] <= 0.5, "the first address did not get its half of the time"
         with pytest.raises(Failure) as failure:
             monkeypatch.setattr(guard, "public_addresses", lambda host, port: ["127.0.0.2"] * 2)
             guard.open_socket("two.example", port, 0.2, {})

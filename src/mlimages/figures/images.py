@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from mlimages.acquire.formats import DICTIONARY
@@ -16,6 +17,8 @@ from mlimages.download.shards import Member, index_shard
 from mlimages.figures.canvas import BAD, GOOD, axes, bars, markdown_table, picture_grid, table
 
 BINS_PER_TENFOLD = 40
+SUSPECT_LINES = 10
+HASH_BITS = 24  # by which hashes are counted before those that are frequent are told apart: bounded memory
 
 
 def reasons_table(images: str | Path) -> str:
@@ -55,10 +58,29 @@ def hosts(images: str | Path, count: int = 15) -> None:
     plt.show()
 
 
+def repeated_pictures(images: str | Path, count: int = 10) -> str:
+    """The pictures that came for SUSPECT_LINES list lines or more, as a Markdown table: likely placeholders."""
+    alike = np.zeros(2**HASH_BITS, np.uint32)
+    for row in _pictures(images):
+        alike[_bits(row)] += 1
+    lines: Counter[str] = Counter()
+    examples: dict[str, Row] = {}
+    for row in _pictures(images) if alike.max() >= SUSPECT_LINES else ():
+        if alike[_bits(row)] >= SUSPECT_LINES:
+            lines[row.sha256] += 1
+            examples.setdefault(row.sha256, row)
+    suspects = [(digest, number) for digest, number in lines.most_common(count) if number >= SUSPECT_LINES]
+    if not suspects:
+        return f"No picture came for {SUSPECT_LINES} list lines or more."
+    return markdown_table(("sha256", "list lines", "bytes", "one of the URLs"),
+                          [(digest, f"{number:,}", f"{examples[digest].bytes:,}", examples[digest].url)
+                           for digest, number in suspects])
+
+
 def image_bytes(images: str | Path) -> None:
     """How large the downloaded files are."""
     title = "Size of the downloaded images"
-    counts = Counter(int(BINS_PER_TENFOLD * math.log10(row.bytes)) for row in _rows(images) if row.reason is Reason.OK)
+    counts = Counter(int(BINS_PER_TENFOLD * math.log10(row.bytes)) for row in _pictures(images))
     if not counts:
         print(f"{title}: there is none")
         return
@@ -101,6 +123,14 @@ def special_classes(tree: ClassTree, classes: tuple[int, ...]) -> list[int]:
 def _rows(images: str | Path) -> Iterator[Row]:
     for path in sorted(Path(images).glob("*/*.ledger.csv")):
         yield from read_ledger(path)
+
+
+def _pictures(images: str | Path) -> Iterator[Row]:
+    return (row for row in _rows(images) if row.reason is Reason.OK)
+
+
+def _bits(row: Row) -> int:
+    return int(row.sha256[:16], 16) % 2**HASH_BITS
 
 
 def _lines_by_reason(images: str | Path) -> Counter[str]:
