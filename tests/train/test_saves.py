@@ -56,6 +56,20 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     assert saved.variable.numpy().tolist() == [2.0]
 
 
+@pytest.mark.parametrize("score", [float("nan"), float("-inf")])
+def test_a_score_that_is_not_finite_is_told_and_never_the_best(tmp_path: Path, score: float,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    saved = Saved(tmp_path, kept=1)
+    saved.save(1, score)
+    assert f"the score of step-00000001 is {score}: it cannot be the best" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no whole checkpoint with a finite score.*set train.publish to last"):
+        saved.checkpoints.restore_best()
+    for step, later in ((2, 3.0), (3, score), (4, None)):
+        saved.save(step, later)
+    assert saved.steps() == [2, 4]
+    assert saved.checkpoints.restore_best() == 2
+
+
 @pytest.mark.parametrize("name", ["variables.index", "variables.data-00000-of-00001", "facts.json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
 def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_taken(

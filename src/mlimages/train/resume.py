@@ -4,6 +4,7 @@
                               facts.json                          step, network, sha256 of the files
 """
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ class Checkpoints:
         self._checkpoint = tf.train.Checkpoint(**variables)
 
     def save(self, step: int, losses: list[float], score: float | None = None) -> None:
-        """Save after `step` steps; a lower score, if any, is better.
+        """Save after `step` steps; a lower score, if any, is better, and one that is not finite is none.
 
         UserError where the disk does not take it; the checkpoint before is kept then.
         """
@@ -44,6 +45,9 @@ class Checkpoints:
         partial = self._folder / f".{final.name}.partial"
         for leftover in self._folder.glob(".*.partial"):
             shutil.rmtree(leftover)
+        if score is not None and not math.isfinite(score):
+            print(f"the score of {final.name} is {score}: it cannot be the best")
+            score = None
         try:
             partial.mkdir(parents=True)
             self._checkpoint.write(str(partial / VARIABLES))
@@ -87,7 +91,8 @@ class Checkpoints:
         """Load the checkpoint of the lowest score; returns its step."""
         best = self._best()
         if best is None:
-            raise UserError(f"{self._folder} holds no whole checkpoint with a score, of which to publish the best")
+            raise UserError(f"{self._folder} holds no whole checkpoint with a finite score, of which to publish the best; "
+                            f"set train.publish to last")
         folder, facts = best
         self._load(folder, facts)
         return facts["step"]
