@@ -85,13 +85,15 @@ def test_a_killed_training_continues_from_the_last_checkpoint_to_the_same_bits(
     assert log(out) == log(trained.out)
 
 
-@pytest.mark.parametrize(("received", "step"), [
-    (signal.SIGTERM, 1), (signal.SIGTERM, 6), (signal.SIGTERM, 11), (signal.SIGINT, 11)])
+@pytest.mark.parametrize(("received", "step", "steps_per_call"), [
+    (signal.SIGTERM, 1, 1), (signal.SIGTERM, 6, 1), (signal.SIGTERM, 11, 1), (signal.SIGINT, 11, 1),
+    (signal.SIGTERM, 4, 4), (signal.SIGTERM, 12, 100)])
 def test_a_signal_saves_the_step_that_was_done_and_the_end_is_the_same(
         trained: Trained, small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
         tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: int,
-        received: signal.Signals) -> None:
-    machine, out = small_machine(tmp_path / "scratch"), tmp_path / "model"
+        received: signal.Signals, steps_per_call: int) -> None:
+    machine = dataclasses.replace(small_machine(tmp_path / "scratch"), steps_per_call=steps_per_call)
+    out = tmp_path / "model"
     before = signal.getsignal(received)
     with monkeypatch.context() as patch:
         patch.setattr("mlimages.train.step.Trainer.train", stopping_at(step, received))
@@ -100,7 +102,7 @@ def test_a_signal_saves_the_step_that_was_done_and_the_end_is_the_same(
     assert signal.getsignal(received) == before
     assert not out.exists()
     [facts] = tmp_path.glob(f"scratch/train/*/checkpoints/step-{step:08d}/facts.json")
-    assert (json.loads(facts.read_text())["score"] is None) == (step != 6), "at step 6 it was due, and tried"
+    assert (json.loads(facts.read_text())["score"] is None) == (step not in (6, 12)), "then it was due, and tried"
     capfd.readouterr()
     train(small_train, machine, tfrecords=small_tfrecords, out=out)
     assert f"resumed after step {step}" in capfd.readouterr().out

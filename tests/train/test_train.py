@@ -163,22 +163,28 @@ def test_of_several_steps_in_one_call_the_one_whose_loss_is_not_finite_is_told_w
         train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
 
 
-def test_a_row_of_the_log_has_the_mean_loss_of_all_steps_since_the_one_before(
+@pytest.mark.parametrize("steps_per_call, calls", [(4, [4, 4, 4, 1, 1]), (1000, [13, 1])])
+def test_a_row_of_the_log_has_the_mean_loss_of_all_steps_since_the_one_before_however_many_a_call_takes(
         small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    params = dataclasses.replace(small_train, steps=7, epochs=None, validation_images=0)
-    machine = dataclasses.replace(small_machine(tmp_path / "scratch"), steps_per_call=3)
-    losses, real = list[float](), Trainer.train
+        monkeypatch: pytest.MonkeyPatch, steps_per_call: int, calls: list[int]) -> None:
+    params = dataclasses.replace(small_train, steps=14, epochs=None, checkpoint_steps=13)
+    machine = dataclasses.replace(small_machine(tmp_path / "scratch"), steps_per_call=steps_per_call)
+    losses, taken, real = list[float](), list[int](), Trainer.train
 
     def remembered(*arguments: Any, **options: Any) -> np.ndarray:
         found = real(*arguments, **options)
         losses.extend(found.tolist())
+        taken.append(len(found))
         return found
 
     monkeypatch.setattr(Trainer, "train", remembered)
     rows = log(train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model"))
     ends = [int(row["step"]) for row in rows]
-    assert ends == [5, 6, 7]
+    assert taken == calls
+    assert ends == [5, 10, 13, 14]
+    assert [bool(row["validation_loss"]) for row in rows] == [False, False, True, True]
+    rates = build_schedule(params, records=24)(np.array(ends) - 1).tolist()
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx(rates, rel=1e-5)
     expected = [np.mean(losses[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
     assert [float(row["loss"]) for row in rows] == pytest.approx(expected, rel=1e-4)
 

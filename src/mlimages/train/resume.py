@@ -91,8 +91,8 @@ class Checkpoints:
         """Load the checkpoint of the lowest score; returns its step."""
         best = self._best()
         if best is None:
-            raise UserError(f"{self._folder} holds no whole checkpoint with a finite score, of which to publish the best; "
-                            f"set train.publish to last")
+            raise UserError(f"{self._folder} holds no whole checkpoint with a finite score, of which to publish the "
+                            f"best; set train.publish to last")
         folder, facts = best
         self._load(folder, facts)
         return facts["step"]
