@@ -48,6 +48,7 @@ def test_the_record_says_what_made_the_model(trained: Trained, small_train: Trai
     assert run["metrics"] == json.loads((trained.out / "metrics.json").read_text())
     assert run["metrics"]["training_seconds"] > 0
     assert run["environment"]["packages"]["tensorflow"] == tf.__version__
+    assert run["initialized"] is None
     assert run["environment"]["devices"] == ["/device:CPU:0"]
     card = (trained.out / "model_card.md").read_text()
     code, data = run["environment"]["git"], run["data"]["manifest_sha256"]

@@ -19,7 +19,7 @@ from tests.train.outcomes import Trained, as_json, assert_same_weights, log, wei
 
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
-from mlimages.publish import read_manifest, verify
+from mlimages.publish import read_manifest, sha256, verify
 from mlimages.train import train
 from mlimages.train.checkpoint import released_name
 from mlimages.train.optimizer import is_decayed
@@ -73,17 +73,26 @@ def test_the_best_checkpoint_is_published_where_asked(small_tfrecords: Path, sma
 
 
 def test_a_training_starts_from_a_released_checkpoint(small_tfrecords: Path, small_train: Train, trained: Trained,
-                                                      small_machine: Callable[..., Machine], tmp_path: Path) -> None:
+                                                      small_machine: Callable[..., Machine], tmp_path: Path,
+                                                      capfd: pytest.CaptureFixture[str]) -> None:
     network = build("tiny", 5)
     names = [released_name(variable.path) for variable in network.variables]
-    tf.raw_ops.SaveV2(prefix=str(tmp_path / "released"), tensor_names=names, shape_and_slices=[""] * len(names),
-                      tensors=[tf.fill(variable.shape, 0.5) for variable in network.variables])
+    tensors = [tf.fill(variable.shape, 0.5) for variable in network.variables]
+    tf.raw_ops.SaveV2(prefix=str(tmp_path / "released"), tensor_names=[*names, "global_step"],
+                      shape_and_slices=[""] * (len(names) + 1), tensors=[*tensors, tf.constant(1, tf.int64)])
     params = dataclasses.replace(small_train, initialize_from=str(tmp_path / "released"), steps=1, epochs=None,
                                  learning_rate=1e-9, warmup=0.0)
     with pytest.raises(UserError, match="has 5 classes, the network has 24"):
         train(params, small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
     params = dataclasses.replace(params, initialize_logits=False)
+    capfd.readouterr()
     out = train(params, small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
+    logits = ["logits/dense/bias", "logits/dense/kernel"]
+    assert (f"released: {len(names) - 2} variables loaded; 3 (global_step, {', '.join(logits)}) of the checkpoint "
+            f"ignored, 2 ({', '.join(logits)}) of the network kept") in capfd.readouterr().out
+    assert json.loads((out / "run.json").read_text())["initialized"] == {
+        "loaded": sorted(set(names) - set(logits)), "ignored": ["global_step", *logits], "kept": logits,
+        "files": {path.name: sha256(path) for path in sorted(tmp_path.glob("released.*"))}}
     kernel = keras.models.load_model(out / "model.keras").get_layer("init_conv").get_weights()[0]
     np.testing.assert_allclose(kernel, 0.5, rtol=1e-5)
     with pytest.raises(UserError, match="no TensorFlow checkpoint"):

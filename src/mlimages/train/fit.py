@@ -43,6 +43,8 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
     replicas = strategy.num_replicas_in_sync
     per_replica = replica_batch(params, replicas)
     trainer = Trainer(params, classes, strategy, steps_per_call=machine.steps_per_call)
+    if trainer.loaded and role.chief:
+        print(f"{params.initialize_from}: {trainer.loaded}")
     checkpoints = Checkpoints(work / CHECKPOINTS, trainer.variables,
                               {"architecture": params.architecture, "classes": classes}, machine.checkpoints_kept)
     resumed = checkpoints.restore(mend=role.chief)

@@ -37,7 +37,8 @@ def write_result(params: Train, trainer: Trainer, data: dict[str, Any], publishe
     metrics = _metrics(params, trainer, read_log(log), published)
     write_profile(out, trainer, step=params.batch / metrics["images_per_second"], exchange=exchange, made=made)
     run = {"params": dataclasses.asdict(params), "data": data, "activation": params.activation,
-           "environment": environment(), "xla": trainer.compiled, "metrics": metrics}
+           "initialized": trainer.loaded and trainer.loaded._asdict(), "environment": environment(),
+           "xla": trainer.compiled, "metrics": metrics}
     write_json(out / RUN, run)
     write_card(out / CARD, run)
     write_json(out / METRICS, metrics)

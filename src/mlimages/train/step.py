@@ -22,8 +22,9 @@ class Trainer:
 
     Variables are equal on all replicas after every step, batch norm's statistics included, which are the mean of what
     the replicas saw: so the state after any step can be saved, and says all. `evaluate(images, labels)` gives the loss
-    of some images, every class weighted alike, and their logits, by the weights that would be published. `stopping`
-    says whether the process of any replica was told to stop when it began the last call of `train`.
+    of some images, every class weighted alike, and their logits, by the weights that would be published. `loaded`
+    says what was taken of a released checkpoint, if any was; `stopping`, whether the process of any replica was told
+    to stop when it began the last call of `train`.
     """
 
     def __init__(self, params: Train, classes: int, strategy: Any, *, steps_per_call: int = 1) -> None:
@@ -38,8 +39,8 @@ class Trainer:
         with strategy.scope():
             self.model = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
                                synchronized=params.batch_norm == "synchronized", dtype=params.precision)
-            if params.initialize_from is not None:
-                load_released(self.model, params.initialize_from, logits=params.initialize_logits)
+            self.loaded = None if params.initialize_from is None else load_released(
+                self.model, params.initialize_from, logits=params.initialize_logits)
             self.loss = build_loss(params, classes, self._replicas, sum_over_replicas)
             self.optimizer = Momentum(self.model.trainable_variables, params.momentum,
                                       weight_decay=params.weight_decay, clip_norm=params.clip_norm)
