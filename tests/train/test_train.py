@@ -172,6 +172,28 @@ def test_of_several_steps_in_one_call_the_one_whose_loss_is_not_finite_is_told_w
         train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
 
 
+@pytest.mark.parametrize("steps_per_call", [1, 6])
+def test_float16_gradients_that_overflow_at_any_loss_scale_stop_the_training(
+        small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, steps_per_call: int) -> None:
+    class Steep(Trainer):
+        """Whose logits, and loss, are float32 and finite, while float16 cannot hold the gradient before them."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            kernel = self.model.get_layer("logits").kernel
+            kernel.assign(1e7 * kernel)
+
+    monkeypatch.setattr("mlimages.train.fit.Trainer", Steep)
+    params = dataclasses.replace(small_train, precision="mixed_float16", epochs=10.0, validation_images=0)
+    machine = dataclasses.replace(small_machine(tmp_path / "scratch"), steps_per_call=steps_per_call)
+    # Fifteen steps halve the scale from 2 ** 15 to 1.
+    with pytest.raises(UserError, match="float16 gradients are not finite.* at step 16, .*last good.*mixed_bfloat16"):
+        train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
+    assert [path.name for path in sorted(tmp_path.glob("scratch/train/*/checkpoints/*"))] == [
+        "step-00000006", "step-00000012"]
+
+
 @pytest.mark.parametrize("steps_per_call, calls", [(4, [4, 4, 4, 1, 1]), (1000, [13, 1])])
 def test_a_row_of_the_log_has_the_mean_loss_of_all_steps_since_the_one_before_however_many_a_call_takes(
         small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,

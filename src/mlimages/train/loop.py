@@ -46,7 +46,7 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
     However many steps a call takes, it ends at a checkpoint, and the log has the same rows, but for their speed.
 
     Of several workers only the chief writes, and looks at validation images. UserError, with the last good checkpoint
-    kept, for a loss that is no longer finite; Stopped, with a checkpoint of the last step that was done, on all
+    kept, for what is no longer finite; Stopped, with a checkpoint of the last step that was done, on all
     workers after the same step, after SIGTERM or SIGINT of any.
     """
     done, losses = resumed
@@ -58,7 +58,7 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
             rates = plan(steps)
             role.tell(entered=steps.stop)
             found = trainer.train(batches, rates, stop=interrupts.received is not None)
-            _check_losses(found, steps, rates)
+            _check(found, trainer.overflowed, steps, rates)
             done = steps.stop
             bar.update(len(steps))
             saving = done == _next_save(steps.start, plan, params)
@@ -116,10 +116,15 @@ def _rows(losses: list[float], done: int, saving: bool, plan: Schedule) -> tuple
     return losses, rows
 
 
-def _check_losses(losses: np.ndarray, steps: range, rates: np.ndarray) -> None:
+def _check(losses: np.ndarray, overflowed: np.ndarray, steps: range, rates: np.ndarray) -> None:
+    """UserError for the first step of a call whose loss, or whose gradients, are not finite."""
     bad = np.flatnonzero(~np.isfinite(losses))
     if bad.size:
         _refuse(f"the loss is {losses[bad[0]]}", steps[bad[0]] + 1, float(rates[bad[0]]))
+    bad = np.flatnonzero(overflowed)
+    if bad.size:
+        _refuse("the float16 gradients are not finite, with the loss scale down to 1,", steps[bad[0]] + 1,
+                float(rates[bad[0]]), "set train.precision to mixed_bfloat16 or float32, ")
 
 
 def _prepare_to_save(trainer: Trainer, step: int, rate: float, role: Role) -> None:
@@ -132,6 +137,6 @@ def _prepare_to_save(trainer: Trainer, step: int, rate: float, role: Role) -> No
                         f"report this")
 
 
-def _refuse(what: str, step: int, rate: float) -> None:
+def _refuse(what: str, step: int, rate: float, advice: str = "") -> None:
     raise UserError(f"{what} at step {step}, with the learning rate {rate:.3g}; the last good checkpoint is kept; "
-                    f"lower train.learning_rate, or lengthen train.warmup")
+                    f"{advice}lower train.learning_rate, or lengthen train.warmup")
