@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from pathlib import Path
 from mlimages.train.resume import Checkpoints
 
 variable = tf.Variable([1.0])
-checkpoints = Checkpoints(Path(sys.argv[1]), {"network": [variable]}, {"classes": 3}, 3)
+checkpoints = Checkpoints(Path(sys.argv[1]), {"network": [variable]}, {"classes": 3}, 3, 0.0)
 for step in (1, 2):
     variable.assign([float(step)])
     checkpoints.save(step, [])
@@ -33,10 +34,11 @@ for step in (1, 2):
 class Saved:
     """Checkpoints of one variable that holds the step."""
 
-    def __init__(self, folder: Path, kept: int = 3, classes: int = 3, length: int = 1) -> None:
+    def __init__(self, folder: Path, kept: int = 3, classes: int = 3, length: int = 1, ran: float = 0.0) -> None:
         self.variable = tf.Variable([0.0] * length)
         self.folder = folder
-        self.checkpoints = Checkpoints(folder, {"network": [self.variable]}, {"classes": classes}, kept)
+        self.checkpoints = Checkpoints(folder, {"network": [self.variable]}, {"classes": classes}, kept,
+                                       time.monotonic() - ran)
 
     def save(self, step: int, score: float | None = None) -> None:
         self.variable.assign([float(step)])
@@ -68,6 +70,20 @@ def test_a_score_that_is_not_finite_is_told_and_never_the_best(tmp_path: Path, s
         saved.save(step, later)
     assert saved.steps() == [2, 4]
     assert saved.checkpoints.restore_best() == 2
+
+
+def test_the_seconds_of_all_runs_until_their_checkpoints_add_up(tmp_path: Path) -> None:
+    Saved(tmp_path, ran=1000.0).save(1, score=1.0)
+    resumed = Saved(tmp_path, ran=200.0)
+    assert 200 <= resumed.checkpoints.seconds < 300
+    resumed.checkpoints.restore()
+    assert 1200 <= resumed.checkpoints.seconds < 1300
+    resumed.save(2)
+    resumed.checkpoints.restore_best()
+    assert 1200 <= resumed.checkpoints.seconds < 1300
+    last = Saved(tmp_path, ran=30.0)
+    last.checkpoints.restore()
+    assert 1230 <= last.checkpoints.seconds < 1400
 
 
 @pytest.mark.parametrize("name", ["variables.index", "variables.data-00000-of-00001", "facts.json"])

@@ -1,11 +1,12 @@
 """What a training resumes from: all variables after a step, whole or not at all; the data follow from the step.
 
     checkpoints/step-00000050/variables.index, variables.data-*   TensorFlow's, written by tf.train.Checkpoint
-                              facts.json                          step, network, sha256 of the files
+                              facts.json                          step, seconds, network, sha256 of the files
 """
 
 import math
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,11 +31,19 @@ class Checkpoints:
     """The last `kept` checkpoints in a folder, and the best: that of the lowest score.
 
     `variables` are saved; `network` says of what, such as its number of classes, and must be the same to restore.
+    `began` is when this run of the training did, by time.monotonic().
     """
 
-    def __init__(self, folder: Path, variables: Mapping[str, list[Any]], network: Mapping[str, Any], kept: int) -> None:
+    def __init__(self, folder: Path, variables: Mapping[str, list[Any]], network: Mapping[str, Any], kept: int,
+                 began: float) -> None:
         self._folder, self._network, self._kept = folder, dict(network), kept
+        self._began, self._before = began, 0.0
         self._checkpoint = tf.train.Checkpoint(**variables)
+
+    @property
+    def seconds(self) -> float:
+        """That the training took until now: in this run, and in those before until what this one resumed from."""
+        return self._before + time.monotonic() - self._began
 
     def save(self, step: int, losses: list[float], score: float | None = None) -> None:
         """Save after `step` steps; a lower score, if any, is better, and one that is not finite is none.
@@ -52,8 +61,8 @@ class Checkpoints:
             partial.mkdir(parents=True)
             self._checkpoint.write(str(partial / VARIABLES))
             digests = {path.name: sha256(path) for path in sorted(partial.iterdir())}
-            write_json(partial / FACTS, {"step": step, "losses": losses, "score": score, "network": self._network,
-                                         "files": digests})
+            write_json(partial / FACTS, {"step": step, "losses": losses, "score": score, "seconds": self.seconds,
+                                         "network": self._network, "files": digests})
             for path in [*partial.iterdir(), partial]:
                 fsync(path)
             if final.exists():  # of the same step, and older than what is to replace it
@@ -77,6 +86,7 @@ class Checkpoints:
                 passed.append((folder, fault))
                 continue
             self._load(folder, facts)
+            self._before = facts["seconds"]
             for damaged, reason in passed if mend else []:
                 print(f"{damaged} is damaged ({reason}); going back to {folder.name}")
                 shutil.rmtree(damaged)
