@@ -55,7 +55,8 @@ class Ran:
     def __init__(self, params: Train, machine: Machine, *, steps_per_call: int = 1, rate: float = 0.05) -> None:
         strategy = build_strategy(params, machine)
         self.trainer = Trainer(params, CLASSES, strategy, steps_per_call=steps_per_call)
-        batches = distribute(strategy, lambda context: tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)))
+        self.batches = batches = distribute(
+            strategy, lambda context: tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)))
         rates = np.full(steps_per_call, rate, np.float32)
         self.losses = np.concatenate([self.trainer.train(batches, rates[: STEPS - done])
                                       for done in range(0, STEPS, steps_per_call)])
@@ -156,9 +157,29 @@ def test_in_mixed_precision_the_steps_are_nearly_the_same(run: Callable[..., Ran
 
 def test_xla_compiles_the_same_step(run: Callable[..., Ran], plain: Ran) -> None:
     compiled = run({"xla": "on"})
-    assert compiled.trainer.compiled
-    assert not plain.trainer.compiled, "auto is off on a CPU"
+    assert compiled.trainer.compiled and convolves_in_xla(compiled)
+    assert not plain.trainer.compiled and not convolves_in_xla(plain), "auto is off on a CPU"
     np.testing.assert_allclose(compiled.losses, plain.losses, rtol=1e-3)
+
+
+def convolves_in_xla(ran: Ran) -> bool:
+    """Whether the network is in a function of the traced step that XLA must compile."""
+    graph = ran.trainer.call.get_concrete_function(
+        ran.batches, tf.zeros(1), tf.constant(1), tf.constant(0.0)).graph.as_graph_def()
+    return any(function.attr["_XlaMustCompile"].b and any(node.op == "Conv2D" for node in function.node_def)
+               for function in graph.library.function)
+
+
+@pytest.mark.parametrize("xla, batch_norm, compiled", [
+    ("auto", "local", True), ("auto", "synchronized", False), ("off", "local", False)])
+def test_on_a_gpu_xla_compiles_what_it_can_unless_it_is_off(
+        small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        xla: Any, batch_norm: Any, compiled: bool) -> None:
+    """There may be no GPU here: one is only listed, and no step is taken."""
+    strategy = build_strategy(small_train, small_machine(tmp_path))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind}:0"])
+    params = dataclasses.replace(small_train, xla=xla, batch_norm=batch_norm)
+    assert Trainer(params, CLASSES, strategy).compiled == compiled
 
 
 def test_the_average_of_the_weights_is_what_would_be_published(run: Callable[..., Ran], plain: Ran) -> None:
