@@ -36,7 +36,8 @@ data = np.load(data)
 strategy = mirrored_strategy(Machine(**machine))
 results = {}
 for name, changes in (("local", {}), ("synchronized", {"batch_norm": "synchronized"}),
-                      ("bfloat16", {"batch_norm": "synchronized", "exchange": "bfloat16"})):
+                      ("bfloat16", {"batch_norm": "synchronized", "exchange": "bfloat16"}),
+                      ("float16", {"batch_norm": "synchronized", "exchange": "float16"})):
     trainer = Trainer(dataclasses.replace(Train(**params), **changes), data["labels"].shape[-1], strategy)
     batches = distribute(strategy, lambda context: tf.data.Dataset.from_tensor_slices(
         (data["images"], data["labels"])).unbatch().batch(4))
@@ -126,10 +127,12 @@ def test_two_replicas_take_the_same_steps_where_batch_norm_is_synchronized(
     alone = run({"batch_norm": "synchronized"})
     with np.load(tmp_path / "results.npz") as results:
         weights = {name: [results[f"{name}_{index}"] for index in range(len(plain.weights))]
-                   for name in ("local", "synchronized", "bfloat16")}
+                   for name in ("local", "synchronized", "bfloat16", "float16")}
         np.testing.assert_allclose(results["synchronized_losses"], alone.losses, rtol=1e-3)
     assert apart(weights["synchronized"], alone.weights) < 2e-2
-    assert 0 < apart(weights["bfloat16"], weights["synchronized"]) < 0.1, "gradients that travelled in half the bytes"
+    for half in ("bfloat16", "float16"):
+        assert 0 < apart(weights[half], weights["synchronized"]) < 0.1, "gradients that travelled in half the bytes"
+    assert apart(weights["float16"], weights["bfloat16"]) > 0
     assert apart(weights["local"], plain.weights) > 2 * apart(weights["synchronized"], alone.weights)
 
 
@@ -194,7 +197,7 @@ def test_the_average_of_the_weights_is_what_would_be_published(run: Callable[...
 
 
 @pytest.mark.parametrize("change", [{"clip_norm": 0.01}, {"weight_decay": 0.1}, {"momentum": 0.0}, {"seed": 9},
-                                    {"loss": "focal"}])
+                                    {"loss": "focal"}, {"batch_norm_momentum": 0.5}])
 def test_a_change_of_a_parameter_changes_the_weights(run: Callable[..., Ran], plain: Ran,
                                                      change: dict[str, Any]) -> None:
     assert apart(run(change).weights, plain.weights) > 1e-3
