@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tensorflow as tf
@@ -34,10 +35,11 @@ for step in (1, 2):
 class Saved:
     """Checkpoints of one variable that holds the step."""
 
-    def __init__(self, folder: Path, kept: int = 3, classes: int = 3, length: int = 1, ran: float = 0.0) -> None:
-        self.variable = tf.Variable([0.0] * length)
+    def __init__(self, folder: Path, kept: int = 3, ran: float = 0.0, **network: Any) -> None:
+        self.variable = tf.Variable([0.0])
         self.folder = folder
-        self.checkpoints = Checkpoints(folder, {"network": [self.variable]}, {"classes": classes}, kept,
+        self.checkpoints = Checkpoints(folder, {"network": [self.variable]},
+                                       {"classes": 3, "architecture": "resnet101", **network}, kept,
                                        time.monotonic() - ran)
 
     def save(self, step: int, score: float | None = None) -> None:
@@ -138,10 +140,12 @@ def spoil(path: Path, damage: str) -> None:
         path.write_bytes(body[:3] + bytes([body[3] ^ 64]) + body[4:])
 
 
-def test_a_checkpoint_of_another_network_is_refused_with_both(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name, other, told", [
+    ("classes", 4, "classes 3, expected 4"), ("architecture", "resnet50", "architecture resnet101, expected resnet50")])
+def test_a_checkpoint_of_another_network_is_refused_with_both(tmp_path: Path, name: str, other: Any, told: str) -> None:
     Saved(tmp_path).save(1)
-    with pytest.raises(UserError, match="a network with classes 3, expected 4"):
-        Saved(tmp_path, classes=4).checkpoints.restore()
+    with pytest.raises(UserError, match=f"step-00000001 is of a network with {told}; remove"):
+        Saved(tmp_path, **{name: other}).checkpoints.restore()
 
 
 def test_a_disk_that_fails_is_told_and_the_one_before_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
