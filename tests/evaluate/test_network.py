@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,36 @@ def test_a_damaged_network_is_refused_with_its_path_and_the_command_that_mends_i
     path.write_bytes(damage((small_stages.model / "model.keras").read_bytes()))
     with pytest.raises(UserError, match=r"model\.keras is no network that can be loaded.*dvc repro --force train"):
         load_keras(path)
+
+
+def lambda_layer(path: Path, mark: Path) -> None:
+    """Code that runs where the layer is called, as it is while the network is loaded."""
+    name = str(mark)
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Lambda(lambda x: open(name, "w") and x)])
+    network.save(path)
+    mark.unlink()
+
+
+def process(path: Path, mark: Path) -> None:
+    """A class that Keras is to make by its name, which starts a program."""
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)]).save(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    config["config"]["layers"][1] = {"module": "subprocess", "class_name": "Popen", "registered_name": None,
+                                     "config": {"args": ["touch", str(mark)]}}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, body in {**members, "config.json": json.dumps(config).encode()}.items():
+            archive.writestr(name, body)
+
+
+@pytest.mark.parametrize("write, name", [
+    (lambda_layer, "hostile.keras"), (lambda_layer, "hostile.h5"), (process, "hostile.keras")])
+def test_a_hostile_network_is_refused_and_nothing_in_it_runs(tmp_path: Path, write: Any, name: str) -> None:
+    write(tmp_path / name, tmp_path / "ran")
+    with pytest.raises(UserError, match=f"{name} is no network that can be loaded"):
+        measure(tmp_path / name, dataset())
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_damaged_saved_model_is_refused_with_its_path(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The files of predictions are written batch by batch and hold the best classes and the labels of every image."""
 
 import io
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +69,23 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / LABELS).write_bytes((tmp_path / LABELS).read_bytes()[:150])
     with pytest.raises(UserError, match=f"{LABELS} holds no predictions"):
         read_predictions(tmp_path)
+
+
+class Hostile:
+    """Leaves a mark where a pickle of it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("save", [np.save, np.savez, lambda file, objects: file.write(pickle.dumps(objects))])
+def test_a_pickle_is_refused_and_nothing_in_it_runs(tmp_path: Path, save: Callable[..., None]) -> None:
+    write(tmp_path, 25)
+    with (tmp_path / LABELS).open("wb") as file:
+        save(file, np.array([Hostile(tmp_path / "ran")], dtype=object))
+    with pytest.raises(UserError, match=f"{LABELS} holds no predictions"):
+        read_predictions(tmp_path)
+    assert not (tmp_path / "ran").exists()

@@ -135,7 +135,8 @@ def test_other_parameters_code_data_or_checkpoints_are_named_to_all(
     assert "train/step.py" in own["code"], "all of the code counts"
     whole = tmp_path / "local" / CHECKPOINTS / "step-000000012"
     whole.mkdir(parents=True)
-    (whole / FACTS).write_text(json.dumps({"files": {}, "step": 12, "losses": [], "score": None, "network": {}}))
+    (whole / FACTS).write_text(json.dumps({"files": {}, "step": 12, "losses": [], "score": None, "seconds": 1.0,
+                                           "network": {}}))
     others = [
         (facts(small_train, small_tfrecords, tmp_path / "local"),
          "other checkpoint, which lies in machine.scratch on a disk that all must share than the chief (newest: "

@@ -107,6 +107,14 @@ def test_the_seed_decides_the_order(batches: Callable[..., Batches]) -> None:
     assert records_of(batches(seed=4)) != records_of(batches())
 
 
+def test_the_shuffle_buffer_decides_the_order_and_the_crop_area_the_pictures(batches: Callable[..., Batches]) -> None:
+    plain = batches()
+    assert records_of(batches(shuffle_buffer=2)) != records_of(plain)
+    cropped = batches(crop_area=[0.2, 0.3])
+    assert records_of(cropped) == records_of(plain)
+    assert all((one != other).any() for (one, _), (other, _) in zip(cropped, plain, strict=True))
+
+
 def test_a_record_is_augmented_anew_in_every_epoch(batches: Callable[..., Batches]) -> None:
     found = batches(steps=2, batch=RECORDS)
     first, second = (images[np.argmax(labels[:, 7])] for images, labels in found)

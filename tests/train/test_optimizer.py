@@ -62,8 +62,16 @@ def test_an_overflow_ends_the_good_steps_in_a_row_and_the_scale_falls_no_deeper_
     scale = LossScale()
     scale.scale.assign(1.0)
     scale.good_steps.assign(1998)
-    scale.apply(Momentum([weight(1.0)], 0.9), [keras.ops.full((1,), np.nan)], 1.0)
+    assert scale.apply(Momentum([weight(1.0)], 0.9), [keras.ops.full((1,), np.nan)], 1.0)
     assert (float(scale.scale), int(scale.good_steps)) == (1.0, 0)
+
+
+@pytest.mark.parametrize("before, gradient", [(2.0, np.inf), (1.0, 1.0)])
+def test_an_overflow_that_a_lower_scale_may_mend_is_none_to_tell(before: float, gradient: float) -> None:
+    scale = LossScale()
+    scale.scale.assign(before)
+    assert not scale.apply(Momentum([weight(1.0)], 0.9), [keras.ops.full((1,), gradient)], 1.0)
+    assert float(scale.scale) == 1.0
 
 
 def test_the_loss_scale_doubles_after_many_good_steps() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.train.outcomes import Trained, log, weights
 
-from mlimages.params import Train
+from mlimages.params import Params, Train
 from mlimages.publish import read_manifest, sha256, verify
 from mlimages.train.inputs import Records, evaluation_batches
 from mlimages.train.log import read_log
@@ -41,18 +42,26 @@ def test_what_is_published_is_whole(trained: Trained) -> None:
     assert metrics["final_loss"] == pytest.approx(float(log(trained.out)[-1]["loss"]), rel=1e-4)
 
 
-def test_the_record_says_what_made_the_model(trained: Trained, small_train: Train, small_tfrecords: Path) -> None:
+def test_the_record_says_what_made_the_model(trained: Trained, small_train: Train, small_tfrecords: Path,
+                                              params: Params) -> None:
     run = json.loads((trained.out / "run.json").read_text())
     assert run["params"] == dataclasses.asdict(small_train)
     assert run["data"] == {"manifest_sha256": sha256(small_tfrecords / "manifest.json"), "classes": 24, "images": 24}
     assert run["metrics"] == json.loads((trained.out / "metrics.json").read_text())
     assert run["metrics"]["training_seconds"] > 0
     assert run["environment"]["packages"]["tensorflow"] == tf.__version__
+    assert run["initialized"] is None
+    assert run["metrics"]["wall_seconds"] > run["metrics"]["training_seconds"]
+    assert run["machine"] == {"workers": 1, "readers": params.machine.workers}
+    cores = len(os.sched_getaffinity(0))
+    assert (run["environment"]["cores"], run["environment"]["gpus"]) == (cores, [])
+    assert run["environment"]["processor"] in Path("/proc/cpuinfo").read_text()
     assert run["environment"]["devices"] == ["/device:CPU:0"]
     card = (trained.out / "model_card.md").read_text()
     code, data = run["environment"]["git"], run["data"]["manifest_sha256"]
     for text in ("# tiny, 24 classes", "| train.learning_rate | 0.05 |", "| steps | 15 |", "sigmoid gives prob",
                  "| seed | 3 |", f"| data | `{data}` |", "| devices | /device:CPU:0 |", f"tensorflow {tf.__version__}",
+                 f"| hardware | {run['environment']['processor']}, {cores} cores |", "| workers | 1, each with ",
                  f"| code | {code['revision'] if code else 'outside a git repository'}"):
         assert text in card
 

@@ -17,6 +17,13 @@ def test_the_architectures_differ_in_depth_alone() -> None:
     assert DEPTHS == {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
+@pytest.mark.parametrize("name, architecture", [("resnet50", 50), ("resnet101", 101), ("resnet152", 152)])
+def test_the_parameter_names_the_architecture(name: str, architecture: int) -> None:
+    blocks = {layer.name.rpartition("_conv")[0] for layer in build(name, 3).layers if "_conv3_b2" in layer.name}
+    assert blocks == {f"stages_{stage}_block_{index}" for stage, count in enumerate(DEPTHS[architecture])
+                      for index in range(count)}
+
+
 def test_batch_norm_has_the_released_constants_and_the_momentum_asked_for() -> None:
     released = resnet((1,), 3, width=8).get_layer("global_pool_bn")
     assert (released.momentum, released.epsilon) == (0.997, 1e-5)

@@ -39,7 +39,7 @@ params, machine, tfrecords, out = json.loads(sys.argv[2])
 train(Train(**params), Machine(**machine), tfrecords=tfrecords, out=out)
 """
 
-# On two replicas: a batch that they cannot share; a straight training; one that SIGTERM stops, and its end.
+# On two replicas, trainings of a batch with a scratch folder each, and the signal that comes after step 10, if any.
 TWO_REPLICAS = """
 import dataclasses, json, os, signal, sys
 from pathlib import Path
@@ -54,16 +54,16 @@ write = TrainingLog.row
 
 def row(log, step, *values):
     write(log, step, *values)
-    if step == 10 and interrupting:
-        os.kill(os.getpid(), signal.SIGTERM)
+    if step == 10 and received:
+        os.kill(os.getpid(), signal.Signals[received])
 
 TrainingLog.row = row
-for batch, scratch, interrupting in ((9, "a", False), (8, "a", False), (8, "b", True), (8, "b", False)):
+for batch, scratch, received in json.loads(sys.argv[2]):
     try:
         train(dataclasses.replace(params, batch=batch), dataclasses.replace(machine, scratch=f"{out}/{scratch}"),
               tfrecords=tfrecords, out=out / f"model_{scratch}")
     except UserError as error:
-        print(f"UserError: {error}")
+        print(f"UserError: {error}", flush=True)
 """
 
 
@@ -85,13 +85,15 @@ def test_a_killed_training_continues_from_the_last_checkpoint_to_the_same_bits(
     assert log(out) == log(trained.out)
 
 
-@pytest.mark.parametrize(("received", "step"), [
-    (signal.SIGTERM, 1), (signal.SIGTERM, 6), (signal.SIGTERM, 11), (signal.SIGINT, 11)])
+@pytest.mark.parametrize(("received", "step", "steps_per_call"), [
+    (signal.SIGTERM, 1, 1), (signal.SIGTERM, 6, 1), (signal.SIGTERM, 11, 1), (signal.SIGINT, 11, 1),
+    (signal.SIGTERM, 4, 4), (signal.SIGTERM, 12, 100)])
 def test_a_signal_saves_the_step_that_was_done_and_the_end_is_the_same(
         trained: Trained, small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
         tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: int,
-        received: signal.Signals) -> None:
-    machine, out = small_machine(tmp_path / "scratch"), tmp_path / "model"
+        received: signal.Signals, steps_per_call: int) -> None:
+    machine = dataclasses.replace(small_machine(tmp_path / "scratch"), steps_per_call=steps_per_call)
+    out = tmp_path / "model"
     before = signal.getsignal(received)
     with monkeypatch.context() as patch:
         patch.setattr("mlimages.train.step.Trainer.train", stopping_at(step, received))
@@ -100,7 +102,7 @@ def test_a_signal_saves_the_step_that_was_done_and_the_end_is_the_same(
     assert signal.getsignal(received) == before
     assert not out.exists()
     [facts] = tmp_path.glob(f"scratch/train/*/checkpoints/step-{step:08d}/facts.json")
-    assert (json.loads(facts.read_text())["score"] is None) == (step != 6), "at step 6 it was due, and tried"
+    assert (json.loads(facts.read_text())["score"] is None) == (step not in (6, 12)), "then it was due, and tried"
     capfd.readouterr()
     train(small_train, machine, tfrecords=small_tfrecords, out=out)
     assert f"resumed after step {step}" in capfd.readouterr().out
@@ -150,13 +152,23 @@ def test_on_two_replicas_an_interrupted_training_ends_with_the_bits_of_a_straigh
         small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
         small_python: Callable[..., list[str]], tmp_path: Path) -> None:
     arguments = as_json(small_train, small_machine(tmp_path, 2), small_tfrecords, tmp_path)
-    done = subprocess.run(small_python(TWO_REPLICAS, arguments), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "UserError: train.batch is 9, which 2 replicas cannot share evenly" in done.stdout
-    assert "UserError: SIGTERM stopped the training after step 10 of 15" in done.stdout
-    assert "resumed after step 10" in done.stdout
-    assert_same_weights(tmp_path / "model_a", tmp_path / "model_b")
-    assert log(tmp_path / "model_a") == log(tmp_path / "model_b")
+
+    def run(*trainings: tuple[int, str, str | None], ends: int) -> str:
+        done = subprocess.run(small_python(TWO_REPLICAS, arguments, json.dumps(trainings)), capture_output=True,
+                              text=True, check=False)
+        assert done.returncode == ends, done.stderr[-3000:]
+        return done.stdout
+
+    told = run((9, "a", None), (8, "a", None), (8, "b", "SIGTERM"), (8, "b", None), (8, "c", "SIGKILL"),
+               ends=-signal.SIGKILL)
+    assert "UserError: train.batch is 9, which 2 replicas cannot share evenly" in told
+    assert "UserError: SIGTERM stopped the training after step 10 of 15" in told
+    assert "resumed after step 10" in told
+    assert not (tmp_path / "model_c").exists()
+    assert "resumed after step 6" in run((8, "c", None), ends=0)
+    for interrupted in ("model_b", "model_c"):
+        assert_same_weights(tmp_path / "model_a", tmp_path / interrupted)
+        assert log(tmp_path / "model_a") == log(tmp_path / interrupted)
     metrics = json.loads((tmp_path / "model_a" / "metrics.json").read_text())
     assert (metrics["replicas"], metrics["images"]) == (2, 120)
     losses = [float(row["loss"]) for row in log(tmp_path / "model_a")]

@@ -3,8 +3,10 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tensorflow as tf
@@ -22,7 +24,7 @@ from pathlib import Path
 from mlimages.train.resume import Checkpoints
 
 variable = tf.Variable([1.0])
-checkpoints = Checkpoints(Path(sys.argv[1]), {"network": [variable]}, {"classes": 3}, 3)
+checkpoints = Checkpoints(Path(sys.argv[1]), {"network": [variable]}, {"classes": 3}, 3, 0.0)
 for step in (1, 2):
     variable.assign([float(step)])
     checkpoints.save(step, [])
@@ -33,10 +35,12 @@ for step in (1, 2):
 class Saved:
     """Checkpoints of one variable that holds the step."""
 
-    def __init__(self, folder: Path, kept: int = 3, classes: int = 3, length: int = 1) -> None:
-        self.variable = tf.Variable([0.0] * length)
+    def __init__(self, folder: Path, kept: int = 3, ran: float = 0.0, **network: Any) -> None:
+        self.variable = tf.Variable([0.0])
         self.folder = folder
-        self.checkpoints = Checkpoints(folder, {"network": [self.variable]}, {"classes": classes}, kept)
+        self.checkpoints = Checkpoints(folder, {"network": [self.variable]},
+                                       {"classes": 3, "architecture": "resnet101", **network}, kept,
+                                       time.monotonic() - ran)
 
     def save(self, step: int, score: float | None = None) -> None:
         self.variable.assign([float(step)])
@@ -54,6 +58,34 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     assert saved.checkpoints.restore() == (5, [0.5])
     assert saved.checkpoints.restore_best() == 2
     assert saved.variable.numpy().tolist() == [2.0]
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("-inf")])
+def test_a_score_that_is_not_finite_is_told_and_never_the_best(tmp_path: Path, score: float,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    saved = Saved(tmp_path, kept=1)
+    saved.save(1, score)
+    assert f"the score of step-00000001 is {score}: it cannot be the best" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no whole checkpoint with a finite score.*best; set train.publish to last"):
+        saved.checkpoints.restore_best()
+    for step, later in ((2, 3.0), (3, score), (4, None)):
+        saved.save(step, later)
+    assert saved.steps() == [2, 4]
+    assert saved.checkpoints.restore_best() == 2
+
+
+def test_the_seconds_of_all_runs_until_their_checkpoints_add_up(tmp_path: Path) -> None:
+    Saved(tmp_path, ran=1000.0).save(1, score=1.0)
+    resumed = Saved(tmp_path, ran=200.0)
+    assert 200 <= resumed.checkpoints.seconds < 300
+    resumed.checkpoints.restore()
+    assert 1200 <= resumed.checkpoints.seconds < 1300
+    resumed.save(2)
+    resumed.checkpoints.restore_best()
+    assert 1200 <= resumed.checkpoints.seconds < 1300
+    last = Saved(tmp_path, ran=30.0)
+    last.checkpoints.restore()
+    assert 1230 <= last.checkpoints.seconds < 1400
 
 
 @pytest.mark.parametrize("name", ["variables.index", "variables.data-00000-of-00001", "facts.json"])
@@ -108,10 +140,12 @@ def spoil(path: Path, damage: str) -> None:
         path.write_bytes(body[:3] + bytes([body[3] ^ 64]) + body[4:])
 
 
-def test_a_checkpoint_of_another_network_is_refused_with_both(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name, other, told", [
+    ("classes", 4, "classes 3, expected 4"), ("architecture", "resnet50", "architecture resnet101, expected resnet50")])
+def test_a_checkpoint_of_another_network_is_refused_with_both(tmp_path: Path, name: str, other: Any, told: str) -> None:
     Saved(tmp_path).save(1)
-    with pytest.raises(UserError, match="a network with classes 3, expected 4"):
-        Saved(tmp_path, classes=4).checkpoints.restore()
+    with pytest.raises(UserError, match=f"step-00000001 is of a network with {told}; remove"):
+        Saved(tmp_path, **{name: other}).checkpoints.restore()
 
 
 def test_a_disk_that_fails_is_told_and_the_one_before_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

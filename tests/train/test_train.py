@@ -19,7 +19,7 @@ from tests.train.outcomes import Trained, as_json, assert_same_weights, log, wei
 
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
-from mlimages.publish import read_manifest, verify
+from mlimages.publish import read_manifest, sha256, verify
 from mlimages.train import train
 from mlimages.train.checkpoint import released_name
 from mlimages.train.optimizer import is_decayed
@@ -73,17 +73,26 @@ def test_the_best_checkpoint_is_published_where_asked(small_tfrecords: Path, sma
 
 
 def test_a_training_starts_from_a_released_checkpoint(small_tfrecords: Path, small_train: Train, trained: Trained,
-                                                      small_machine: Callable[..., Machine], tmp_path: Path) -> None:
+                                                      small_machine: Callable[..., Machine], tmp_path: Path,
+                                                      capfd: pytest.CaptureFixture[str]) -> None:
     network = build("tiny", 5)
     names = [released_name(variable.path) for variable in network.variables]
-    tf.raw_ops.SaveV2(prefix=str(tmp_path / "released"), tensor_names=names, shape_and_slices=[""] * len(names),
-                      tensors=[tf.fill(variable.shape, 0.5) for variable in network.variables])
+    tensors = [tf.fill(variable.shape, 0.5) for variable in network.variables]
+    tf.raw_ops.SaveV2(prefix=str(tmp_path / "released"), tensor_names=[*names, "global_step"],
+                      shape_and_slices=[""] * (len(names) + 1), tensors=[*tensors, tf.constant(1, tf.int64)])
     params = dataclasses.replace(small_train, initialize_from=str(tmp_path / "released"), steps=1, epochs=None,
                                  learning_rate=1e-9, warmup=0.0)
     with pytest.raises(UserError, match="has 5 classes, the network has 24"):
         train(params, small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
     params = dataclasses.replace(params, initialize_logits=False)
+    capfd.readouterr()
     out = train(params, small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
+    logits = ["logits/dense/bias", "logits/dense/kernel"]
+    assert (f"released: {len(names) - 2} variables loaded; 3 (global_step, {', '.join(logits)}) of the checkpoint "
+            f"ignored, 2 ({', '.join(logits)}) of the network kept") in capfd.readouterr().out
+    assert json.loads((out / "run.json").read_text())["initialized"] == {
+        "loaded": sorted(set(names) - set(logits)), "ignored": ["global_step", *logits], "kept": logits,
+        "files": {path.name: sha256(path) for path in sorted(tmp_path.glob("released.*"))}}
     kernel = keras.models.load_model(out / "model.keras").get_layer("init_conv").get_weights()[0]
     np.testing.assert_allclose(kernel, 0.5, rtol=1e-5)
     with pytest.raises(UserError, match="no TensorFlow checkpoint"):
@@ -163,22 +172,50 @@ def test_of_several_steps_in_one_call_the_one_whose_loss_is_not_finite_is_told_w
         train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
 
 
-def test_a_row_of_the_log_has_the_mean_loss_of_all_steps_since_the_one_before(
+@pytest.mark.parametrize("steps_per_call", [1, 6])
+def test_float16_gradients_that_overflow_at_any_loss_scale_stop_the_training(
         small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    params = dataclasses.replace(small_train, steps=7, epochs=None, validation_images=0)
-    machine = dataclasses.replace(small_machine(tmp_path / "scratch"), steps_per_call=3)
-    losses, real = list[float](), Trainer.train
+        monkeypatch: pytest.MonkeyPatch, steps_per_call: int) -> None:
+    class Steep(Trainer):
+        """Whose logits, and loss, are float32 and finite, while float16 cannot hold the gradient before them."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            kernel = self.model.get_layer("logits").kernel
+            kernel.assign(1e7 * kernel)
+
+    monkeypatch.setattr("mlimages.train.fit.Trainer", Steep)
+    params = dataclasses.replace(small_train, precision="mixed_float16", epochs=10.0, validation_images=0)
+    machine = dataclasses.replace(small_machine(tmp_path / "scratch"), steps_per_call=steps_per_call)
+    # Fifteen steps halve the scale from 2 ** 15 to 1.
+    with pytest.raises(UserError, match="float16 gradients are not finite.* at step 16, .*last good.*mixed_bfloat16"):
+        train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
+    assert [path.name for path in sorted(tmp_path.glob("scratch/train/*/checkpoints/*"))] == [
+        "step-00000006", "step-00000012"]
+
+
+@pytest.mark.parametrize("steps_per_call, calls", [(4, [4, 4, 4, 1, 1]), (1000, [13, 1])])
+def test_a_row_of_the_log_has_the_mean_loss_of_all_steps_since_the_one_before_however_many_a_call_takes(
+        small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, steps_per_call: int, calls: list[int]) -> None:
+    params = dataclasses.replace(small_train, steps=14, epochs=None, checkpoint_steps=13)
+    machine = dataclasses.replace(small_machine(tmp_path / "scratch"), steps_per_call=steps_per_call)
+    losses, taken, real = list[float](), list[int](), Trainer.train
 
     def remembered(*arguments: Any, **options: Any) -> np.ndarray:
         found = real(*arguments, **options)
         losses.extend(found.tolist())
+        taken.append(len(found))
         return found
 
     monkeypatch.setattr(Trainer, "train", remembered)
     rows = log(train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model"))
     ends = [int(row["step"]) for row in rows]
-    assert ends == [5, 6, 7]
+    assert taken == calls
+    assert ends == [5, 10, 13, 14]
+    assert [bool(row["validation_loss"]) for row in rows] == [False, False, True, True]
+    rates = build_schedule(params, records=24)(np.array(ends) - 1).tolist()
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx(rates, rel=1e-5)
     expected = [np.mean(losses[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
     assert [float(row["loss"]) for row in rows] == pytest.approx(expected, rel=1e-4)
 

@@ -93,7 +93,7 @@ def read_predictions(evaluation: str | Path) -> Predictions:
     arrays = []
     for path in (Path(evaluation) / PREDICTIONS, Path(evaluation) / LABELS):
         try:
-            arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
+            arrays.append(np.lib.format.open_memmap(path, mode="r"))  # which takes .npy files alone, without objects
         except FileNotFoundError:
             raise UserError(f"{path} is missing; run `dvc repro evaluate`") from None
         except (ValueError, EOFError, OSError) as error:

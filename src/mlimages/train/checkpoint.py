@@ -11,20 +11,29 @@ import numpy as np
 import tensorflow as tf
 
 from mlimages.errors import UserError
+from mlimages.publish import sha256
 from mlimages.train.files import checkpoint_files
 
 SCOPES = {"init_conv": "init/init_conv/conv2d", "global_pool_bn": "global_pool/bn/batch_normalization",
           "logits": "logits/dense"}
 # What a checkpoint holds of the network itself: neither its optimizer's slots nor its counters.
 WEIGHT = re.compile(r"(init|global_pool|stages_\d+_block_\d+)/.*/(kernel|gamma|beta|moving_mean|moving_variance)")
+NAMED = 5  # variables, where a list of them is printed
 
 
 class Loaded(NamedTuple):
-    """The names of what was `loaded`, of what else the checkpoint holds, and of what of the network was `kept`."""
+    """The names of what was `loaded`, of what else the checkpoint holds, and of what of the network was `kept`; the
+    sha256 of the checkpoint's files.
+    """
 
     loaded: list[str]
     ignored: list[str]
     kept: list[str]
+    files: dict[str, str]
+
+    def __str__(self) -> str:
+        return (f"{len(self.loaded)} variables loaded; {_names(self.ignored)} of the checkpoint ignored, "
+                f"{_names(self.kept)} of the network kept")
 
 
 def released_name(path: str) -> str:
@@ -50,7 +59,9 @@ def load_released(model: keras.Model, prefix: str | Path, *, logits: bool = True
     for name, value in found.items():
         if value is not None:
             wanted[name].assign(value)
-    return Loaded(sorted(set(wanted) - set(kept)), sorted(set(found) - set(wanted) | set(kept)), sorted(kept))
+    loaded = set(wanted) - set(kept)
+    return Loaded(sorted(loaded), sorted(set(found) - loaded), sorted(kept),
+                  {path.name: sha256(path) for path in checkpoint_files(prefix)})
 
 
 def _read(prefix: str | Path, names: Container[str]) -> dict[str, Any]:
@@ -81,6 +92,12 @@ def _check(prefix: str | Path, shapes: dict[str, tuple[int, ...]], found: dict[s
         value = found[name]
         if value is not None and value.shape != shape:
             raise UserError(f"{prefix}: {name} has the shape {value.shape}, expected {shape}")
+
+
+def _names(names: list[str]) -> str:
+    """How many, and the first ones."""
+    first = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return f"{len(names)} ({first})" if names else "0"
 
 
 def _depth(names: Any) -> str:

@@ -25,7 +25,7 @@ def examine(folder: Path) -> tuple[dict[str, Any] | None, str]:
         for name, digest in facts["files"].items():
             if sha256(folder / name) != digest:
                 return None, f"{name} has another sha256 than when it was written"
-        facts["step"], facts["losses"], facts["score"], facts["network"]
+        facts["step"], facts["losses"], facts["score"], facts["seconds"], facts["network"]
     except FileNotFoundError as error:
         return None, f"{Path(str(error.filename)).name} is missing"
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -31,6 +31,7 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
 
     Returns the iterator of the batches: of several workers it is still at work, and taking it down then can hang.
     """
+    began = time.monotonic()
     memory.keep_freed(memory.STEPS)
     if params.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -43,8 +44,11 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
     replicas = strategy.num_replicas_in_sync
     per_replica = replica_batch(params, replicas)
     trainer = Trainer(params, classes, strategy, steps_per_call=machine.steps_per_call)
+    if trainer.loaded and role.chief:
+        print(f"{params.initialize_from}: {trainer.loaded}")
     checkpoints = Checkpoints(work / CHECKPOINTS, trainer.variables,
-                              {"architecture": params.architecture, "classes": classes}, machine.checkpoints_kept)
+                              {"architecture": params.architecture, "classes": classes}, machine.checkpoints_kept,
+                              began)
     resumed = checkpoints.restore(mend=role.chief)
     own = role.share(replicas)
     print(f"{params.architecture}, {trainer.model.count_params():,} weights, {replicas} "
@@ -79,8 +83,9 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
     if role.chief:
         published = checkpoints.restore_best() if params.publish == "best" else plan.total_steps
         data = {"manifest_sha256": sha256(tfrecords / MANIFEST), "classes": classes, "images": images}
-        write_result(params, trainer, data, published, log=work / LOG, out=work / "out", exchange=exchange,
-                     made=input_seconds(share(0, INPUT_STEPS, own)))
+        made = input_seconds(share(0, INPUT_STEPS, own))
+        write_result(params, trainer, data, published, log=work / LOG, out=work / "out", exchange=exchange, made=made,
+                     machine={"workers": role.workers, "readers": machine.workers}, seconds=checkpoints.seconds)
     if not role.alone:
         meet(strategy)
         if role.chief:

@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -30,13 +30,23 @@ class Stopped(UserError):
     """The training was told to stop, and saved first."""
 
 
+class Row(NamedTuple):
+    """One of the log: the step that ends it, the mean loss since the row before, the learning rate."""
+
+    step: int
+    loss: float
+    rate: float
+
+
 def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoints: Checkpoints, resumed: Resumed,
               validation: Validation | None, params: Train, machine: Machine, role: Role, *, images: int,
               work: Path) -> None:
     """Train from where `resumed` says to the end of `plan`; `batches` begin there too, `images` make an epoch.
 
+    However many steps a call takes, it ends at a checkpoint, and the log has the same rows, but for their speed.
+
     Of several workers only the chief writes, and looks at validation images. UserError, with the last good checkpoint
-    kept, for a loss that is no longer finite; Stopped, with a checkpoint of the last step that was done, on all
+    kept, for what is no longer finite; Stopped, with a checkpoint of the last step that was done, on all
     workers after the same step, after SIGTERM or SIGINT of any.
     """
     done, losses = resumed
@@ -44,24 +54,25 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
     with (Interrupts() as interrupts, _log(work, done, role) as log,
           progress("train", total=plan.total_steps, done=done, unit=" steps", machine=machine) as bar):
         while done < plan.total_steps:
-            steps = range(done, min(done + machine.steps_per_call, _next_row(done, plan, params)))
+            steps = range(done, min(done + machine.steps_per_call, _next_save(done, plan, params)))
             rates = plan(steps)
             role.tell(entered=steps.stop)
             found = trainer.train(batches, rates, stop=interrupts.received is not None)
-            _check_losses(found, steps, rates)
-            losses += found.tolist()
+            _check(found, trainer.overflowed, steps, rates)
             done = steps.stop
             bar.update(len(steps))
-            saving = done % params.checkpoint_steps == 0 or done == plan.total_steps
-            if done == _next_row(steps.start, plan, params):
+            saving = done == _next_save(steps.start, plan, params)
+            losses, rows = _rows(losses + found.tolist(), done, saving, plan)
+            if rows:
                 speed = (done - timed) * params.batch / (time.monotonic() - began)
-                bar.set_postfix(loss=f"{float(np.mean(losses)):.4g}", images_per_second=f"{speed:.1f}", refresh=False)
+                bar.set_postfix(loss=f"{rows[-1].loss:.4g}", images_per_second=f"{speed:.1f}", refresh=False)
                 if saving:
                     _prepare_to_save(trainer, done, float(rates[-1]), role)
                 if log:
                     tried = validation.run(trainer, role.tell) if validation and saving else None
-                    log.row(done, done * params.batch / images, float(np.mean(losses)),
-                            tried.loss if tried else float("nan"), float(rates[-1]), speed)
+                    for row in rows:
+                        log.row(row.step, row.step * params.batch / images, row.loss,
+                                tried.loss if tried and row.step == done else float("nan"), row.rate, speed)
                     if saving:
                         checkpoints.save(done, [], tried.loss if tried else None)
                         role.tell(saved=done)
@@ -70,7 +81,6 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
                         log.predictions(done, *tried[1:])
                 if saving and not role.alone:
                     meet(trainer.strategy)
-                losses = []
                 began, timed = time.monotonic(), done
             # A process alone need not wait for the next step to tell itself.
             if (trainer.stopping or (interrupts.received and role.alone)) and done < plan.total_steps:
@@ -90,15 +100,31 @@ def _log(work: Path, done: int, role: Role) -> contextlib.AbstractContextManager
     return TrainingLog(work / LOG, work / TENSORBOARD, done) if role.chief else contextlib.nullcontext()
 
 
-def _next_row(done: int, plan: Schedule, params: Train) -> int:
-    """The step after `done` that ends a row of the log."""
-    return min(plan.total_steps, *((done // every + 1) * every for every in (LOGGED_STEPS, params.checkpoint_steps)))
+def _next_save(done: int, plan: Schedule, params: Train) -> int:
+    """The step after `done` of which there is to be a checkpoint."""
+    return min(plan.total_steps, (done // params.checkpoint_steps + 1) * params.checkpoint_steps)
 
 
-def _check_losses(losses: np.ndarray, steps: range, rates: np.ndarray) -> None:
+def _rows(losses: list[float], done: int, saving: bool, plan: Schedule) -> tuple[list[float], list[Row]]:
+    """Of the losses of the last steps until `done`, those that are in no row yet, and the rows of the others."""
+    rows = []
+    for step in range(done - len(losses) + 1, done + 1):
+        if step % LOGGED_STEPS == 0 or (saving and step == done):
+            since = len(losses) - (done - step)
+            rows.append(Row(step, float(np.mean(losses[:since])), float(plan(step - 1))))
+            losses = losses[since:]
+    return losses, rows
+
+
+def _check(losses: np.ndarray, overflowed: np.ndarray, steps: range, rates: np.ndarray) -> None:
+    """UserError for the first step of a call whose loss, or whose gradients, are not finite."""
     bad = np.flatnonzero(~np.isfinite(losses))
     if bad.size:
         _refuse(f"the loss is {losses[bad[0]]}", steps[bad[0]] + 1, float(rates[bad[0]]))
+    bad = np.flatnonzero(overflowed)
+    if bad.size:
+        _refuse("the float16 gradients are not finite, with the loss scale down to 1,", steps[bad[0]] + 1,
+                float(rates[bad[0]]), "set train.precision to mixed_bfloat16 or float32, ")
 
 
 def _prepare_to_save(trainer: Trainer, step: int, rate: float, role: Role) -> None:
@@ -111,6 +137,6 @@ def _prepare_to_save(trainer: Trainer, step: int, rate: float, role: Role) -> No
                         f"report this")
 
 
-def _refuse(what: str, step: int, rate: float) -> None:
+def _refuse(what: str, step: int, rate: float, advice: str = "") -> None:
     raise UserError(f"{what} at step {step}, with the learning rate {rate:.3g}; the last good checkpoint is kept; "
-                    f"lower train.learning_rate, or lengthen train.warmup")
+                    f"{advice}lower train.learning_rate, or lengthen train.warmup")

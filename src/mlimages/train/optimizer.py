@@ -65,8 +65,8 @@ def is_decayed(weight: Any) -> bool:
 class LossScale:
     """Keeps float16 gradients from vanishing: the loss is multiplied by a scale, the gradients divided by it.
 
-    A step whose gradients are not all finite changes nothing and halves the scale; after 2,000 others in a row it
-    doubles.
+    A step whose gradients are not all finite changes nothing and halves the scale, down to 1; after 2,000 others in a
+    row it doubles.
     """
 
     def __init__(self) -> None:
@@ -77,8 +77,11 @@ class LossScale:
     def variables(self) -> list[Any]:
         return [self.scale, self.good_steps]
 
-    def apply(self, optimizer: Momentum, gradients: Sequence[Any], rate: Any) -> None:
-        """What `optimizer` does with the gradients, of the scaled loss, if they are finite."""
+    def apply(self, optimizer: Momentum, gradients: Sequence[Any], rate: Any) -> Any:
+        """What `optimizer` does with the gradients, of the scaled loss, if they are finite.
+
+        Returns a bool tensor: whether they are not, and no lower scale could mend it.
+        """
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
         scale = self.scale.value
 
@@ -87,10 +90,12 @@ class LossScale:
             return tf.constant(True)
 
         tf.cond(finite, step, lambda: tf.constant(False))
+        hopeless = ~finite & (scale <= 1.0)
         good = tf.where(finite, self.good_steps.value + 1, 0)
         grown = tf.where(good >= STEPS_TO_DOUBLE, 2 * scale, scale)
         self.scale.assign(tf.where(finite, grown, tf.maximum(scale / 2, 1.0)))
         self.good_steps.assign(good % STEPS_TO_DOUBLE)
+        return hopeless
 
 
 class WeightAverage:

@@ -1,5 +1,6 @@
 """The record of a run: what made the model, as JSON, and as a model card to read."""
 
+import os
 import platform
 import shutil
 import subprocess
@@ -14,9 +15,19 @@ from mlimages.train.launch.agreement import package_versions
 
 def environment() -> dict[str, Any]:
     """What the run ran on: packages, devices, and the code's git revision, null outside a repository."""
-    return {"python": platform.python_version(), "machine": platform.machine(),
-            "packages": package_versions(),
+    gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "unknown")
+            for gpu in tf.config.list_physical_devices("GPU")]
+    return {"python": platform.python_version(), "machine": platform.machine(), "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)), "gpus": gpus, "packages": package_versions(),
             "devices": [device.name for device in tf.config.list_logical_devices()], "git": _revision()}
+
+
+def _processor() -> str:
+    """Its name as Linux tells it, else what Python knows."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def _revision() -> dict[str, Any] | None:
@@ -35,7 +46,7 @@ def _revision() -> dict[str, Any] | None:
 
 def model_card(run: Mapping[str, Any]) -> str:
     """The Markdown of a run's record."""
-    params, metrics, git = run["params"], run["metrics"], run["environment"]["git"]
+    params, metrics, where, git = run["params"], run["metrics"], run["environment"], run["environment"]["git"]
     code = "outside a git repository" if git is None else git["revision"] + (", with changes" if git["dirty"] else "")
     started = params["initialize_from"] or "nothing"
     return f"""# {params["architecture"]}, {run["data"]["classes"]} classes
@@ -57,8 +68,10 @@ model = keras.models.load_model("model.keras")
 | seed | {params["seed"]} |
 | code | {code} |
 | data | `{run["data"]["manifest_sha256"]}` |
-| made with | Python {run["environment"]["python"]}, {_list(run["environment"]["packages"])} |
-| devices | {", ".join(run["environment"]["devices"])} |
+| made with | Python {where["python"]}, {_list(where["packages"])} |
+| devices | {", ".join(where["devices"])} |
+| hardware | {", ".join([f"{where['processor']}, {where['cores']} cores", *where["gpus"]])} |
+| workers | {run["machine"]["workers"]}, each with {run["machine"]["readers"]} readers |
 
 ## Parameters
 

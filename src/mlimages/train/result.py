@@ -25,19 +25,21 @@ CARD = "model_card.md"
 
 
 def write_result(params: Train, trainer: Trainer, data: dict[str, Any], published: int, *, log: Path, out: Path,
-                 exchange: float, made: float) -> None:
+                 exchange: float, made: float, machine: dict[str, int], seconds: float) -> None:
     """Write all of it to `out`, the metrics last, which say that all is there.
 
     `data` is what it was trained on, `published` the step of the weights; `exchange` and `made` are the seconds in
-    which replicas add up gradients, and the input makes a batch.
+    which replicas add up gradients, and the input makes a batch; `machine` says how many workers and readers there
+    were, `seconds` how long all of it took.
     """
     out.mkdir(parents=True, exist_ok=True)
     _save(params, trainer, data["classes"], out)
     shutil.copyfile(log, out / LOG)
-    metrics = _metrics(params, trainer, read_log(log), published)
+    metrics = _metrics(params, trainer, read_log(log), published, seconds)
     write_profile(out, trainer, step=params.batch / metrics["images_per_second"], exchange=exchange, made=made)
     run = {"params": dataclasses.asdict(params), "data": data, "activation": params.activation,
-           "environment": environment(), "xla": trainer.compiled, "metrics": metrics}
+           "initialized": trainer.loaded and trainer.loaded._asdict(), "machine": machine, "environment": environment(),
+           "xla": trainer.compiled, "metrics": metrics}
     write_json(out / RUN, run)
     write_card(out / CARD, run)
     write_json(out / METRICS, metrics)
@@ -52,7 +54,8 @@ def _save(params: Train, trainer: Trainer, classes: int, out: Path) -> None:
     plain.export(out / SAVED_MODEL, verbose=False)
 
 
-def _metrics(params: Train, trainer: Trainer, rows: list[dict[str, float]], published: int) -> dict[str, Any]:
+def _metrics(params: Train, trainer: Trainer, rows: list[dict[str, float]], published: int,
+             wall_seconds: float) -> dict[str, Any]:
     images = [(row["step"] - before["step"]) * params.batch
               for before, row in zip([{"step": 0.0}, *rows], rows, strict=False)]
     seconds = sum(seen / row["images_per_second"] for seen, row in zip(images, rows, strict=True))
@@ -62,4 +65,4 @@ def _metrics(params: Train, trainer: Trainer, rows: list[dict[str, float]], publ
         "weights": trainer.model.count_params(), "replicas": trainer.strategy.num_replicas_in_sync,
         "final_loss": rows[-1]["loss"], "validation_loss": tried if params.validation_images else None,
         "images_per_second": statistics.median(row["images_per_second"] for row in rows),
-        "training_seconds": round(seconds, 1)}
+        "training_seconds": round(seconds, 1), "wall_seconds": round(wall_seconds, 1)}

@@ -1,10 +1,12 @@
 """What a training resumes from: all variables after a step, whole or not at all; the data follow from the step.
 
     checkpoints/step-00000050/variables.index, variables.data-*   TensorFlow's, written by tf.train.Checkpoint
-                              facts.json                          step, network, sha256 of the files
+                              facts.json                          step, seconds, network, sha256 of the files
 """
 
+import math
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,14 +31,22 @@ class Checkpoints:
     """The last `kept` checkpoints in a folder, and the best: that of the lowest score.
 
     `variables` are saved; `network` says of what, such as its number of classes, and must be the same to restore.
+    `began` is when this run of the training did, by time.monotonic().
     """
 
-    def __init__(self, folder: Path, variables: Mapping[str, list[Any]], network: Mapping[str, Any], kept: int) -> None:
+    def __init__(self, folder: Path, variables: Mapping[str, list[Any]], network: Mapping[str, Any], kept: int,
+                 began: float) -> None:
         self._folder, self._network, self._kept = folder, dict(network), kept
+        self._began, self._before = began, 0.0
         self._checkpoint = tf.train.Checkpoint(**variables)
 
+    @property
+    def seconds(self) -> float:
+        """That the training took until now: in this run, and in those before until what this one resumed from."""
+        return self._before + time.monotonic() - self._began
+
     def save(self, step: int, losses: list[float], score: float | None = None) -> None:
-        """Save after `step` steps; a lower score, if any, is better.
+        """Save after `step` steps; a lower score, if any, is better, and one that is not finite is none.
 
         UserError where the disk does not take it; the checkpoint before is kept then.
         """
@@ -44,12 +54,15 @@ class Checkpoints:
         partial = self._folder / f".{final.name}.partial"
         for leftover in self._folder.glob(".*.partial"):
             shutil.rmtree(leftover)
+        if score is not None and not math.isfinite(score):
+            print(f"the score of {final.name} is {score}: it cannot be the best")
+            score = None
         try:
             partial.mkdir(parents=True)
             self._checkpoint.write(str(partial / VARIABLES))
             digests = {path.name: sha256(path) for path in sorted(partial.iterdir())}
-            write_json(partial / FACTS, {"step": step, "losses": losses, "score": score, "network": self._network,
-                                         "files": digests})
+            write_json(partial / FACTS, {"step": step, "losses": losses, "score": score, "seconds": self.seconds,
+                                         "network": self._network, "files": digests})
             for path in [*partial.iterdir(), partial]:
                 fsync(path)
             if final.exists():  # of the same step, and older than what is to replace it
@@ -73,6 +86,7 @@ class Checkpoints:
                 passed.append((folder, fault))
                 continue
             self._load(folder, facts)
+            self._before = facts["seconds"]
             for damaged, reason in passed if mend else []:
                 print(f"{damaged} is damaged ({reason}); going back to {folder.name}")
                 shutil.rmtree(damaged)
@@ -87,7 +101,8 @@ class Checkpoints:
         """Load the checkpoint of the lowest score; returns its step."""
         best = self._best()
         if best is None:
-            raise UserError(f"{self._folder} holds no whole checkpoint with a score, of which to publish the best")
+            raise UserError(f"{self._folder} holds no whole checkpoint with a finite score, of which to publish the "
+                            f"best; set train.publish to last")
         folder, facts = best
         self._load(folder, facts)
         return facts["step"]

@@ -24,8 +24,8 @@ def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfre
     """Publish the trained network in `out`: model.keras, a SavedModel, the log of the training, its metrics and record.
 
     Raises UserError for missing or damaged records, a batch that the replicas cannot share, a checkpoint to start from
-    that does not fit, and a loss that is no longer finite; the last checkpoint stays then. So it does after SIGTERM and
-    SIGINT, which save one more.
+    that does not fit, and a loss or gradients that are no longer finite; the last checkpoint stays then. So it does
+    after SIGTERM and SIGINT, which save one more.
 
     Where TF_CONFIG makes this another worker than the chief, nothing is published: it returns what the chief will.
     """

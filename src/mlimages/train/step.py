@@ -22,14 +22,17 @@ class Trainer:
 
     Variables are equal on all replicas after every step, batch norm's statistics included, which are the mean of what
     the replicas saw: so the state after any step can be saved, and says all. `evaluate(images, labels)` gives the loss
-    of some images, every class weighted alike, and their logits, by the weights that would be published. `stopping`
-    says whether the process of any replica was told to stop when it began the last call of `train`.
+    of some images, every class weighted alike, and their logits, by the weights that would be published. `loaded`
+    says what was taken of a released checkpoint, if any was; `stopping`, whether the process of any replica was told
+    to stop when it began the last call of `train`; `overflowed`, of which steps of that call the gradients were not
+    finite however small the loss scale was.
     """
 
     def __init__(self, params: Train, classes: int, strategy: Any, *, steps_per_call: int = 1) -> None:
         keras.utils.set_random_seed(params.seed)
         self.strategy = strategy
         self.stopping = False
+        self.overflowed = np.zeros(0, bool)
         self._replicas = strategy.num_replicas_in_sync
         self._parts = params.accumulate
         self.exchanged = tf.as_dtype(params.exchange)
@@ -38,8 +41,8 @@ class Trainer:
         with strategy.scope():
             self.model = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
                                synchronized=params.batch_norm == "synchronized", dtype=params.precision)
-            if params.initialize_from is not None:
-                load_released(self.model, params.initialize_from, logits=params.initialize_logits)
+            self.loaded = None if params.initialize_from is None else load_released(
+                self.model, params.initialize_from, logits=params.initialize_logits)
             self.loss = build_loss(params, classes, self._replicas, sum_over_replicas)
             self.optimizer = Momentum(self.model.trainable_variables, params.momentum,
                                       weight_decay=params.weight_decay, clip_norm=params.clip_norm)
@@ -66,9 +69,9 @@ class Trainer:
         # Of one length always: another shape would be traced anew.
         padded = np.zeros(self._steps_per_call, np.float32)
         padded[: len(rates)] = rates
-        losses, stops = self.call(batches, tf.constant(padded), tf.constant(len(rates)), tf.constant(float(stop)))
-        self.stopping = bool(stops)
-        return losses.numpy()
+        told = self.call(batches, tf.constant(padded), tf.constant(len(rates)), tf.constant(float(stop))).numpy()
+        self.stopping, self.overflowed = bool(told[-1, 1]), told[:, 2] > 0
+        return told[:, 0]
 
     def weights(self) -> list[np.ndarray]:
         """The network's variables, or their averages where they are kept: what is to be published."""
@@ -100,16 +103,15 @@ class Trainer:
                   for part in self.variables.values() for variable in part if variable.dtype.is_floating]
         return bool(tf.reduce_all(finite))
 
-    def _call(self, batches: Any, rates: Any, steps: Any, stop: Any) -> tuple[Any, Any]:
-        losses = tf.TensorArray(tf.float32, steps, element_shape=[])
-        stops = tf.constant(0.0)
+    def _call(self, batches: Any, rates: Any, steps: Any, stop: Any) -> Any:
+        told = tf.TensorArray(tf.float32, steps, element_shape=[3])
         for index in tf.range(steps):
-            sums = self.strategy.run(self._replica_step, args=(rates[index], stop, *next(batches)))
-            loss, stops = tf.unstack(self.strategy.experimental_local_results(sums)[0])
-            losses = losses.write(index, loss)
-        return losses.stack(), stops
+            of_replicas = self.strategy.run(self._replica_step, args=(rates[index], stop, *next(batches)))
+            told = told.write(index, self.strategy.experimental_local_results(of_replicas)[0])
+        return told.stack()
 
     def _replica_step(self, rate: Any, stop: Any, *batch: Any) -> Any:
+        """Float32 [3], the same on all replicas: the loss, how many are to stop, whether the gradients overflowed."""
         images, labels = self._finish(*batch)
         weights = self.loss.weigh(labels)
         if self._parts == 1:
@@ -120,13 +122,14 @@ class Trainer:
         if self._replicas > 1:
             gradients = self.exchange(gradients)
             sums = self._average_statistics(sums)
+        overflowed = tf.constant(False)
         if self.scale:
-            self.scale.apply(self.optimizer, gradients, rate)
+            overflowed = self.scale.apply(self.optimizer, gradients, rate)
         else:
             self.optimizer.apply(gradients, rate)
         if self.average:
             self.average.update()
-        return sums
+        return tf.concat([sums, [tf.cast(overflowed, tf.float32)]], 0)
 
     def exchange(self, gradients: Sequence[Any]) -> list[Any]:
         """The sums of gradients over the replicas, which travel as `train.exchange`."""
