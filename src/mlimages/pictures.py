@@ -7,28 +7,36 @@ import zlib
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image
 
 cv2.setNumThreads(1)  # whoever calls has threads of its own
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 JPEGS = ("JPEG", "MPO")  # as Pillow calls a file of several JPEGs, which decodes to its first one
 ORIENTATION = 0x0112  # the EXIF tag
+UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+           8: Image.Transpose.ROTATE_90}  # what undoes each orientation
 # The frames that every libjpeg decodes: baseline, extended and progressive, with Huffman codes.
 FRAMES = (0xC0, 0xC1, 0xC2)
 NO_FRAMES = (0xC4, 0xC8, 0xCC)  # of the markers from C0 to CF
+LONGEST_SIDE = 65_500  # pixels of a JPEG, as libjpeg has it
 # Where libjpeg gives no more than one of so many pixels, it is faster.
 RATIOS = (8, 4, 2, 1)
-# What Pillow's decoders raise on damaged files.
-DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+# What Pillow's decoders raise on damaged files: they trust what the files say of themselves.
+DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError,
+                  ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """RGB, turned as its EXIF orientation says; what is transparent is laid on white, 16 bits become 8.
 
-    The image that is given may itself be turned and returned.
+    The image that is given may itself be returned. Its EXIF block is read, never rewritten: most of what can be wrong
+    in there does not concern the pixels.
     """
-    ImageOps.exif_transpose(image, in_place=True)
+    image.load()
+    if (turn := orientation(image)) in UPRIGHT:
+        image = image.transpose(UPRIGHT[turn])
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -87,7 +95,7 @@ def ratio_of(scale: float) -> int:
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
-    """uint8 [rows, columns, 3 or 1] as a JPEG, the colours of 2 x 2 pixels as one."""
+    """uint8 [rows, columns, 3 or 1], of LONGEST_SIDE at most, as a JPEG, the colours of 2 x 2 pixels as one."""
     rgb = pixels.shape[2] == 3
     return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB" if rgb else "GRAY",
                                   "420" if rgb else "Gray", fastdct=False)

@@ -134,14 +134,18 @@ def test_the_manifest_counts_the_records_of_each_shard(records: Path) -> None:
         assert sum(1 for _ in tf.data.TFRecordDataset([str(records / name)])) == count > 0
 
 
-def test_the_class_table_counts_the_records_of_each_class(records: Path) -> None:
-    counted = {part: [0] * CLASSES for part in PARTS}
-    for part in PARTS:
+def test_the_class_table_counts_the_records_of_each_class_and_the_images_of_the_archive(
+        records: Path, small_demo: tuple[Path, Path]) -> None:
+    counted = np.zeros((CLASSES, 4), int)
+    archived = ids_in_archive(small_demo[0] / "imagenet.tar")
+    for column, part in enumerate(PARTS):
         for serialized in read(records, part).values():
-            for index in parse_sparse(tf.constant(serialized))["index"].numpy():
-                counted[part][index] += 1
-    table = rows(records / "classes.csv")
-    assert [(int(row[1]), int(row[2])) for row in table] == list(zip(counted["train"], counted["val"], strict=True))
+            counted[parse_sparse(tf.constant(serialized))["index"], column] += 1
+        for entry in read_list(small_demo[0] / list_file(part, "imagenet"), "imagenet", CLASSES):
+            counted[list(entry.labels.classes), 2] += 1
+            counted[list(entry.labels.classes), 3] += entry.source in archived
+    np.testing.assert_array_equal([[int(cell) for cell in row[1:5]] for row in rows(records / "classes.csv")], counted)
+    assert (counted[:, 2] > counted[:, 3]).any()
 
 
 def test_three_workers_publish_the_same_bytes_as_one(records: Path, converted: Callable[..., Path]) -> None:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 
-from mlimages.train.augment import decode, evaluation_image, training_image
+from mlimages.train.augment import decode, training_image
 from mlimages.train.draws import Draws, crop_box, draws
 from mlimages.train.recolour import NEAR_LEVELS, rotate_and_recolour
 
@@ -26,16 +26,19 @@ def jpeg() -> bytes:
     image = cv2.resize(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8), (320, 240), interpolation=cv2.INTER_CUBIC)
     cv2.circle(image, (120, 90), 50, (250, 40, 30), -1)
     cv2.line(image, (0, 200), (319, 20), (10, 10, 20), 5)
-    image = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=92, subsampling="4:4:4")
-    return buffer.getvalue()
+    return as_jpeg(np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
 def photograph() -> np.ndarray:
     """A real one, uint8 [600, 512, 3]."""
     return np.array(Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)))
+
+
+def as_jpeg(picture: np.ndarray, subsampling: str = "4:4:4") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=92, subsampling=subsampling)
+    return buffer.getvalue()
 
 
 def drawn(number: int, **changed: Any) -> Draws:
@@ -57,7 +60,7 @@ def recoloured(picture: np.ndarray, draw: Draws) -> np.ndarray:
 
 
 def released(jpeg: bytes, draw: Draws) -> np.ndarray:
-    """The released sequence of operations with TensorFlow's own, on the same crop."""
+    """The released sequence of operations with TensorFlow 2's own, on the same crop."""
     whole = decode(jpeg)
     left, top, width, height = crop_box(whole.shape[1], whole.shape[0], AREA, draw.crop.tolist(), draw.place.tolist())
     image = tf.io.decode_jpeg(jpeg, channels=3)[top: top + height, left: left + width]
@@ -95,11 +98,10 @@ def test_a_picture_that_is_not_recoloured_is_the_released_programs_to_a_level(jp
 
 def test_colours_stored_once_for_four_pixels_are_the_released_programs_to_a_level(photograph: np.ndarray) -> None:
     """On the average of a photograph's pixels; where saturated colours meet it is more."""
-    buffer = io.BytesIO()
-    Image.fromarray(photograph).save(buffer, "JPEG", quality=92, subsampling="4:2:0")
+    body = as_jpeg(photograph, "4:2:0")
     for number in range(10):
         draw = drawn(number, case=2)
-        apart = levels(made(buffer.getvalue(), draw), released(buffer.getvalue(), draw))
+        apart = levels(made(body, draw), released(body, draw))
         assert apart.mean() < 1 and np.sqrt(np.square(apart).mean()) < 2
 
 
@@ -187,20 +189,6 @@ def test_draws_belong_to_a_record_whatever_is_drawn_beside_it() -> None:
         for one, other in zip(draws(4, first, last), whole, strict=True):
             np.testing.assert_array_equal(one, other[first:last])
     assert (draws(5, 0, 64).angle != whole.angle[:64]).all()
-
-
-def test_evaluation_is_the_released_central_crop(jpeg: bytes) -> None:
-    image = tf.image.central_crop(tf.io.decode_jpeg(jpeg, channels=3), 0.8)
-    expected = tf.image.resize(image, (PIXELS, PIXELS), "bilinear").numpy() / 127.5 - 1
-    ours = evaluation_image(jpeg, pixels=PIXELS, preprocessing="central", central_fraction=0.8)
-    assert levels(ours, expected).max() < 0.1 / 127.5
-
-
-def test_evaluation_of_the_classification_scripts_takes_256_and_224(jpeg: bytes) -> None:
-    image = tf.image.resize(tf.io.decode_jpeg(jpeg, channels=3), (256, 341), "bilinear")
-    expected = image[16:240, 58:282].numpy() / 127.5 - 1
-    ours = evaluation_image(jpeg, pixels=224, preprocessing="shorter_side", central_fraction=1.0)
-    assert levels(ours, expected).max() < 0.1 / 127.5
 
 
 def test_jpegs_decode_as_tensorflow_decodes_them(jpeg: bytes) -> None:

@@ -13,11 +13,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mlimages.convert.records import read_index
+from mlimages.acquire.formats import Labels
+from mlimages.convert.example import UNKNOWN
+from mlimages.convert.images import Jpeg
+from mlimages.convert.records import read_index, serialize, serialize_dense, shard_name
+from mlimages.convert.writing import shard as shard_file
 from mlimages.errors import UserError
 from mlimages.memory import ALIGNED
 from mlimages.params import Train
-from mlimages.publish import read_manifest
+from mlimages.publish import publish, read_manifest
 from mlimages.train import reader
 from mlimages.train.inputs import Records, Shares, dataset, evaluation_batches, told, training_batches
 
@@ -148,6 +152,33 @@ def test_starting_late_reads_nothing_from_before(small_records: Records, small_t
     monkeypatch.setattr(small_records.reader, "read", spy)
     list(training_batches(small_records, small_train, steps=1_000_002, first=1_000_000))
     assert read == [8, 8]
+
+
+@pytest.fixture
+def both_schemas(small_records: Records, tmp_path: Path) -> list[Records]:
+    """The same ten pictures with no, one or several labels, in sparse and in dense records."""
+    found = []
+    for schema in ("sparse", "dense"):
+        work = tmp_path / schema / "work"
+        with shard_file(work / (name := shard_name("train", 0, 1))) as add:
+            for number in range(10):
+                jpeg = Jpeg(small_records.reader.example(number % 3, 0).jpeg, 48, 48)
+                labels = Labels(tuple(range(number % 4)), (0.25, UNKNOWN, 1.0)[: number % 4])
+                add(serialize(jpeg, labels, filename=str(number), key=str(number)) if schema == "sparse" else
+                    serialize_dense(jpeg, labels, filename=str(number), classes=RECORDS), str(number))
+        publish(work, out := tmp_path / schema / "out", verb="convert", records={name: 10}, classes=RECORDS)
+        found.append(Records(out, read_manifest(out, "convert"), "train"))
+    return found
+
+
+def test_dense_records_give_the_batches_of_sparse_ones(both_schemas: list[Records], small_train: Train) -> None:
+    sparse, dense = ([(images.numpy(), labels.numpy()) for images, labels in training_batches(
+        records, small_train, steps=3)] for records in both_schemas)
+    assert_equal(sparse, dense)
+    assert {-1.0, 0.0, 0.25, 1.0} == set(np.unique([labels for _, labels in dense]).tolist())
+    for one, other in zip(*(evaluated(records, 32) for records in both_schemas), strict=True):
+        for column, same in zip(one, other, strict=True):
+            np.testing.assert_array_equal(column, same)
 
 
 def evaluated(records: Records, pixels: int, **changed: Any) -> Any:

@@ -55,28 +55,35 @@ def _read(path: Path) -> Iterator[bytes]:
             number += 1
             end += HEADER_BYTES + len(record) + FOOTER_BYTES
     except tf.errors.NotFoundError:
-        raise UserError(f"{path} is missing; {redo('convert')}") from None
+        raise missing(path) from None
     except tf.errors.DataLossError as error:
-        if number == 0 and (kind := _compression(path)):
-            raise UserError(f"{path} is compressed with {kind}, expected plain records; decompress it, or "
-                            f"{redo('convert')}") from None
         what = "it is cut off" if "truncated" in error.message else "its length, its data or a checksum is damaged"
-        raise wrong(path, number, what) from None
+        raise (wrong if number else no_frame)(path, number, what) from None
     if end != path.stat().st_size:  # TensorFlow takes less than a header for the file's end
         raise wrong(path, number, "it is cut off")
 
 
-def _compression(path: Path) -> str | None:
-    with path.open("rb") as file:
-        head = file.read(2)
-    if head == b"\x1f\x8b":
-        return "gzip"
-    return "zlib" if head[:1] == b"\x78" and int.from_bytes(head) % 31 == 0 else None
+def missing(path: Path) -> UserError:
+    """What to raise for a shard that is not there."""
+    return UserError(f"{path} is missing; {redo('convert')}")
 
 
 def wrong(path: Path, number: int, problem: str) -> UserError:
     """What to raise for a record of a shard."""
     return UserError(f"{path}, record {number}: {problem}; {redo('convert')}")
+
+
+def no_frame(path: Path, number: int, problem: str) -> UserError:
+    """What to raise where a record does not even begin or end as one: a compressed file is called so."""
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head == b"\x1f\x8b":
+        kind = "gzip"
+    elif head[:1] == b"\x78" and int.from_bytes(head) % 31 == 0:
+        kind = "zlib"
+    else:
+        return wrong(path, number, problem)
+    return UserError(f"{path} is compressed with {kind}, expected plain records; decompress it, or {redo('convert')}")
 
 
 def main(folder: str) -> int:

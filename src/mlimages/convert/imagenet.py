@@ -23,7 +23,8 @@ from mlimages.publish import atomic, write_json
 
 # Such as n04310904_1234567890; no name in the lists is longer.
 NAME = np.dtype("S20")
-# `file` is the number of a file of the archive; a `size` of 0 means a file of its own, WNID/FILE.
+# `file` is the number of a file of the archive; an `offset` of 0, where a tar has a header, means a file of its own,
+# WNID/FILE.
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("size", "<u4")])
 NAMES, PLACES, DONE = "names", "places", "index.json"
 

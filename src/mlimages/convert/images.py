@@ -12,6 +12,7 @@ from mlimages.pictures import (
     DECODER_ERRORS,
     FORMATS,
     JPEGS,
+    LONGEST_SIDE,
     draft,
     encode_jpeg,
     flawless_jpeg,
@@ -50,7 +51,7 @@ def to_jpeg(body: bytes, *, quality: int, shorter_side: int | None = None) -> Jp
     """The bytes as they are where they are an upright RGB or grey JPEG, else their first frame written anew.
 
     A picture whose shorter side has more than `shorter_side` pixels is made that small. Transparent pictures are laid
-    on white. Raises Undecodable where the picture does not decode to its end.
+    on white. Raises Undecodable where the picture does not decode to its end, or has a side too long for a JPEG.
     """
     try:
         with Image.open(io.BytesIO(body), formats=FORMATS) as image:
@@ -67,10 +68,12 @@ def to_jpeg(body: bytes, *, quality: int, shorter_side: int | None = None) -> Jp
     except Image.DecompressionBombError as error:
         raise Undecodable(Reason.TOO_MANY_PIXELS, str(error)) from None
     except DECODER_ERRORS as error:
-        raise Undecodable(Reason.CORRUPT, f"Pillow: {error}") from None
+        raise Undecodable(Reason.CORRUPT, f"Pillow: {error!r}") from None
     except tf.errors.InvalidArgumentError:
         raise Undecodable(Reason.CORRUPT, f"TensorFlow does not decode it; Pillow: {_of_pillow(body)}") from None
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
+    if max(width, height) > LONGEST_SIDE:
+        raise Undecodable(Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels, and a JPEG has {LONGEST_SIDE} at most")
     if pixels.shape[:2] != (height, width):
         pixels = smaller(pixels, width, height)
     return Jpeg(encode_jpeg(pixels, quality), width, height)
@@ -82,7 +85,7 @@ def _of_pillow(body: bytes) -> str:
         with Image.open(io.BytesIO(body), formats=FORMATS) as image:
             image.load()
     except DECODER_ERRORS as error:
-        return str(error)
+        return repr(error)
     return "nothing"
 
 

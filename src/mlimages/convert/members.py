@@ -19,7 +19,7 @@ from mlimages.errors import UserError, redo
 from mlimages.publish import atomic, write_json
 
 # Of a downloaded image, `facts` is the size of its JSON, and `line` 0; of one from ImageNet, the byte at which its
-# line begins in the list, and the line's number. A `size` of 0 is a file of its own.
+# line begins in the list, and the line's number. An `offset` of 0 is a file of its own.
 ROW = np.dtype([("file", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("facts", "<u8"), ("line", "<u4")])
 BATCH = 65_536
 MISSING, TABLE = "missing.csv", "table.json"
@@ -61,12 +61,12 @@ class Table:
         if row["file"] >= self.archived:
             return read_sample(path, Place(int(row["offset"]), int(row["size"]), int(row["facts"])))
         entry = self._entry(part, int(row["line"]), int(row["facts"]))
-        place = path if row["size"] else path / entry.source
+        in_tar = bool(row["offset"])
+        place = path if in_tar else path / entry.source
         try:
             with place.open("rb") as file:
-                if row["size"]:
-                    file.seek(row["offset"])
-                body = file.read(row["size"] or -1)
+                file.seek(row["offset"])
+                body = file.read(row["size"] if in_tar else -1)
         except OSError as error:
             raise UserError(f"{place}: {error.strerror}, but it was there when convert.imagenet was indexed; put it "
                             f"back, or {redo('convert')}") from None

@@ -11,6 +11,7 @@ from mlimages.download.ledger import Reason
 from mlimages.pictures import (
     DECODER_ERRORS,
     FORMATS,
+    LONGEST_SIDE,
     draft,
     encode_jpeg,
     flawless_jpeg,
@@ -61,6 +62,8 @@ def _smaller(body: bytes, image: Image.Image, scale: float, quality: int) -> Pic
     width, height = (max(1, round(side * scale)) for side in image.size)
     if orientation(image) > 4:
         width, height = height, width
+    if max(width, height) > LONGEST_SIDE:
+        raise Failure(Reason.TOO_MANY_PIXELS, 200)
     pixels = flawless_jpeg(body, image, scale) if orientation(image) == 1 and image.mode == "RGB" else None
     if pixels is None:
         draft(image, scale)

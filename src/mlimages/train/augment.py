@@ -1,7 +1,8 @@
 """Preprocessing of JPEGs to squares on the host: the released program's operations in libjpeg-turbo and OpenCV.
 
-JPEGs are decoded to the release's bits. In training the picture is resized to whole levels of 255, see recolour.py for
-what follows; for evaluation nothing differs but rounding. `tests/train/test_augment.py` holds it beside TensorFlow.
+JPEGs are decoded to the release's bits. In training the picture is resized to whole levels of 255, on OpenCV's grid: it
+lies (scale - 1) / 2 of the picture's pixels aside of the release's. See recolour.py for what follows. For evaluation
+nothing differs but rounding. `test_augment.py` and `test_resizing.py` in tests/train hold it beside TensorFlow.
 """
 
 import threading
@@ -11,6 +12,7 @@ from typing import Literal
 import cv2
 import numpy as np
 import simplejpeg
+import tensorflow as tf
 
 from mlimages.train.draws import crop_box
 
@@ -67,19 +69,23 @@ def evaluation_image(jpeg: bytes, *, pixels: int, preprocessing: Preprocessing, 
 
     `central`: the part of `central_fraction` of each side, resized to the square, as the released program's.
     `shorter_side`: the picture resized to a shorter side of 8/7 of `pixels`, and of it the central square, as its
-    classification scripts do with 256 and 224.
+    classification scripts do with 256 and 224, in whole levels.
     """
     image = decode(jpeg)
     height, width = image.shape[:2]
     if preprocessing == "central":
         top, left = (int((side - side * central_fraction) / 2) for side in (height, width))
-        crop = image[top: height - top, left: width - left].astype(np.float32)
-        return scaled(cv2.resize(crop, (pixels, pixels), interpolation=cv2.INTER_LINEAR))
-    scale = round(pixels * 8 / 7) / min(height, width)
-    size = max(pixels, round(width * scale)), max(pixels, round(height * scale))
-    resized = cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
-    top, left = (size[1] - pixels) // 2, (size[0] - pixels) // 2
+        return scaled(_resized_as_released(image[top: height - top, left: width - left], pixels))
+    new_height, new_width = (side * round(pixels * 8 / 7) // min(height, width) for side in (height, width))
+    resized = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    top, left = (new_height - pixels) // 2, (new_width - pixels) // 2
     return scaled(resized[top: top + pixels, left: left + pixels])
+
+
+def _resized_as_released(image: np.ndarray, pixels: int) -> np.ndarray:
+    """Bilinear on the grid of TensorFlow 1: pixel i is taken at i times the scale, not from the middle of its part."""
+    with tf.device("CPU"):
+        return tf.raw_ops.ResizeBilinear(images=image[None], size=[pixels, pixels]).numpy()[0]
 
 
 def scaled(images: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

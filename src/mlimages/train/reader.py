@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import google_crc32c
 import numpy as np
 
-from mlimages.convert.checking import wrong
+from mlimages.convert.checking import missing, no_frame, wrong
 from mlimages.convert.example import Example, read_example
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, read_index
 from mlimages.memory import aligned
@@ -41,8 +41,8 @@ class Batch(NamedTuple):
 class Reader:
     """Reads records of these shards, of which the manifest tells `counts`; the indices stay on the disk.
 
-    UserError, naming shard and record, for an index of another length, and for every record that is cut, damaged,
-    of another schema, or labelled outside `classes`.
+    UserError, naming shard and record, for a missing or compressed shard, an index of another length, and every record
+    that is cut, damaged, of another schema, or labelled outside `classes`.
     """
 
     def __init__(self, shards: Sequence[Path], counts: Sequence[int], classes: int) -> None:
@@ -83,12 +83,12 @@ class Reader:
         opened = self._opened(path)  # held, so that it stays open
         frame = os.pread(opened.descriptor, HEADER_BYTES + length + FOOTER_BYTES, int(row["offset"]))
         if len(frame) < HEADER_BYTES + length + FOOTER_BYTES:
-            raise wrong(path, number, "it is cut off")
+            raise no_frame(path, number, "it is cut off")
         header, header_sum = struct.unpack("<8sI", frame[:HEADER_BYTES])
         data = frame[HEADER_BYTES: HEADER_BYTES + length]
         [data_sum] = struct.unpack("<I", frame[HEADER_BYTES + length:])
         if header != length.to_bytes(8, "little") or _masked_crc(header) != header_sum:
-            raise wrong(path, number, "its length or the checksum of its length is damaged")
+            raise no_frame(path, number, "its length or the checksum of its length is damaged")
         if _masked_crc(data) != data_sum:
             raise wrong(path, number, "its data or the checksum of its data is damaged")
         try:
@@ -101,7 +101,10 @@ class _Opened:
     """A file that is open until nobody has it any more."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
+        try:
+            self.descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise missing(path) from None
         weakref.finalize(self, os.close, self.descriptor)
 
 
