@@ -6,21 +6,23 @@ from pathlib import Path
 
 from PIL import Image
 
+from mlimages.demo import world
+
 WIDTH, HEIGHT = 500, 375  # pixels
 
 
 def photographs(folder: Path, photos: Path | None, count: int, target_bytes: int = 48_000) -> None:
     """Write `count` different JPEGs, whose mean is about so many bytes, as 0.jpg, 1.jpg and so on.
 
-    They are cut at random from the pictures in `photos`, or without it drawn with noise on them; the quality of each
-    is the one that leads the mean on towards the target.
+    They are cut at random from the pictures in `photos`, or without it drawn as the demo's are; the quality of each is
+    the one that leads the mean on towards the target.
     """
     folder.mkdir(parents=True)
     rng = random.Random(0)  # noqa: S311 - it cuts pictures
     originals = [Image.open(path).convert("RGB") for path in sorted(photos.iterdir())] if photos else []
     total, quality = 0, 90
     for number in range(count):
-        picture = _cut(rng.choice(originals), rng) if originals else _drawn(rng)
+        picture = _cut(rng.choice(originals), rng) if originals else _drawn(number)
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=quality)
         (folder / f"{number}.jpg").write_bytes(buffer.getvalue())
@@ -34,7 +36,8 @@ def _cut(whole: Image.Image, rng: random.Random) -> Image.Image:
     return whole.crop((x, y, x + width, y + height))
 
 
-def _drawn(rng: random.Random) -> Image.Image:
-    noise = Image.frombytes("L", (WIDTH, HEIGHT), rng.randbytes(WIDTH * HEIGHT))
-    picture = Image.merge("RGB", [Image.linear_gradient("L").resize((WIDTH, HEIGHT))] * 3)
-    return Image.blend(picture, noise.convert("RGB"), 0.1)
+def _drawn(number: int) -> Image.Image:
+    """A picture of the demo's world, a square of which the middle is taken."""
+    [image_id] = world.image_ids(number, "benchmark", 1)
+    square = Image.open(io.BytesIO(world.draw(image_id, WIDTH)))
+    return square.crop((0, (WIDTH - HEIGHT) // 2, WIDTH, (WIDTH + HEIGHT) // 2))

@@ -12,16 +12,30 @@ from mlimages.errors import UserError
 FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 
+class DiskError(UserError):
+    """A disk that did not take what was to be written."""
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A block that writes `path`; UserError, with what is free there, where the disk does not take it."""
+    """A block that writes `path`; DiskError, with what is free there, where the disk does not take it."""
     try:
         yield
     except OSError as error:
         if error.errno not in FAULTS:
             raise
-        raise UserError(f"{path}: {error.strerror}; {_free(path)}. What was finished is kept: make room there, or set "
+        raise DiskError(f"{path}: {error.strerror}; {_free(path)}. What was finished is kept: make room there, or set "
                         f"machine.scratch to another disk, and run the same command again") from None
+
+
+@contextlib.contextmanager
+def room(folder: Path, needed: float, what: str) -> Iterator[None]:
+    """A block that writes about `needed` bytes: `check_room` before it, and a DiskError of it says so, too."""
+    check_room(folder, needed, what)
+    try:
+        yield
+    except DiskError as error:
+        raise DiskError(f"{error}; {what} needs about {needed / 1e9:,.1f} GB") from None
 
 
 def say_room(folder: Path, needed: float, what: str) -> None:

@@ -21,7 +21,7 @@ from mlimages.convert.checking import check_shards
 from mlimages.params import Convert, Machine
 from mlimages.publish import MANIFEST, verify
 
-NO_PREFLIGHT = "import mlimages.convert.run; mlimages.convert.run.check_room = lambda *about: None"
+NO_PREFLIGHT = "import mlimages.disk; mlimages.disk.check_room = lambda *about: None"
 RUN_CONVERT = """
 import pickle, sys
 from mlimages.acquire.formats import list_file, read_list
@@ -31,7 +31,7 @@ params, machine, lists, images, out = pickle.loads(bytes.fromhex(sys.argv[1]))
 try:
     convert(params, machine, lists=lists, images=images, out=out)
 except UserError as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+    sys.exit(f"UserError: {error}")
 """
 
 
@@ -97,7 +97,9 @@ def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(run: Run, undist
 @needs_unshare
 @pytest.mark.parametrize(("limit", "before", "words"), [
     ("size=120k", "", ("converting 76 images needs about", "make room there")),
-    ("size=40k", NO_PREFLIGHT, ("No space left on device", ".tfrecord", *DISK)),
+    ("size=4k", "", ("the index of", "imagenet.tar needs about 0.0 GB, but 0.0 GB")),
+    ("size=24k", "", ("a table of 80 images needs about 0.0 GB, but 0.0 GB", "make room there")),
+    ("size=40k", NO_PREFLIGHT, ("No space left on device", ".tfrecord", "converting 76 images needs about", *DISK)),
     ("nr_inodes=24", "", ("No space left on device", *DISK))])
 def test_a_full_disk_is_told_and_the_same_command_goes_on(run: Run, undisturbed: bytes, limit: str, before: str,
                                                           words: tuple[str, ...]) -> None:

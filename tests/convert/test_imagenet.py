@@ -63,7 +63,8 @@ def read(archive: Archive, ids: list[str], folder: Path) -> dict[str, bytes]:
     for part in PARTS:
         lines = [f"{one}\t0:1\n" for one in ids] if part == "train" else []
         (folder / list_file(part, "imagenet")).write_text("".join(lines))
-    table, _ = open_table(folder / "table", lists=folder, images=folder, classes=1, archive=archive, seed=0)
+    table, _ = open_table(folder / "table", lists=folder, images=folder, classes=1, archive=archive, seed=0,
+                          lines=len(ids))
     samples = [table.read("train", row) for row in table.rows("train")]
     return {sample.url: sample.body for sample in samples}
 

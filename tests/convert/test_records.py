@@ -13,7 +13,6 @@ from mlimages.acquire.formats import Labels
 from mlimages.convert.images import Jpeg
 from mlimages.convert.records import (
     HEADER_BYTES,
-    dense_labels,
     index_path,
     index_rows,
     parse,
@@ -141,14 +140,6 @@ def test_a_missing_or_damaged_index_is_named(tmp_path: Path, content: bytes | No
         index_path(path).write_bytes(content)
     with pytest.raises(UserError, match=r"00001\.tfrecord\.index is .*dvc repro --force convert"):
         read_index(path)
-
-
-def test_dense_labels_are_the_confidences_and_0_elsewhere() -> None:
-    index = tf.ragged.constant([[0, 3], [], [2]], dtype=tf.int64)
-    confidence = tf.ragged.constant([[0.5, 1.0], [], [0.75]], dtype=tf.float32)
-    dense = dense_labels(index, confidence, 5)
-    assert dense.dtype == tf.float32
-    assert dense.numpy().tolist() == [[0.5, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0.75, 0, 0]]
 
 
 def test_the_shards_of_a_part_are_found_in_order() -> None:

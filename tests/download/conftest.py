@@ -48,7 +48,7 @@ params, machine, lists, out = pickle.loads(bytes.fromhex(sys.argv[1]))
 try:
     download(params, machine, lists=lists, out=out)
 except UserError as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+    sys.exit(f"UserError: {error}")
 """
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from mlimages import scratch
 from mlimages.acquire.formats import IMAGENET_ID
+from mlimages.disk import room
 from mlimages.engine import map_units
 from mlimages.errors import UserError
 from mlimages.params import Machine
@@ -26,6 +27,7 @@ NAME = np.dtype("S20")
 # `file` is the number of a file of the archive; an `offset` of 0, where a tar has a header, means a file of its own,
 # WNID/FILE.
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("size", "<u4")])
+IMAGE_BYTES = 100_000  # the mean of ImageNet's, or a little less
 NAMES, PLACES, DONE = "names", "places", "index.json"
 
 
@@ -78,7 +80,8 @@ def open_archive(path: Path, machine: Machine) -> Archive:
     with scratch.kept("convert", machine, f"imagenet-{fingerprint}") as folder:
         if not (folder / DONE).exists():
             print(f"building the index of {path}, {len(groups):,} classes, once")
-            _build(groups, folder, machine)
+            with room(folder, _index_bytes(parts), f"the index of {path}"):
+                _build(groups, folder, machine)
         if not (folder / NAMES).stat().st_size:
             raise UserError(f"{path} holds no image named like n04310904_8388.JPEG in its class n04310904")
         return Archive(files, fingerprint, np.memmap(folder / NAMES, NAME, "r"), np.memmap(folder / PLACES, PLACE, "r"))
@@ -101,6 +104,12 @@ def _groups(path: Path) -> list[Group]:
     if not groups:
         raise UserError(f"{path} is not {expected}, as convert.imagenet expects")
     return sorted(groups)
+
+
+def _index_bytes(parts: list[Path]) -> float:
+    """About so many: by the mean size of an image in tars; a folder's own entries are about as long as the index's."""
+    found = sum(part.stat().st_size for part in parts)
+    return found / IMAGE_BYTES * (NAME.itemsize + PLACE.itemsize) if parts[0].is_file() else found
 
 
 def _build(groups: list[Group], folder: Path, machine: Machine) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from mlimages.acquire.formats import PARTS, Entry, Part, list_file, read_list, starts
 from mlimages.convert.imagenet import Archive
+from mlimages.disk import room
 from mlimages.download.shards import Place, Sample, places, read_sample
 from mlimages.errors import UserError, redo
 from mlimages.publish import atomic, write_json
@@ -65,7 +66,8 @@ class Table:
         place = path if in_tar else path / entry.source
         try:
             with place.open("rb") as file:
-                file.seek(row["offset"])
+                if in_tar:
+                    file.seek(row["offset"])
                 body = file.read(row["size"] if in_tar else -1)
         except OSError as error:
             raise UserError(f"{place}: {error.strerror}, but it was there when convert.imagenet was indexed; put it "
@@ -76,32 +78,38 @@ class Table:
         return next(read_list(Path(self.lists) / list_file(part, "imagenet"), "imagenet", self.classes, line, offset))
 
 
-def open_table(folder: Path, *, lists: Path, images: Path, classes: int, archive: Archive | None,
-               seed: int) -> tuple[Table, Coverage]:
+def open_table(folder: Path, *, lists: Path, images: Path, classes: int, archive: Archive | None, seed: int,
+               lines: int) -> tuple[Table, Coverage]:
     """The table in `folder`, made by the first call: training images mixed by `seed`, validation images in list order.
 
-    Beside it lies missing.csv, the ids that the archive lacks. UserError where a part has no image.
+    Beside it lies missing.csv, the ids that the archive lacks. UserError where there is no room for twice the rows of
+    all `lines` of the lists, as it takes to mix them.
     """
     path = folder / TABLE
     if not path.exists():
-        shards = {part: sorted((images / part).glob("*.tar")) for part in PARTS}
-        archived = list(archive.files) if archive else []
-        files = [*archived, *shards["train"], *shards["val"]]
-        number = {file: index for index, file in enumerate(files)}
-        table = Table(str(folder), str(lists), classes, [str(file) for file in files], len(archived))
-        coverage = Coverage(dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0), [0] * classes, [0] * classes)
-        with atomic(folder / MISSING) as missing:
-            missing.write(b"part,id\n")
-            for part in PARTS:
-                with atomic(_listed_path(folder, part)) as rows:
-                    if archive:
-                        _from_archive(table, part, archive, rows, missing, coverage)
-                    for shard in shards[part]:
-                        rows.write(_from_shard(shard, number[shard]).tobytes())
-                mix(folder, part, seed)
-        write_json(path, {"table": vars(table), "coverage": vars(coverage)})
+        with room(folder, 2 * ROW.itemsize * lines, f"a table of {lines:,} images"):
+            _make(folder, lists, images, classes, archive, seed)
     content = json.loads(path.read_text())
     return Table(**content["table"]), Coverage(**content["coverage"])
+
+
+def _make(folder: Path, lists: Path, images: Path, classes: int, archive: Archive | None, seed: int) -> None:
+    shards = {part: sorted((images / part).glob("*.tar")) for part in PARTS}
+    archived = list(archive.files) if archive else []
+    files = [*archived, *shards["train"], *shards["val"]]
+    number = {file: index for index, file in enumerate(files)}
+    table = Table(str(folder), str(lists), classes, [str(file) for file in files], len(archived))
+    coverage = Coverage(dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0), [0] * classes, [0] * classes)
+    with atomic(folder / MISSING) as missing:
+        missing.write(b"part,id\n")
+        for part in PARTS:
+            with atomic(_listed_path(folder, part)) as rows:
+                if archive:
+                    _from_archive(table, part, archive, rows, missing, coverage)
+                for shard in shards[part]:
+                    rows.write(_from_shard(shard, number[shard]).tobytes())
+            mix(folder, part, seed)
+    write_json(folder / TABLE, {"table": vars(table), "coverage": vars(coverage)})
 
 
 def _from_archive(table: Table, part: Part, archive: Archive, rows: BinaryIO, missing: BinaryIO,

@@ -158,12 +158,6 @@ def parse_sparse(serialized: Any) -> dict[str, Any]:
         }
 
 
-def dense_labels(index: Any, confidence: Any, classes: int) -> Any:
-    """Ragged labels of a batch to confidences, float32 [batch, classes]; 0 where a class is not named."""
-    rows = tf.stack([index.value_rowids(), index.values], axis=1)
-    return tf.scatter_nd(rows, confidence.values, tf.stack([index.nrows(), tf.constant(classes, tf.int64)]))
-
-
 def _example(features: dict[str, Any]) -> bytes:
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
 

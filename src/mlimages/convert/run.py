@@ -19,7 +19,7 @@ from mlimages.convert.imagenet import open_archive
 from mlimages.convert.images import Undecodable, to_jpeg
 from mlimages.convert.members import Table, open_table
 from mlimages.convert.report import Note, summarise
-from mlimages.disk import check_room
+from mlimages.disk import room
 from mlimages.download import shards
 from mlimages.download.shards import Sample
 from mlimages.engine import map_units
@@ -59,7 +59,7 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
     Training records are mixed over the shards by `params.seed`; validation records stay in list order. Raises
     UserError for missing or damaged inputs, where no image at all is left of a part, and for a full disk.
     """
-    classes = verify(lists, "acquire")["classes"]
+    listed = verify(lists, "acquire")
     verify(images, "download")
     archive = open_archive(Path(params.imagenet), machine) if params.imagenet else None
     key = scratch.key(params, inputs=[lists, images], code=[THIS, formats, records, imagenet, members, shards, jpegs,
@@ -67,14 +67,15 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
     if archive:
         key = f"{key}-{archive.fingerprint[:8]}"
     with scratch.workspace("convert", machine, key, out) as work:
-        table, coverage = open_table(work / "table", lists=Path(lists), images=Path(images), classes=classes,
-                                     archive=archive, seed=params.seed)
+        table, coverage = open_table(work / "table", lists=Path(lists), images=Path(images), archive=archive,
+                                     classes=listed["classes"], seed=params.seed,
+                                     lines=sum(listed["files"][one.name]["records"] for one in formats.LISTS))
         job = Job(params, table, str(work / "out"), str(work / "notes"))
         units = _plan(job)
         _write(job, units, machine, work)
         counts, known = summarise([report.note_path(Path(job.notes), unit.name) for unit in units], coverage,
                                   table, Path(job.finished), read_tree(Path(lists) / DICTIONARY).names)
-        publish(Path(job.finished), out, verb="convert", records=counts, known=known, classes=classes,
+        publish(Path(job.finished), out, verb="convert", records=counts, known=known, classes=table.classes,
                 labels=params.labels)
     return Path(out)
 
@@ -120,8 +121,8 @@ def _write(job: Job, units: list[Unit], machine: Machine, work: Path) -> None:
         return
     left, total = (sum(unit.last - unit.first for unit in some) for some in (todo, units))
     expected = sum(_expected_bytes(job, part) for part in PARTS)
-    check_room(work, round(expected * left / total), f"converting {left:,} images")
-    with progress("convert", total=total, done=total - left, unit=" images", machine=machine) as bar:
+    with (room(work, round(expected * left / total), f"converting {left:,} images"),
+          progress("convert", total=total, done=total - left, unit=" images", machine=machine) as bar):
         for unit in map_units(partial(write_unit, job), todo, machine=machine, ahead=2):
             bar.update(unit.last - unit.first)
 
