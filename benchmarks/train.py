@@ -5,7 +5,7 @@
     python benchmarks/train.py --only step,overhead,memory,start
 
 Every rival is a process of its own, trains on random images, and gives the seconds of one step when it is asked: they
-take turns, so that all see the same machine.
+take turns, so that all see the same machine, and all keep freed memory (`src/mlimages/memory.py`).
 """
 
 import argparse

@@ -180,8 +180,7 @@ def main(what: str, *sizes: str) -> None:
     if not sizes:
         {"memory": memory, "start": start}[what]()
         return
-    if what != "applications":  # as our training does; also for what it is measured against
-        keep_freed(STEPS)
+    keep_freed(STEPS)  # as our training does; also for what it is measured against
     kinds = {"bare": bare, "full": full, "network": network, "applications": applications}
     steps = _steps(kinds[what](*map(int, sizes)), FIT_STEPS if what == "applications" else 1)
     for _ in sys.stdin:

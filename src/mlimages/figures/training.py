@@ -58,7 +58,8 @@ def step_profile(model: str | Path) -> None:
 def live_course(machine: Machine) -> Iterator[None]:
     """Shows the course of the training that the block runs, drawn anew while it grows.
 
-    It reads the log that the training writes anyway, from a thread of its own: the training knows nothing of it.
+    It reads the log that the training writes anyway, from a thread of its own: the training knows nothing of it, and
+    goes on where a plot fails, which is told in its place.
     """
     began, ended = time.time(), threading.Event()
     picture = display("The plot comes with the first steps.", display_id=True)
@@ -66,10 +67,14 @@ def live_course(machine: Machine) -> Iterator[None]:
     def follow() -> None:
         shown = 0.0
         while not ended.wait(machine.progress_seconds):
-            logs = [path for path in root(machine).glob(f"train/*/{LOG}") if path.stat().st_mtime > max(began, shown)]
-            if logs and len(rows := read_log(logs[0])) > 1:
-                shown = logs[0].stat().st_mtime
-                picture.update(Image(_png(rows), format="png"))
+            try:
+                logs = [path for path in root(machine).glob(f"train/*/{LOG}")
+                        if path.stat().st_mtime > max(began, shown)]
+                if logs and len(rows := read_log(logs[0])) > 1:
+                    shown = logs[0].stat().st_mtime
+                    picture.update(Image(_png(rows), format="png"))
+            except Exception as error:  # of whatever kind: the next plot may succeed
+                picture.update(f"The plot could not be drawn ({type(error).__name__}: {error}); the training goes on.")
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
