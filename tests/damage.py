@@ -50,11 +50,12 @@ def ints(*values: int) -> Any:
 
 
 # The second record of a shard, and what is to be said of it.
+WRONG_SIZES = [  # which training does not read
+    (changed("image/width", floats(30.0)), "its feature image/width is float_list, expected int64_list"),
+    (changed("image/height", ints(20, 20)), "its feature image/height has 2 values, expected 1")]
 WRONG_RECORDS = [
     (changed("image/encoded", None), "it has no feature image/encoded, only image/filename"),
     (changed("label/index", None), "it has no feature label/index"),
-    (changed("image/width", floats(30.0)), "its feature image/width is float_list, expected int64_list"),
-    (changed("image/height", ints(20, 20)), "its feature image/height has 2 values, expected 1"),
     (changed("label/index", ints(2, 12)), "its class 12 is not one of 12"),
     (changed("label/index", ints(-1, 2)), "its class -1 is not one of 12"),
     (changed("label/index", ints(5, 2)), r"its classes \[5, 2\] are not ascending"),

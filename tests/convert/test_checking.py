@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.damage import CLASSES, DAMAGES, JPEG, WRONG_RECORDS, a_record, a_shard, cut
+from tests.damage import CLASSES, DAMAGES, JPEG, WRONG_RECORDS, WRONG_SIZES, a_record, a_shard, cut
 
 from mlimages.acquire.formats import Labels
 from mlimages.convert.checking import check_shard, main
@@ -30,7 +30,7 @@ def test_a_shard_cut_between_two_records_differs_from_its_index(tmp_path: Path) 
         check_shard(path, CLASSES)
 
 
-@pytest.mark.parametrize(("record", "said"), WRONG_RECORDS)
+@pytest.mark.parametrize(("record", "said"), WRONG_RECORDS + WRONG_SIZES)
 def test_wrong_features_and_labels_are_named(tmp_path: Path, record: bytes, said: str) -> None:
     with pytest.raises(UserError, match=rf"\.tfrecord, record 1: {said}"):
         check_shard(a_shard(tmp_path, a_record(), record), CLASSES)

@@ -12,7 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from mlimages.acquire.formats import PARTS
-from mlimages.convert.example import read_example
+from mlimages.convert.example import check_example
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, index_path, read_index, shard_paths
 from mlimages.errors import UserError, redo
 from mlimages.publish import read_manifest
@@ -32,7 +32,7 @@ def check_shard(path: Path, classes: int) -> int:
     lengths = []
     for number, serialized in enumerate(_read(path)):
         try:
-            read_example(serialized, classes)
+            check_example(serialized, classes)
         except ValueError as problem:
             raise wrong(path, number, str(problem)) from None
         lengths.append(len(serialized))

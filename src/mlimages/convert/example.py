@@ -1,7 +1,6 @@
 """One serialized record, read as strictly as can be."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,28 +24,54 @@ class Example(NamedTuple):
 
     jpeg: bytes
     key: bytes
-    indices: Sequence[int]
-    confidence: Sequence[float]
+    indices: list[int]
+    confidence: list[float]
 
 
 def read_example(serialized: bytes, classes: int) -> Example:
-    """The record; ValueError says what is wrong with it."""
+    """The record; ValueError says what is wrong with what there is to take of it.
+
+    It is read for every image of a training, mostly with cold caches: the less is touched, the better.
+    """
+    features = _features(serialized)
+    if "image" in features:
+        return _dense(features, classes)
+    jpeg, key = features["image/encoded"].bytes_list.value, features["image/key"].bytes_list.value
+    indices, confidence = features["label/index"].int64_list.value, features["label/confidence"].float_list.value
+    if len(jpeg) != 1 or len(key) != 1 or not indices or not confidence:
+        return check_example(serialized, classes)
+    one = Example(jpeg[0], key[0], [*indices], [*confidence])
+    _check_labels(one.indices, one.confidence, classes)
+    return one
+
+
+def check_example(serialized: bytes, classes: int) -> Example:
+    """The same, of a record of which all is as its schema says."""
+    features = _features(serialized)
+    if "image" in features:
+        return _dense(features, classes)
+    found = {name: _values(features, name, kind) for name, kind in SCHEMAS["sparse"].items()}
+    one = Example(found["image/encoded"][0], found["image/key"][0], [*found["label/index"]],
+                  [*found["label/confidence"]])
+    _check_labels(one.indices, one.confidence, classes)
+    return one
+
+
+def _features(serialized: bytes) -> Any:
     try:
-        features = tf.train.Example.FromString(serialized).features.feature
+        return tf.train.Example.FromString(serialized).features.feature
     except DecodeError:
         raise ValueError("it is no tf.train.Example") from None
-    dense = "image" in features
-    found = {name: _values(features, name, kind) for name, kind in SCHEMAS["dense" if dense else "sparse"].items()}
-    if dense:
-        [label] = found["label"]
-        if len(label) != 4 * classes:
-            raise ValueError(f"its label has {len(label)} bytes, expected 4 for each of {classes} classes")
-        all_of_them = np.frombuffer(label, "<f4")
-        index = np.flatnonzero(all_of_them)
-        one = Example(found["image"][0], found["name"][0], index.tolist(), all_of_them[index].tolist())
-    else:
-        one = Example(found["image/encoded"][0], found["image/key"][0], [*found["label/index"]],
-                      [*found["label/confidence"]])
+
+
+def _dense(features: Any, classes: int) -> Example:
+    found = {name: _values(features, name, kind) for name, kind in SCHEMAS["dense"].items()}
+    [label] = found["label"]
+    if len(label) != 4 * classes:
+        raise ValueError(f"its label has {len(label)} bytes, expected 4 for each of {classes} classes")
+    all_of_them = np.frombuffer(label, "<f4")
+    index = np.flatnonzero(all_of_them)
+    one = Example(found["image"][0], found["name"][0], index.tolist(), all_of_them[index].tolist())
     _check_labels(one.indices, one.confidence, classes)
     return one
 
@@ -65,7 +90,10 @@ def _values(features: Any, name: str, kind: str) -> Any:
     return values
 
 
-def _check_labels(indices: Sequence[int], confidences: Sequence[float], classes: int) -> None:
+def _check_labels(indices: list[int], confidences: list[float], classes: int) -> None:
+    if (len(indices) == len(confidences) > 0 and indices == sorted(set(indices)) and indices[0] >= 0
+            and indices[-1] < classes and min(confidences) >= 0 and max(confidences) <= 1 and sum(confidences) >= 0):
+        return  # the sum of what is not a number is none
     if len(indices) != len(confidences):
         raise ValueError(f"it has {len(indices)} classes and {len(confidences)} confidences")
     if any(one >= other for one, other in zip(indices, indices[1:], strict=False)):

@@ -47,9 +47,11 @@ class Reader:
 
     def __init__(self, shards: Sequence[Path], counts: Sequence[int], classes: int) -> None:
         self._shards, self._classes = list(shards), classes
-        self._indices = [read_index(shard) for shard in shards]
+        indices = [read_index(shard) for shard in shards]
+        # Columns as plain arrays: a row of a memory map takes long to take apart.
+        self._offsets, self._lengths = ([np.asarray(rows[name]) for rows in indices] for name in ("offset", "length"))
         self._opened = lru_cache(OPEN_SHARDS)(_Opened)
-        for shard, rows, count in zip(shards, self._indices, counts, strict=True):
+        for shard, rows, count in zip(shards, indices, counts, strict=True):
             if len(rows) != count:
                 raise wrong(shard, min(len(rows), count), f"the manifest tells of {count} records, the shard's index "
                                                           f"of {len(rows)}")
@@ -57,8 +59,8 @@ class Reader:
     def read(self, positions: np.ndarray, use: Callable[[int, bytes], Any]) -> Batch:
         """The records at positions int [records, 2], of shard and number in it; `use(index, JPEG)` is called for each.
 
-        It is called as soon as the record is read, so that its bytes are in the processor's caches, and a thread that
-        reads is never long without work for which Python's lock is free. A ValueError of it is told as the record's.
+        It is called as soon as the record is read: one JPEG is held at a time. A ValueError of it is told as the
+        record's.
         """
         keys: list[bytes] = []
         indices: list[int] = []
@@ -78,10 +80,9 @@ class Reader:
 
     def example(self, shard: int, number: int) -> Example:
         """The record of this number in this shard, both from 0."""
-        path, row = self._shards[shard], self._indices[shard][number]
-        length = int(row["length"])
+        path, length = self._shards[shard], int(self._lengths[shard][number])
         opened = self._opened(path)  # held, so that it stays open
-        frame = os.pread(opened.descriptor, HEADER_BYTES + length + FOOTER_BYTES, int(row["offset"]))
+        frame = os.pread(opened.descriptor, HEADER_BYTES + length + FOOTER_BYTES, int(self._offsets[shard][number]))
         if len(frame) < HEADER_BYTES + length + FOOTER_BYTES:
             raise no_frame(path, number, "it is cut off")
         header, header_sum = struct.unpack("<8sI", frame[:HEADER_BYTES])
