@@ -87,6 +87,8 @@ class Scheduler:
         host = self.domains.host_of(line.url)
         (host.lines.appendleft if first else host.lines.append)(line)
         host.domain.ready[host] = None
+        if host.suspended_at is not None:
+            self._suspended.add(host)
         self._dispatch(host.domain)
 
     def _dispatch(self, domain: Domain) -> None:
@@ -217,7 +219,8 @@ class Scheduler:
                 host.suspended_at = host.suspended_at and now
             for host in [host for domain in self.domains.values() for host in domain.hosts.values()]:
                 self._revive(host, now)
-        self._suspended = {host for host in self._suspended if host.suspended_at is not None}
+        self._suspended = {host for host in self._suspended
+                           if host.suspended_at is not None and (host.lines or host.in_flight)}
         for host in [*self._suspended]:
             since = host.suspended_at or now
             if now > since + self._params.outage_seconds and self.outage.alive_since(since):
