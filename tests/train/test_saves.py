@@ -24,7 +24,8 @@ from pathlib import Path
 from mlimages.train.resume import Checkpoints
 
 variable = tf.Variable([1.0])
-checkpoints = Checkpoints(Path(sys.argv[1]), {"network": [variable]}, {"classes": 3}, 3, 0.0)
+network = {"classes": 3, "architecture": "resnet101"}
+checkpoints = Checkpoints(Path(sys.argv[1]), {"network": [variable]}, network, 3, 0.0)
 for step in (1, 2):
     variable.assign([float(step)])
     checkpoints.save(step, [])
