@@ -126,6 +126,13 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def kill_amid_the_second_shard(params: Download, machine: Machine, lists: Path, tmp_path: Path) -> None:
+    """Download to `tmp_path / "images"` until one shard is finished and of the next one something is kept."""
+    with started(params, machine, lists, tmp_path / "images"):
+        wait_for(lambda: all([*tmp_path.glob(f"scratch/download/*/{name}")]
+                             for name in ("accounts/train-00000.json", "spools/train-00001.journal")))
+
+
 class Outcome(NamedTuple):
     """What came of a URL, after how many requests; `image` is its bytes, extension, width and height."""
 

@@ -10,6 +10,7 @@ from tests.download.conftest import (
     VAL,
     Lists,
     command,
+    kill_amid_the_second_shard,
     no_final_name,
     serve,
     serve_and_hold,
@@ -43,9 +44,7 @@ def test_a_disk_that_is_full_when_a_journal_grows_is_told_and_the_same_command_g
         quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     released = serve_and_hold(server, URLS, jpeg, at_once=6)
     lists = lists_of(URLS, VAL)
-    with started(quick, here, lists, tmp_path / "images"):
-        wait_for(lambda: all([*tmp_path.glob(f"scratch/download/*/{name}")]
-                             for name in ("accounts/train-00000.json", "spools/train-00001.journal")))
+    kill_amid_the_second_shard(quick, here, lists, tmp_path)
     released.set()
     [journal] = tmp_path.glob("scratch/download/*/spools/train-00001.journal")
     told(with_fault("write:error=ENOSPC", command(quick, here, lists, tmp_path / "images"), path=journal),

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import ScriptedServer
-from tests.download.conftest import HOST, URLS, VAL, Lists, MakeFetcher, serve_and_hold, started, wait_for
+from tests.download.conftest import (
+    HOST,
+    URLS,
+    VAL,
+    Lists,
+    MakeFetcher,
+    kill_amid_the_second_shard,
+    serve_and_hold,
+)
 
 from mlimages.download import download, hosts
 from mlimages.download.report import Report
@@ -92,9 +100,7 @@ def test_the_log_goes_on_to_count_where_a_killed_download_was(
         quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     released = serve_and_hold(server, URLS, jpeg, at_once=6)
     lists = lists_of(URLS, VAL)
-    with started(quick, here, lists, tmp_path / "images"):
-        wait_for(lambda: all([*tmp_path.glob(f"scratch/download/*/{name}")]
-                             for name in ("accounts/train-00000.json", "spools/train-00001.journal")))
+    kill_amid_the_second_shard(quick, here, lists, tmp_path)
     released.set()
     logged = dataclasses.replace(here, download_log=str(tmp_path / "log"))
     download(quick, logged, lists=lists, out=tmp_path / "images")
