@@ -101,7 +101,7 @@ def test_a_network_that_is_away_burns_no_line(quick: Download, machine: Machine,
                                               tmp_path: Path) -> None:
     urls = [f"http://93.184.216.{1 + number // 2}/{number}.jpg" for number in range(60)]
     lists = lists_of(urls, urls[:1])
-    slow = dataclasses.replace(quick, timeout_seconds=0.5, rate_per_host=5.0, outage_seconds=1.5, attempts=2)
+    slow = dataclasses.replace(quick, timeout_seconds=1.0, rate_per_host=5.0, outage_seconds=3.0, attempts=3)
 
     def run(params: Download, out: str, *, back: bool) -> subprocess.CompletedProcess[str]:
         one = dataclasses.replace(machine, scratch=str(tmp_path / out / "scratch"))

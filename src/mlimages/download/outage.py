@@ -29,7 +29,7 @@ class Outage:
     def __init__(self, patience_seconds: float) -> None:
         self.away_since: float | None = None
         self._patience = patience_seconds
-        self._alive_at = float("-inf")
+        self._alive_at = self._back_at = float("-inf")
         self._waiting_since: float | None = None
         self._doors: dict[str, str] = {}
         self._knocking, self._knock_at = False, 0.0
@@ -86,8 +86,12 @@ class Outage:
         """Whether the network is back after it was away; true once."""
         if self.away_since is None or not self.alive_since(self.away_since):
             return False
-        self.away_since = None
+        self.away_since, self._back_at = None, self._alive_at
         return True
+
+    def away_within(self, since: float) -> bool:
+        """Whether the network was away at some time from then on."""
+        return self.away_since is not None or self._back_at > since
 
     def settled(self, was_away: bool) -> list[tuple[Parked, bool]]:
         """The parked lines whose case is clear, each with whether to ask again, since the network was away."""
