@@ -33,7 +33,8 @@ def fetch(plan: Plan, params: Download, machine: Machine, network: Network, tabl
     left = sum(plan.left(shard) for shard in plan.todo)
     total = sum(shard.lines for shard in plan.shards)
     make = partial(_worker, params, network, plan.spools)
-    with (Report(machine, total, total - left, _images(plan)) as report,
+    images = _images(plan) if machine.download_log else 0  # which reads all accounts, and no one else asks
+    with (Report(machine, total, total - left, images) as report,
           open_crew(make, machine) as crew):
         _Fetching(plan, params, crew, report, Mirrors(params.mirrors, tables)).run()
 

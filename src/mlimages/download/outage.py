@@ -93,8 +93,8 @@ class Outage:
         """Whether the network was away at some time from then on."""
         return self.away_since is not None or self._back_at > since
 
-    def settled(self, was_away: bool) -> list[tuple[Parked, bool]]:
+    def settled(self) -> list[tuple[Parked, bool]]:
         """The parked lines whose case is clear, each with whether to ask again, since the network was away."""
-        clear = [(one, was_away) for one in self._parked if self.alive_since(one.at)]
+        clear = [(one, self._back_at > one.line.sent_at) for one in self._parked if self.alive_since(one.at)]
         self._parked = [one for one in self._parked if not self.alive_since(one.at)]
         return clear

@@ -16,7 +16,7 @@ from mlimages.download.ledger import Reason
 from mlimages.download.lines import Line
 from mlimages.download.outage import Outage
 from mlimages.download.spool import Entry, Stored
-from mlimages.download.verdict import REFUSED_STATUSES, UNREACHED, Action, judge
+from mlimages.download.verdict import REFUSED_STATUSES, UNREACHED, Action, Verdict, judge
 from mlimages.params import Download
 
 WINDOW = 50_000  # lines that are read ahead
@@ -165,13 +165,9 @@ class Scheduler:
             errs = host.answered(line.number, erred=answer.http_status >= 500 and not refused) or refused
         if errs:
             domain.pace.refused(line.sent_at, now, answer.retry_after or 0.0)
-        if not answer.http_status and answer.reason in UNREACHED and self.outage.away_within(line.sent_at):
-            self._not_to_blame(line, answer.reason, now)
-            self._revive(host, now)
-            return
-        verdict = judge(line, host, answer, self._params, now)
-        if host.suspended_at is not None:
-            self._suspended.add(host)
+        met_no_network = (not answer.http_status and answer.reason in UNREACHED
+                          and self.outage.away_within(line.sent_at))
+        verdict = Verdict(Action.PARK) if met_no_network else judge(line, host, answer, self._params, now)
         if verdict.action is Action.KEEP:
             self._finish(line, Reason.OK, answer.http_status, answer.stored)
         elif verdict.action is Action.FOLLOW:
@@ -186,14 +182,6 @@ class Scheduler:
         else:
             self._enqueue(line, first=verdict.action is Action.FIRST)
         self._revive(host, now)
-
-    def _not_to_blame(self, line: Line, reason: Reason, now: float) -> None:
-        """A try that met a network that was away does not count."""
-        if self.outage.away_since is not None:
-            self.outage.park(line, reason, now)
-        else:
-            line.anew(self._params.deadline_seconds)
-            self._enqueue(line, first=True)
 
     def _revive(self, host: Host, now: float) -> None:
         """Let a host's waiting lines be looked at again, now or when its pause ends."""
@@ -220,7 +208,7 @@ class Scheduler:
         if url := self.outage.knock(now, bool(self._suspended)):
             self._crew.send(0, Knock(url))
         was_away = self.outage.ended()
-        for parked, again in self.outage.settled(was_away):
+        for parked, again in self.outage.settled():
             if again:
                 parked.line.anew(self._params.deadline_seconds)
                 self._enqueue(parked.line)
