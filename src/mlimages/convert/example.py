@@ -35,26 +35,21 @@ def read_example(serialized: bytes, classes: int) -> Example:
     """
     features = _features(serialized)
     if "image" in features:
-        return _dense(features, classes)
-    jpeg, key = features["image/encoded"].bytes_list.value, features["image/key"].bytes_list.value
-    indices, confidence = features["label/index"].int64_list.value, features["label/confidence"].float_list.value
-    if len(jpeg) != 1 or len(key) != 1 or not indices or not confidence:
-        return check_example(serialized, classes)
-    one = Example(jpeg[0], key[0], [*indices], [*confidence])
+        one = _dense(features, classes)
+    else:
+        jpeg, key = features["image/encoded"].bytes_list.value, features["image/key"].bytes_list.value
+        indices, confidence = features["label/index"].int64_list.value, features["label/confidence"].float_list.value
+        if len(jpeg) != 1 or len(key) != 1 or not indices or not confidence:
+            _check_schema(_features(serialized))
+        one = Example(jpeg[0], key[0], [*indices], [*confidence])
     _check_labels(one.indices, one.confidence, classes)
     return one
 
 
-def check_example(serialized: bytes, classes: int) -> Example:
-    """The same, of a record of which all is as its schema says."""
-    features = _features(serialized)
-    if "image" in features:
-        return _dense(features, classes)
-    found = {name: _values(features, name, kind) for name, kind in SCHEMAS["sparse"].items()}
-    one = Example(found["image/encoded"][0], found["image/key"][0], [*found["label/index"]],
-                  [*found["label/confidence"]])
-    _check_labels(one.indices, one.confidence, classes)
-    return one
+def check_example(serialized: bytes, classes: int) -> None:
+    """ValueError where anything in the record is not as its schema says."""
+    _check_schema(_features(serialized))
+    read_example(serialized, classes)
 
 
 def _features(serialized: bytes) -> Any:
@@ -65,15 +60,19 @@ def _features(serialized: bytes) -> Any:
 
 
 def _dense(features: Any, classes: int) -> Example:
-    found = {name: _values(features, name, kind) for name, kind in SCHEMAS["dense"].items()}
+    found = _check_schema(features)
     [label] = found["label"]
     if len(label) != 4 * classes:
         raise ValueError(f"its label has {len(label)} bytes, expected 4 for each of {classes} classes")
     all_of_them = np.frombuffer(label, "<f4")
     index = np.flatnonzero(all_of_them)
-    one = Example(found["image"][0], found["name"][0], index.tolist(), all_of_them[index].tolist())
-    _check_labels(one.indices, one.confidence, classes)
-    return one
+    return Example(found["image"][0], found["name"][0], index.tolist(), all_of_them[index].tolist())
+
+
+def _check_schema(features: Any) -> dict[str, Any]:
+    """The values of all features of the record's schema; ValueError where one is missing, or of another kind."""
+    schema = SCHEMAS["dense" if "image" in features else "sparse"]
+    return {name: _values(features, name, kind) for name, kind in schema.items()}
 
 
 def _values(features: Any, name: str, kind: str) -> Any:
