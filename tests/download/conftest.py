@@ -20,7 +20,7 @@ from tests.conftest import PATIENCE_SECONDS, ScriptedServer
 from tests.faults import environment
 
 from mlimages.crew import Crew
-from mlimages.download import download, outage, verdict
+from mlimages.download import download, hosts, outage, scheduler, verdict
 from mlimages.download.build import read_account
 from mlimages.download.connections import Network
 from mlimages.download.exchange import Exchange, Get
@@ -39,6 +39,7 @@ SHARD = Shard("train", 0, 1, 1_000_000, 0)
 Lists = Callable[[Sequence[str], Sequence[str]], Path]
 HOST = "http://images.example"
 VAL = [f"{HOST}/val.jpg"]
+NOBODY = "127.0.0.1:9"  # where connections are refused
 URLS = [f"{HOST}/{number}.jpg" for number in range(23)]
 RUN_DOWNLOAD = """
 import pickle, sys
@@ -56,7 +57,7 @@ except UserError as error:
 def here(machine: Machine, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """A machine on which images.example is the scripted server, and that hardly waits between tries."""
     monkeypatch.setattr(verdict, "BACKOFF_SECONDS", 0.001)
-    hosts = {**server.connect_to("images.example"), "dead.example:80": "127.0.0.1:9"}
+    hosts = {**server.connect_to("images.example"), "dead.example:80": NOBODY}
     return dataclasses.replace(machine, connect_to=hosts)
 
 
@@ -126,11 +127,19 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def kill_amid_the_second_shard(params: Download, machine: Machine, lists: Path, tmp_path: Path) -> None:
-    """Download to `tmp_path / "images"` until one shard is finished and of the next one something is kept."""
+def kill_amid_the_second_shard(params: Download, machine: Machine, server: ScriptedServer, lists_of: Lists,
+                               jpeg: bytes, tmp_path: Path) -> Path:
+    """Download to `tmp_path / "images"` until one shard is finished and of the next one something is kept.
+
+    Returns the lists, of URLS and VAL, all of which the server has from then on.
+    """
+    released = serve_and_hold(server, URLS, jpeg, at_once=6)
+    lists = lists_of(URLS, VAL)
     with started(params, machine, lists, tmp_path / "images"):
         wait_for(lambda: all([*tmp_path.glob(f"scratch/download/*/{name}")]
                              for name in ("accounts/train-00000.json", "spools/train-00001.journal")))
+    released.set()
+    return lists
 
 
 class Outcome(NamedTuple):
@@ -231,6 +240,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hardly any wait between tries and knocks."""
     monkeypatch.setattr(verdict, "BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(outage, "KNOCK_EVERY_SECONDS", 0.2)
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of hosts where nobody is found; the scheduler looks at them meanwhile."""
+    monkeypatch.setattr(hosts, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(hosts, "LAST_PAUSE_SECONDS", 2 * scheduler.TICK_SECONDS)
 
 
 @pytest.fixture

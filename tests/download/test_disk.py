@@ -42,10 +42,7 @@ def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(
 @needs_strace
 def test_a_disk_that_is_full_when_a_journal_grows_is_told_and_the_same_command_goes_on(
         quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
-    released = serve_and_hold(server, URLS, jpeg, at_once=6)
-    lists = lists_of(URLS, VAL)
-    kill_amid_the_second_shard(quick, here, lists, tmp_path)
-    released.set()
+    lists = kill_amid_the_second_shard(quick, here, server, lists_of, jpeg, tmp_path)
     [journal] = tmp_path.glob("scratch/download/*/spools/train-00001.journal")
     told(with_fault("write:error=ENOSPC", command(quick, here, lists, tmp_path / "images"), path=journal),
          journal.name, *DISK)

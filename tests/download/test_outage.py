@@ -4,19 +4,12 @@ import threading
 
 import pytest
 from tests.conftest import ScriptedServer
-from tests.download.conftest import MakeFetcher
+from tests.download.conftest import HOST, NOBODY, MakeFetcher
 
-from mlimages.download import hosts, outage, scheduler
+from mlimages.download import outage
 from mlimages.errors import UserError
 
-HOST = "http://images.example"
-NOBODY = "127.0.0.1:9"  # where connections are refused
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosts, "FIRST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(hosts, "LAST_PAUSE_SECONDS", 2 * scheduler.TICK_SECONDS)  # so that it is looked at meanwhile
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def test_a_host_for_which_nothing_waits_is_not_kept_in_mind(fetcher: MakeFetcher, server: ScriptedServer,

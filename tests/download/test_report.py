@@ -16,7 +16,6 @@ from tests.download.conftest import (
     Lists,
     MakeFetcher,
     kill_amid_the_second_shard,
-    serve_and_hold,
 )
 
 from mlimages.download import download, hosts
@@ -98,10 +97,7 @@ def test_a_day_leaves_few_lines_in_a_log(machine: Machine, monkeypatch: pytest.M
 
 def test_the_log_goes_on_to_count_where_a_killed_download_was(
         quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
-    released = serve_and_hold(server, URLS, jpeg, at_once=6)
-    lists = lists_of(URLS, VAL)
-    kill_amid_the_second_shard(quick, here, lists, tmp_path)
-    released.set()
+    lists = kill_amid_the_second_shard(quick, here, server, lists_of, jpeg, tmp_path)
     logged = dataclasses.replace(here, download_log=str(tmp_path / "log"))
     download(quick, logged, lists=lists, out=tmp_path / "images")
     lines = (tmp_path / "log").read_text().splitlines()

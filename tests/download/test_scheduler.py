@@ -8,22 +8,14 @@ from typing import Any
 
 import pytest
 from tests.conftest import ScriptedServer
-from tests.download.conftest import MakeFetcher, ThreadCrew
+from tests.download.conftest import HOST, NOBODY, MakeFetcher, ThreadCrew
 
 from mlimages.crew import Lost
 from mlimages.download import hosts, scheduler
 from mlimages.download.ledger import Reason
 from mlimages.params import Mirror
 
-HOST = "http://images.example"
-# Ports on the loopback at which nobody answers: connections are refused.
-NOBODY = "127.0.0.1:9"
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosts, "FIRST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(hosts, "LAST_PAUSE_SECONDS", 2 * scheduler.TICK_SECONDS)  # so that it is looked at meanwhile
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def serve(server: ScriptedServer, jpeg: bytes, count: int, **how: Any) -> list[str]:
