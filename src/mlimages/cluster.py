@@ -159,7 +159,7 @@ class RayCrew(Crew):
         if not cores:
             raise UserError("the Ray cluster has no CPUs; start a node with `ray start --address`, see `ray status`")
         there = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            cores[worker * len(cores) // self.workers], soft=True)
+            cores[worker * len(cores) // self.workers], soft=False)  # soft: at random, for actors without cores
         actor = self._ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=there)(_Worker)
         self._actors[worker] = actor.remote(os.getcwd(), self._key, self._make, self.threads)
         self._addresses[worker] = self._actors[worker].address.remote()
@@ -191,8 +191,9 @@ class RayCrew(Crew):
         try:
             address = self._ray.get(self._addresses[worker])
             self._pipes[worker] = without_delay(Client(address, authkey=self._key))
-        except (self._ray.exceptions.RayActorError, OSError, EOFError) as error:
-            return str(error)
+        except (self._ray.exceptions.RayActorError, self._ray.exceptions.ActorUnschedulableError, OSError,
+                EOFError) as error:
+            return str(error)  # unschedulable: its node died before it came up
         return ""
 
     def _ready(self, seconds: float) -> list[int]:

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,17 @@ class Nodes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.kill()
         self._cluster.remove_node(node, allow_graceful=False)
+
+
+def node_of(_: object) -> str:
+    import ray
+
+    return ray.get_runtime_context().get_node_id()
+
+
+def the_node() -> Callable[[object], str]:
+    """Work of a crew: to tell the node it runs on."""
+    return node_of
 
 
 @pytest.fixture(scope="session")

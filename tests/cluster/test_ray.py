@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.cluster.conftest import ROOT, Nodes
+from tests.cluster.conftest import ROOT, Nodes, the_node
 from tests.conftest import ScriptedServer
 from tests.convert.conftest import SEED
 from tests.download.conftest import HOST, RUN_DOWNLOAD, Lists
@@ -122,6 +122,23 @@ def test_a_crew_on_the_cluster_returns_raises_and_replaces_like_one_here(on_ray:
         with pytest.raises(UserError, match="no square"):
             collect(crew, 1)
     wait_for(lambda: not psutil.pid_exists(pid))
+
+
+def nodes_of_a_crew(machine: Machine) -> list[str]:
+    """The node of each worker of a crew just begun, by worker."""
+    with open_crew(the_node, machine) as crew:
+        for worker in range(machine.workers):
+            crew.send(worker, 0)
+        return [node for _, node in sorted(collect(crew, machine.workers))]
+
+
+def test_a_crew_has_workers_on_every_node_and_none_on_one_that_died_as_they_began(
+        nodes: Nodes, on_ray: Machine) -> None:
+    second = nodes.add()
+    for _ in range(3):
+        assert len(set(nodes_of_a_crew(on_ray))) == 2
+    nodes.kill(second)  # Ray takes it for alive for some seconds more
+    assert len(set(nodes_of_a_crew(on_ray))) == 1
 
 
 def test_a_worker_that_cannot_begin_on_the_cluster_is_an_error_and_no_endless_restart(
