@@ -26,7 +26,7 @@ def rotate_and_recolour(images: np.ndarray, drawn: Draws) -> None:
     Brightness, saturation, hue and contrast are applied in this order in case 0, contrast before them in case 1.
     """
     for index in np.flatnonzero(drawn.case == 0):
-        _rotate(images[index], float(drawn.angle[index]))
+        images[index] = _rotated(images[index], float(drawn.angle[index]))
     some = np.flatnonzero(drawn.case < 2)
     if not len(some):
         return
@@ -40,7 +40,7 @@ def rotate_and_recolour(images: np.ndarray, drawn: Draws) -> None:
     matrices[..., 3:] += (1 - last)[:, None, None] * middle
     for number, index in enumerate(some):
         if levels[number] <= NEAR_LEVELS:
-            images[index] = cv2.transform(images[index], matrices[number])
+            cv2.transform(images[index], matrices[number], dst=images[index])
         else:
             bent = cv2.transform(images[index].astype(np.float32), before[number])
             bent = _bent(bent, drawn.saturation[number], drawn.hue[number])
@@ -48,13 +48,11 @@ def rotate_and_recolour(images: np.ndarray, drawn: Draws) -> None:
             images[index] = cv2.convertScaleAbs(np.maximum(bent, 0, out=bent))  # rounds, and stops at 255
 
 
-def _rotate(image: np.ndarray, angle: float) -> None:
-    """Turn it about its centre, black where nothing is left; each pixel is the nearest one, as released."""
+def _rotated(image: np.ndarray, angle: float) -> np.ndarray:
+    """Turned about its centre, black where nothing is left; each pixel is the nearest one, as released."""
     cos, sin, centre = math.cos(angle), math.sin(angle), (len(image) - 1) / 2
     turn = np.array([[cos, -sin, centre * (1 - cos + sin)], [sin, cos, centre * (1 - sin - cos)]])
-    four = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # OpenCV turns four channels faster than three
-    turned = cv2.warpAffine(four, turn, four.shape[:2], flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
-    cv2.cvtColor(turned, cv2.COLOR_RGBA2RGB, dst=image)
+    return cv2.warpAffine(image, turn, image.shape[:2], flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
 
 
 def _grids(images: np.ndarray) -> np.ndarray:
