@@ -1,4 +1,7 @@
-"""The same network and optimizer in plain PyTorch, as `train.py`'s rival: `train_torch.py PIXELS BATCH CLASSES`."""
+"""The same network and optimizer in PyTorch, as `train.py`'s rival: `train_torch.py MEMORY PIXELS BATCH CLASSES`.
+
+MEMORY is `plain`, or `kept`: with freed memory kept by glibc, as our training asks for.
+"""
 
 import ctypes
 import sys
@@ -45,9 +48,10 @@ def resnet(classes: int) -> nn.Module:
                          nn.Linear(inputs, classes))
 
 
-def main(pixels: int, batch: int, classes: int) -> None:
-    for option, value in MALLOPT.items():
-        ctypes.CDLL(None).mallopt(option, value)
+def main(memory: str, pixels: int, batch: int, classes: int) -> None:
+    if memory == "kept":
+        for option, value in MALLOPT.items():
+            ctypes.CDLL(None).mallopt(option, value)
     torch.manual_seed(0)
     model = resnet(classes).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
@@ -63,4 +67,4 @@ def main(pixels: int, batch: int, classes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

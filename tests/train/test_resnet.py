@@ -6,8 +6,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mlimages.train.batch_norm import FusedBatchNormalization
+from mlimages.train.convolution import Convolution
 from mlimages.train.resnet import DEPTHS, build, resnet
 
 SOURCE = Path(__file__).parents[2] / "src" / "mlimages" / "train"
@@ -75,6 +77,29 @@ def test_outside_training_and_while_it_is_frozen_batch_norm_keeps_its_statistics
     fused(np.ones((4, 5, 7, 6), np.float32), training=training)
     for one, other in zip(fused.get_weights(), before, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_a_convolution_gives_and_learns_what_the_stock_layer_does(kernel: int, strides: int) -> None:
+    """On CPUs it is a product of matrices for kernels of one pixel, as is looked for in what TensorFlow is to run."""
+    rng = np.random.default_rng(3)
+    weights, images = rng.normal(size=(kernel, kernel, 6, 4)), rng.normal(size=(2, 5, 7, 6)).astype(np.float32)
+    found = []
+    for kind in (keras.layers.Conv2D, Convolution):
+        layer = kind(4, kernel, strides, use_bias=False)
+        layer.build((None, None, None, 6))
+        layer.set_weights([weights])
+        with tf.GradientTape() as tape:
+            given = tf.constant(images)
+            tape.watch(given)
+            outputs = layer(given)
+            cost = tf.reduce_sum(outputs**2)
+        found.append([outputs, *tape.gradient(cost, [given, layer.kernel.value])])
+        nodes = tf.function(layer).get_concrete_function(tf.TensorSpec([None, None, None, 6])).graph.get_operations()
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-4)
+    assert ("MatMul" in {node.type for node in nodes}) == (kernel == 1)
 
 
 def test_a_depth_without_a_name_is_refused() -> None:

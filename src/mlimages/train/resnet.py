@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from mlimages.train.batch_norm import FusedBatchNormalization
+from mlimages.train.convolution import Convolution
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -32,8 +33,8 @@ def resnet(depth: int | Sequence[int], classes: int, *, batch_norm_momentum: flo
         if strides > 1 and kernel > 1:
             before = (kernel - 1) // 2
             x = keras.layers.ZeroPadding2D(((before, kernel - 1 - before),) * 2, dtype=dtype)(x)
-        return keras.layers.Conv2D(channels, kernel, strides, padding="valid" if strides > 1 else "same",
-                                   use_bias=False, kernel_initializer=_initializer(), dtype=dtype, name=name)(x)
+        return Convolution(channels, kernel, strides, padding="valid" if strides > 1 else "same", use_bias=False,
+                           kernel_initializer=_initializer(), dtype=dtype, name=name)(x)
 
     def activate(x: Any, name: str) -> Any:
         x = batch_norm(momentum=batch_norm_momentum, epsilon=batch_norm_epsilon, synchronized=synchronized,
