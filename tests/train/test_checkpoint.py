@@ -75,7 +75,7 @@ def test_resnet50_computes_what_the_released_program_does(tmp_path: Path) -> Non
     assert loaded.kept == []
     images = np.random.RandomState(7).uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
     features, logits = keras.Model(model.input, [model.get_layer("features").output, model.output])(images)
-    stock = resnet(50, 17, batch_norm=keras.layers.BatchNormalization)
+    stock = resnet(50, 17, stock=True)
     stock.set_weights(model.get_weights())
     with np.load(FIXTURES / "resnet50_64px.npz") as expected:
         for found, wanted in ((logits, "logits"), (features, "feat"), (stock(images), "logits")):

@@ -16,24 +16,28 @@ DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 def resnet(depth: int | Sequence[int], classes: int, *, batch_norm_momentum: float = 0.997,
            batch_norm_epsilon: float = 1e-5, width: int = 64, synchronized: bool = False, dtype: str = "float32",
-           batch_norm: type[keras.layers.BatchNormalization] = FusedBatchNormalization) -> keras.Model:
+           stock: bool = False) -> keras.Model:
     """Images float32 [batch, height, width, 3] in [-1, 1] to logits float32 [batch, classes].
 
     `depth` is 50, 101 or 152, or the number of blocks of each stage; the stem has `width` channels, the stages put
     out 4, 8, 16, ... times as many. The layer `features` gives the float32 means [batch, channels of the last stage].
     Weight layers are named as the released checkpoint names them, with `_` for `/`. `synchronized` batch norm sees the
-    images of all replicas; `dtype` is Keras' policy for all before the features, such as mixed_bfloat16.
+    images of all replicas; `dtype` is Keras' policy for all before the features, such as mixed_bfloat16. `stock`: of
+    Keras' own layers alone, which compute the same, so that a saved network is loaded without this project.
 
     Raises ValueError for a depth that has no name.
     """
     if isinstance(depth, int) and depth not in DEPTHS:
         raise ValueError(f"depth is {depth}, expected one of {sorted(DEPTHS)} or the number of blocks of each stage")
 
+    convolution = keras.layers.Conv2D if stock else Convolution
+    batch_norm = keras.layers.BatchNormalization if stock else FusedBatchNormalization
+
     def convolve(x: Any, channels: int, kernel: int, strides: int, name: str) -> Any:
         if strides > 1 and kernel > 1:
             before = (kernel - 1) // 2
             x = keras.layers.ZeroPadding2D(((before, kernel - 1 - before),) * 2, dtype=dtype)(x)
-        return Convolution(channels, kernel, strides, padding="valid" if strides > 1 else "same", use_bias=False,
+        return convolution(channels, kernel, strides, padding="valid" if strides > 1 else "same", use_bias=False,
                            kernel_initializer=_initializer(), dtype=dtype, name=name)(x)
 
     def activate(x: Any, name: str) -> Any:

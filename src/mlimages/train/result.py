@@ -6,8 +6,6 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from mlimages.params import Train
 from mlimages.publish import write_json
 from mlimages.train.files import METRICS
@@ -46,9 +44,8 @@ def write_result(params: Train, trainer: Trainer, data: dict[str, Any], publishe
 
 
 def _save(params: Train, trainer: Trainer, classes: int, out: Path) -> None:
-    """Save with Keras' own batch norm, so that `keras.models.load_model` needs nothing of this project."""
-    plain = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
-                  batch_norm=keras.layers.BatchNormalization)
+    """Save with Keras' own layers, so that `keras.models.load_model` needs nothing of this project."""
+    plain = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum, stock=True)
     plain.set_weights(trainer.weights())
     plain.save(out / MODEL)
     plain.export(out / SAVED_MODEL, verbose=False)

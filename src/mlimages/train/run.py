@@ -13,10 +13,10 @@ from mlimages.train.launch.tf_config import read_environment
 # The modules that decide the bytes of the result, by path: what only starts others must not import TensorFlow.
 HERE = Path(__file__).parent
 CODE = [HERE.parent / "convert" / "example.py",
-        *(HERE / f"{name}.py" for name in ("augment", "batch_norm", "checkpoint", "draws", "finish", "fit", "fused",
-                                           "inputs", "log", "loop", "loss", "optimizer", "order", "reader",
-                                           "recolour", "resnet", "result", "resume", "run", "schedule", "step",
-                                           "strategy", "validation"))]
+        *(HERE / f"{name}.py" for name in ("augment", "batch_norm", "checkpoint", "convolution", "draws", "finish",
+                                           "fit", "fused", "inputs", "log", "loop", "loss", "optimizer", "order",
+                                           "reader", "recolour", "resnet", "result", "resume", "run", "schedule",
+                                           "step", "strategy", "validation"))]
 
 
 def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfrecords",
