@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.cluster.conftest import ROOT, Nodes, the_node
+from tests.cluster.conftest import ROOT, Nodes, node_of, the_node
 from tests.conftest import ScriptedServer
 from tests.convert.conftest import SEED
 from tests.download.conftest import HOST, RUN_DOWNLOAD, Lists
@@ -55,11 +55,9 @@ def meanwhile(action: Callable[[], None]) -> Iterator[None]:
 
 def where(folder: Path, unit: int) -> tuple[str, str, str]:
     """Wait for the other unit, so that neither node does both; then tell where this one runs."""
-    import ray
-
     (folder / f"met{unit}").touch()
     wait_for(lambda: len(list(folder.glob("met*"))) == 2)
-    return ray.get_runtime_context().get_node_id(), os.getcwd(), str(mlimages.__file__)
+    return node_of(unit), os.getcwd(), str(mlimages.__file__)
 
 
 def wait_here(folder: Path, unit: int) -> int:
