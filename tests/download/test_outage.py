@@ -1,12 +1,14 @@
 """What counts as a sign of a network, and where it is knocked for one."""
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 from tests.conftest import ScriptedServer
 from tests.download.conftest import HOST, NOBODY, MakeFetcher
 
-from mlimages.download import outage
+from mlimages.download import outage, scheduler
+from mlimages.download.ledger import Reason
 from mlimages.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -62,3 +64,40 @@ def test_knocks_do_not_come_while_others_answer(fetcher: MakeFetcher, server: Sc
     assert quiet.knock(101.0, suspended=False) is None
     assert quiet.knock(101.0, suspended=True) == HOST
     assert quiet.knock(101.1, suspended=True) is None, "it knocked twice at once"
+
+
+def test_nobody_is_asked_while_the_network_is_away(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+    away = {f"{number}.example:80": NOBODY for number in range(20)}
+    here = server.connect_to("images.example", *(name.removesuffix(":80") for name in away))
+    server.on("/a.jpg", body=jpeg)
+    one = fetcher(also=away, outage_seconds=60.0)
+    asked, looked = None, 0
+    for _ in one.run([f"{HOST}/a.jpg", *(f"http://{name}/a.jpg" for name in away for _ in range(3))]):
+        if one.entries and asked is None:
+            one.hosts["images.example:80"] = NOBODY
+        if one.scheduler.outage.away_since is not None:
+            asked, looked = asked or one.crew.requests.total(), looked + 1
+            assert one.crew.requests.total() == asked
+            if looked == 10:  # rounds, of a TICK each: hosts that are looked at alone would have been asked again
+                one.hosts.update(here)
+    assert looked >= 10
+    assert [entry.reason for entry in one.entries.values()] == [Reason.OK] * 61
+
+
+def test_a_line_that_met_no_network_has_all_its_tries_again(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "WINDOW", 1)
+    server.on("/a.jpg", body=jpeg)
+    server.on("/b.jpg", status=502)
+    server.on("/b.jpg", body=jpeg)
+    one = fetcher(also={"b.example:80": NOBODY}, outage_seconds=60.0, attempts=2)
+
+    def urls() -> Iterator[str]:
+        yield f"{HOST}/a.jpg"
+        one.hosts["images.example:80"] = NOBODY
+        yield "http://b.example/b.jpg"
+
+    for _ in one.run(urls()):
+        if one.scheduler.outage.away_since is not None:
+            one.hosts.update(server.connect_to("images.example", "b.example"))
+    assert [entry.reason for entry in one.entries.values()] == [Reason.OK, Reason.OK]

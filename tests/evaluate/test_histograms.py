@@ -94,6 +94,17 @@ def test_where_all_scores_are_equal_average_precision_is_the_base_rate() -> None
     assert ranked(np.full((800, 1), 0.3, np.float32), truths)[0].average_precision == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize("last", [0.3, 0.9, 1e-6])
+def test_a_bin_holds_more_scores_than_16_bits_can_count(last: float) -> None:
+    """Also after it was made one with others, for the sake of a last score far away."""
+    scores = np.full((140_001, 1), 0.3, np.float32)
+    scores[::2] += np.float32(2**-22)  # for a while, two bins
+    scores[-1] = last
+    truths = np.arange(len(scores))[:, None] % 7 == 0
+    found = ranked(scores, truths, 10_000)[0]
+    assert abs(found.average_precision - exact(scores, truths)[0]) <= min(found.error + 1e-9, 1e-3)
+
+
 def test_scores_of_0_and_1_are_scores_like_others() -> None:
     scores = np.repeat(np.array([1.0, 0.5, 0.0], np.float32), 200)[:, None]
     truths = np.arange(600)[:, None] % 3 == 0

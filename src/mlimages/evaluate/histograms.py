@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-CELLS = 100_000_000  # bins of all classes together: 400 MB
+CELLS = 100_000_000  # bins of all classes together: 200 MB
 MOST_BINS = 65_536
 BEST = 256
 ROWS = 128  # images that are counted together
@@ -27,6 +27,8 @@ FINEST = -24  # log2 of the narrowest bins: float32 tells no probabilities apart
 POOL_WIDTH = 2.0**-14  # of the bins of all classes together
 SMALLEST, GREATEST = np.finfo(np.float32).tiny, 1 - 2.0**-24  # probabilities, as far as float32 goes
 UNKNOWN = np.float32(-1)
+# A bin counts up to this in 16 bits; what is above is carried, and looked for before more could be lost.
+CARRY = 2**15
 
 
 class ClassRanks(NamedTuple):
@@ -49,7 +51,9 @@ class ScoreHistograms:
     def __init__(self, classes: int) -> None:
         self.bins = min(MOST_BINS, CELLS // classes)
         self.known = np.zeros(classes, np.int64)
-        self._counts = np.zeros((classes, self.bins), np.uint32)
+        self._counts = np.zeros((classes, self.bins), np.uint16)
+        self._carried: dict[int, dict[int, int]] = {}  # of classes, of bins
+        self._uncarried = 0  # images
         self._exponents = np.full(classes, FINEST)
         self._firsts = np.zeros(classes, np.int64)
         self._low, self._high = np.full(classes, np.inf), np.full(classes, -np.inf)
@@ -98,8 +102,9 @@ class ScoreHistograms:
         cells = self._cells(np.full(len(scores), index), scores)
         true_above, true_within = (np.searchsorted(-cells, -cells, side=side) for side in ("left", "right"))
         place = cells - self._firsts[index]
-        within = self._counts[index, ::-1].cumsum(dtype=np.int64)[::-1][place]
-        above = within - self._counts[index, place]
+        counts = self._counts_of(index)
+        within = counts[::-1].cumsum()[::-1][place]
+        above = within - counts[place]
         least = true / (within - (true_within - true))
         most = true / (above + true - true_above)
         precision = np.clip(true_within / within, least, most)
@@ -124,7 +129,26 @@ class ScoreHistograms:
         odds *= np.exp2(-self._exponents)[:, None]
         np.floor(odds, out=odds)
         odds += (np.arange(len(odds)) * self.bins - self._firsts)[:, None]
-        np.add.at(self._counts.reshape(-1), odds[known].astype(np.int64), np.uint32(1))
+        np.add.at(self._counts.reshape(-1), odds[known].astype(np.int64), np.uint16(1))
+        self._uncarried += block.shape[1]
+        if self._uncarried > CARRY - ROWS:
+            for index in np.flatnonzero(self._counts.max(axis=1) >= CARRY):
+                self._recount(index, self._counts_of(index))
+            self._uncarried = 0
+
+    def _counts_of(self, index: int) -> np.ndarray:
+        """The scores in each bin of a class, int64 [bins]."""
+        counts = self._counts[index].astype(np.int64)
+        for place, carried in self._carried.get(index, {}).items():
+            counts[place] += carried
+        return counts
+
+    def _recount(self, index: int, counts: np.ndarray) -> None:
+        """Set the scores in each bin of a class."""
+        low = counts % CARRY
+        self._counts[index] = low
+        full = np.flatnonzero(counts >= CARRY)
+        self._carried[index] = dict(zip(full.tolist(), (counts - low)[full].tolist(), strict=True))
 
     def _keep_best(self, block: np.ndarray) -> None:
         better = np.flatnonzero(block.max(axis=1) > self._best.min(axis=1))
@@ -145,11 +169,12 @@ class ScoreHistograms:
             exponents[narrow] += 1
         outside = (exponents > self._exponents) | (first < self._firsts) | (last >= self._firsts + self.bins)
         for index in np.flatnonzero(outside):
-            cells = np.flatnonzero(self._counts[index])
+            counts = self._counts_of(index)
+            cells = np.flatnonzero(counts)
             moved = (cells + self._firsts[index]) >> (exponents[index] - self._exponents[index])
             # In the middle: what comes a little outside has room then.
             self._firsts[index] = (first[index] + last[index] + 1 - self.bins) // 2
-            self._counts[index] = np.bincount(moved - self._firsts[index], self._counts[index, cells], self.bins)
+            self._recount(index, np.bincount(moved - self._firsts[index], counts[cells], self.bins).astype(np.int64))
         self._exponents = exponents
 
     def _cells(self, of_class: np.ndarray, scores: np.ndarray) -> np.ndarray:
