@@ -1,5 +1,6 @@
 """`measure` takes a network in whatever form, and any data set."""
 
+import io
 import json
 import shutil
 import zipfile
@@ -100,7 +101,21 @@ def flipped_config(body: bytes) -> bytes:
     return body[:start] + bytes(255 - byte for byte in body[start : start + 200]) + body[start + 200 :]
 
 
-@pytest.mark.parametrize("damage", [cut, garbage, flipped, flipped_config])
+def encrypted(body: bytes) -> bytes:
+    """As the flags of every member in the archive's directory have it."""
+    parts = body.split(b"PK\x01\x02")
+    return parts[0] + b"".join(b"PK\x01\x02" + part[:4] + b"\x01" + part[5:] for part in parts[1:])
+
+
+def bomb(body: bytes) -> bytes:
+    """With a member that needs much more room than the file does."""
+    file = io.BytesIO(body)
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("assets/zeros", bytes(12 * len(body)))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("damage", [cut, garbage, flipped, flipped_config, encrypted, bomb])
 def test_a_damaged_network_is_refused_with_its_path_and_the_command_that_mends_it(
         damage: Any, small_stages: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"

@@ -11,7 +11,7 @@ Precision is exact where a true label is among the BEST greatest scores. Below, 
 equal ones do in scikit-learn's average_precision_score: where b of the r scores down to the end of the bin lie in it,
 that is wrong by at most b / r. `ClassRanks` gives for each class how far its average precision can be from the exact
 one, with the scores that it had; over 88,739 scores that are spread like a normal distribution or like Student's t with
-4 degrees of freedom, it was within 0.0004 with 8,192 bins.
+4 degrees of freedom, it was within 0.0007 with 5,731 bins, which 11,166 classes have.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-CELLS = 100_000_000  # bins of all classes together: 200 MB
+CELLS = 64_000_000  # bins of all classes together: 128 MB
 MOST_BINS = 65_536
 BEST = 256
 ROWS = 128  # images that are counted together

@@ -2,8 +2,10 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import keras
@@ -21,6 +23,7 @@ Network = Callable[[Any], Any]
 
 MODEL = "model.keras"
 SAVED_MODEL_FILE = "saved_model.pb"
+MOST_EXPANSION = 10  # of a .keras file, in which Keras compresses nothing
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"sigmoid": tf.sigmoid, "softmax": tf.nn.softmax, "none": tf.identity}
 
 
@@ -82,10 +85,18 @@ def load_network(model: str | Path | keras.Model) -> tuple[Network, Activation]:
 
 
 def load_keras(path: Path) -> keras.Model:
-    """The network of a .keras file; nothing in the file is run as code."""
+    """The network of a .keras file; nothing in the file is run as code.
+
+    Unpacked, so that its weights are read one by one: from the file itself Keras reads all of them before any is set.
+    """
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        with TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > MOST_EXPANSION * path.stat().st_size:
+                raise ValueError(f"it would unpack to {unpacked:,} bytes")
+            archive.extractall(folder)
+            return keras.models.load_model(folder, compile=False, safe_mode=True)
+    except (ValueError, OSError, EOFError, KeyError, TypeError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is no network that can be loaded ({error}); {redo('train')}") from None
 
 
