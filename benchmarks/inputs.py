@@ -2,7 +2,8 @@
 
     python benchmarks/inputs.py speed memory --photos FOLDER     # pictures cut from the photographs in a folder
 
-Without --photos the pictures are drawn. All run in one process in turn, several rounds, with the same parallelism.
+Without --photos the pictures are drawn. All run in turn, each in a process of its own, several rounds, with the same
+parallelism.
 """
 
 import argparse
@@ -17,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +38,12 @@ from mlimages.params import load
 from mlimages.publish import publish, read_manifest
 from mlimages.train.augment import decode
 from mlimages.train.inputs import Records, training_batches
+from mlimages.train.reader import Batch
 
 ROOT = Path(__file__).parents[1]
 PARAMS = dataclasses.replace(load(ROOT / "params.yaml").train, pixels=224, batch=32, crop_area=[0.7, 1.0])
 SHARDS, LABELS = 8, 9
-ROUNDS, SECONDS = 3, 4.0
+ROUNDS, SECONDS = 5, 4.0
 
 
 def make_records(folder: Path, photos: Path, records: int, pictures: int, schema: str) -> Path:
@@ -151,24 +155,29 @@ def rate(stream: Iterable[Any], images: int) -> tuple[float, float]:
     return count / (time.monotonic() - began), count / (time.process_time() - worked)
 
 
+# Of a folder of records of both schemas and a parallelism: a stream, and how many images each of its elements has.
+PIPELINES: dict[str, tuple[Callable[[Path, int], Any], int]] = {
+    "bare `tf.io.decode_jpeg`": (bare, 1),
+    "`tf.io.decode_and_crop_jpeg` of the crop alone": (cropped, 1),
+    "the released pipeline": (released, PARAMS.batch),
+    "TurboJPEG, nothing but decoding": (best, PARAMS.batch),
+    "ours, the full augmentation": (partial(ours, rotate_and_recolour=True), PARAMS.batch),
+    "ours, crop and flip": (partial(ours, rotate_and_recolour=False), PARAMS.batch),
+    "ours, the host's part with `augment_on: device`": (
+        partial(ours, rotate_and_recolour=True, augment_on="device"), PARAMS.batch),
+    "ours, the full augmentation, as float32": (
+        partial(ours, rotate_and_recolour=True, image_dtype="float32"), PARAMS.batch)}
+
+
 def speed(folder: Path, options: argparse.Namespace) -> None:
     """All in turn, several times; the medians of the rates, and of their ratios within a round."""
-    sparse = make_records(folder / "sparse", folder / "photos", options.images, options.images, "sparse")
-    dense = make_records(folder / "dense", folder / "photos", options.images, options.images, "dense")
-    kinds: dict[str, tuple[Callable[[], Any], int]] = {
-        "bare `tf.io.decode_jpeg`": (lambda: bare(sparse, options.parallel), 1),
-        "`tf.io.decode_and_crop_jpeg` of the crop alone": (lambda: cropped(sparse, options.parallel), 1),
-        "the released pipeline": (lambda: released(dense, options.parallel), PARAMS.batch),
-        "TurboJPEG, nothing but decoding": (lambda: best(sparse, options.parallel), PARAMS.batch),
-        "ours, the full augmentation": (lambda: ours(sparse, options.parallel, rotate_and_recolour=True), PARAMS.batch),
-        "ours, crop and flip": (lambda: ours(sparse, options.parallel, rotate_and_recolour=False), PARAMS.batch),
-        "ours, the host's part with `augment_on: device`": (lambda: ours(
-            sparse, options.parallel, rotate_and_recolour=True, augment_on="device"), PARAMS.batch),
-        "ours, the full augmentation, as float32": (lambda: ours(
-            sparse, options.parallel, rotate_and_recolour=True, image_dtype="float32"), PARAMS.batch)}
-    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
-    for _, (name, (make, images)) in itertools.product(range(ROUNDS), kinds.items()):
-        rates[name].append(rate(make(), images))
+    made = {schema: make_records(folder / schema, folder / "photos", options.images, options.images, schema)
+            for schema in ("sparse", "dense")}
+    rates: dict[str, list[list[float]]] = {name: [] for name in PIPELINES}
+    for _, name in itertools.product(range(ROUNDS), PIPELINES):
+        records = made["dense" if PIPELINES[name][0] is released else "sparse"]
+        rates[name].append(in_a_process("rate_of", "--pipeline", name, "--records", records, "--parallel",
+                                        options.parallel))
     print(f"\n{options.images:,} records, {RELEASED_CLASSES:,} classes, to 224 pixels, {options.parallel} at a time, "
           f"medians of {ROUNDS} rounds\n")
     print("| | images/s | of bare decoding | times the released | images per CPU second | of bare decoding | "
@@ -178,6 +187,22 @@ def speed(folder: Path, options: argparse.Namespace) -> None:
     for name, found, share, times in zip(rates, np.median(table, axis=1), of_bare, of_released, strict=True):
         cells = [f"{found[of]:,.0f} | {share[of]:.0%} | {times[of]:.2f}" for of in range(2)]
         print(f"| {name} | {' | '.join(cells)} |")
+    dense_labels()
+
+
+def dense_labels() -> None:
+    """What the labels of a batch take on the host, as ours makes them, and as a device would: here, it is the CPU."""
+    rng = np.random.default_rng(0)
+    indices = np.concatenate([rng.choice(RELEASED_CLASSES, LABELS, replace=False) for _ in range(PARAMS.batch)])
+    batch = Batch([], indices, np.ones(len(indices), np.float32), np.full(PARAMS.batch, LABELS))
+    places = np.stack([np.repeat(np.arange(PARAMS.batch), LABELS), indices], axis=1)
+    scatter = tf.function(lambda places, confidence: tf.scatter_nd(
+        places, confidence, np.array([PARAMS.batch, RELEASED_CLASSES], np.int64)))
+    both = {"on the host": lambda: batch.dense(RELEASED_CLASSES),
+            "by `tf.scatter_nd`, as a device would": lambda: scatter(places, batch.confidence)}
+    found = {name: min(timeit.repeat(make, repeat=ROUNDS, number=100)) * 10 for name, make in both.items()}
+    print(f"\nDense labels of a batch of {PARAMS.batch}: "
+          f"{', '.join(f'{seconds:.2f} ms {name}' for name, seconds in found.items())}.")
 
 
 def memory(folder: Path, options: argparse.Namespace) -> None:
@@ -186,13 +211,24 @@ def memory(folder: Path, options: argparse.Namespace) -> None:
     for records in (options.images, 10 * options.images):
         made = make_records(folder / str(records), folder / "photos", records, options.images, "sparse")
         for buffer in (100, 10_000):
-            ended = subprocess.run([sys.executable, __file__, "one", "--records", str(made), "--buffer", str(buffer),
-                                    "--parallel", str(options.parallel)], capture_output=True, text=True, check=True)
-            print(f"| {records:,} | {buffer:,} | {float(ended.stdout.split()[-1]):,.0f} |", flush=True)
+            [megabytes] = in_a_process("memory_of", "--records", made, "--buffer", buffer, "--parallel",
+                                       options.parallel)
+            print(f"| {records:,} | {buffer:,} | {megabytes:,.0f} |", flush=True)
 
 
-def one(folder: Path, options: argparse.Namespace) -> None:
-    """100 batches in a process of its own."""
+def in_a_process(*arguments: Any) -> list[float]:
+    """The numbers in the last line that this program prints with these arguments."""
+    ended = subprocess.run([sys.executable, __file__, *map(str, arguments)], capture_output=True, text=True, check=True)
+    return [float(number) for number in ended.stdout.splitlines()[-1].split()]
+
+
+def rate_of(folder: Path, options: argparse.Namespace) -> None:
+    make, images = PIPELINES[options.pipeline]
+    print(*rate(make(options.records, options.parallel), images))
+
+
+def memory_of(folder: Path, options: argparse.Namespace) -> None:
+    """Of 100 batches."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     batches = ours(options.records, options.parallel, rotate_and_recolour=True, shuffle_buffer=options.buffer)
     for _ in itertools.islice(batches, 100):
@@ -202,18 +238,19 @@ def one(folder: Path, options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    kinds = {kind.__name__: kind for kind in (speed, memory, one)}
+    kinds = {kind.__name__: kind for kind in (speed, memory, rate_of, memory_of)}
     parser.add_argument("kinds", nargs="+", choices=kinds)
     parser.add_argument("--photos", type=Path, help="a folder of photographs to cut the pictures from")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--parallel", type=int, default=os.cpu_count(), help="as machine.workers says it for training")
     parser.add_argument("--records", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--buffer", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--pipeline", help=argparse.SUPPRESS)
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
     keep_freed(STEPS)  # as `fit` does
     with tempfile.TemporaryDirectory() as folder:
-        if "one" not in options.kinds:
+        if options.records is None:
             photographs(Path(folder) / "photos", options.photos, options.images)
         for kind in options.kinds:
             kinds[kind](Path(folder), options)
