@@ -71,7 +71,6 @@ class Host:
         self._pause = min(2 * self._pause, LAST_PAUSE_SECONDS)
         return True
 
-
     def give_up(self, now: float) -> list[Line]:
         """The lines that end, those that have waited longest, and are not to be asked any more."""
         ended = [self.lines.popleft() for _ in range(min(len(self.lines), self._to_give_up))]

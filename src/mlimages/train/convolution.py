@@ -2,7 +2,7 @@
 
 For a convolution oneDNN lays the kernel out anew in every step, forward, backward and for the kernel's gradient; for a
 product of matrices it need not. Two of three convolutions of a bottleneck ResNet are of one pixel: on images of 64
-pixels, where there are many weights for each of them, a step of the whole network takes 7 % less time.
+pixels, where there are many weights for each of them, a step of the whole network takes 7 to 9 % less time.
 """
 
 from typing import Any
