@@ -24,12 +24,12 @@ from pathlib import Path
 from mlimages.download.connections import Network
 from mlimages.download.exchange import Exchange, Get
 from mlimages.params import load
-subprocess.run("ip link set lo up && ip addr add 93.184.216.34/32 dev lo && ip addr add 10.1.2.3/32 dev lo",
-               shell=True, check=True)
+subprocess.run("ip link set lo up && ip addr add 93.184.216.34/32 dev lo && ip addr add 10.1.2.3/32 dev lo && "
+               f"mount --bind {sys.argv[2]}/hosts /etc/hosts", shell=True, check=True)
 body = bytes.fromhex(sys.argv[3])
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        print("asked", self.path)
+        print("asked", self.path, "of", self.server.server_address[0])
         if self.path == "/away":
             self.send_response(302)
             self.send_header("Location", "http://10.1.2.3/inside")
@@ -48,16 +48,19 @@ print(answer.reason)
 answer = exchange.get(Get(1, "http://93.184.216.34/away", ("a", 0), 5.0, "s"))
 print(answer.redirect)
 print(exchange.get(Get(2, answer.redirect, ("b", 0), 5.0, "s")).reason)
+print(exchange.get(Get(3, "http://both.example/b.jpg", ("c", 0), 5.0, "s")).reason)
 """
 
 
 @needs_network
-def test_a_public_address_is_asked_and_a_private_one_sees_nothing(jpeg: bytes, tmp_path: Path) -> None:
+def test_a_public_address_is_asked_and_a_private_one_of_the_same_name_sees_nothing(jpeg: bytes, tmp_path: Path) -> None:
     params = Path(__file__).parents[2] / "params.yaml"
-    ended = subprocess.run(["unshare", "-rn", sys.executable, "-c", GUARDED, str(params), str(tmp_path), jpeg.hex()],
+    (tmp_path / "hosts").write_text("10.1.2.3 both.example\n93.184.216.34 both.example\n")
+    ended = subprocess.run(["unshare", "-rnm", sys.executable, "-c", GUARDED, str(params), str(tmp_path), jpeg.hex()],
                            env=environment(), capture_output=True, text=True, timeout=60)
-    assert ended.stdout.splitlines() == ["asked /a.jpg", "ok", "asked /away", "http://10.1.2.3/inside",
-                                         "forbidden_address"], ended.stderr
+    assert ended.stdout.splitlines() == [
+        "asked /a.jpg of 93.184.216.34", "ok", "asked /away of 93.184.216.34", "http://10.1.2.3/inside",
+        "forbidden_address", "asked /b.jpg of 93.184.216.34", "ok"], ended.stderr
 
 
 AWAY = """
