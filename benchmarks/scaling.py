@@ -49,28 +49,29 @@ train(Train(**params), Machine(**machine), tfrecords=tfrecords, out=out)
 class Rivals:
     """Processes of `scaling_step.py`, one on each of `cores` (-1: on all), that take their steps at the same time."""
 
-    def __init__(self, strategy: str, exchange: str, batch: int, cores: list[int]) -> None:
-        self.steps, self.exchanges = list[float](), list[float]()
+    def __init__(self, strategy: str, exchange: str, batch: int, cores: list[int], parts: int = 1) -> None:
+        self.steps, self.exchanges, self.worked = list[float](), list[float](), list[float]()
         self.moved = 0
         addresses = ",".join(_free_addresses(len(cores)))
         self._processes = [subprocess.Popen(
-            [sys.executable, str(HERE / "scaling_step.py"), strategy, exchange, str(PIXELS), str(batch), str(core),
-             addresses, str(index)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            text=True, bufsize=1) for index, core in enumerate(cores)]
+            [sys.executable, str(HERE / "scaling_step.py"), strategy, exchange, str(PIXELS), str(batch), str(parts),
+             str(core), addresses, str(index)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True, bufsize=1) for index, core in enumerate(cores)]
 
-    def take(self, line: str) -> float:
-        """The seconds until the last of them was done."""
+    def take(self, line: str) -> tuple[float, float]:
+        """The seconds until the last of them was done, and the most that one of them worked."""
         for process in self._processes:
             print(line, file=process.stdin)
-        return max(self._seconds(process) for process in self._processes)
+        seconds, worked = zip(*map(self._seconds, self._processes), strict=True)
+        return max(seconds), max(worked)
 
-    def _seconds(self, process: Any) -> float:
+    def _seconds(self, process: Any) -> tuple[float, float]:
         for line in process.stdout:
-            kind, _, number = line.partition(" ")
+            kind, *numbers = line.split()
             if kind == "bytes":
-                self.moved = int(number)
+                self.moved = int(numbers[0])
             elif kind == "seconds":
-                return float(number)
+                return float(numbers[0]), float(numbers[1])
         raise RuntimeError("a rival ended; run benchmarks/scaling_step.py by itself to see why")
 
     def close(self) -> None:
@@ -82,25 +83,28 @@ class Rivals:
 def take_turns(rivals: list[Rivals], rounds: int) -> None:
     for number in range(WARM_UPS + rounds):
         for rival in rivals:
-            step, exchange = rival.take("step"), rival.take("exchange")
+            (step, worked), (exchange, _) = rival.take("step"), rival.take("exchange")
             if number >= WARM_UPS:
                 rival.steps.append(step)
+                rival.worked.append(worked)
                 rival.exchanges.append(exchange)
     for rival in rivals:
         rival.close()
 
 
-def measure_workers(batches: list[int], exchanges: list[str], rounds: int) -> None:
+def measure_workers(batches: list[int], exchanges: list[str], parts: int, rounds: int) -> None:
     for batch in batches:
         for exchange in exchanges:
-            apart = Rivals("one_device", "float32", batch, [0, 1])
-            together = Rivals("multi_worker", exchange, 2 * batch, [0, 1])
+            apart = Rivals("one_device", "float32", batch, [0, 1], parts)
+            together = Rivals("multi_worker", exchange, 2 * batch, [0, 1], parts)
             take_turns([apart, together], rounds)
             alone, joined = statistics.median(apart.steps), statistics.median(together.steps)
-            print(f"| batch {batch} a worker, {exchange} | two independent {2 * batch / alone:.1f} images/s | two "
-                  f"workers {2 * batch / joined:.1f} images/s | {alone / joined:.2f} | each sends "
-                  f"{together.moved / 1e6:.0f} MB a step | exchange alone {statistics.median(together.exchanges):.3f} "
-                  f"of {joined:.3f} s |", flush=True)
+            worked = statistics.median(together.worked)
+            print(f"| batch {batch} a worker, in parts of {batch // parts}, {exchange} | two independent "
+                  f"{2 * batch / alone:.1f} images/s | two workers {2 * batch / joined:.1f} images/s | "
+                  f"{alone / joined:.2f} | each sends {together.moved / 1e6:.0f} MB a step | exchange alone "
+                  f"{statistics.median(together.exchanges):.3f} of {joined:.3f} s | a worker's core works {worked:.3f}"
+                  f" s: without any wait it were {alone / worked:.2f} |", flush=True)
 
 
 def measure_mirrored(batches: list[int], rounds: int) -> None:
@@ -168,6 +172,7 @@ def main() -> None:
     parser.add_argument("--only", default="workers,mirrored,recovery")
     parser.add_argument("--batches", default="64,16", help="images a worker")
     parser.add_argument("--exchanges", default="float32,bfloat16", help="as which gradients travel")
+    parser.add_argument("--parts", type=int, default=1, help="of a worker's batch, for one exchange")
     parser.add_argument("--rounds", type=int, default=8)
     chosen = parser.parse_args()
     batches = [int(batch) for batch in chosen.batches.split(",")]
@@ -175,7 +180,7 @@ def main() -> None:
           f"pixels, 1,000 classes, medians of {chosen.rounds} rounds")
     for what in chosen.only.split(","):
         if what == "workers":
-            measure_workers(batches, chosen.exchanges.split(","), chosen.rounds)
+            measure_workers(batches, chosen.exchanges.split(","), chosen.parts, chosen.rounds)
         elif what == "mirrored":
             measure_mirrored(batches, chosen.rounds)
         elif what == "recovery":

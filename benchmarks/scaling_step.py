@@ -1,8 +1,8 @@
-"""What `scaling.py` measures: `scaling_step.py STRATEGY EXCHANGE PIXELS BATCH CORE ADDRESSES INDEX`.
+"""What `scaling.py` measures: `scaling_step.py STRATEGY EXCHANGE PIXELS BATCH PARTS CORE ADDRESSES INDEX`.
 
 One process, of one CORE (or -1: all), that takes a training step of our ResNet-50 for each line of its input: alone,
 mirrored on two halves of the CPU, or as worker INDEX of ADDRESSES. For the line `exchange` it only exchanges what
-would be gradients. BATCH is the global one.
+would be gradients. BATCH is the global one, of which a worker takes its share in so many PARTS.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-STRATEGY, EXCHANGE, PIXELS, BATCH, CORE, ADDRESSES, INDEX = sys.argv[1:]
+STRATEGY, EXCHANGE, PIXELS, BATCH, PARTS, CORE, ADDRESSES, INDEX = sys.argv[1:]
 if int(CORE) >= 0:
     os.sched_setaffinity(0, {int(CORE)})
 if STRATEGY == "multi_worker":
@@ -34,7 +34,8 @@ CLASSES = 1000
 def main() -> None:
     loaded = load(Path(__file__).parents[1] / "params.yaml")
     params = dataclasses.replace(loaded.train, architecture="resnet50", pixels=int(PIXELS), batch=int(BATCH),
-                                 strategy=STRATEGY, exchange=EXCHANGE)  # type: ignore[arg-type]
+                                 accumulate=int(PARTS), strategy=STRATEGY,  # type: ignore[arg-type]
+                                 exchange=EXCHANGE)  # type: ignore[arg-type]
     machine = dataclasses.replace(loaded.machine, logical_devices=2 if STRATEGY == "mirrored" else 1)
     memory.keep_freed(memory.STEPS)  # as `fit` does
     strategy = build_strategy(params, machine)
@@ -53,12 +54,12 @@ def main() -> None:
     moved = sum(int(np.prod(weight.shape)) for weight in trainer.model.trainable_variables)
     print(f"bytes {moved * tf.as_dtype(EXCHANGE).size}", flush=True)
     for line in sys.stdin:
-        began = time.monotonic()
+        began, worked = time.monotonic(), time.process_time()
         if line.strip() == "exchange":
             exchange()
         else:
             trainer.train(batches, rates)
-        print(f"seconds {time.monotonic() - began}", flush=True)
+        print(f"seconds {time.monotonic() - began} {time.process_time() - worked}", flush=True)
 
 
 if __name__ == "__main__":
