@@ -132,7 +132,7 @@ class ScoreHistograms:
         np.add.at(self._counts.reshape(-1), odds[known].astype(np.int64), np.uint16(1))
         self._uncarried += block.shape[1]
         if self._uncarried > CARRY - ROWS:
-            for index in np.flatnonzero(self._counts.max(axis=1) >= CARRY):
+            for index in np.flatnonzero(self._counts.max(axis=1) >= CARRY).tolist():
                 self._recount(index, self._counts_of(index))
             self._uncarried = 0
 
@@ -168,7 +168,7 @@ class ScoreHistograms:
                 break
             exponents[narrow] += 1
         outside = (exponents > self._exponents) | (first < self._firsts) | (last >= self._firsts + self.bins)
-        for index in np.flatnonzero(outside):
+        for index in np.flatnonzero(outside).tolist():
             counts = self._counts_of(index)
             cells = np.flatnonzero(counts)
             moved = (cells + self._firsts[index]) >> (exponents[index] - self._exponents[index])
