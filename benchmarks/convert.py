@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import io
 import itertools
-import multiprocessing
 import os
 import platform
 import random
@@ -20,11 +19,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from apart import apart
 from lists import RELEASED_CLASSES, write_dictionary
 from photographs import photographs
 from PIL import Image
@@ -139,11 +139,6 @@ def measure(make: Callable[..., Callable[[], object]], folder: Path, shorter_sid
         run()
     return {"seconds": time.monotonic() - began, "cpu": time.process_time() - before,
             "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - imports}
-
-
-def apart(what: Callable[..., Any], *arguments: Any) -> Any:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(what, *arguments).result()
 
 
 def speed(folder: Path, options: argparse.Namespace) -> None:

@@ -13,19 +13,17 @@ import math
 import os
 import platform
 import random
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 import timeit
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from apart import apart
 from lists import RELEASED_CLASSES
 from photographs import HEIGHT, WIDTH, photographs
 
@@ -143,9 +141,10 @@ def colours(image: Any, contrast_last: bool) -> Any:
     return tf.image.random_contrast(image, 0.5, 1.5) if contrast_last else image
 
 
-def rate(stream: Iterable[Any], images: int) -> tuple[float, float]:
+def rate(make: Callable[[Path, int], Any], folder: Path, parallel: int, images: int) -> tuple[float, float]:
     """Images a second of the clock, and a second of the processors, over SECONDS after a first one, not counted."""
-    iterator, began, count = iter(stream), time.monotonic(), 0
+    keep_freed(STEPS)  # as `fit` does
+    iterator, began, count = iter(make(folder, parallel)), time.monotonic(), 0
     while time.monotonic() < began + 1:
         next(iterator)
     began, worked = time.monotonic(), time.process_time()
@@ -155,29 +154,27 @@ def rate(stream: Iterable[Any], images: int) -> tuple[float, float]:
     return count / (time.monotonic() - began), count / (time.process_time() - worked)
 
 
-# Of a folder of records of both schemas and a parallelism: a stream, and how many images each of its elements has.
-PIPELINES: dict[str, tuple[Callable[[Path, int], Any], int]] = {
-    "bare `tf.io.decode_jpeg`": (bare, 1),
-    "`tf.io.decode_and_crop_jpeg` of the crop alone": (cropped, 1),
-    "the released pipeline": (released, PARAMS.batch),
-    "TurboJPEG, nothing but decoding": (best, PARAMS.batch),
-    "ours, the full augmentation": (partial(ours, rotate_and_recolour=True), PARAMS.batch),
-    "ours, crop and flip": (partial(ours, rotate_and_recolour=False), PARAMS.batch),
+# What makes a stream of a folder of records and a parallelism, the records' schema, and the images of an element.
+PIPELINES: dict[str, tuple[Callable[[Path, int], Any], str, int]] = {
+    "bare `tf.io.decode_jpeg`": (bare, "sparse", 1),
+    "`tf.io.decode_and_crop_jpeg` of the crop alone": (cropped, "sparse", 1),
+    "the released pipeline": (released, "dense", PARAMS.batch),
+    "TurboJPEG, nothing but decoding": (best, "sparse", PARAMS.batch),
+    "ours, the full augmentation": (partial(ours, rotate_and_recolour=True), "sparse", PARAMS.batch),
+    "ours, crop and flip": (partial(ours, rotate_and_recolour=False), "sparse", PARAMS.batch),
     "ours, the host's part with `augment_on: device`": (
-        partial(ours, rotate_and_recolour=True, augment_on="device"), PARAMS.batch),
+        partial(ours, rotate_and_recolour=True, augment_on="device"), "sparse", PARAMS.batch),
     "ours, the full augmentation, as float32": (
-        partial(ours, rotate_and_recolour=True, image_dtype="float32"), PARAMS.batch)}
+        partial(ours, rotate_and_recolour=True, image_dtype="float32"), "sparse", PARAMS.batch)}
 
 
 def speed(folder: Path, options: argparse.Namespace) -> None:
     """All in turn, several times; the medians of the rates, and of their ratios within a round."""
     made = {schema: make_records(folder / schema, folder / "photos", options.images, options.images, schema)
             for schema in ("sparse", "dense")}
-    rates: dict[str, list[list[float]]] = {name: [] for name in PIPELINES}
-    for _, name in itertools.product(range(ROUNDS), PIPELINES):
-        records = made["dense" if PIPELINES[name][0] is released else "sparse"]
-        rates[name].append(in_a_process("rate_of", "--pipeline", name, "--records", records, "--parallel",
-                                        options.parallel))
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in PIPELINES}
+    for _, (name, (make, schema, images)) in itertools.product(range(ROUNDS), PIPELINES.items()):
+        rates[name].append(apart(rate, make, made[schema], options.parallel, images))
     print(f"\n{options.images:,} records, {RELEASED_CLASSES:,} classes, to 224 pixels, {options.parallel} at a time, "
           f"medians of {ROUNDS} rounds\n")
     print("| | images/s | of bare decoding | times the released | images per CPU second | of bare decoding | "
@@ -211,47 +208,37 @@ def memory(folder: Path, options: argparse.Namespace) -> None:
     for records in (options.images, 10 * options.images):
         made = make_records(folder / str(records), folder / "photos", records, options.images, "sparse")
         for buffer in (100, 10_000):
-            [megabytes] = in_a_process("memory_of", "--records", made, "--buffer", buffer, "--parallel",
-                                       options.parallel)
+            megabytes = apart(memory_of, made, options.parallel, buffer)
             print(f"| {records:,} | {buffer:,} | {megabytes:,.0f} |", flush=True)
 
 
-def in_a_process(*arguments: Any) -> list[float]:
-    """The numbers in the last line that this program prints with these arguments."""
-    ended = subprocess.run([sys.executable, __file__, *map(str, arguments)], capture_output=True, text=True, check=True)
-    return [float(number) for number in ended.stdout.splitlines()[-1].split()]
-
-
-def rate_of(folder: Path, options: argparse.Namespace) -> None:
-    make, images = PIPELINES[options.pipeline]
-    print(*rate(make(options.records, options.parallel), images))
-
-
-def memory_of(folder: Path, options: argparse.Namespace) -> None:
-    """Of 100 batches."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    batches = ours(options.records, options.parallel, rotate_and_recolour=True, shuffle_buffer=options.buffer)
+def memory_of(folder: Path, parallel: int, buffer: int) -> float:
+    """The MB of 100 batches above the imports."""
+    keep_freed(STEPS)
+    before = peak()
+    batches = ours(folder, parallel, rotate_and_recolour=True, shuffle_buffer=buffer)
     for _ in itertools.islice(batches, 100):
         pass
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6)
+    return peak() - before
+
+
+def peak() -> float:
+    """MB that this process held at most; getrusage would tell what the process had that started it, if that is more."""
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024 / 1e6
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    kinds = {kind.__name__: kind for kind in (speed, memory, rate_of, memory_of)}
+    kinds = {kind.__name__: kind for kind in (speed, memory)}
     parser.add_argument("kinds", nargs="+", choices=kinds)
     parser.add_argument("--photos", type=Path, help="a folder of photographs to cut the pictures from")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--parallel", type=int, default=os.cpu_count(), help="as machine.workers says it for training")
-    parser.add_argument("--records", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--buffer", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--pipeline", help=argparse.SUPPRESS)
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
-    keep_freed(STEPS)  # as `fit` does
     with tempfile.TemporaryDirectory() as folder:
-        if options.records is None:
-            photographs(Path(folder) / "photos", options.photos, options.images)
+        photographs(Path(folder) / "photos", options.photos, options.images)
         for kind in options.kinds:
             kinds[kind](Path(folder), options)
 

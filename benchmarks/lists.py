@@ -7,7 +7,6 @@
 
 import argparse
 import dataclasses
-import multiprocessing
 import os
 import platform
 import random
@@ -16,9 +15,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+
+from apart import apart
 
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, list_file, offsets, read_list
@@ -99,11 +98,6 @@ def measure_reading(folder: str) -> dict[str, float]:
     read = time.monotonic() - began
     offsets(path, LINES_PER_SHARD)
     return {"read": read, "offsets": time.monotonic() - began - read}
-
-
-def apart(what: Any, folder: str) -> dict[str, float]:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(what, folder).result()
 
 
 def main() -> None:
