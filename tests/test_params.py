@@ -1,14 +1,12 @@
 """A wrong params.yaml stops at once, with the key, the value, what is allowed and the nearest known name."""
 
-import subprocess
-import sys
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 from dvc.utils.serialize import parse_yaml
 
-from mlimages import params as module
 from mlimages.errors import UserError
 from mlimages.params import load, section
 
@@ -31,6 +29,15 @@ def test_the_committed_file_is_valid_and_read_as_typed_sections() -> None:
         params.train.batch = 1  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("change, message", [
+    ({"batch_norm": "synchronized", "local_steps": 2}, "accumulate is 1 and local_steps 2, expected 1 for both"),
+    ({"batch_norm": "synchronized", "accumulate": 2}, "accumulate is 2 and local_steps 1, expected 1 for both"),
+    ({"precision": "mixed_float16", "local_steps": 2}, "local_steps is 2, expected 1 with precision: mixed_float16")])
+def test_what_concerns_all_images_in_every_step_is_not_split(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(load(ROOT / "params.yaml").train, **change)
+
+
 @pytest.mark.parametrize(("old", "new", "expected"), [
     ("learning_rate:", "learning_rat:", ["`train.learning_rat` (0.02)", "nearest known is `train.learning_rate`"]),
     ("train_images:", "train_image:", ["`acquire.demo.train_image`", "nearest known is `acquire.demo.train_images`"]),
@@ -48,6 +55,8 @@ def test_the_committed_file_is_valid_and_read_as_typed_sections() -> None:
     ("crop_area: [0.7, 1.0]", "crop_area: [1.0, 0.7]", ["`train`: crop_area is [1.0, 0.7]", "smaller share first"]),
     ("warmup: 1.0", "warmup: 7.0", ["`train`: warmup is 7.0", "at most epochs, 6.0"]),
     ("decay_at: []", "decay_at: [2.0]", ["`train`: decay_at is [2.0]", "decay: stairs"]),
+    ("accumulate: 1 ", "accumulate: 3 ", ["`train`: batch is 32", "a multiple of accumulate, 3"]),
+    ("local_steps: 1 ", "local_steps: 3 ", ["`train`: checkpoint_steps is 50", "a multiple of local_steps, 3"]),
     ("  threads: 16", "  threads: 32\n  threads: 3", ["duplicate key", "line"]),
     ("architecture: resnet101", "architecture: !!python/object/apply:os.getcwd []", ["not plain YAML", "line"]),
 ])
@@ -60,25 +69,11 @@ def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path: Path, old: str, n
 
 @pytest.mark.parametrize(("old", "new", "key", "value"), [
     ("weight_decay: 0.0001", "weight_decay: 1e-5", "weight_decay", 1e-5), ("batch: 32", "batch: 010", "batch", 10)])
-def test_numbers_have_one_meaning_for_dvc_papermill_and_the_code(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], old: str, new: str,
-        key: str, value: float) -> None:
+def test_numbers_have_one_meaning_for_dvc_and_the_code(tmp_path: Path, old: str, new: str, key: str,
+                                                       value: float) -> None:
     path = changed(tmp_path, old, new)
     assert getattr(load(path).train, key) == value
     assert parse_yaml(path.read_text(), str(path))["train"][key] == value
-    monkeypatch.chdir(tmp_path)
-    assert module.main("train") == 0
-    assert yaml.safe_load(capsys.readouterr().out)[key] == value  # papermill reads it with PyYAML
-
-
-def test_the_command_line_shows_a_message_and_no_traceback(tmp_path: Path) -> None:
-    changed(tmp_path, "batch: 32", "batch: -3")
-    ended = subprocess.run([sys.executable, "-m", "mlimages.params", "train"], cwd=tmp_path, capture_output=True,
-                           text=True, env={"PYTHONPATH": str(ROOT / "src"), "PATH": ""})
-    assert ended.returncode == 2
-    assert "`train.batch` is -3" in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert ended.stdout == ""
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,20 +1,14 @@
-"""The sections of params.yaml as frozen dataclasses, strict in names, types and ranges.
-
-    python -m mlimages.params train    # check params.yaml, print its section `train` as YAML for papermill
-"""
+"""The sections of params.yaml as frozen dataclasses, strict in names, types and ranges."""
 
 import dataclasses
 import string
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from mlimages.errors import UserError
 from mlimages.explain import checked, read_yaml
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -156,6 +150,7 @@ class Train:
     exchange: Literal["float32", "bfloat16", "float16"]
     xla: Literal["auto", "on", "off"]
     accumulate: Annotated[int, Field(ge=1, le=1024)]
+    local_steps: Annotated[int, Field(ge=1, le=10_000)]
     deterministic: bool
     crop_area: Annotated[list[PositiveFraction], Field(min_length=2, max_length=2)]
     rotate_and_recolour: bool
@@ -183,11 +178,15 @@ class Train:
             raise ValueError(f"warmup is {self.warmup}, expected at most {unit}, {length}")
         if self.decay_at and self.decay != "stairs":
             raise ValueError(f"decay_at is {self.decay_at}, which has an effect only with decay: stairs")
-        if self.batch % self.accumulate:
-            raise ValueError(f"batch is {self.batch}, expected a multiple of accumulate, {self.accumulate}")
-        if self.batch_norm == "synchronized" and self.accumulate > 1:
-            raise ValueError(f"accumulate is {self.accumulate}, expected 1 with batch_norm: synchronized, which is to "
-                             f"see the whole batch at once")
+        for whole, part in (("batch", "accumulate"), ("checkpoint_steps", "local_steps")):
+            if getattr(self, whole) % (parts := getattr(self, part)):
+                raise ValueError(f"{whole} is {getattr(self, whole)}, expected a multiple of {part}, {parts}")
+        if self.batch_norm == "synchronized" and (self.accumulate, self.local_steps) != (1, 1):
+            raise ValueError(f"accumulate is {self.accumulate} and local_steps {self.local_steps}, expected 1 for both "
+                             f"with batch_norm: synchronized, which is to see the whole batch at once")
+        if self.precision == "mixed_float16" and self.local_steps > 1:
+            raise ValueError(f"local_steps is {self.local_steps}, expected 1 with precision: mixed_float16, whose loss "
+                             f"scale all replicas share")
         if self.batch_norm == "synchronized" and self.xla == "on":
             raise ValueError("xla is 'on', expected auto or off: XLA cannot compile batch_norm: synchronized")
         if self.publish == "best" and not self.validation_images:
@@ -258,18 +257,3 @@ def section(verb: str, values: Mapping[str, Any]) -> Any:
     names = [field.name for field in dataclasses.fields(SECTIONS[verb])]
     found = {name: values[name] for name in names if name in values}
     return checked(SECTIONS[verb], found, "the notebook's parameters cell", f"{verb}.", names)
-
-
-def main(verb: str) -> int:
-    try:
-        params = load()
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 2
-    # papermill reads YAML 1.1, so it is written by that version's own library: 1e-05 stays a number.
-    print(yaml.safe_dump(dataclasses.asdict(getattr(params, verb)), sort_keys=False))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

@@ -44,12 +44,12 @@ def course(model: str | Path) -> None:
 
 
 def step_profile(model: str | Path) -> None:
-    """The time of one step, beside what exchanging gradients and making the input take by themselves."""
+    """The time of one step, beside what its exchange and its input take by themselves."""
     facts = json.loads((Path(model) / PROFILE).read_text(encoding="utf-8"))
     step, exchange, made = (facts[f"{name}_seconds"] for name in ("step", "exchange", "input"))
     replicas = f"{facts['replicas']} replica{'s' if facts['replicas'] > 1 else ''}"
-    bars(f"One step on {replicas}, {facts['gradient_bytes'] / 2**20:,.0f} MiB of gradients", "seconds",
-         ["the step, as it was trained", "of it computing, if nothing overlaps", "exchanging gradients, alone",
+    bars(f"One step on {replicas}, {facts['exchanged_bytes'] / 2**20:,.0f} MiB exchanged", "seconds",
+         ["the step, as it was trained", "of it computing, if nothing overlaps", "exchanging, alone",
           "making the input, alone, beside the step"],
          [step, max(step - exchange, 0.0), exchange, made], [TRAIN, GOOD, VALIDATION, MUTED])
 

@@ -54,7 +54,7 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
     with (Interrupts() as interrupts, _log(work, done, role) as log,
           progress("train", total=plan.total_steps, done=done, unit=" steps", machine=machine) as bar):
         while done < plan.total_steps:
-            steps = range(done, min(done + machine.steps_per_call, _next_save(done, plan, params)))
+            steps = range(done, min(done + trainer.steps_per_call, _next_save(done, plan, params)))
             rates = plan(steps)
             role.tell(entered=steps.stop)
             found = trainer.train(batches, rates, stop=interrupts.received is not None)

@@ -18,11 +18,10 @@ INPUT_STEPS = 4
 
 
 def exchange_seconds(trainer: Trainer) -> float:
-    """The time in which all replicas add up what would be gradients, and do nothing else; every worker calls it."""
-    shapes = [weight.shape for weight in trainer.model.trainable_variables]
+    """What a step spends, at least, on adding up over the replicas; every worker calls it, and does nothing else."""
 
     def add_up() -> Any:
-        return [total[..., :1] for total in trainer.exchange([tf.zeros(shape) for shape in shapes])]
+        return [total[..., :1] for total in trainer.exchange([tf.zeros(shape) for shape in trainer.exchanged_shapes])]
 
     exchange = tf.function(lambda: trainer.strategy.run(add_up), autograph=False)
     seconds = []
@@ -30,7 +29,7 @@ def exchange_seconds(trainer: Trainer) -> float:
         began = time.monotonic()
         exchange()
         seconds.append(time.monotonic() - began)
-    return statistics.median(seconds[1:])  # the first one is traced
+    return statistics.median(seconds[1:]) / trainer.local_steps  # the first one is traced
 
 
 def input_seconds(batches: Iterable[Any]) -> float:
@@ -42,8 +41,9 @@ def input_seconds(batches: Iterable[Any]) -> float:
 
 
 def write_profile(out: Path, trainer: Trainer, *, step: float, exchange: float, made: float) -> None:
-    """Seconds of a step, and of an exchange and an input by themselves, beside the bytes of all gradients."""
-    values = sum(int(np.prod(weight.shape)) for weight in trainer.model.trainable_variables)
+    """Seconds of a step, and of its exchange and its input by themselves, beside the bytes that a step exchanges."""
+    replicas = trainer.strategy.num_replicas_in_sync
+    values = sum(int(np.prod(shape)) for shape in trainer.exchanged_shapes) if replicas > 1 else 0
     write_json(out / PROFILE, {"step_seconds": step, "exchange_seconds": exchange, "input_seconds": made,
-                               "gradient_bytes": values * trainer.exchanged.size,
-                               "replicas": trainer.strategy.num_replicas_in_sync})
+                               "exchanged_bytes": values * trainer.exchanged.size / trainer.local_steps,
+                               "replicas": replicas})

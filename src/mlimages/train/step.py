@@ -11,6 +11,7 @@ import tensorflow as tf
 from mlimages.params import Train
 from mlimages.train.checkpoint import load_released
 from mlimages.train.finish import Finish
+from mlimages.train.local_steps import Meeting
 from mlimages.train.loss import build_loss
 from mlimages.train.optimizer import LossScale, Momentum, WeightAverage
 from mlimages.train.resnet import build
@@ -20,12 +21,13 @@ from mlimages.train.strategy import all_reduce, sum_over_replicas
 class Trainer:
     """The network, its loss and its optimizer on all replicas of a strategy.
 
-    Variables are equal on all replicas after every step, batch norm's statistics included, which are the mean of what
-    the replicas saw: so the state after any step can be saved, and says all. `evaluate(images, labels)` gives the loss
-    of some images, every class weighted alike, and their logits, by the weights that would be published. `loaded`
-    says what was taken of a released checkpoint, if any was; `stopping`, whether the process of any replica was told
-    to stop when it began the last call of `train`; `overflowed`, of which steps of that call the gradients were not
-    finite however small the loss scale was.
+    Variables are equal on all replicas after every call of `train`, batch norm's statistics included, which are the
+    mean of what the replicas saw: so the state between calls can be saved, and says all. `evaluate(images, labels)`
+    gives the loss of some images, every class weighted alike, and their logits, by the weights that would be published.
+    A call takes `steps_per_call` steps at most, a multiple of `local_steps`: after so many, and at a call's end, the
+    replicas exchange. `loaded` says what was taken of a released checkpoint, if any was; `stopping`, whether the
+    process of any replica was told to stop when it began the last call of `train`; `overflowed`, of which steps of that
+    call the gradients were not finite however small the loss scale was.
     """
 
     def __init__(self, params: Train, classes: int, strategy: Any, *, steps_per_call: int = 1) -> None:
@@ -36,23 +38,33 @@ class Trainer:
         self._replicas = strategy.num_replicas_in_sync
         self._parts = params.accumulate
         self.exchanged = tf.as_dtype(params.exchange)
+        self.local_steps = params.local_steps if self._replicas > 1 else 1
+        self.steps_per_call = -(-steps_per_call // self.local_steps) * self.local_steps
         self._finish = Finish(params, device=True)
-        self._steps_per_call = steps_per_call
         with strategy.scope():
             self.model = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
                                synchronized=params.batch_norm == "synchronized", dtype=params.precision)
             self.loaded = None if params.initialize_from is None else load_released(
                 self.model, params.initialize_from, logits=params.initialize_logits)
-            self.loss = build_loss(params, classes, self._replicas, sum_over_replicas)
+            # Of the global batch's loss a replica has a share; of that of a step which it takes alone, all.
+            self._shares = self._replicas if self.local_steps == 1 else 1
+            self.loss = build_loss(params, classes, self._shares, sum_over_replicas)
             self.optimizer = Momentum(self.model.trainable_variables, params.momentum,
                                       weight_decay=params.weight_decay, clip_norm=params.clip_norm)
             self.scale = LossScale() if params.precision == "mixed_float16" else None
             self.average = WeightAverage(self.model.variables, params.average_decay) if params.average_decay else None
+        self._meeting = Meeting([*self.model.trainable_variables, *self.optimizer.velocities,
+                                 *(self.average.averages if self.average else [])], self.exchange, self._replicas)
         gpus = bool(tf.config.list_physical_devices("GPU"))
         self.compiled = params.xla == "on" or (params.xla == "auto" and gpus and params.batch_norm == "local")
         self._part = tf.function(self._part_of_replica, jit_compile=True) if self.compiled else self._part_of_replica
         self.call = tf.function(self._call)
         self.evaluate = tf.function(self._evaluate, reduce_retracing=True)
+
+    @property
+    def exchanged_shapes(self) -> list[Any]:
+        """Of what replicas exchange after `local_steps`: the gradients, or more where they were parted."""
+        return self._meeting.shapes if self.local_steps > 1 else [one.shape for one in self.model.trainable_variables]
 
     @property
     def variables(self) -> dict[str, list[Any]]:
@@ -67,7 +79,7 @@ class Trainer:
         Returns their losses, without the weight decay: float32 [steps]. `stop` becomes every process' `stopping`.
         """
         # Of one length always: another shape would be traced anew.
-        padded = np.zeros(self._steps_per_call, np.float32)
+        padded = np.zeros(self.steps_per_call, np.float32)
         padded[: len(rates)] = rates
         told = self.call(batches, tf.constant(padded), tf.constant(len(rates)), tf.constant(float(stop))).numpy()
         self.stopping, self.overflowed = bool(told[-1, 1]), told[:, 2] > 0
@@ -87,7 +99,7 @@ class Trainer:
             [values[variable.path] for variable in self.model.trainable_variables],
             [values[variable.path] for variable in self.model.non_trainable_variables], images, training=False)
         # The mean over these images alone, every class weighted alike.
-        return self.loss.cost(labels, logits, tf.ones(labels.shape[1])) * self._replicas, logits
+        return self.loss.cost(labels, logits, tf.ones(labels.shape[1])) * self._shares, logits
 
     def digest(self) -> str:
         """The sha256 of all variables, by which replicas in several processes know that they are equal."""
@@ -105,10 +117,20 @@ class Trainer:
 
     def _call(self, batches: Any, rates: Any, steps: Any, stop: Any) -> Any:
         told = tf.TensorArray(tf.float32, steps, element_shape=[3])
-        for index in tf.range(steps):
+        if self.local_steps == 1:
+            return self._steps(told, tf.range(steps), batches, rates, stop).stack()
+        for first in tf.range(0, steps, self.local_steps):
+            parted = self.strategy.run(self._meeting.part)
+            alone = tf.range(first, tf.minimum(first + self.local_steps, steps))
+            told = self._steps(told, alone, batches, rates, stop)
+            self.strategy.run(self._meeting.meet, args=(parted,))
+        return told.stack()
+
+    def _steps(self, told: Any, numbers: Any, batches: Any, rates: Any, stop: Any) -> Any:
+        for index in numbers:
             of_replicas = self.strategy.run(self._replica_step, args=(rates[index], stop, *next(batches)))
             told = told.write(index, self.strategy.experimental_local_results(of_replicas)[0])
-        return told.stack()
+        return told
 
     def _replica_step(self, rate: Any, stop: Any, *batch: Any) -> Any:
         """Float32 [3], the same on all replicas: the loss, how many are to stop, whether the gradients overflowed."""
@@ -118,9 +140,9 @@ class Trainer:
             loss, gradients = self._part(images, labels, weights)
         else:
             loss, gradients = self._accumulated(images, labels, weights)
-        sums = tf.stack([loss, stop])
+        sums = tf.stack([loss * self._shares / self._replicas, stop])
         if self._replicas > 1:
-            gradients = self.exchange(gradients)
+            gradients = self.exchange(gradients) if self.local_steps == 1 else gradients
             sums = self._average_statistics(sums)
         overflowed = tf.constant(False)
         if self.scale:
@@ -132,7 +154,7 @@ class Trainer:
         return tf.concat([sums, [tf.cast(overflowed, tf.float32)]], 0)
 
     def exchange(self, gradients: Sequence[Any]) -> list[Any]:
-        """The sums of gradients over the replicas, which travel as `train.exchange`."""
+        """The sums of gradients, or of changes, over the replicas, which travel as `train.exchange`."""
         summed = all_reduce([tf.cast(gradient, self.exchanged) for gradient in gradients])
         return [tf.cast(total, gradient.dtype) for total, gradient in zip(summed, gradients, strict=True)]
 
