@@ -105,8 +105,7 @@ def test_each_verb_owns_one_of_everything_under_its_name(number: int, verb: str)
     assert (SOURCE / verb / "run.py").exists()
     assert (ROOT / "tests" / verb).is_dir()
     assert stage["params"] == [verb]
-    assert f"papermill -k python3 --log-output -y \"$PARAMS\" notebooks/{name} data/reports/{name}" in stage["cmd"]
-    assert f"mlimages.params {verb}" in stage["cmd"]
+    assert stage["cmd"] == f"PYTHONPATH=src python -m mlimages.execute {verb} data/reports/{name}"
     assert f"data/reports/{name}" in stage["outs"] and len(stage["outs"]) == 2
     calls = [node for cell in code_cells(ROOT / "notebooks" / name)
              for node in ast.walk(ast.parse("".join(cell["source"])))

@@ -2,12 +2,17 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
+APART_SECONDS = 1.0
+
 
 class Interrupts:
-    """While the block lasts, remembers SIGTERM and SIGINT in `received`; the second of them acts at once.
+    """While the block lasts, remembers SIGTERM and SIGINT in `received`; one more, APART_SECONDS later, acts at once.
+
+    Sooner it is the same again, which reached this process both by itself and passed on by what started it.
 
     Enter it after TensorFlow's strategy was made, which takes SIGTERM for itself. Only a process' main thread can be
     told: in another one nothing is remembered.
@@ -15,6 +20,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self._came: float | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -28,7 +34,13 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
+    def hear(self, name: str) -> None:
+        """Remember a signal that another process got for the same work."""
+        self.received = self.received or name
+
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
+        now = time.monotonic()
+        if self._came is not None and now - self._came > APART_SECONDS:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
+        self._came = now
+        self.hear(signal.Signals(number).name)

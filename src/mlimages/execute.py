@@ -1,0 +1,100 @@
+"""Execute a verb's notebook with its section of params.yaml, by papermill.
+
+    python -m mlimages.execute train data/reports/4_train.ipynb
+
+SIGTERM and Ctrl-C interrupt what the notebook runs, as JupyterLab's button does, so that it saves first.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import papermill
+from jupyter_client.manager import AsyncKernelManager
+
+from mlimages.errors import UserError
+from mlimages.params import SECTIONS, load
+
+VERBS = [name for name in SECTIONS if name != "machine"]
+KILLING = 3  # signals
+TICK_SECONDS = 0.05
+
+
+class Kernel(AsyncKernelManager):
+    """That of the notebook; while it runs, SIGTERM and SIGINT interrupt it, but for one that is ignored already.
+
+    The third of them kills it: it may be where no interrupt reaches it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._signals = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._interrupt)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if not self.has_kernel:
+            raise KeyboardInterrupt
+        self._signals += 1
+        print(f"{signal.Signals(number).name}: interrupting the notebook", file=sys.stderr, flush=True)
+        threading.Thread(target=self._pass_on, args=[self.provisioner.pid],  # type: ignore[union-attr]
+                         daemon=True).start()
+
+    def _pass_on(self, pid: int) -> None:
+        """Once a cell runs: between them a kernel ignores SIGINT."""
+        with contextlib.suppress(OSError):  # it has ended
+            while self._signals < KILLING and _ignores(pid, signal.SIGINT):
+                time.sleep(TICK_SECONDS)
+            os.kill(pid, signal.SIGINT if self._signals < KILLING else signal.SIGKILL)
+
+
+def _ignores(pid: int, number: int) -> bool:
+    """Whether a process ignores a signal; OSError where it is none."""
+    [mask] = re.findall(r"^SigIgn:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def execute(verb: str, out: str | Path) -> None:
+    """Write the executed notebook to `out`, and what its cells say to the output of this process.
+
+    UserError for a wrong params.yaml, before any cell has run; papermill.PapermillExecutionError, which holds the
+    cell's own error, and RuntimeError for a kernel that died.
+    """
+    parameters = json.loads(json.dumps(dataclasses.asdict(getattr(load(), verb))))
+    [notebook] = Path("notebooks").glob(f"[0-9]_{verb}.ipynb")
+    papermill.execute_notebook(notebook, out, parameters, kernel_name="python3", log_output=True, progress_bar=False,
+                               kernel_manager_class=Kernel)
+
+
+def main(arguments: list[str]) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if len(arguments) != 2 or arguments[0] not in VERBS:
+        print(f"usage: python -m mlimages.execute {'|'.join(VERBS)} OUTPUT.ipynb", file=sys.stderr)
+        return 2
+    try:
+        execute(*arguments)
+    except (UserError, papermill.PapermillExecutionError) as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+    except RuntimeError as error:  # of nbclient and jupyter_client, for a kernel that ended
+        print(f"ERROR: the notebook's kernel died ({error}); where nobody killed it, the system's log (`dmesg`) tells "
+              f"whether memory was short", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("ERROR: interrupted while no notebook ran", file=sys.stderr)
+    else:
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

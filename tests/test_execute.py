@@ -1,0 +1,139 @@
+"""A notebook executed as a stage: with its section of params.yaml; a signal interrupts what it runs, which saves."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mlimages.execute import main
+
+ROOT = Path(__file__).parents[1]
+# Says that it works, and saves when it is told to stop.
+WORKS = f"""
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "src")!r})
+from mlimages.errors import UserError
+from mlimages.interrupts import Interrupts
+
+Path("learning_rate").write_text(repr(learning_rate))
+with Interrupts() as interrupts:
+    Path("pid").write_text(str(os.getpid()))
+    while not interrupts.received:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    Path("saved").touch()
+    raise UserError(interrupts.received + " stopped it; run the same command to continue")
+"""
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def wait(process: subprocess.Popen[str], path: Path) -> None:
+    """Until there is this file, or the process has ended."""
+    ends = time.monotonic() + 60
+    while not path.exists() and process.poll() is None:
+        assert time.monotonic() < ends, f"{path} did not come"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """Start a notebook with this cell as the stage `train`; returns when it runs."""
+
+    def run(cell: str, ready: str = "pid", **options: object) -> subprocess.Popen[str]:
+        parameters = nbformat.v4.new_code_cell("learning_rate = None", metadata={"tags": ["parameters"]})
+        notebook = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(cell)],
+                                            metadata={"language_info": {"name": "python"}})
+        (tmp_path / "notebooks").mkdir()
+        nbformat.write(notebook, tmp_path / "notebooks/4_train.ipynb")
+        if not (tmp_path / "params.yaml").exists():
+            (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+        process = subprocess.Popen([sys.executable, "-m", "mlimages.execute", "train", "out.ipynb"], cwd=tmp_path,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                   env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, **options)  # type: ignore[call-overload]
+        wait(process, tmp_path / ready)
+        return process
+
+    return run
+
+
+@pytest.mark.parametrize(("number", "all_at_once"), [
+    (signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_a_signal_interrupts_the_notebook_which_saves(start: Start, tmp_path: Path, number: signal.Signals,
+                                                     all_at_once: bool) -> None:
+    (tmp_path / "params.yaml").write_text(
+        (ROOT / "params.yaml").read_text().replace("learning_rate: 0.02", "learning_rate: 1e-5"))
+    process = start(WORKS)
+    for pid in [*([int((tmp_path / "pid").read_text())] if all_at_once else []), process.pid]:
+        os.kill(pid, number)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 1
+    assert (tmp_path / "saved").exists()
+    assert f"{number.name}: interrupting the notebook" in said
+    assert "stopped it; run the same command to continue" in said and "Traceback" not in said
+    assert "stopped it" in (tmp_path / "out.ipynb").read_text()
+    assert (tmp_path / "learning_rate").read_text() == "1e-05"
+
+
+def test_a_second_signal_ends_what_does_not_save(start: Start, tmp_path: Path) -> None:
+    process = start(WORKS.replace("time.sleep(0.5)", "Path('told').touch(); time.sleep(600)"))
+    process.send_signal(signal.SIGTERM)
+    wait(process, tmp_path / "told")
+    time.sleep(1.5)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 1 and "KeyboardInterrupt" in said and not (tmp_path / "saved").exists()
+
+
+def test_a_third_signal_ends_a_kernel_that_no_interrupt_reaches(start: Start) -> None:
+    process = start("""import os, signal
+from pathlib import Path
+signal.signal(signal.SIGINT, lambda *_: None)
+Path("pid").write_text(str(os.getpid()))
+while True:
+    pass
+""")
+    for _ in range(3):
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+    assert "ERROR: the notebook's kernel died" in process.communicate(timeout=60)[0] and process.returncode == 1
+
+
+def test_a_signal_before_the_first_cell_reaches_it(start: Start, tmp_path: Path) -> None:
+    process = start("import time; time.sleep(600)", ready="out.ipynb")  # is written before the kernel starts
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 1 and "Traceback (most recent call last):\n  File" not in said, said
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["trian", "out.ipynb"], ["machine", "out.ipynb"]])
+def test_wrong_arguments_are_told_how_it_is_used(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert "usage: python -m mlimages.execute acquire|download|convert|train|evaluate OUT" in capsys.readouterr().err
+
+
+def test_a_signal_that_it_is_to_ignore_does_not_reach_the_notebook(start: Start, tmp_path: Path) -> None:
+    process = start("import time\nfrom pathlib import Path\nPath('pid').touch()\ntime.sleep(2)",
+                    preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+    process.send_signal(signal.SIGTERM)
+    assert "interrupting" not in process.communicate(timeout=60)[0] and process.returncode == 0
+
+
+def test_a_kernel_that_dies_fails_the_stage(start: Start) -> None:
+    process = start("import os\nos.kill(os.getpid(), 9)", ready="never")
+    assert "ERROR: the notebook's kernel died" in process.communicate(timeout=60)[0] and process.returncode == 1
+
+
+def test_a_wrong_parameter_is_told_in_one_line_before_any_cell_runs(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("batch: 32", "batch: -3"))
+    process = start(WORKS)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 1 and not (tmp_path / "out.ipynb").exists()
+    assert said.startswith("ERROR: params.yaml: `train.batch` is -3") and said.count("\n") == 1, said
