@@ -27,6 +27,7 @@ from mlimages.train.inputs import Records
 from mlimages.train.step import Trainer
 
 RECORDS, SHARDS = 24, 3
+LONG_STEPS = 150
 
 
 def write_tfrecords(root: Path, counts: Sequence[int]) -> Path:
@@ -105,3 +106,25 @@ def small_python() -> Callable[..., list[str]]:
         return ["env", f"PYTHONPATH={path}", sys.executable, "-c", program, *arguments]
 
     return command
+
+
+@pytest.fixture(scope="session")
+def cluster_train(small_train: Train) -> Train:
+    """10 steps of 12 images, which two and three workers share alike; small ones, which keep roundings small."""
+    return dataclasses.replace(small_train, strategy="multi_worker", batch=12, batch_norm="synchronized",
+                               learning_rate=0.01)
+
+
+@pytest.fixture(scope="session")
+def long_train(cluster_train: Train) -> Train:
+    """Long enough for a test to look at, and to strike."""
+    return dataclasses.replace(cluster_train, epochs=None, steps=LONG_STEPS, checkpoint_steps=10, learning_rate=0.01,
+                               validation_images=0)
+
+
+@pytest.fixture(scope="session")
+def cluster_machine(small_machine: Callable[..., Machine]) -> Callable[..., Machine]:
+    def build(scratch: Path, **changes: Any) -> Machine:
+        return dataclasses.replace(small_machine(scratch), **{"start_timeout": 200.0, **changes})
+
+    return build

@@ -39,6 +39,21 @@ assert "tensorflow" not in sys.modules
 """
 
 
+# Says that it is worker 1 of these addresses, and what it is told.
+ONE = """
+import json, sys
+from mlimages.errors import UserError
+from mlimages.train.launch.agreement import agree
+from mlimages.train.launch.tf_config import Cluster, hold
+
+addresses, facts = json.loads(sys.argv[1])
+try:
+    agree(Cluster(addresses, 1), facts, hold(0, "a worker"), 60.0)
+except UserError as error:
+    print(error)
+"""
+
+
 def config(workers: Any, task: Any = WORKER) -> str:
     return json.dumps({"cluster": {"worker": workers}, "task": task})
 
@@ -76,8 +91,8 @@ def test_a_port_in_use_is_named_with_its_worker() -> None:
 
 
 @pytest.fixture
-def own(small_train: Train, small_tfrecords: Path, tmp_path: Path) -> Facts:
-    return facts(small_train, small_tfrecords, tmp_path)
+def own(small_train: Train, machine: Machine, small_tfrecords: Path, tmp_path: Path) -> Facts:
+    return facts(small_train, machine, small_tfrecords, tmp_path)
 
 
 def ask_all(told: list[Facts | None], seconds: float = 5.0) -> list[str]:
@@ -115,12 +130,25 @@ def test_a_chief_that_does_not_come_is_named(own: Facts) -> None:
     assert "worker 0, the chief (127.0.0.1:" in ask_all([None, own], seconds=1.0)[1]
 
 
+def test_two_processes_that_say_they_are_the_same_worker_are_named_to_all(
+        own: Facts, small_python: Callable[..., list[str]]) -> None:
+    """Of three, so that one is missing: the chief goes on as soon as all are there."""
+    addresses = free_addresses(3)
+    twins = [subprocess.Popen(small_python(ONE, json.dumps([addresses, own])), stdout=subprocess.PIPE, text=True)
+             for _ in range(2)]
+    with pytest.raises(UserError, match=r"two processes say that they are worker 1: .*TF_CONFIG") as refused:
+        agree(Cluster(addresses, 0), own, hold(host_port(addresses[0])[1], "worker 0"), 60.0)
+    assert [twin.communicate()[0].strip() for twin in twins] == [str(refused.value)] * 2
+    for twin in twins:
+        assert f"process {twin.pid} of {socket.gethostname()} at 127.0.0.1" in str(refused.value)
+
+
 def test_what_else_connects_to_the_chief_disturbs_nothing(own: Facts) -> None:
     addresses = free_addresses(2)
     held = [hold(host_port(address)[1], "a worker") for address in addresses]
     with ThreadPoolExecutor(1) as pool:
         chief = pool.submit(agree, Cluster(addresses, 0), own, held[0], 10.0)
-        for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b'{"index": 7}\n', b"\xff\n"):
+        for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b'{"purpose": "agree", "worker": 7}\n', b"\xff\n"):
             with socket.create_connection(host_port(addresses[0])) as stranger:
                 stranger.sendall(nonsense)
         agree(Cluster(addresses, 1), own, held[1], 10.0)
@@ -128,28 +156,46 @@ def test_what_else_connects_to_the_chief_disturbs_nothing(own: Facts) -> None:
 
 
 def test_other_parameters_code_data_or_checkpoints_are_named_to_all(
-        own: Facts, small_train: Train, small_tfrecords: Path, tmp_path: Path) -> None:
+        own: Facts, small_train: Train, machine: Machine, small_tfrecords: Path, tmp_path: Path) -> None:
     other_records = tmp_path / "tfrecords"
     shutil.copytree(small_tfrecords, other_records)
     (other_records / "manifest.json").write_text("{}")
     assert "train/step.py" in own["code"], "all of the code counts"
+    exchange: dict[str, Any] = {"collective": "ring", "pack_mib": 5, "steps_per_call": 7}
     whole = tmp_path / "local" / CHECKPOINTS / "step-000000012"
     whole.mkdir(parents=True)
     (whole / FACTS).write_text(json.dumps({"files": {}, "step": 12, "losses": [], "score": None, "seconds": 1.0,
                                            "network": {}}))
     others = [
-        (facts(small_train, small_tfrecords, tmp_path / "local"),
+        (facts(small_train, machine, small_tfrecords, tmp_path / "local"),
          "other checkpoint, which lies in machine.scratch on a disk that all must share than the chief (newest: "
          "step-000000012 against None)"),
-        (facts(dataclasses.replace(small_train, seed=4), small_tfrecords, tmp_path),
+        (facts(dataclasses.replace(small_train, seed=4), machine, small_tfrecords, tmp_path),
          "other parameters than the chief (train.seed: 4 against 3)"),
-        (facts(small_train, other_records, tmp_path), "other data than the chief (manifest.json: "),
+        *((facts(small_train, dataclasses.replace(machine, **{name: value}), small_tfrecords, tmp_path),
+           f"other parameters than the chief (machine.{name}: {value} against {getattr(machine, name)})")
+          for name, value in exchange.items()),
+        ({**own, "weights to start from": {"released.index": "0"}},
+         "other weights to start from than the chief (released.index: 0 against None)"),
+        (facts(small_train, machine, other_records, tmp_path), "other data than the chief (manifest.json: "),
         ({**own, "code": {**own["code"], "train/step.py": "0"}}, "other code than the chief (train/step.py: 0 against"),
         ({**own, "packages": {**own["packages"], "keras": "2.0"}}, "other packages than the chief (keras: 2.0 against"),
     ]
     for other, expected in others:
         said = ask_all([own, other])
         assert said[0] == said[1] and f"worker 1 has {expected}" in said[0]
+
+
+def test_the_weights_to_start_from_are_compared_by_their_bytes(small_train: Train, machine: Machine,
+                                                               small_tfrecords: Path, tmp_path: Path) -> None:
+    told = []
+    for content in (b"one", b"two"):
+        for name in ("released.index", "released.data-00000-of-00001"):
+            (tmp_path / name).write_bytes(content)
+        params = dataclasses.replace(small_train, initialize_from=str(tmp_path / "released"))
+        told.append(facts(params, machine, small_tfrecords, tmp_path)["weights to start from"])
+    assert set(told[0]) == {"released.index", "released.data-00000-of-00001"}
+    assert all(told[0][name] != told[1][name] for name in told[0])
 
 
 def test_a_worker_refuses_what_is_wrong_before_tensorflow_is_loaded(

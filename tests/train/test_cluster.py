@@ -1,44 +1,28 @@
 """Workers on this machine train as one process would; whatever happens to one of them, all end or go on together."""
 
-import csv
 import dataclasses
 import json
 import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import keras
 import numpy as np
-import psutil
 import pytest
-from tests.train.conftest import write_tfrecords
+from tests.train.conftest import LONG_STEPS, write_tfrecords
 from tests.train.outcomes import as_json, assert_close, free_addresses, log
+from tests.train.running import TRAINS, Running, with_tf_config
 
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
 from mlimages.train import train
+from mlimages.train.files import newest
 from mlimages.train.launch.tf_config import Cluster
 
 pytestmark = pytest.mark.cluster
-PATIENCE_SECONDS = 240.0
-LONG_STEPS = 150
-
-TRAINS = """
-import json, os, sys
-from mlimages.errors import UserError
-from mlimages.params import Machine, Train
-from mlimages.train import train
-
-params, machine, tfrecords, out = json.loads(sys.argv[1])
-try:
-    print("trained", train(Train(**params), Machine(**machine), tfrecords=tfrecords, out=out))
-except UserError as error:
-    print(f"UserError: {error}")
-"""
 
 # The hints and the lengths of the messages in which two workers add up six tensors of 1 MiB.
 PACKS = """
@@ -57,12 +41,20 @@ for change in changes:
 """
 
 # Python runs it in every process that starts with it on its path: by these signals a worker is stuck in Python for
-# ever, or finds a weight of its replica another one, or no number.
+# ever, fails in a step, or finds a weight of its replica another one, or no number.
 FAULTS = """
 import gc, signal, time
 
 def stick(*_):
     time.sleep(1e6)
+
+def fail(*_):
+    # Asks for one more step than there are learning rates, of which TensorFlow finds none.
+    import tensorflow as tf
+    [trainer] = [one for one in gc.get_objects() if type(one).__name__ == "Trainer"]
+    steps = trainer.steps_per_call
+    trainer.train = lambda batches, rates, stop: trainer.call(
+        batches, tf.zeros(steps), tf.constant(steps + 1), tf.constant(0.0))
 
 def spoil(number, _):
     [trainer] = [one for one in gc.get_objects() if type(one).__name__ == "Trainer"]
@@ -70,31 +62,10 @@ def spoil(number, _):
     weight.assign(weight.value * {signal.SIGHUP: float("nan"), signal.SIGWINCH: 1.5}[number])
 
 signal.signal(signal.SIGUSR2, stick)
+signal.signal(signal.SIGPWR, fail)
 signal.signal(signal.SIGHUP, spoil)
 signal.signal(signal.SIGWINCH, spoil)
 """
-
-
-@pytest.fixture(scope="module")
-def cluster_train(small_train: Train) -> Train:
-    """10 steps of 12 images, which two and three workers share alike; small ones, which keep roundings small."""
-    return dataclasses.replace(small_train, strategy="multi_worker", batch=12, batch_norm="synchronized",
-                               learning_rate=0.01)
-
-
-@pytest.fixture(scope="module")
-def long_train(cluster_train: Train) -> Train:
-    """Long enough for a test to look at, and to strike."""
-    return dataclasses.replace(cluster_train, epochs=None, steps=LONG_STEPS, checkpoint_steps=10, learning_rate=0.01,
-                               validation_images=0)
-
-
-@pytest.fixture(scope="module")
-def cluster_machine(small_machine: Callable[..., Machine]) -> Callable[..., Machine]:
-    def build(scratch: Path, **changes: Any) -> Machine:
-        return dataclasses.replace(small_machine(scratch), **{"start_timeout": 200.0, **changes})
-
-    return build
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +96,8 @@ def test_workers_take_the_steps_of_one_process_also_where_there_are_fewer_shards
     assert (metrics["replicas"], metrics["steps"]) == (workers, 10)
     profile = json.loads((out / "profile.json").read_text())
     assert all(profile[f"{name}_seconds"] > 0 for name in ("step", "exchange", "input"))
+    network = keras.models.load_model(out / "model.keras", compile=False)
+    assert profile["exchanged_bytes"] == 4 * sum(int(np.prod(one.shape)) for one in network.trainable_variables)
     said, share = capfd.readouterr().out, 12 // workers
     for index in range(workers):
         assert f"worker {index} of {workers}: images {index * share} to {index * share + share - 1} of the 12 of " \
@@ -132,45 +105,6 @@ def test_workers_take_the_steps_of_one_process_also_where_there_are_fewer_shards
         [text] = [path.read_text() for path in tmp_path.glob(f"scratch/train/*/workers/worker-{index}.log")]
         assert all(line.startswith(f"[worker {index}] ") for line in text.splitlines())
     assert "begin again" not in said
-
-
-class Running:
-    """A training of two workers in a process of its own, at which a test may strike."""
-
-    def __init__(self, command: list[str], scratch: Path) -> None:
-        self._scratch = scratch
-        self._before = len(self.pids(0))
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-    def pids(self, index: int) -> list[int]:
-        """The processes that were worker `index`, the present one last."""
-        return [int(pid) for pid in re.findall(r"process (\d+) of ", self.log(index))]
-
-    def step(self) -> int:
-        rows = [list(csv.DictReader(path.open())) for path in self._scratch.glob("train/*/training.csv")]
-        return int(rows[0][-1]["step"]) if rows and rows[0] else 0
-
-    def written(self, name: str) -> int:
-        """When a file of the result was written, 0 where it was not."""
-        return max((path.stat().st_mtime_ns for path in self._scratch.glob(f"train/*/out/{name}")), default=0)
-
-    def wait(self, start: int, condition: Callable[[], bool]) -> None:
-        """Return when the workers are in their start of this number, and something holds."""
-        ends = time.monotonic() + PATIENCE_SECONDS
-        while any(len(self.pids(index)) < self._before + start for index in range(2)) or not condition():
-            assert time.monotonic() < ends and self.process.poll() is None, self.finish()
-            time.sleep(0.02)
-
-    def log(self, index: int) -> str:
-        return "".join(path.read_text() for path in self._scratch.glob(f"train/*/workers/worker-{index}.log"))
-
-    def strike(self, index: int, number: signal.Signals) -> None:
-        os.kill(self.pids(index)[-1], number)
-
-    def finish(self) -> str:
-        said = self.process.communicate(timeout=PATIENCE_SECONDS)[0]
-        assert not any(psutil.pid_exists(pid) for index in range(2) for pid in self.pids(index))
-        return said
 
 
 STRIKES = [
@@ -197,6 +131,7 @@ def test_whatever_happens_to_a_worker_all_begin_again_and_end_with_the_weights_o
     for start, (index, number, _) in enumerate(STRIKES, start=1):
         running.wait(start, lambda: running.step() >= step)  # noqa: B023
         running.strike(index, number)
+        assert running.seconds_to_end(start) < 60
         step = running.step() + 5
     running.wait(len(STRIKES) + 1, lambda: running.step() >= step)
     running.process.send_signal(signal.SIGTERM)
@@ -206,10 +141,15 @@ def test_whatever_happens_to_a_worker_all_begin_again_and_end_with_the_weights_o
                      rf"UserError: SIGTERM stopped the training after step \d+ of {LONG_STEPS}; .*run the same "):
         assert re.search(expected, said), (expected, said[-6000:])
     assert "in stick" in running.log(1), "the log tells where it hung"
+    resumed = [int(step) for step in re.findall(r"resumed after step (\d+)", running.log(0))]
+    assert len(resumed) == len(STRIKES) and 0 < resumed[0] and resumed == sorted(resumed)
 
-    # What differs, or is no number, on one replica stops all, and is not tried again.
-    for number, expected in [(signal.SIGWINCH, r"the workers have different weights after step \d+"),
-                             (signal.SIGHUP, r"the loss is nan at step \d+, .*last good checkpoint is kept")]:
+    # What one worker fails by, differs, or is no number on one replica, stops all, and is not tried again.
+    for number, expected in [(signal.SIGPWR, r"worker 1 failed by itself: .*slice index"),
+                             (signal.SIGWINCH, r"the workers have different weights after step \d+"),
+                             # Between the last step before a checkpoint and that, it is the weights that are found out.
+                             (signal.SIGHUP, r"the (loss is nan|weights are no longer finite) at step \d+, .*last good "
+                                             r"checkpoint is kept")]:
         step, running = running.step(), Running(command, tmp_path / "scratch")
         running.wait(1, lambda: running.step() > step)  # noqa: B023
         running.strike(1, number)
@@ -246,20 +186,45 @@ def test_a_worker_that_dies_at_every_start_ends_the_training_after_so_many_resta
 def test_where_tf_config_tells_of_the_workers_only_the_chief_publishes(
         alone: Path, uneven_tfrecords: Path, cluster_train: Train, cluster_machine: Callable[..., Machine],
         small_python: Callable[..., list[str]], tmp_path: Path) -> None:
-    addresses = free_addresses(2)
     # Folders of their own show who writes what.
     machines = [cluster_machine(tmp_path / f"scratch_{index}", launcher="environment") for index in range(2)]
     commands = [small_python(TRAINS, as_json(cluster_train, machine, uneven_tfrecords, tmp_path / f"model_{index}"))
                 for index, machine in enumerate(machines)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                             env={**os.environ, "TF_CONFIG": Cluster(addresses, index).as_json()})
-            for index, command in enumerate(commands)]
-    said = [one.communicate(timeout=PATIENCE_SECONDS)[0] for one in both]
+    said = with_tf_config(commands)
     assert f"trained {tmp_path / 'model_0'}" in said[0], said[0]
     assert f"trained {tmp_path / 'scratch_1'}" in said[1], said[1]
     assert not (tmp_path / "model_1").exists()
-    assert [path.name for path in (tmp_path / "scratch_1").rglob("*") if path.is_file()] == ["worker-1.log"]
+    assert not any(path.is_file() for path in (tmp_path / "scratch_1").rglob("*"))
+    logs = tmp_path.glob("scratch_0/train/*/workers/*")
+    assert sorted(path.name for path in logs) == ["worker-0.log", "worker-1.log"]
     assert_close(tmp_path / "model_0", alone)
+
+
+def test_where_tf_config_tells_of_the_workers_all_begin_again_and_a_signal_to_any_process_saves(
+        small_tfrecords: Path, long_train: Train, cluster_machine: Callable[..., Machine],
+        small_python: Callable[..., list[str]], tmp_path: Path) -> None:
+    machine = cluster_machine(tmp_path / "scratch", launcher="environment", max_restarts=1)
+    program = small_python(TRAINS, as_json(long_train, machine, small_tfrecords, tmp_path / "model"))
+    addresses = free_addresses(2)
+    chief, other = (["env", f"TF_CONFIG={Cluster(addresses, index).as_json()}", *program] for index in range(2))
+    running = Running(chief, tmp_path / "scratch")
+    process = subprocess.Popen(other, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    running.wait(1, lambda: running.step() >= 15)
+    running.strike(1, signal.SIGKILL)
+    assert running.seconds_to_end(1) < 60
+    struck = running.step()
+    running.wait(2, lambda: running.step() >= struck + 5)
+    process.send_signal(signal.SIGTERM)
+    said = [running.finish(), process.communicate(timeout=60)[0]]
+    assert re.search(r"worker 1 \(127.0.0.1:\d+\) was killed by SIGKILL (in|after) step \d+; training resumes from "
+                     r".*restart 1 of 1", said[0]), said[0]
+    assert "resumed after step " in running.log(0) and "resumed after step " in running.log(1)
+    for each in said:
+        assert re.search(rf"UserError: SIGTERM stopped the training after step \d+ of {LONG_STEPS}; its checkpoint is "
+                         r"kept", each), each
+    checkpoint = newest(next(tmp_path.glob("scratch/train/*/checkpoints")))
+    assert checkpoint and f"after step {int(checkpoint.name.removeprefix('step-'))} of" in said[0]
 
 
 def test_gradients_travel_in_messages_of_so_many_mebibytes_by_the_communication_that_is_asked_for(
@@ -267,12 +232,7 @@ def test_gradients_travel_in_messages_of_so_many_mebibytes_by_the_communication_
         tmp_path: Path) -> None:
     changes = [{"collective": "ring", "pack_mib": 0}, {"collective": "auto", "pack_mib": 3}]
     task = json.dumps([dataclasses.asdict(cluster_train), dataclasses.asdict(cluster_machine(tmp_path)), changes])
-    addresses = free_addresses(2)
-    both = [subprocess.Popen(small_python(PACKS, task), stdout=subprocess.PIPE, text=True,
-                             env={**os.environ, "TF_CONFIG": Cluster(addresses, index).as_json()})
-            for index in range(2)]
-    for one in both:
-        said = one.communicate(timeout=PATIENCE_SECONDS)[0].splitlines()
-        found = [json.loads(line.removeprefix("found ")) for line in said if line.startswith("found ")]
+    for said in with_tf_config([small_python(PACKS, task)] * 2):
+        found = [json.loads(line.removeprefix("found ")) for line in said.splitlines() if line.startswith("found ")]
         # A message ends with what makes it longer than that.
         assert found == [[["ring", 6]], [["auto", 4], ["auto", 2]]]

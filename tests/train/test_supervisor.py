@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.train.running import ACTOR
 
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
@@ -17,28 +18,6 @@ from mlimages.train.launch import launchers, supervisor
 from mlimages.train.launch.supervisor import supervise
 from mlimages.train.launch.worker import LEFT_ALONE, STOPPED
 
-ACTOR = """
-import json, os, pathlib, signal, sys, time
-from mlimages.train.launch.worker import tell
-
-task = json.loads(sys.stdin.readline())
-work, index = pathlib.Path(task["work"]), task["index"]
-print("worker", index, "acts")
-
-def come():
-    tell(address=f"here:{index + 1}")
-    json.loads(sys.stdin.readline())
-    tell(plan=f"plan of {index}")
-
-def step(*numbers):
-    for number in numbers:
-        tell(entered=number)
-
-def sleep():
-    time.sleep(60)
-
-exec(sys.argv[1 + index])
-"""
 Play = Callable[..., None]
 
 
@@ -66,9 +45,11 @@ def test_workers_that_end_well_have_told_their_plans_and_have_logs_of_their_own(
            ["[worker 0] worker 0 acts\n", "[worker 1] worker 1 acts\n"]
 
 
-def test_a_worker_that_does_not_come_up_is_named_and_nothing_is_tried_again(play: Play) -> None:
+def test_a_worker_that_does_not_come_up_is_named_and_nothing_is_tried_again(
+        play: Play, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"^worker 1 \(not up yet\) did not come within machine.start_timeout, 3 s"):
         play("come()", "sleep()", start_timeout=3.0, max_restarts=1)
+    assert "worker-1.log\n[worker 1] worker 1 acts" in capfd.readouterr().out
 
 
 def test_workers_that_never_end_a_first_step_are_lost(play: Play) -> None:
@@ -113,10 +94,12 @@ def test_after_so_many_restarts_it_is_the_end(play: Play, tmp_path: Path, capfd:
     assert "restart 2 of 2" in capfd.readouterr().out
 
 
-def test_what_a_worker_refuses_ends_the_training_and_is_not_tried_again(play: Play, tmp_path: Path) -> None:
+def test_what_a_worker_refuses_ends_the_training_and_is_not_tried_again(
+        play: Play, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="^no such thing$"):
         play("come(); sleep()", "come(); tell(error='no such thing'); sys.exit(2)", max_restarts=2)
     assert (tmp_path / "workers/worker-0.log").read_text().count("acts") == 1
+    assert "worker-1.log\n[worker 1] worker 1 acts" in capfd.readouterr().out
 
 
 def test_a_worker_that_alone_was_told_to_end_is_lost_and_if_all_were_the_training_ends(play: Play) -> None:
@@ -140,7 +123,8 @@ def test_a_chief_may_write_though_the_others_end_once_all_have_trained(play: Pla
     play(f"come(); step(1); tell(trained=True); {writes}", "come(); step(1); tell(trained=True); sys.exit(7)")
 
 
-def test_sigterm_reaches_all_workers_which_save_and_is_not_tried_again(play: Play, tmp_path: Path) -> None:
+def test_sigterm_reaches_all_workers_which_save_and_is_not_tried_again(
+        play: Play, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     saves = (f"signal.signal(signal.SIGTERM, lambda *_: (tell(stopped='SIGTERM: saved'), os._exit({STOPPED}))); "
              "come(); step(1); print('in step 1', flush=True); ")
     # What is in a worker's log was heard, and with it all that the worker told before.
@@ -149,8 +133,11 @@ def test_sigterm_reaches_all_workers_which_save_and_is_not_tried_again(play: Pla
         play(f"{saves} [time.sleep(0.1) for _ in range(100) if not {heard}]; "
              "os.kill(os.getppid(), signal.SIGTERM); sleep()", f"{saves} sleep()", max_restarts=1)
     assert (tmp_path / "workers/worker-1.log").read_text().count("acts") == 1
+    assert "the end of" not in capfd.readouterr().out
 
 
-def test_a_signal_before_the_first_step_ends_the_training_at_once(play: Play) -> None:
+def test_a_signal_before_the_first_step_ends_the_training_at_once(play: Play, capfd: pytest.CaptureFixture[str],
+                                                                  ) -> None:
     with pytest.raises(UserError, match="^SIGTERM stopped the training before its first step"):
         play("come(); os.kill(os.getppid(), signal.SIGTERM); sleep()", "come(); sleep()")
+    assert "the end of" not in capfd.readouterr().out

@@ -105,6 +105,11 @@ def test_training_lowers_the_loss(trained: Trained) -> None:
     assert losses[-1] < 0.95 * losses[0]
 
 
+def test_one_replica_exchanges_nothing(trained: Trained) -> None:
+    profile = json.loads((trained.out / "profile.json").read_text())
+    assert (profile["replicas"], profile["exchanged_bytes"]) == (1, 0)
+
+
 def test_the_step_is_traced_once(trained: Trained) -> None:
     [trainer] = trained.trainers
     assert trainer.call.experimental_get_tracing_count() == 1

@@ -7,6 +7,7 @@ from mlimages import scratch
 from mlimages.params import Machine, Train
 from mlimages.publish import publish, verify
 from mlimages.train.files import CHECKPOINTS, METRICS, checkpoint_files
+from mlimages.train.launch.on_tf_config import serve
 from mlimages.train.launch.supervisor import supervise
 from mlimages.train.launch.tf_config import read_environment
 
@@ -35,7 +36,7 @@ def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfre
     if params.strategy == "multi_worker" and machine.launcher == "environment" and read_environment().own:
         work = scratch.root(machine) / "train" / key
         if not (work / "out" / METRICS).exists():
-            _train(params, machine, Path(tfrecords), work)
+            serve(params, machine, tfrecords=Path(tfrecords), work=work)
         return work / "out"
     with scratch.workspace("train", machine, key, out) as work:
         if not (work / "out" / METRICS).exists():

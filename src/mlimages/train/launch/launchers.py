@@ -14,12 +14,19 @@ from typing import Any, Protocol
 
 import mlimages
 from mlimages.errors import UserError
+from mlimages.interrupts import Interrupts
 from mlimages.params import Machine
-from mlimages.train.launch.tf_config import read_environment
 
 COMMAND = [sys.executable, "-u", "-m", "mlimages.train.launch.worker"]
 # What a process says: ("out", line), ("err", line), and at last ("exit", its code, negative for a signal).
 Heard = Callable[[str, Any], None]
+SIGNALLED = 128  # by which srun's exit code is more than the signal that ended what it ran
+# In which one of SLURM's commands answers, and a process ends whose work has ended.
+TOOL_SECONDS, END_SECONDS = 30.0, 5.0
+
+
+class Stopped(UserError):
+    """A signal ends the training."""
 
 
 class Process(Protocol):
@@ -68,6 +75,12 @@ class Child:
     def signal(self, number: int) -> None:
         self._popen.send_signal(number)
 
+    def ends(self, seconds: float) -> bool:
+        """Whether it has ended, or does so in this time."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(seconds)
+        return self._popen.returncode is not None
+
 
 def _read(pipe: Any, kind: str, heard: Heard) -> None:
     for line in pipe:
@@ -100,19 +113,6 @@ class Local:
         return child
 
 
-class Environment:
-    """The one worker of TF_CONFIG that is to run here."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.indices = [read_environment().own]
-
-    def host(self, index: int) -> None:
-        return None
-
-    def start(self, index: int, heard: Heard) -> Process:
-        return Child(COMMAND, own_environment(), heard)
-
-
 class Step(Child):
     """A step of a SLURM job. A signal that cannot be caught would end srun, and not what it runs."""
 
@@ -120,6 +120,8 @@ class Step(Child):
         self._name = ""
 
         def listen(kind: str, what: Any) -> None:
+            if kind == "exit" and what - SIGNALLED in [*signal.Signals]:
+                what = SIGNALLED - what
             if kind == "out" and (match := re.search(r'"step": "(\d+)"', what)):
                 self._name = f"{os.environ['SLURM_JOB_ID']}.{match[1]}"
             heard(kind, what)
@@ -127,10 +129,14 @@ class Step(Child):
         super().__init__(command, environment, listen)
 
     def signal(self, number: int) -> None:
-        if self._name:
-            tool("scancel", f"--signal={signal.Signals(number).name.removeprefix('SIG')}", self._name)
-        else:
+        if not self._name:
             super().signal(number)
+            return
+        try:
+            tool("scancel", f"--signal={signal.Signals(number).name.removeprefix('SIG')}", self._name)
+        except UserError:
+            if not self.ends(END_SECONDS):
+                raise
 
 
 class Slurm:
@@ -156,15 +162,20 @@ class Slurm:
 
 
 @contextlib.contextmanager
-def open_launcher(machine: Machine) -> Iterator[Launcher]:
+def open_launcher(machine: Machine, interrupts: Interrupts) -> Iterator[Launcher]:
     """What `machine.launcher` names."""
     if machine.launcher == "ray":
         from mlimages.train.launch.on_ray import on_ray
 
         with on_ray(machine) as launcher:
             yield launcher
+    elif machine.launcher == "environment":
+        from mlimages.train.launch.on_tf_config import on_tf_config
+
+        with on_tf_config(machine, interrupts) as launcher:
+            yield launcher
     else:
-        kinds: dict[str, Callable[[Machine], Launcher]] = {"local": Local, "slurm": Slurm, "environment": Environment}
+        kinds: dict[str, Callable[[Machine], Launcher]] = {"local": Local, "slurm": Slurm}
         yield kinds[machine.launcher](machine)
 
 
@@ -175,8 +186,12 @@ def own_environment() -> dict[str, str]:
 
 
 def tool(*command: str) -> str:
-    """The output of one of SLURM's commands; UserError with its own words where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    """The output of one of SLURM's commands; UserError with its own words where it fails, or for none in time."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TOOL_SECONDS)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        raise UserError(f"`{' '.join(command)}` did not answer within {TOOL_SECONDS:g} s; run the same command to "
+                        f"continue once `scontrol ping` says that SLURM's controller is up") from None
     if done.returncode:
         raise UserError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
     return done.stdout

@@ -1,7 +1,6 @@
 """Starts the workers, watches them from outside, and begins again from the last checkpoint when one is lost."""
 
 import contextlib
-import dataclasses
 import json
 import queue
 import signal
@@ -14,9 +13,9 @@ from mlimages.errors import UserError
 from mlimages.interrupts import Interrupts
 from mlimages.params import Machine, Train
 from mlimages.train.files import CHECKPOINTS, METRICS, newest
-from mlimages.train.launch.launchers import Launcher, open_launcher
+from mlimages.train.launch.launchers import Launcher, Stopped, open_launcher
 from mlimages.train.launch.state import Worker
-from mlimages.train.launch.worker import LEFT_ALONE
+from mlimages.train.launch.worker import LEFT_ALONE, task_of
 
 LOGS = "workers"
 TICK_SECONDS = 0.2
@@ -36,9 +35,9 @@ def supervise(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -
     UserError for what a worker refuses, for one that does not come, after SIGTERM or SIGINT, which save first, and for
     a worker that was lost once more than `machine.max_restarts` times. No process is left.
     """
-    task = {"params": dataclasses.asdict(params), "machine": dataclasses.asdict(machine),
-            "tfrecords": str(tfrecords.resolve()), "work": str(work.resolve())}
-    with open_launcher(machine) as launcher, Interrupts() as interrupts:
+    task = task_of(params, machine, tfrecords=tfrecords, work=work)
+    interrupts = Interrupts()  # entered last: Ray takes SIGTERM for itself
+    with open_launcher(machine, interrupts) as launcher, interrupts:
         for restart in range(machine.max_restarts + 1):
             with Attempt(launcher, machine, task, work, interrupts) as attempt:
                 try:
@@ -53,10 +52,15 @@ def supervise(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -
                         raise UserError(f"{interrupts.received} stopped the training: {what}; run the same command to "
                                         f"continue") from None
                     attempt.show_tails()
+                except UserError as error:
+                    attempt.end()
+                    if not isinstance(error, Stopped):
+                        attempt.show_tails()
+                    raise
             if restart < machine.max_restarts:
                 print(f"{what}. All workers begin again, restart {restart + 1} of {machine.max_restarts}", flush=True)
-    raise UserError(f"{what}. After {machine.max_restarts} restarts this is the end; the workers' logs are in "
-                    f"{work / LOGS}. Run the same command to continue")
+        raise UserError(f"{what}. After {machine.max_restarts} restarts this is the end; the workers' logs are in "
+                        f"{work / LOGS}. Run the same command to continue")
 
 
 def _resumes(work: Path) -> str:
@@ -98,6 +102,8 @@ class Attempt:
             worker.process = self._launcher.start(worker.index, heard)
             worker.process.send(json.dumps({**self._task, "index": worker.index,
                                             "host": self._launcher.host(worker.index)}))
+        for worker in self._workers:  # whom it took long to start
+            worker.spoke = time.monotonic()
         while any(worker.code is None for worker in self._workers) and time.monotonic() < self._ends:
             self._listen()
             self._join()
@@ -161,7 +167,7 @@ class Attempt:
             return
         self._passed_on = True
         if not all(worker.entered for worker in self._workers):
-            raise UserError(f"{self._interrupts.received} stopped the training before its first step")
+            raise Stopped(f"{self._interrupts.received} stopped the training before its first step")
         for worker in self._running():
             worker.process.signal(signal.SIGTERM)  # type: ignore[union-attr]
 
@@ -181,7 +187,7 @@ class Attempt:
             raise Lost(f"{', '.join(map(str, late))} did not end a first step within machine.start_timeout, "
                        f"{self._machine.start_timeout:g} s")
         patience = max(self._machine.step_timeout, SLOWER * max(worker.slowest for worker in self._workers))
-        if self._workers[0].writing:  # the chief's supervisor or, of TF_CONFIG's other workers, one that cannot see it
+        if self._workers[0].writing:
             patience = self._machine.start_timeout
         if all(worker.under_way for worker in self._workers) and \
                 now - max(worker.spoke for worker in self._workers) > patience:
@@ -199,7 +205,7 @@ class Attempt:
                 raise UserError(worker.told["error"])
         signalled = [worker for worker in self._workers if worker.told.get("stopped", "").startswith("SIG")]
         if signalled and (self._passed_on or len(signalled) == len(self._workers)):
-            raise UserError(signalled[0].told["stopped"])  # not one of them is to end, but the training
+            raise Stopped(signalled[0].told["stopped"])  # not one of them is to end, but the training
         if signalled:
             raise Lost(f"{signalled[0]} was told to end: {signalled[0].told['stopped'].partition(';')[0]}")
         bad = [worker for worker in self._workers if worker.code != 0]

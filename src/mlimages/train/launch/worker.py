@@ -6,9 +6,11 @@ Its supervisor writes a line of JSON to its input: what to do, and, once all hav
 all are. When the input ends, so does the worker. What it tells its supervisor are lines of its output with MARK.
 """
 
+import dataclasses
 import faulthandler
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -25,6 +27,9 @@ from mlimages.train.role import Role
 MARK = "\x1emlimages "
 # How a worker ends: by a mistake of the user, because another worker is lost, because it was told to stop.
 REFUSED, LEFT_ALONE, STOPPED = 2, 3, 4
+# What TensorFlow writes above an error of a graph, and what begins one that came from an exchange.
+TRACE = re.compile(r"^(Graph execution error:|Detected at node .*| +File .*)$", re.MULTILINE)
+ABORTED = "Collective ops is aborted by"
 
 
 def tell(**facts: Any) -> None:
@@ -34,13 +39,19 @@ def tell(**facts: Any) -> None:
     print(f"\n{MARK}{json.dumps(facts)}", flush=True)
 
 
+def task_of(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -> dict[str, Any]:
+    """What a worker is told to do, but for its index and the host at which the others reach it."""
+    return {"params": dataclasses.asdict(params), "machine": dataclasses.asdict(machine),
+            "tfrecords": str(tfrecords.resolve()), "work": str(work.resolve())}
+
+
 def main() -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     task = json.loads(sys.stdin.readline())
     params, machine = Train(**task["params"]), Machine(**task["machine"])
     tfrecords, work = Path(task["tfrecords"]), Path(task["work"])
     try:
-        cluster = _join(task["index"], task["host"], facts(params, tfrecords, work), machine)
+        cluster = _join(task["index"], task["host"], facts(params, machine, tfrecords, work), machine)
         os.environ[NAME] = cluster.as_json()
         # While TensorFlow waits for another worker, nothing else in Python could end this one.
         faulthandler.dump_traceback_later(machine.start_timeout, exit=True)
@@ -84,7 +95,13 @@ def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, role: R
         _leave(STOPPED)
     except tf.errors.OpError as error:
         print(error, file=sys.stderr)
-        tell(lost=str(error.message).strip().splitlines()[0])
+        what = TRACE.sub("", str(error.message)).strip().partition("\n")[0]
+        # What aborts the exchange on one worker may reach the others as the same error.
+        own = isinstance(error, (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError))
+        if own and ABORTED not in what:
+            raise UserError(f"worker {role.index} failed by itself: {what}; where it is memory that it lacks, lower "
+                            f"train.batch or raise train.accumulate, else please report this with its log") from None
+        tell(lost=what)
         _leave(LEFT_ALONE)
 
 
