@@ -1,5 +1,6 @@
 """The preprocessing is the released program's arithmetic, as far as is said here."""
 
+import dataclasses
 import io
 import math
 from typing import Any
@@ -11,9 +12,11 @@ import tensorflow as tf
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 
+from mlimages.params import Train
 from mlimages.train.augment import decode, training_image
 from mlimages.train.draws import Draws, crop_box, draws
-from mlimages.train.recolour import NEAR_LEVELS, rotate_and_recolour
+from mlimages.train.finish import Finish
+from mlimages.train.recolour import NEAR_LEVELS, recolour
 
 PIXELS = 96
 AREA = (0.7, 1.0)
@@ -35,9 +38,9 @@ def photograph() -> np.ndarray:
     return np.array(Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)))
 
 
-def as_jpeg(picture: np.ndarray, subsampling: str = "4:4:4") -> bytes:
+def as_jpeg(picture: np.ndarray, subsampling: str = "4:4:4", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=92, subsampling=subsampling)
+    Image.fromarray(picture).save(buffer, "JPEG", quality=92, subsampling=subsampling, **options)
     return buffer.getvalue()
 
 
@@ -48,14 +51,15 @@ def drawn(number: int, **changed: Any) -> Draws:
 def made(jpeg: bytes, draw: Draws, *, coloured: bool = True) -> np.ndarray:
     """Ours, in levels of 255."""
     out = np.empty((PIXELS, PIXELS, 3), np.uint8)
-    training_image(jpeg, out, area=AREA, crop=draw.crop.tolist(), place=draw.place.tolist(), flip=bool(draw.flip))
+    training_image(jpeg, out, area=AREA, crop=draw.crop.tolist(), place=draw.place.tolist(), flip=bool(draw.flip),
+                   angle=float(draw.angle) if coloured and draw.case == 0 else None)
     return recoloured(out, draw) if coloured else out
 
 
 def recoloured(picture: np.ndarray, draw: Draws) -> np.ndarray:
-    """The same rotated and recoloured, as the only one of a batch."""
+    """The same recoloured, as the only one of a batch."""
     batch = picture[None].copy()
-    rotate_and_recolour(batch, Draws(*(np.array([one]) for one in draw)))
+    recolour(batch, Draws(*(np.array([one]) for one in draw)))
     return batch[0]
 
 
@@ -65,14 +69,18 @@ def released(jpeg: bytes, draw: Draws) -> np.ndarray:
     left, top, width, height = crop_box(whole.shape[1], whole.shape[0], AREA, draw.crop.tolist(), draw.place.tolist())
     image = tf.io.decode_jpeg(jpeg, channels=3)[top: top + height, left: left + width]
     image = tf.image.resize(image, (PIXELS, PIXELS), "bilinear") / 255
-    image = tf.image.flip_left_right(image) if draw.flip else image
+    return 255 * released_changes(tf.image.flip_left_right(image) if draw.flip else image, draw).numpy()
+
+
+def released_changes(image: Any, draw: Draws) -> Any:
+    """Of a picture from 0 to 1: rotation and colours."""
     if draw.case == 0:
         cos, sin, centre = math.cos(draw.angle), math.sin(draw.angle), (PIXELS - 1) / 2
         transform = [cos, -sin, centre - cos * centre + sin * centre, sin, cos, centre - sin * centre - cos * centre]
         image = tf.raw_ops.ImageProjectiveTransformV3(
             images=image[None], transforms=[[*transform, 0.0, 0.0]], output_shape=[PIXELS, PIXELS], fill_value=0.0,
             interpolation="NEAREST", fill_mode="CONSTANT")[0]
-    return 255 * (released_colours(image, draw) if draw.case < 2 else image).numpy()
+    return released_colours(image, draw) if draw.case < 2 else image
 
 
 def released_colours(image: Any, draw: Draws) -> Any:
@@ -138,10 +146,22 @@ def test_colours_that_no_matrix_reaches_are_the_released_programs(case: int) -> 
         assert np.quantile(apart, 0.99) < 0.51 and apart.max() < 12
 
 
+def test_what_the_device_does_is_the_released_arithmetic(photograph: np.ndarray, small_train: Train) -> None:
+    """To a hundredth of a level, but for the pixels that a rotation takes from between two."""
+    pictures = np.stack([cv2.resize(photograph[place:][:300], (PIXELS, PIXELS)) for place in range(0, 288, 12)])
+    params = dataclasses.replace(small_train, pixels=PIXELS, rotate_and_recolour=True, augment_on="device")
+    device, some = Finish(params, device=True), draws(1, 0, len(pictures))
+    found, _ = device(tf.constant(pictures), tf.zeros((len(pictures), 4)), device.given(some, 0))
+    assert {0, 1, 2} == {*some.case}
+    for number, picture in enumerate(pictures):
+        expected = 255 * released_changes(tf.constant(picture / 255, tf.float32), drawn(number)).numpy()
+        assert (levels((found[number].numpy() + 1) * 127.5, expected).max(axis=-1) < 0.01).mean() > 0.99, number
+
+
 def test_a_pictures_colours_do_not_depend_on_those_beside_it(photograph: np.ndarray) -> None:
     pictures = np.stack([cv2.resize(photograph[place:][:300], (PIXELS, PIXELS)) for place in range(0, 240, 20)])
     batch = pictures.copy()
-    rotate_and_recolour(batch, draws(1, 0, len(batch)))
+    recolour(batch, draws(1, 0, len(batch)))
     for number, picture in enumerate(pictures):
         np.testing.assert_array_equal(recoloured(picture, drawn(number)), batch[number])
     assert {0, 1, 2} == {*draws(1, 0, len(batch)).case}
@@ -191,9 +211,21 @@ def test_draws_belong_to_a_record_whatever_is_drawn_beside_it() -> None:
     assert (draws(5, 0, 64).angle != whole.angle[:64]).all()
 
 
-def test_jpegs_decode_as_tensorflow_decodes_them(jpeg: bytes) -> None:
-    """To the bit; and also where chroma has more pixels than luma, which TurboJPEG's interface does not know."""
-    np.testing.assert_array_equal(decode(jpeg), tf.io.decode_jpeg(jpeg, channels=3))
+@pytest.mark.parametrize("kind", [
+    {"subsampling": "4:4:4"}, {"subsampling": "4:2:2"}, {"subsampling": "4:2:0"}, {"mode": "L"},
+    {"subsampling": "4:2:0", "progressive": True}], ids=lambda kind: " ".join(map(str, kind.values())))
+@pytest.mark.parametrize("size", [(512, 600), (333, 251), (17, 1)])
+def test_jpegs_decode_as_tensorflow_decodes_them(photograph: np.ndarray, size: tuple[int, int],
+                                                 kind: dict[str, Any]) -> None:
+    """To the bit."""
+    mode = kind.get("mode", "RGB")
+    body = as_jpeg(np.array(Image.fromarray(photograph).resize(size).convert(mode)),
+                   **{name: value for name, value in kind.items() if name != "mode"})
+    np.testing.assert_array_equal(decode(body), tf.io.decode_jpeg(body, channels=3))
+
+
+def test_a_jpeg_with_more_colours_than_brightness_decodes() -> None:
+    """TurboJPEG's interface does not know such."""
     buffer = io.BytesIO()
     Image.linear_gradient("L").resize((16, 16)).convert("RGB").save(buffer, "JPEG", subsampling="4:2:0")
     frame = buffer.getvalue().index(b"\xff\xc0")

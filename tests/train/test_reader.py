@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.damage import CLASSES, DAMAGES, JPEG, WRONG_RECORDS, a_record, a_shard
+from tests.faults import needs_strace, python, told, with_fault
 
 from mlimages.errors import UserError
 from mlimages.train.augment import decode
@@ -48,3 +49,24 @@ def test_an_index_of_another_length_than_the_manifest_says_is_named(tmp_path: Pa
 def test_an_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\.tfrecord, record 0: its image does not decode; .*--force convert"):
         read(a_shard(tmp_path), 5, lambda index, jpeg: decode(jpeg))
+
+
+READ = """
+import sys
+from pathlib import Path
+from mlimages.errors import UserError
+from mlimages.train.reader import Reader
+try:
+    Reader([Path(sys.argv[1])], [5], 12).example(0, 3)
+except UserError as error:
+    sys.exit(f"UserError: {error}")
+"""
+
+
+@needs_strace
+@pytest.mark.parametrize(("fault", "said"), [
+    ("pread64:error=EIO", ", record 3: it cannot be read: Input/output error; remove scratch/convert"),
+    ("openat:error=EMFILE", " cannot be opened: Too many open files; see to its disk")])
+def test_a_shard_that_its_disk_does_not_give_is_named(tmp_path: Path, fault: str, said: str) -> None:
+    path = a_shard(tmp_path)
+    told(with_fault(fault, python(READ, str(path)), path=path), f"{path}{said}")

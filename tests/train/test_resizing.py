@@ -60,7 +60,7 @@ def test_evaluation_of_the_classification_scripts_is_theirs(photograph: np.ndarr
 def whole(jpeg: bytes, pixels: int) -> np.ndarray:
     """All of a picture, which is a square, as training resizes it."""
     out = np.empty((pixels, pixels, 3), np.uint8)
-    training_image(jpeg, out, area=(1.0, 1.0), crop=(0.0, 0.0), place=(0.0, 0.0), flip=False)
+    training_image(jpeg, out, area=(1.0, 1.0), crop=(0.0, 0.0), place=(0.0, 0.0), flip=False, angle=None)
     return out
 
 

@@ -5,6 +5,7 @@ lies (scale - 1) / 2 of the picture's pixels aside of the release's. See recolou
 nothing differs but rounding. `test_augment.py` and `test_resizing.py` in tests/train hold it beside TensorFlow.
 """
 
+import math
 import threading
 from collections.abc import Sequence
 from typing import Literal
@@ -51,17 +52,27 @@ def decode(jpeg: bytes, *, smooth_colours: bool = True) -> np.ndarray:
 
 
 def training_image(jpeg: bytes, out: np.ndarray, *, area: Sequence[float], crop: Sequence[float],
-                   place: Sequence[float], flip: bool) -> None:
-    """A crop of such an area, by the draws `crop` and `place`, resized, and flipped or not: to `out`, uint8.
+                   place: Sequence[float], flip: bool, angle: float | None) -> None:
+    """A crop of such an area, by the draws `crop` and `place`, resized, flipped and rotated or not: to `out`, uint8.
 
-    `out` is [pixels, pixels, 3].
+    `out` is [pixels, pixels, 3], `angle` in radians.
     """
     image = decode(jpeg, smooth_colours=False)
     left, top, width, height = crop_box(image.shape[1], image.shape[0], area, crop, place)
     part = image[top: top + height, left: left + width]
-    resized = cv2.resize(part, out.shape[:2], dst=None if flip else out, interpolation=cv2.INTER_LINEAR)
+    resized = cv2.resize(part, out.shape[:2], dst=None if flip or angle is not None else out,
+                         interpolation=cv2.INTER_LINEAR)
     if flip:
-        cv2.flip(resized, 1, dst=out)
+        resized = cv2.flip(resized, 1, dst=out if angle is None else None)
+    if angle is not None:
+        _rotate(resized, angle, out)
+
+
+def _rotate(image: np.ndarray, angle: float, out: np.ndarray) -> None:
+    """Turned about its centre, black where nothing is left; each pixel is the nearest one, as released."""
+    cos, sin, centre = math.cos(angle), math.sin(angle), (len(image) - 1) / 2
+    turn = np.array([[cos, -sin, centre * (1 - cos + sin)], [sin, cos, centre * (1 - sin - cos)]])
+    cv2.warpAffine(image, turn, image.shape[:2], dst=out, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
 
 
 def evaluation_image(jpeg: bytes, *, pixels: int, preprocessing: Preprocessing, central_fraction: float) -> np.ndarray:

@@ -16,12 +16,12 @@ from mlimages.convert.records import shard_paths
 from mlimages.errors import UserError
 from mlimages.memory import aligned
 from mlimages.params import Train
-from mlimages.train import recolour
 from mlimages.train.augment import Preprocessing, evaluation_image, scaled, training_image
 from mlimages.train.draws import Draws, draws
 from mlimages.train.finish import Finish
 from mlimages.train.order import Order
 from mlimages.train.reader import Batch, Reader
+from mlimages.train.recolour import recolour
 
 PREFETCHED = 2  # batches
 
@@ -40,7 +40,8 @@ class Records:
 
     def in_order(self) -> np.ndarray:
         """The positions of all, as the reader takes them, in the order of the shards: int [records, 2]."""
-        return np.array([(shard, number) for shard, count in enumerate(self.counts) for number in range(count)])
+        return np.concatenate([np.stack([np.full(count, shard), np.arange(count)], axis=1)
+                               for shard, count in enumerate(self.counts)])
 
 
 class Shares:
@@ -78,15 +79,18 @@ class Shares:
         params = self._params
         drawn = draws(params.seed, number * self.images, (number + 1) * self.images)
         crops, places, flips = drawn.crop.tolist(), drawn.place.tolist(), drawn.flip.tolist()
+        # Each at once, while it is in the processor's cache.
+        turned = (drawn.case == 0) & rotate_and_recolour
+        angles = [angle if turns else None for angle, turns in zip(drawn.angle.tolist(), turned, strict=True)]
         images = aligned(self.kinds[0].shape, np.uint8)
 
         def picture(index: int, jpeg: bytes) -> None:
             training_image(jpeg, images[index], area=params.crop_area, crop=crops[index], place=places[index],
-                           flip=flips[index])
+                           flip=flips[index], angle=angles[index])
 
         batch = self.read(number, picture)
         if rotate_and_recolour:
-            recolour.rotate_and_recolour(images, drawn)
+            recolour(images, drawn)
         if params.image_dtype == "float32":
             images = scaled(images, aligned(images.shape, np.float32))
         return images, batch, drawn

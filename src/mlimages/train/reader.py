@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import google_crc32c
 import numpy as np
 
-from mlimages.convert.checking import missing, no_frame, wrong
+from mlimages.convert.checking import missing, no_frame, unreadable, wrong
 from mlimages.convert.example import Example, read_example
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, read_index
 from mlimages.memory import aligned
@@ -42,7 +42,7 @@ class Reader:
     """Reads records of these shards, of which the manifest tells `counts`; the indices stay on the disk.
 
     UserError, naming shard and record, for a missing or compressed shard, an index of another length, and every record
-    that is cut, damaged, of another schema, or labelled outside `classes`.
+    that is cut, damaged, of another schema, or labelled outside `classes`, or that its disk does not give.
     """
 
     def __init__(self, shards: Sequence[Path], counts: Sequence[int], classes: int) -> None:
@@ -82,7 +82,10 @@ class Reader:
         """The record of this number in this shard, both from 0."""
         path, length = self._shards[shard], int(self._lengths[shard][number])
         opened = self._opened(path)  # held, so that it stays open
-        frame = os.pread(opened.descriptor, HEADER_BYTES + length + FOOTER_BYTES, int(self._offsets[shard][number]))
+        try:
+            frame = os.pread(opened.descriptor, HEADER_BYTES + length + FOOTER_BYTES, int(self._offsets[shard][number]))
+        except OSError as error:
+            raise wrong(path, number, f"it cannot be read: {error.strerror}") from None
         if len(frame) < HEADER_BYTES + length + FOOTER_BYTES:
             raise no_frame(path, number, "it is cut off")
         header, header_sum = struct.unpack("<8sI", frame[:HEADER_BYTES])
@@ -106,6 +109,8 @@ class _Opened:
             self.descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
             raise missing(path) from None
+        except OSError as error:
+            raise unreadable(path, error) from None
         weakref.finalize(self, os.close, self.descriptor)
 
 

@@ -1,4 +1,4 @@
-"""Rotation and colours of a batch on the host, with what `draws.py` draws, mostly as one matrix for each picture.
+"""The colours of a batch on the host, with what `draws.py` draws, mostly as one matrix for each picture.
 
 Of the released operations, brightness and contrast only scale and shift the colours; saturation and hue bend them. What
 these two change on a grid of a picture's pixels is what a matrix is fitted to, which then does everything at once, in
@@ -6,7 +6,6 @@ a tenth of the time. Where no matrix comes near, the released arithmetic is done
 `tests/train/test_augment.py` says how near that is.
 """
 
-import math
 from typing import Any
 
 import cv2
@@ -20,13 +19,11 @@ NEAR_LEVELS = 4.0  # of 255, root mean square on the grid, that a matrix may be 
 RIDGE = 1e-5
 
 
-def rotate_and_recolour(images: np.ndarray, drawn: Draws) -> None:
-    """Rotate those of case 0 and recolour those of cases 0 and 1, in `images`, uint8 [images, pixels, pixels, 3].
+def recolour(images: np.ndarray, drawn: Draws) -> None:
+    """Recolour those of cases 0 and 1, in `images`, uint8 [images, pixels, pixels, 3].
 
     Brightness, saturation, hue and contrast are applied in this order in case 0, contrast before them in case 1.
     """
-    for index in np.flatnonzero(drawn.case == 0):
-        images[index] = _rotated(images[index], float(drawn.angle[index]))
     some = np.flatnonzero(drawn.case < 2)
     if not len(some):
         return
@@ -46,13 +43,6 @@ def rotate_and_recolour(images: np.ndarray, drawn: Draws) -> None:
             bent = _bent(bent, drawn.saturation[number], drawn.hue[number])
             bent = cv2.transform(bent, _contrast(last[number], np.array(cv2.mean(bent)[:3])))
             images[index] = cv2.convertScaleAbs(np.maximum(bent, 0, out=bent))  # rounds, and stops at 255
-
-
-def _rotated(image: np.ndarray, angle: float) -> np.ndarray:
-    """Turned about its centre, black where nothing is left; each pixel is the nearest one, as released."""
-    cos, sin, centre = math.cos(angle), math.sin(angle), (len(image) - 1) / 2
-    turn = np.array([[cos, -sin, centre * (1 - cos + sin)], [sin, cos, centre * (1 - sin - cos)]])
-    return cv2.warpAffine(image, turn, image.shape[:2], flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
 
 
 def _grids(images: np.ndarray) -> np.ndarray:
