@@ -114,7 +114,7 @@ class Crew:
     def _take(self, worker: int) -> list[Any] | Lost:
         """Its results; UserError where it ended before it began and its successor would not begin either."""
         try:
-            return self._pipes[worker].recv()
+            return all_sent(self._pipes[worker])
         except (EOFError, OSError):
             self._processes[worker].join()
             lost = Lost(self._processes[worker].exitcode)
@@ -124,6 +124,18 @@ class Crew:
             raise UserError(f"a worker process ended before it could work, with exit code {lost.exit_code}; its own "
                             f"message stands above. Where memory is short, lower machine.workers")
         return lost
+
+
+def all_sent(pipe: Connection) -> list[Any]:
+    """All results that have come through a pipe, in whatever many messages; EOFError or OSError where it ends first.
+
+    One message at a time would leave results of a busy worker behind in the pipe, and its threads without tasks.
+    """
+    results = pipe.recv()
+    with contextlib.suppress(EOFError, OSError):  # the next call tells
+        while pipe.poll():
+            results += pipe.recv()
+    return results
 
 
 @contextlib.contextmanager

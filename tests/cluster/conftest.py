@@ -6,19 +6,24 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from tests.train.conftest import small_machine, small_tfrecords, small_train  # noqa: F401 - fixtures
+from tests.convert.conftest import small_convert, small_demo  # noqa: F401 - fixtures
+from tests.train.conftest import small_machine, small_python, small_tfrecords, small_train  # noqa: F401 - fixtures
 
 from mlimages.cluster import attached
 from mlimages.params import Machine, Params, load
 
 ROOT = Path(__file__).parents[2]
 SYSTEM = {"health_check_period_ms": 500}  # a dead node is known after five checks
+
+PATIENCE_SECONDS = 60.0
 
 
 class Nodes:
@@ -40,6 +45,22 @@ class Nodes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.kill()
         self._cluster.remove_node(node, allow_graceful=False)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> None:
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "what the test waited for did not come"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def meanwhile(action: Callable[[], None]) -> Iterator[None]:
+    """Run `action` in a thread beside the block."""
+    thread = threading.Thread(target=action)
+    thread.start()
+    yield
+    thread.join()
 
 
 def node_of(_: object) -> str:

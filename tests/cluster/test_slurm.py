@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from tests.cluster.conftest import ROOT
 from tests.test_pipeline import change, environment, make_copy
 from tests.train.outcomes import log
 
 from mlimages.params import load
 from mlimages.train import train
+from mlimages.train.launch.launchers import COMMAND
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
 MISSING = [name for name in ("munged", "sbatch", "slurmctld", "slurmd", "unshare")
@@ -34,39 +36,83 @@ PATIENCE_SECONDS = 480.0
 STEPS = 300
 REVOKED_SECONDS = 3.0  # after which a node lets in again a job that was taken from it
 
+# Prints with what steps of the job end that are killed, kill themselves, and end; a signal to them then does nothing.
+ENDS = r"""
+import os, queue, signal
+from mlimages.train.launch.launchers import Step
+
+def end(command, kill=False):
+    heard = queue.SimpleQueue()
+    says = f"echo '\"step\": \"'$SLURM_STEP_ID'\"'; {command}"
+    step = Step(["srun", "--nodes=1", "--ntasks=1", "--overlap", "sh", "-c", says], dict(os.environ),
+                lambda *said: heard.put(said))
+
+    def hear(kind):
+        while (said := heard.get(timeout=60))[0] != kind:
+            pass
+        return said[1]
+
+    hear("out")
+    if kill:
+        step.signal(signal.SIGKILL)
+    code = hear("exit")
+    step._name = "9.0"  # of a job that SLURM does not know: scancel fails
+    step.signal(signal.SIGKILL)
+    return code
+
+print(end("exec sleep 60", kill=True), end("kill -ABRT $$"), end("exit 7"), end("exit 255"))
+"""
+
 
 def variables(folder: Path) -> dict[str, str]:
     known = environment()
     return {**known, "PATH": f"{known['PATH']}:/usr/sbin", "SLURM_CONF": str(folder / "slurm.conf")}
 
 
+def batch(folder: Path, program: str) -> tuple[int, str]:
+    """The exit code and the output of a program that a cluster of its own, in folder/slurm, runs as a job."""
+    (folder / "job").write_text(program)
+    ended = subprocess.run([SCRIPT, folder / "slurm", "sbatch", "--wait", "--nodes=2", "--output=out", "job"],
+                           cwd=folder, env={**variables(folder / "slurm"), "PYTHONPATH": str(ROOT / "src")})
+    return ended.returncode, (folder / "out").read_text()
+
+
 def test_a_batch_script_runs_on_two_nodes_and_no_daemon_outlives_it(tmp_path: Path) -> None:
-    script, slurm = tmp_path / "job", tmp_path / "slurm"
-    script.write_text("#!/bin/sh\nsrun sh -c 'echo $SLURM_PROCID $SLURMD_NODENAME'\nexit 3\n")
-    ended = subprocess.run([SCRIPT, slurm, "sbatch", "--wait", "--nodes=2", "--output=out", script], cwd=tmp_path,
-                           capture_output=True, text=True, env=variables(slurm))
-    assert ended.returncode == 3, ended.stderr
-    assert sorted((tmp_path / "out").read_text().split("\n")) == ["", "0 node1", "1 node2"]
-    configuration = str(slurm / "slurm.conf")
+    code, said = batch(tmp_path, "#!/bin/sh\nsrun sh -c 'echo $SLURM_PROCID $SLURMD_NODENAME'\nexit 3\n")
+    assert code == 3
+    assert sorted(said.split("\n")) == ["", "0 node1", "1 node2"]
+    configuration = str(tmp_path / "slurm/slurm.conf")
     assert not any(configuration in process.environ().values() for process in psutil.process_iter()
                    if process.name() in ("munged", "slurmctld", "slurmd"))
 
 
+def test_steps_end_with_codes_like_processes_of_this_machine_and_are_then_beyond_signals(tmp_path: Path) -> None:
+    assert batch(tmp_path, f"#!{sys.executable}\n{ENDS}") == (0, "-9 -6 7 255\n")
+
+
 @dataclasses.dataclass
 class Job:
-    """The shipped batch script in a copy of the repository, as the first job of a cluster in the folder `slurm`."""
+    """The shipped batch script in a copy of the repository, as the last job of a cluster in the folder `slurm`."""
 
     copy: Path
     slurm: Path
+    number: int = 0
+    earlier: set[Path] = dataclasses.field(default_factory=set)  # logs of other trainings
 
     def run(self, *command: str) -> str:
         return subprocess.run(command, env=variables(self.slurm), cwd=self.copy, capture_output=True, text=True).stdout
 
+    def submit(self, *arguments: str) -> None:
+        self.earlier = self._logs()
+        said = self.run("sbatch", "--nodes=2", "--output=log-%j", "cluster/train.slurm", *arguments)
+        self.number = int(said.split()[-1])
+
     def log(self) -> str:
-        return (self.copy / "log").read_text() if (self.copy / "log").exists() else ""
+        path = self.copy / f"log-{self.number}"
+        return path.read_text() if path.exists() else ""
 
     def shows(self, *facts: str) -> bool:
-        shown = self.run("scontrol", "show", "job", "1").split()
+        shown = self.run("scontrol", "show", "job", str(self.number)).split()
         return all(fact in shown for fact in facts)
 
     def wait(self, condition: Callable[[], bool]) -> None:
@@ -76,11 +122,22 @@ class Job:
             time.sleep(0.2)
 
     def step(self) -> int:
-        rows = [list(csv.DictReader(path.open())) for path in self.copy.glob("scratch/train/*/training.csv")]
+        rows = [list(csv.DictReader(path.open())) for path in self._logs() - self.earlier]
         return int(rows[0][-1]["step"] or 0) if rows and rows[0] else 0
+
+    def _logs(self) -> set[Path]:
+        return set(self.copy.glob("scratch/train/*/training.csv"))
 
     def resumed(self) -> list[int]:
         return [int(step) for step in re.findall(r"resumed after step (\d+)", self.log())]
+
+    def kill(self, node: str) -> None:
+        """The worker on a node, which looks from here like one on this machine."""
+        [worker] = [process for process in psutil.process_iter(["cmdline"])
+                    if (process.info["cmdline"] or [])[1:] == COMMAND[1:]
+                    and process.environ().get("SLURM_CONF") == variables(self.slurm)["SLURM_CONF"]
+                    and process.environ()["SLURMD_NODENAME"] == node]
+        worker.kill()
 
     def strike(self, *command: str, after: int) -> int:
         """Run it once so many steps are done; the step after which the job resumes when it has begun again."""
@@ -89,15 +146,16 @@ class Job:
         self.run(*command)
         self.wait(lambda: self.shows("JobState=PENDING", f"Restarts={times}"))
         time.sleep(REVOKED_SECONDS)
-        self.run("scontrol", "update", "jobid=1", "starttime=now")  # else it would wait for two minutes
+        self.run("scontrol", "update", f"jobid={self.number}", "starttime=now")  # else it would wait for two minutes
         self.wait(lambda: len(self.resumed()) == times)
         return self.resumed()[-1]
 
 
-@pytest.fixture
-def job(tmp_path: Path) -> Iterator[Job]:
-    """Submitted, and run by two nodes."""
-    copy = tmp_path / "copy"
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    """To be submitted, for two nodes; a second one finds the stages before the training done."""
+    root = tmp_path_factory.mktemp("slurm")
+    copy = root / "copy"
     copy.mkdir()
     make_copy(copy)
     (copy / ".venv").symlink_to(sys.prefix)
@@ -105,20 +163,20 @@ def job(tmp_path: Path) -> Iterator[Job]:
     change(copy, {"train": {"strategy": "multi_worker", "epochs": None, "steps": STEPS, "learning_rate": 0.002,
                             "warmup": 5.0, "batch_norm": "synchronized", "checkpoint_steps": STEPS},
                   "machine": {"launcher": "slurm", "logical_devices": 1}})
-    job = Job(copy, tmp_path / "slurm")
+    job = Job(copy, root / "slurm")
     cluster = subprocess.Popen([SCRIPT, job.slurm, "sh", "-c", "echo up; cat"], stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE, env=variables(job.slurm))
     assert cluster.stdout and cluster.stdout.readline() == b"up\n"
-    job.run("sbatch", "--nodes=2", "--output=log", "cluster/train.slurm")
     yield job
     cluster.communicate()
 
 
 def test_the_shipped_batch_script_trains_on_two_nodes_makes_room_twice_and_publishes_what_a_straight_training_does(
         job: Job, tmp_path: Path) -> None:
+    job.submit()
     # With a time of grace, in which its workers alone are told to end; and without, in which all its processes are.
     first = job.strike("sbatch", "--partition=urgent", "--nodes=2", "--output=urgent", "--wrap=echo done", after=10)
-    second = job.strike("scontrol", "requeue", "1", after=first + 10)
+    second = job.strike("scontrol", "requeue", str(job.number), after=first + 10)
     job.wait(lambda: job.shows("JobState=COMPLETED"))
     assert "done" in (job.copy / "urgent").read_text()
     assert 10 <= first <= second - 10 < STEPS - 10
@@ -126,10 +184,22 @@ def test_the_shipped_batch_script_trains_on_two_nodes_makes_room_twice_and_publi
     metrics = json.loads((job.copy / "data/model/metrics.json").read_text())
     assert metrics["replicas"] == 2 and metrics["steps"] == STEPS
     for node in ("node1", "node2"):
-        assert "launch task StepId=1." in (job.slurm / f"{node}.log").read_text()
+        assert f"launch task StepId={job.number}." in (job.slurm / f"{node}.log").read_text()
     params = load(job.copy / "params.yaml")
     straight = train(dataclasses.replace(params.train, strategy="one_device"),
                      dataclasses.replace(params.machine, scratch=str(tmp_path / "scratch")),
                      tfrecords=job.copy / "data/tfrecords", out=tmp_path / "straight")
     losses, expected = ([float(row["loss"]) for row in log(folder)] for folder in (job.copy / "data/model", straight))
     np.testing.assert_allclose(losses, expected, rtol=1e-2)
+
+
+def test_the_worker_that_is_killed_under_slurm_is_named_and_training_goes_on_from_the_checkpoint(job: Job) -> None:
+    job.submit("-S", "train.steps=150", "-S", "train.checkpoint_steps=20")
+    job.wait(lambda: job.step() >= 30)
+    job.kill("node2")
+    job.wait(lambda: job.shows("JobState=COMPLETED"))
+    assert re.search(r"worker 1 \(\S+\) was killed by SIGKILL (in|after) step \d+; training resumes .*restart 1 of",
+                     job.log()), job.log()[-8000:]
+    [step] = job.resumed()
+    assert step >= 20
+    assert json.loads((job.copy / "data/model/metrics.json").read_text())["steps"] == 150
