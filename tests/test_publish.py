@@ -4,9 +4,10 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.faults import needs_strace, needs_unshare, on_small_disk, python, told
+from tests.faults import needs_strace, needs_unshare, on_small_disk, python, told, with_fault
 
 from mlimages.errors import UserError
 from mlimages.publish import MANIFEST, atomic, publish, read_manifest, verify, write_csv, write_json
@@ -141,6 +142,15 @@ def test_a_publish_that_fails_leaves_the_older_folder(made: Path, tmp_path: Path
     assert verify(made, "bake") == before
 
 
+@pytest.mark.parametrize("finished", [{"records": {"a.bin": 1, "gone.bin": 2}},
+                                      {"records": {}, "known": {"gone.bin": "0" * 64}}])
+def test_a_finished_file_that_has_gone_is_never_left_out(made: Path, tmp_path: Path, finished: dict[str, Any]) -> None:
+    before = verify(made, "bake")
+    with pytest.raises(UserError, match=r"work/gone\.bin is missing, but bake had finished it \(1 such .*run the same"):
+        publish(tmp_path / "work", made, verb="bake", **finished)
+    assert verify(made, "bake") == before
+
+
 def test_two_that_write_the_same_file_at_once_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with atomic(path) as first, atomic(path) as second:
@@ -168,6 +178,25 @@ try:
 except UserError as error:
     sys.exit(f"UserError: {error}")
 """
+
+
+VERIFY = """
+import sys
+from mlimages.errors import UserError
+from mlimages.publish import verify
+try:
+    verify(sys.argv[1], "bake")
+except UserError as error:
+    sys.exit(f"UserError: {error}")
+"""
+
+
+@needs_strace
+@pytest.mark.parametrize("name", ["deep/b.bin", str(MANIFEST)])
+def test_a_file_that_its_disk_does_not_give_is_named(made: Path, name: str) -> None:
+    path = made / name
+    told(with_fault("read:error=EIO", python(VERIFY, str(made)), path=path),
+         f"{path} cannot be read: Input/output error; ", "run the same command again")
 
 
 @needs_unshare

@@ -63,15 +63,21 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 
 def sha256(path: Path) -> str:
+    """That of a file; UserError, naming it, where its disk does not give all of it."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}; see to its disk, or put a sound copy there, and "
+                            f"run the same command again") from None
 
 
 def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, int],
             known: Mapping[str, str] | None = None, **facts: Any) -> None:
     """Make `out` a folder of hard links to all files of `folder`, and a manifest; an older `out` is replaced.
 
-    On another disk they are copies: UserError where it has no room for them.
+    On another disk they are copies: UserError where it has no room for them, and where a file that is told of below
+    is not there.
 
     `records` gives the number of records in those files that hold any, by their path inside `folder`; `known`
     the sha256 of files that were hashed when they were made; `facts` are what the next stage must know beside the
@@ -80,6 +86,9 @@ def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, i
     out = Path(out)
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
                    if path.is_file() and not path.match(PARTIALS))
+    if gone := sorted({*records, *(known or {})}.difference(names)):
+        raise UserError(f"{folder / gone[0]} is missing, but {verb} had finished it ({len(gone)} such files); run the "
+                        f"same command again, which makes it anew")
     partial, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -113,6 +122,9 @@ def read_manifest(folder: str | Path, verb: str) -> dict[str, Any]:
         found, _ = manifest["verb"], manifest["files"]
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the stage {verb} has not finished; run `dvc repro {verb}`") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; see to its disk and its permissions, and run the "
+                        f"same command again") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); {redo(verb)}") from None
     if found != verb:

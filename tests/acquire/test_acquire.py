@@ -220,6 +220,14 @@ def test_killed_while_it_checks_it_goes_on_with_the_list_it_was_at(from_release:
     assert len(_rejected(out)) == 2
 
 
+def test_a_finished_list_that_has_gone_from_scratch_is_checked_again(from_release: Acquire, machine: Machine,
+                                                                     tmp_path: Path) -> None:
+    before = (acquire(from_release, machine, out=tmp_path / "lists") / MANIFEST).read_bytes()
+    [finished] = tmp_path.glob(f"scratch/acquire/*/out/{TRAIN_URLS}")
+    finished.unlink()
+    assert (acquire(from_release, machine, out=tmp_path / "lists") / MANIFEST).read_bytes() == before
+
+
 def test_a_list_that_changed_is_checked_anew(from_release: Acquire, machine: Machine, release: Path,
                                              tmp_path: Path) -> None:
     acquire(from_release, machine, out=tmp_path / "lists")

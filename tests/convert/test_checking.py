@@ -36,6 +36,13 @@ def test_wrong_features_and_labels_are_named(tmp_path: Path, record: bytes, said
         check_shard(a_shard(tmp_path, a_record(), record), CLASSES)
 
 
+@pytest.mark.parametrize("arguments", [(), ("data/tfrecords", "more")])
+def test_the_command_says_what_to_give_it(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(*arguments) == 2
+    said = capsys.readouterr().err
+    assert f"ERROR: {len(arguments)} arguments, expected the folder of the records: run `python -m mlimages." in said
+
+
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(str(tmp_path)) == 2
     assert "manifest.json is missing" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -107,6 +108,25 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(run: Run, undisturbed:
     told(ended, "scratch/convert", *words)
     assert ".partial" not in ended.stdout
     assert not run.out.exists()
+    assert run.manifest() == undisturbed
+
+
+@pytest.mark.parametrize("name", ["train-00001-of-00003.tfrecord", "val-00000-of-00002.tfrecord.index"])
+@pytest.mark.parametrize("left", [None, b"cut"])
+def test_a_finished_shard_that_has_gone_or_was_cut_is_written_again(run: Run, undisturbed: bytes, name: str,
+                                                                    left: bytes | None) -> None:
+    assert run.manifest() == undisturbed
+    [path] = run.folder.glob(f"scratch/convert/*/out/{name}")
+    path.unlink()
+    if left is not None:
+        path.write_bytes(left)
+    assert run.manifest() == undisturbed
+
+
+def test_shards_of_another_count_that_an_earlier_run_left_are_not_published(run: Run, undisturbed: bytes) -> None:
+    run.manifest()
+    for path in [*run.folder.glob("scratch/convert/*/*/train-00000-of-00003*")]:
+        shutil.copy(path, path.with_name(path.name.replace("-of-00003", "-of-00004")))
     assert run.manifest() == undisturbed
 
 

@@ -63,8 +63,8 @@ def read(archive: Archive, ids: list[str], folder: Path) -> dict[str, bytes]:
     for part in PARTS:
         lines = [f"{one}\t0:1\n" for one in ids] if part == "train" else []
         (folder / list_file(part, "imagenet")).write_text("".join(lines))
-    table, _ = open_table(folder / "table", lists=folder, images=folder, classes=1, archive=archive, seed=0,
-                          lines=len(ids))
+    table, _ = open_table(folder / "table", lists=folder, shards={part: [] for part in PARTS}, classes=1,
+                          archive=archive, seed=0, lines=len(ids))
     samples = [table.read("train", row) for row in table.rows("train")]
     return {sample.url: sample.body for sample in samples}
 
@@ -150,6 +150,18 @@ def test_a_cut_archive_is_an_error_never_a_smaller_one(archive: Callable[[str], 
     cut.write_bytes(cut.read_bytes()[:bytes_kept])
     with pytest.raises(UserError, match=rf"{cut.name}.* was cut"):
         open_archive(path, machine)
+
+
+@pytest.mark.parametrize("kind", ["tar", "tars"])
+def test_an_archive_cut_since_it_was_indexed_is_named_with_the_image(archive: Callable[[str], Path], machine: Machine,
+                                                                     tmp_path: Path, kind: str) -> None:
+    path, one = archive(kind), "n00000003/n00000003_20.JPEG"
+    opened = open_archive(path, machine)
+    [place] = opened.find([one])[1]
+    cut = path if kind == "tar" else path / "n00000003.tar"
+    os.truncate(cut, int(place["offset"]) + 100)
+    with pytest.raises(UserError, match=rf"{cut.name}: it ends after 100 of the 7,440 bytes of {one}, but"):
+        read(opened, [one], tmp_path / "list")
 
 
 def test_a_damaged_header_is_an_error_not_the_end(archive: Callable[[str], Path], machine: Machine) -> None:

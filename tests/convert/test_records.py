@@ -71,6 +71,11 @@ def test_equal_contents_give_equal_bytes() -> None:
     assert places == sorted(places)
 
 
+def test_nine_labels_take_at_most_200_bytes() -> None:
+    nine = Labels(tuple(range(2000, 11_000, 1000)), tuple(0.1 * number for number in range(1, 10)))
+    assert len(a_record(nine)) - len(a_record(Labels((), ()))) <= 200
+
+
 def test_a_record_without_labels_can_be_read() -> None:
     record = parse_sparse(tf.constant(a_record(Labels((), ()))))
     assert record["index"].shape == record["confidence"].shape == (0,)
@@ -91,6 +96,15 @@ def test_a_record_of_either_schema_gives_the_jpeg_dense_labels_and_the_name(reco
 def test_a_class_beyond_the_number_of_classes_is_an_error(record: Callable[[], bytes]) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError):
         parse(tf.constant(record()), 9)
+
+
+@pytest.mark.parametrize("size", [0, 4, 4 * CLASSES - 4, 4 * CLASSES - 1, 4 * CLASSES + 4, 8 * CLASSES])
+def test_a_dense_label_of_another_number_of_classes_is_an_error_inside_tf_data(size: int) -> None:
+    example = tf.train.Example.FromString(a_dense_record())
+    example.features.feature["label"].bytes_list.value[0] = bytes(size)
+    records = tf.data.Dataset.from_tensors(example.SerializeToString()).map(lambda one: parse(one, CLASSES))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"label of\] \[{size}\] \[bytes, expected\] \[48\]"):
+        list(records)
 
 
 def test_a_record_of_another_schema_is_an_error_also_inside_tf_data() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,25 @@ def test_a_part_without_any_image_stops_and_is_named(small: Convert, machine: Ma
     publish(tmp_path / "work", tmp_path / "images", verb="download", records={}, classes=5)
     with pytest.raises(UserError, match="no image for the part `val`"):
         convert(small, machine, **inputs, out=tmp_path / "out")
+
+
+def test_a_part_of_which_every_image_fails_is_never_published(small: Convert, machine: Machine,
+                                                              inputs: dict[str, Path], tmp_path: Path) -> None:
+    write_shard(shard_path(tmp_path / "work", "val", 0),
+                [Sample("val-00000001", "jpg", b"no picture", "http://images.example/v", Labels((2,), (1.0,)))])
+    publish(tmp_path / "work", tmp_path / "images", verb="download", records={}, classes=5)
+    with pytest.raises(UserError, match=r"no image of the part `val` is left: all 1 failed, as .*/failures\.csv tells"):
+        convert(small, machine, **inputs, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    [failures] = tmp_path.glob("scratch/convert/*/out/failures.csv")
+    assert "val-00000001,http://images.example/v," in failures.read_text()
+
+
+def test_a_shard_that_the_manifest_does_not_name_is_not_converted(small: Convert, machine: Machine,
+                                                                  inputs: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copy(shard_path(inputs["images"], "train", 0), shard_path(inputs["images"], "train", SHARDS))
+    out = convert(small, machine, **inputs, out=tmp_path / "out")
+    assert sorted(sum(keys_by_shard(out), [])) == list(range(IMAGES))
 
 
 def test_a_sample_read_by_its_place_is_the_one_that_was_written(inputs: dict[str, Path]) -> None:

@@ -191,6 +191,20 @@ def test_what_is_under_way_when_a_signal_comes_is_kept(quick: Download, here: Ma
     assert under_way and not {*under_way} & {*(server.requests - asked)}
 
 
+@pytest.mark.parametrize("end", ["tar", "ledger.csv"])
+def test_a_finished_shard_that_has_gone_from_scratch_is_fetched_again(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
+        end: str) -> None:
+    serve(server, URLS[:12] + VAL, jpeg)
+    lists = lists_of(URLS[:12], VAL)
+    before = (download(quick, here, lists=lists, out=tmp_path / "images") / MANIFEST).read_bytes()
+    [finished] = tmp_path.glob(f"scratch/download/*/out/train/00001.{end}")
+    finished.unlink()
+    asked = server.requests.copy()
+    assert (download(quick, here, lists=lists, out=tmp_path / "images") / MANIFEST).read_bytes() == before
+    assert server.requests - asked == {f"/{number}.jpg": 1 for number in range(5, 10)}
+
+
 def test_a_spool_that_lost_what_was_put_there_is_found_out(quick: Download, here: Machine, server: ScriptedServer,
                                                           lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     released = serve_and_hold(server, URLS, jpeg, at_once=4)

@@ -82,6 +82,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(jpeg)
     def log_message(self, *args): pass
 class Server(ThreadingHTTPServer):
+    request_queue_size = 128
     def handle_error(self, *args): pass
 threading.Thread(target=Server(("", 80), Handler).serve_forever, daemon=True).start()
 def unplug():

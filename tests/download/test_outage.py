@@ -1,6 +1,7 @@
 """What counts as a sign of a network, and where it is knocked for one."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -82,6 +83,33 @@ def test_nobody_is_asked_while_the_network_is_away(fetcher: MakeFetcher, server:
                 one.hosts.update(here)
     assert looked >= 10
     assert [entry.reason for entry in one.entries.values()] == [Reason.OK] * 61
+
+
+@pytest.mark.parametrize("others", ["silent", "heard"])
+def test_a_network_that_was_away_too_shortly_to_be_noticed_costs_no_line(fetcher: MakeFetcher, server: ScriptedServer,
+                                                                         jpeg: bytes, others: str,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage, "KNOCK_EVERY_SECONDS", 1000.0)
+    monkeypatch.setattr(outage, "SILENCE_SECONDS", 0.0 if others == "silent" else 1000.0)
+    monkeypatch.setattr(scheduler, "WINDOW", 1)
+    server.on("/a.jpg", body=jpeg)
+    one = fetcher(also={"b.example:80": NOBODY}, outage_seconds=60.0, attempts=2)
+    for _ in one.run([f"{HOST}/a.jpg", "http://b.example/a.jpg"]):
+        if one.scheduler.outage._parked:
+            one.hosts.update(server.connect_to("b.example"))
+            one.scheduler.outage.answered("images.example", HOST, time.monotonic())
+    assert one.entries[1].reason is (Reason.OK if others == "silent" else Reason.CONNECT)
+
+
+def test_a_host_that_is_gone_is_doubted_once(fetcher: MakeFetcher, server: ScriptedServer,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage, "SILENCE_SECONDS", 0.0)
+    one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=60.0, attempts=2)
+    for _ in one.run(["http://dead.example/a.jpg"]):
+        one.scheduler.outage.answered("images.example", HOST, time.monotonic())
+        assert one.crew.requests.total() <= 4, "more than two tries, and two more"
+    assert one.entries[0].reason is Reason.CONNECT
+    assert one.crew.requests.total() == 4
 
 
 def test_a_line_that_met_no_network_has_all_its_tries_again(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,

@@ -59,14 +59,15 @@ def _check_lists(raw: Path, surveys: Mapping[str, Survey], work: Path, tree: Cla
                  machine: Machine) -> dict[str, ListStatistics]:
     """Write the canonical lists, and what was refused of each; a list that an earlier run finished is left as it is.
 
-    A list's note is written last: the statistics, and the sha256 of the dictionary and of the list they are of.
+    A list's note is written last: the statistics, and the sha256 of the dictionary and of the list they are of. A list
+    that has gone since is checked anew.
     """
     choice, lists = Selection(params, tree), {}
     for one in formats.LISTS:
         of = [surveys[name].sha256 for name in (formats.DICTIONARY, one.name) if name in surveys]
         note, target = work / "notes" / f"{one.name}.json", work / "out" / one.name
         known = json.loads(note.read_text()) if note.exists() else {}
-        if known.get("of") == of:
+        if known.get("of") == of and target.exists():
             lists[one.name] = ListStatistics.restored(one, known["statistics"])
             continue
         note.unlink(missing_ok=True)

@@ -68,6 +68,12 @@ def missing(path: Path) -> UserError:
     return UserError(f"{path} is missing; {redo('convert')}")
 
 
+def unreadable(path: Path, error: OSError) -> UserError:
+    """What to raise for a shard that the system does not open."""
+    return UserError(f"{path} cannot be opened: {error.strerror}; see to its disk, its permissions and the limit of "
+                     f"open files (`ulimit -n`), and run the same command again")
+
+
 def wrong(path: Path, number: int, problem: str) -> UserError:
     """What to raise for a record of a shard."""
     return UserError(f"{path}, record {number}: {problem}; {redo('convert')}")
@@ -86,8 +92,12 @@ def no_frame(path: Path, number: int, problem: str) -> UserError:
     return UserError(f"{path} is compressed with {kind}, expected plain records; decompress it, or {redo('convert')}")
 
 
-def main(folder: str) -> int:
+def main(*arguments: str) -> int:
     try:
+        if len(arguments) != 1:
+            raise UserError(f"{len(arguments)} arguments, expected the folder of the records: run "
+                            f"`python -m mlimages.convert.checking data/tfrecords`")
+        [folder] = arguments
         manifest = read_manifest(folder, "convert")
         for part in PARTS:
             print(f"{check_shards(shard_paths(folder, manifest, part), manifest['classes']):,} sound {part} records")
@@ -98,4 +108,4 @@ def main(folder: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -5,10 +5,11 @@ ImageNet list. So 17.6 million images take 0.5 GB of scratch, and no process hol
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -70,16 +71,29 @@ class Table:
                     file.seek(row["offset"])
                 body = file.read(row["size"] if in_tar else -1)
         except OSError as error:
-            raise UserError(f"{place}: {error.strerror}, but it was there when convert.imagenet was indexed; put it "
-                            f"back, or {redo('convert')}") from None
+            raise _changed(place, str(error.strerror)) from None
+        if in_tar and len(body) < row["size"]:
+            raise _changed(place, f"it ends after {len(body):,} of the {row['size']:,} bytes of {entry.source}")
         return Sample(f"{part}-imagenet-{entry.line:08d}", "jpg", body, entry.source, entry.labels)
 
     def _entry(self, part: Part, line: int, offset: int) -> Entry:
         return next(read_list(Path(self.lists) / list_file(part, "imagenet"), "imagenet", self.classes, line, offset))
 
 
-def open_table(folder: Path, *, lists: Path, images: Path, classes: int, archive: Archive | None, seed: int,
-               lines: int) -> tuple[Table, Coverage]:
+def _changed(place: Path, problem: str) -> UserError:
+    """What to raise for a file of the archive that is not what it was."""
+    return UserError(f"{place}: {problem}, but it was there when convert.imagenet was indexed; put it back, or "
+                     f"{redo('convert')}")
+
+
+def shard_paths(images: str | Path, manifest: Mapping[str, Any]) -> dict[Part, list[Path]]:
+    """The download shards of each part, in order, by the manifest of data/images."""
+    return {part: [Path(images) / name for name in sorted(manifest["files"])
+                   if name.startswith(f"{part}/") and name.endswith(".tar")] for part in PARTS}
+
+
+def open_table(folder: Path, *, lists: Path, shards: Mapping[Part, list[Path]], classes: int, archive: Archive | None,
+               seed: int, lines: int) -> tuple[Table, Coverage]:
     """The table in `folder`, made by the first call: training images mixed by `seed`, validation images in list order.
 
     Beside it lies missing.csv, the ids that the archive lacks. UserError where there is no room for twice the rows of
@@ -88,13 +102,13 @@ def open_table(folder: Path, *, lists: Path, images: Path, classes: int, archive
     path = folder / TABLE
     if not path.exists():
         with room(folder, 2 * ROW.itemsize * lines, f"a table of {lines:,} images"):
-            _make(folder, lists, images, classes, archive, seed)
+            _make(folder, lists, shards, classes, archive, seed)
     content = json.loads(path.read_text())
     return Table(**content["table"]), Coverage(**content["coverage"])
 
 
-def _make(folder: Path, lists: Path, images: Path, classes: int, archive: Archive | None, seed: int) -> None:
-    shards = {part: sorted((images / part).glob("*.tar")) for part in PARTS}
+def _make(folder: Path, lists: Path, shards: Mapping[Part, list[Path]], classes: int, archive: Archive | None,
+          seed: int) -> None:
     archived = list(archive.files) if archive else []
     files = [*archived, *shards["train"], *shards["val"]]
     number = {file: index for index, file in enumerate(files)}

@@ -125,9 +125,14 @@ def parse(serialized: Any, classes: int) -> tuple[Any, Any, Any]:
     """Inside tf.data: a scalar string of either schema to the JPEG, the confidences float32 [classes], and the name.
 
     JPEG and name, which is the ImageNet id or the URL, are scalar strings. tf.errors.InvalidArgumentError where the
-    record has neither schema or a class that is not one of `classes`.
+    record has neither schema, a class that is not one of `classes`, or a dense label of more or fewer than `classes`.
     """
-    record = parse_sparse(serialized)
+    found = _features(serialized)
+    found_bytes = tf.strings.length(found["label"])
+    expected_bytes = tf.where(found["image"] != "", 4 * classes, 0)
+    with tf.control_dependencies([tf.debugging.Assert(found_bytes == expected_bytes, [
+            "a dense label of", found_bytes, "bytes, expected", expected_bytes])]):
+        record = _joined(found)
     labels = tf.scatter_nd(record["index"][:, tf.newaxis], record["confidence"], tf.constant([classes], tf.int64))
     return record["encoded"], labels, record["filename"]
 
@@ -138,13 +143,21 @@ def parse_sparse(serialized: Any) -> dict[str, Any]:
     `index` int64 [labels], `confidence` float32 [labels]; of a dense record those that are not 0. A dense record has
     no key of its own: its name stands for it. tf.errors.InvalidArgumentError where the record has neither schema.
     """
+    return _joined(_features(serialized))
+
+
+def _features(serialized: Any) -> dict[str, Any]:
+    """The features of both schemas; what the record's own does not have is empty."""
     text = tf.io.FixedLenFeature([], tf.string, default_value="")
-    found = tf.io.parse_single_example(serialized, {
+    return tf.io.parse_single_example(serialized, {
         **dict.fromkeys(("image/encoded", "image/key", "image/filename", "image", "label", "name"), text),
         "label/index": tf.io.RaggedFeature(tf.int64),
         "label/confidence": tf.io.RaggedFeature(tf.float32),
     })
-    # What the record's schema does not have is empty: the sum of both is the one that is there.
+
+
+def _joined(found: dict[str, Any]) -> dict[str, Any]:
+    """What `parse_sparse` tells of these features: the sum of both schemas' is the one that is there."""
     encoded = found["image/encoded"] + found["image"]
     dense = tf.io.decode_raw(found["label"], tf.float32)
     named = tf.where(dense != 0)[:, 0]

@@ -41,6 +41,15 @@ def note_path(folder: Path, shard: str) -> Path:
     return folder / f"{shard}.json"
 
 
+def is_finished(note: Path, folder: Path) -> bool:
+    """Whether a shard has its note, and in `folder` the files that the note tells of, with as many bytes in all."""
+    if not note.exists():
+        return False
+    [told] = _read([note])
+    files = [folder / name for name in told.sha256]
+    return all(path.is_file() for path in files) and sum(path.stat().st_size for path in files) == told.bytes
+
+
 def summarise(notes: Sequence[Path], coverage: Coverage, table: Table, finished: Path,
               names: Sequence[str]) -> tuple[dict[str, int], dict[str, str]]:
     """Write failures, missing ids, counts by class and the summary; returns the records and the sha256s of the files.

@@ -1,7 +1,9 @@
 """Turn the downloaded shards and ImageNet's archive into mixed TFRecord shards."""
 
-import contextlib
+import os
 import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,21 +62,23 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
     UserError for missing or damaged inputs, where no image at all is left of a part, and for a full disk.
     """
     listed = verify(lists, "acquire")
-    verify(images, "download")
+    downloaded = verify(images, "download")
     archive = open_archive(Path(params.imagenet), machine) if params.imagenet else None
     key = scratch.key(params, inputs=[lists, images], code=[THIS, formats, records, imagenet, members, shards, jpegs,
                                                             pictures, report, writing])
     if archive:
         key = f"{key}-{archive.fingerprint[:8]}"
     with scratch.workspace("convert", machine, key, out) as work:
-        table, coverage = open_table(work / "table", lists=Path(lists), images=Path(images), archive=archive,
-                                     classes=listed["classes"], seed=params.seed,
+        table, coverage = open_table(work / "table", lists=Path(lists), shards=members.shard_paths(images, downloaded),
+                                     archive=archive, classes=listed["classes"], seed=params.seed,
                                      lines=sum(listed["files"][one.name]["records"] for one in formats.LISTS))
         job = Job(params, table, str(work / "out"), str(work / "notes"))
         units = _plan(job)
+        _remove_others(job, units)
         _write(job, units, machine, work)
         counts, known = summarise([report.note_path(Path(job.notes), unit.name) for unit in units], coverage,
                                   table, Path(job.finished), read_tree(Path(lists) / DICTIONARY).names)
+        _check_parts(job, units, counts)
         publish(Path(job.finished), out, verb="convert", records=counts, known=known, classes=table.classes,
                 labels=params.labels)
     return Path(out)
@@ -107,16 +111,36 @@ def _expected_bytes(job: Job, part: Part) -> float:
     """How many bytes the records of a part will have, by those of some images from all over the part."""
     rows = job.table.rows(part)
     some = [rows[position] for position in np.unique(np.linspace(0, len(rows) - 1, SAMPLED).astype(int))]
-    found = 0
-    for row in some:
-        with contextlib.suppress(Undecodable):
-            found += len(_record(job, job.table.read(part, row))) + records.HEADER_BYTES + records.FOOTER_BYTES
-    return found / len(some) * len(rows)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return sum(pool.map(partial(_bytes, job, part), some)) / len(some) * len(rows)
+
+
+def _bytes(job: Job, part: Part, row: np.void) -> int:
+    """How many an image takes in its shard."""
+    try:
+        return len(_record(job, job.table.read(part, row))) + records.HEADER_BYTES + records.FOOTER_BYTES
+    except Undecodable:
+        return 0
+
+
+def _remove_others(job: Job, units: list[Unit]) -> None:
+    """Remove the shards of an earlier run that planned another number of them, and whatever else is not planned."""
+    planned = {one.name for unit in units for one in _files(job, unit)}
+    for path in Path(job.finished).rglob("*"):
+        if path.is_file() and path.name not in planned:
+            path.unlink()
+
+
+def _files(job: Job, unit: Unit) -> tuple[Path, Path]:
+    """A record shard and its index."""
+    path = Path(job.finished) / unit.name
+    return path, records.index_path(path)
 
 
 def _write(job: Job, units: list[Unit], machine: Machine, work: Path) -> None:
-    """Write the shards that an earlier run has not finished."""
-    todo = [unit for unit in units if not report.note_path(Path(job.notes), unit.name).exists()]
+    """Write the shards that an earlier run has not finished, or that are no longer there."""
+    todo = [unit for unit in units
+            if not report.is_finished(report.note_path(Path(job.notes), unit.name), Path(job.finished))]
     if not todo:
         return
     left, total = (sum(unit.last - unit.first for unit in some) for some in (todo, units))
@@ -131,8 +155,8 @@ def write_unit(job: Job, unit: Unit) -> Unit:
     """One record shard; then its note, which marks it finished: its failures and its images of each class."""
     failures: list[tuple[str, str, str, str]] = []
     of_class = np.zeros(job.table.classes, int)
-    path = Path(job.finished) / unit.name
-    with writing.shard(path) as add:
+    files = _files(job, unit)
+    with writing.shard(files[0]) as add:
         for row in job.table.rows(unit.part)[unit.first: unit.last]:
             sample = job.table.read(unit.part, row)
             try:
@@ -141,11 +165,19 @@ def write_unit(job: Job, unit: Unit) -> Unit:
                 failures.append((sample.key, sample.url, error.reason, error.detail))
             else:
                 of_class[list(sample.labels.classes)] += 1
-    files = (path, records.index_path(path))
     note = Note(unit.name, unit.part, unit.last - unit.first - len(failures), sum(one.stat().st_size for one in files),
                 {one.name: sha256(one) for one in files}, failures, of_class.tolist())
     note.write(Path(job.notes))
     return unit
+
+
+def _check_parts(job: Job, units: list[Unit], counts: Mapping[str, int]) -> None:
+    """UserError where all images of a part failed."""
+    for part in PARTS:
+        if not any(counts[unit.name] for unit in units if unit.part == part):
+            raise UserError(f"no image of the part `{part}` is left: all {len(job.table.rows(part)):,} failed, as "
+                            f"{Path(job.finished) / report.FAILURES} tells; mend convert.imagenet, or "
+                            f"download other images, then run the same command again")
 
 
 def _record(job: Job, sample: Sample) -> bytes:

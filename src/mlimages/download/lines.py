@@ -31,18 +31,20 @@ class Line:
     """One line: `addresses` not yet tried, the `url` to ask next (after redirects), tries and seconds left.
 
     `tries` counts those of the address at hand that count against it, `refusals` those to which the host said
-    "later", `lost` the workers that died with it.
+    "later", `lost` the workers that died with it; `failed_at` is when the first of the tries failed, `doubted` whether
+    the network may have been away in them once.
     """
 
-    __slots__ = ("address", "addresses", "hops", "line", "lost", "number", "refusals", "seconds_left",
-                 "sent_at", "shard", "tries", "url")
+    __slots__ = ("address", "addresses", "doubted", "failed_at", "hops", "line", "lost", "number", "refusals",
+                 "seconds_left", "sent_at", "shard", "tries", "url")
 
     def __init__(self, number: int, shard: Shard, line: int, addresses: list[Address], seconds: float) -> None:
         self.number, self.shard, self.line = number, shard, line
         self.addresses = addresses
         self.seconds_left = seconds
         self.lost = 0
-        self.sent_at = 0.0
+        self.sent_at = self.failed_at = 0.0
+        self.doubted = False
         self.next_address(seconds)
 
     def next_address(self, seconds: float) -> None:

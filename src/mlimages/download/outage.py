@@ -7,6 +7,7 @@ from mlimages.download.lines import Line
 from mlimages.errors import UserError
 
 KNOCK_EVERY_SECONDS = 5.0
+SILENCE_SECONDS = 1.0  # of all hosts, which may have been a network away for too short a time to knock
 DOORS = 3  # hosts, of those that answered last, at which it is knocked in turn
 
 
@@ -29,7 +30,7 @@ class Outage:
     def __init__(self, patience_seconds: float) -> None:
         self.away_since: float | None = None
         self._patience = patience_seconds
-        self._alive_at = self._back_at = float("-inf")
+        self._alive_at = self._back_at = self._heard_again_at = float("-inf")
         self._waiting_since: float | None = None
         self._doors: dict[str, str] = {}
         self._knocking, self._knock_at = False, 0.0
@@ -44,6 +45,8 @@ class Outage:
             del self._doors[next(iter(self._doors))]
 
     def _alive(self, now: float) -> None:
+        if now - self._alive_at > SILENCE_SECONDS:
+            self._heard_again_at = now
         self._alive_at, self._waiting_since = now, None
 
     def alive_since(self, moment: float) -> bool:
@@ -94,7 +97,16 @@ class Outage:
         return self.away_since is not None or self._back_at > since
 
     def settled(self) -> list[tuple[Parked, bool]]:
-        """The parked lines whose case is clear, each with whether to ask again, since the network was away."""
-        clear = [(one, self._back_at > one.line.sent_at) for one in self._parked if self.alive_since(one.at)]
+        """The parked lines whose case is clear, each with whether to ask again, since the network was away.
+
+        A silence that ended after a line's first try had failed may have been that, too: it gets one more chance.
+        """
+        clear = [(one, self._back_at > one.line.sent_at or self._doubtful(one.line))
+                 for one in self._parked if self.alive_since(one.at)]
         self._parked = [one for one in self._parked if not self.alive_since(one.at)]
         return clear
+
+    def _doubtful(self, line: Line) -> bool:
+        doubtful = not line.doubted and self._heard_again_at > line.failed_at
+        line.doubted |= doubtful
+        return doubtful

@@ -33,6 +33,8 @@ class Plan:
         self._round = work / "round"
         self._lists, self._manifest, self._params = lists, manifest, params
         self.shards = [shard for part in PARTS for shard in self._shards(part)]
+        for shard in self.shards:
+            self._forget_lost(shard)
         unfinished = [shard for shard in self.shards if not account_path(self.accounts, shard).exists()]
         self._retried = self._begin_round() if params.retry and (not unfinished or self._round.exists()) else set()
         self.todo = unfinished or [shard for shard in self.shards if self._retried and self._to_retry(shard)]
@@ -75,6 +77,13 @@ class Plan:
         lines, each = self.lines_of(part), self._params.images_per_shard
         for number, first in enumerate(range(1, lines + 1, each)):
             yield Shard(part, number, first, min(each, lines + 1 - first), 0)
+
+    def _forget_lost(self, shard: Shard) -> None:
+        """Where a finished shard's tar or ledger has gone, what is left of it counts no more: it is fetched anew."""
+        tar = shard_path(self.finished, shard.part, shard.number)
+        if not (tar.exists() and ledger_path(tar).exists()):
+            account_path(self.accounts, shard).unlink(missing_ok=True)
+            ledger_path(tar).unlink(missing_ok=True)
 
     @cached_property
     def _offsets(self) -> dict[Part, list[int]]:

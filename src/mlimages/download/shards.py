@@ -5,6 +5,7 @@ The tar follows the WebDataset convention; equal contents give equal bytes (mtim
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -120,9 +121,7 @@ def read_sample(path: Path, place: Place) -> Sample:
     header = place.offset - tarfile.BLOCKSIZE
     facts_at = _facts_at(place.offset, place.size)
     try:
-        with path.open("rb") as file:
-            file.seek(header)
-            content = file.read(facts_at + place.facts - header)
+        content = _read_at(path, header, facts_at + place.facts - header)
         name = content[:content.index(b"\0")].decode()  # a tar's header begins with it
         facts = json.loads(content[facts_at - header:])
         labels = Labels(tuple(facts["classes"]), tuple(facts["confidences"]))
@@ -131,6 +130,15 @@ def read_sample(path: Path, place: Place) -> Sample:
         return Sample(key, extension, body, facts["url"], labels)
     except (tarfile.TarError, ValueError, KeyError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); {redo('download')}") from None
+
+
+def _read_at(path: Path, offset: int, size: int) -> bytes:
+    """Some bytes of a file, with few system calls: at each of them threads wait for each other."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(descriptor, size, offset)
+    finally:
+        os.close(descriptor)
 
 
 def _facts_at(offset: int, length: int) -> int:

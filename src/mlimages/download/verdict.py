@@ -49,6 +49,8 @@ def judge(line: Line, host: Host, answer: Answer, params: Download, now: float) 
         line.refusals += 1
         return Verdict(Action.FIRST if line.refusals < MAX_REFUSALS else Action.FAIL)
     line.tries += 1
+    if line.tries == 1:
+        line.failed_at = now
     spent = line.tries >= params.attempts or line.seconds_left <= 0
     if not answer.http_status and answer.reason in UNREACHED:
         return _unreached(line, host, answer, params, now, spent)
