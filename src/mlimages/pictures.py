@@ -1,6 +1,5 @@
 """Pictures of any kind opened, made RGB, upright and smaller, and JPEGs decoded and encoded."""
 
-import math
 import struct
 import zlib
 
@@ -23,6 +22,9 @@ NO_FRAMES = (0xC4, 0xC8, 0xCC)  # of the markers from C0 to CF
 LONGEST_SIDE = 65_500  # pixels of a JPEG, as libjpeg has it
 # Where libjpeg gives no more than one of so many pixels, it is faster.
 RATIOS = (8, 4, 2, 1)
+# By which pictures made smaller are most like those of a Lanczos filter: from how many times the wanted pixels of a
+# side on the mean of areas is more so than a blur and bicubic, and that blur's standard deviation, in wanted pixels.
+MANY, BLUR = 2.3, 0.33
 # What Pillow's decoders raise on damaged files: they trust what the files say of themselves.
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError,
                   ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
@@ -54,12 +56,14 @@ def orientation(image: Image.Image) -> int:
 def smaller(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     """uint8 [rows, columns, channels] at no more pixels than it has, free of aliasing.
 
-    Bicubic to the least whole multiple of the target that loses nothing, then the mean of each block: nearer to
-    Lanczos than OpenCV's area or Pillow's Hamming filter, in less than half of their time.
+    A Gaussian blur of 3 x 3 pixels and bicubic, which is nearer to Lanczos than the mean of areas, in half of the time
+    of that; the mean of areas where there are MANY times as many pixels as wanted, or more.
     """
-    times = max(1, math.ceil(pixels.shape[1] / width), math.ceil(pixels.shape[0] / height))
-    larger = cv2.resize(pixels, (times * width, times * height), interpolation=cv2.INTER_CUBIC)
-    return cv2.resize(larger, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, -1)
+    times = pixels.shape[1] / width
+    if times < MANY:
+        pixels = cv2.GaussianBlur(pixels, (3, 3), BLUR * times)
+    filtered = cv2.INTER_CUBIC if times < MANY else cv2.INTER_AREA
+    return cv2.resize(pixels, (width, height), interpolation=filtered).reshape(height, width, -1)
 
 
 def flawless_jpeg(body: bytes, image: Image.Image, scale: float) -> np.ndarray | None:
