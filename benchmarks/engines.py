@@ -8,6 +8,7 @@ itself: it is the same for two units and for two million.
 
 import argparse
 import dataclasses
+import operator
 import os
 import pickle
 import platform
@@ -32,20 +33,19 @@ ROOT = Path(__file__).parents[1]
 PARAMS = load(ROOT / "params.yaml")
 SHARDS = 100
 RUN = """
-import pickle, sys
-from mlimages import convert, download
+import importlib, pickle, sys
 call, params, machine, folders = pickle.loads(bytes.fromhex(sys.argv[1]))
-getattr({"download": download, "convert": convert}[call], call)(params, machine, **folders)
+getattr(importlib.import_module(f"mlimages.{call}"), call)(params, machine, **folders)
 """
 BEGUN = {"download": "download/*/spools/*.spool", "convert": "convert/*/out/.*.partial"}
 
 
 @contextmanager
 def ray_cluster(cores: int) -> Iterator[str]:
-    """A cluster of one node with so many cores; gives its address."""
+    """A cluster of one node with so many cores, whose workers have the priority of local ones; gives its address."""
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cores, "include_dashboard": False})
     try:
         yield cluster.address
@@ -86,24 +86,24 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
             "convert": (dataclasses.replace(PARAMS.convert, imagenet=None, train_shards=SHARDS),
                         {"lists": folder / "records/lists", "images": folder / "records/images"})}
         print(f"\n{options.images:,} images in {SHARDS} units, medians of {options.rounds} rounds\n\n"
-              f"| | engine | seconds before the first unit | images/s from there on | of local |\n"
-              f"| --- | --- | --- | --- | --- |")
+              f"| | engine | seconds before the first unit | images/s from there on | of local | with all before it |\n"
+              f"| --- | --- | --- | --- | --- | --- |")
         for call, (params, folders) in calls.items():
             found: dict[str, list[tuple[float, float]]] = {name: [] for name in machines}
             for _ in range(options.rounds):
                 for name, machine in machines.items():
                     found[name].append(measure(call, params, machine, **folders))
-            rates = {name: options.images / statistics.median(rest for _, rest in runs) for name, runs in found.items()}
-            for name, runs in found.items():
-                start = statistics.median(start for start, _ in runs)
-                print(f"| {call} | {name} | {start:.1f} | {rates[name]:,.0f} | {rates[name] / rates['local']:.2f} |",
-                      flush=True)
+            start, rest, both = ({name: statistics.median(map(seconds, runs)) for name, runs in found.items()}
+                                 for seconds in (operator.itemgetter(0), operator.itemgetter(1), sum))
+            for name in machines:
+                print(f"| {call} | {name} | {start[name]:.1f} | {options.images / rest[name]:,.0f} "
+                      f"| {rest['local'] / rest[name]:.2f} | {both['local'] / both[name]:.2f} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--photos", type=Path, help="a folder of photographs to cut the pictures from")
-    parser.add_argument("--images", type=int, default=8000)
+    parser.add_argument("--images", type=int, default=30_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")

@@ -66,26 +66,28 @@ def ours(folder: Path, parallel: int, **changed: Any) -> Any:
     return training_batches(records, params, steps=10**6, readers=parallel)
 
 
-def bare(folder: Path, parallel: int) -> Any:
-    """Nothing but decoding, of the same records."""
+def decoded(folder: Path, parallel: int, decoder: Callable[[Any], Any]) -> Any:
+    """Nothing but what a decoder makes of the JPEGs of the same records; a pixel of each picture leaves."""
     files = sorted(str(path) for path in folder.glob("*.tfrecord"))
-    decoded = tf.data.TFRecordDataset(files).repeat().map(
-        lambda one: tf.io.decode_jpeg(parse_sparse(one)["encoded"], channels=3), num_parallel_calls=parallel)
-    return decoded.prefetch(64)
+    pixels = tf.data.TFRecordDataset(files).repeat().map(
+        lambda one: decoder(parse_sparse(one)["encoded"])[0, 0], num_parallel_calls=parallel)
+    return pixels.batch(PARAMS.batch).prefetch(2)
+
+
+def bare(folder: Path, parallel: int) -> Any:
+    return decoded(folder, parallel, partial(tf.io.decode_jpeg, channels=3))
 
 
 def cropped(folder: Path, parallel: int) -> Any:
     """The same of no more than the crop, as TensorFlow's own fused operation decodes it."""
-    files = sorted(str(path) for path in folder.glob("*.tfrecord"))
 
-    def crop(one: Any) -> Any:
-        jpeg = parse_sparse(one)["encoded"]
+    def crop(jpeg: Any) -> Any:
         begin, size, _ = tf.image.sample_distorted_bounding_box(
             tf.io.extract_jpeg_shape(jpeg), tf.constant([[[0.0, 0.0, 1.0, 1.0]]]), min_object_covered=0.0,
             aspect_ratio_range=(0.75, 1.33), area_range=PARAMS.crop_area)
         return tf.io.decode_and_crop_jpeg(jpeg, tf.concat([begin[:2], size[:2]], axis=0), channels=3)
 
-    return tf.data.TFRecordDataset(files).repeat().map(crop, num_parallel_calls=parallel).prefetch(64)
+    return decoded(folder, parallel, crop)
 
 
 def best(folder: Path, parallel: int) -> Any:
@@ -141,7 +143,7 @@ def colours(image: Any, contrast_last: bool) -> Any:
     return tf.image.random_contrast(image, 0.5, 1.5) if contrast_last else image
 
 
-def rate(make: Callable[[Path, int], Any], folder: Path, parallel: int, images: int) -> tuple[float, float]:
+def rate(make: Callable[[Path, int], Any], folder: Path, parallel: int) -> tuple[float, float]:
     """Images a second of the clock, and a second of the processors, over SECONDS after a first one, not counted."""
     keep_freed(STEPS)  # as `fit` does
     iterator, began, count = iter(make(folder, parallel)), time.monotonic(), 0
@@ -150,22 +152,22 @@ def rate(make: Callable[[Path, int], Any], folder: Path, parallel: int, images: 
     began, worked = time.monotonic(), time.process_time()
     while time.monotonic() < began + SECONDS:
         next(iterator)
-        count += images
+        count += PARAMS.batch
     return count / (time.monotonic() - began), count / (time.process_time() - worked)
 
 
-# What makes a stream of a folder of records and a parallelism, the records' schema, and the images of an element.
-PIPELINES: dict[str, tuple[Callable[[Path, int], Any], str, int]] = {
-    "bare `tf.io.decode_jpeg`": (bare, "sparse", 1),
-    "`tf.io.decode_and_crop_jpeg` of the crop alone": (cropped, "sparse", 1),
-    "the released pipeline": (released, "dense", PARAMS.batch),
-    "TurboJPEG, nothing but decoding": (best, "sparse", PARAMS.batch),
-    "ours, the full augmentation": (partial(ours, rotate_and_recolour=True), "sparse", PARAMS.batch),
-    "ours, crop and flip": (partial(ours, rotate_and_recolour=False), "sparse", PARAMS.batch),
+# What makes a stream of batches of a folder of records and a parallelism, and the records' schema.
+PIPELINES: dict[str, tuple[Callable[[Path, int], Any], str]] = {
+    "bare `tf.io.decode_jpeg`": (bare, "sparse"),
+    "`tf.io.decode_and_crop_jpeg` of the crop alone": (cropped, "sparse"),
+    "the released pipeline": (released, "dense"),
+    "TurboJPEG, nothing but decoding": (best, "sparse"),
+    "ours, the full augmentation": (partial(ours, rotate_and_recolour=True), "sparse"),
+    "ours, crop and flip": (partial(ours, rotate_and_recolour=False), "sparse"),
     "ours, the host's part with `augment_on: device`": (
-        partial(ours, rotate_and_recolour=True, augment_on="device"), "sparse", PARAMS.batch),
+        partial(ours, rotate_and_recolour=True, augment_on="device"), "sparse"),
     "ours, the full augmentation, as float32": (
-        partial(ours, rotate_and_recolour=True, image_dtype="float32"), "sparse", PARAMS.batch)}
+        partial(ours, rotate_and_recolour=True, image_dtype="float32"), "sparse")}
 
 
 def speed(folder: Path, options: argparse.Namespace) -> None:
@@ -173,8 +175,8 @@ def speed(folder: Path, options: argparse.Namespace) -> None:
     made = {schema: make_records(folder / schema, folder / "photos", options.images, options.images, schema)
             for schema in ("sparse", "dense")}
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in PIPELINES}
-    for _, (name, (make, schema, images)) in itertools.product(range(ROUNDS), PIPELINES.items()):
-        rates[name].append(apart(rate, make, made[schema], options.parallel, images))
+    for _, (name, (make, schema)) in itertools.product(range(ROUNDS), PIPELINES.items()):
+        rates[name].append(apart(rate, make, made[schema], options.parallel))
     print(f"\n{options.images:,} records, {RELEASED_CLASSES:,} classes, to 224 pixels, {options.parallel} at a time, "
           f"medians of {ROUNDS} rounds\n")
     print("| | images/s | of bare decoding | times the released | images per CPU second | of bare decoding | "

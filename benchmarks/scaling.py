@@ -49,13 +49,14 @@ train(Train(**params), Machine(**machine), tfrecords=tfrecords, out=out)
 class Rivals:
     """Processes of `scaling_step.py`, one on each of `cores` (-1: on all), that take their steps at the same time."""
 
-    def __init__(self, strategy: str, exchange: str, batch: int, cores: list[int], parts: int = 1) -> None:
+    def __init__(self, strategy: str, exchange: str, batch: int, cores: list[int], parts: int = 1,
+                 local: int = 1) -> None:
         self.steps, self.exchanges, self.worked = list[float](), list[float](), list[float]()
         self.moved = 0
         addresses = ",".join(_free_addresses(len(cores)))
         self._processes = [subprocess.Popen(
             [sys.executable, str(HERE / "scaling_step.py"), strategy, exchange, str(PIXELS), str(batch), str(parts),
-             str(core), addresses, str(index)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+             str(local), str(core), addresses, str(index)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, text=True, bufsize=1) for index, core in enumerate(cores)]
 
     def take(self, line: str) -> tuple[float, float]:
@@ -92,16 +93,16 @@ def take_turns(rivals: list[Rivals], rounds: int) -> None:
         rival.close()
 
 
-def measure_workers(batches: list[int], exchanges: list[str], parts: int, rounds: int) -> None:
+def measure_workers(batches: list[int], exchanges: list[str], parts: int, local: int, rounds: int) -> None:
     for batch in batches:
         for exchange in exchanges:
-            apart = Rivals("one_device", "float32", batch, [0, 1], parts)
-            together = Rivals("multi_worker", exchange, 2 * batch, [0, 1], parts)
+            apart = Rivals("one_device", "float32", batch, [0, 1], parts, local)
+            together = Rivals("multi_worker", exchange, 2 * batch, [0, 1], parts, local)
             take_turns([apart, together], rounds)
             alone, joined = statistics.median(apart.steps), statistics.median(together.steps)
             worked = statistics.median(together.worked)
-            print(f"| batch {batch} a worker, in parts of {batch // parts}, {exchange} | two independent "
-                  f"{2 * batch / alone:.1f} images/s | two workers {2 * batch / joined:.1f} images/s | "
+            print(f"| batch {batch} a worker, in parts of {batch // parts}, {local} local steps, {exchange} | two "
+                  f"independent {2 * batch / alone:.1f} images/s | two workers {2 * batch / joined:.1f} images/s | "
                   f"{alone / joined:.2f} | each sends {together.moved / 1e6:.0f} MB a step | exchange alone "
                   f"{statistics.median(together.exchanges):.3f} of {joined:.3f} s | a worker's core works {worked:.3f}"
                   f" s: without any wait it were {alone / worked:.2f} |", flush=True)
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument("--batches", default="64,16", help="images a worker")
     parser.add_argument("--exchanges", default="float32,bfloat16", help="as which gradients travel")
     parser.add_argument("--parts", type=int, default=1, help="of a worker's batch, for one exchange")
+    parser.add_argument("--local-steps", type=int, default=1, help="that a worker takes for one exchange")
     parser.add_argument("--rounds", type=int, default=8)
     chosen = parser.parse_args()
     batches = [int(batch) for batch in chosen.batches.split(",")]
@@ -180,7 +182,7 @@ def main() -> None:
           f"pixels, 1,000 classes, medians of {chosen.rounds} rounds")
     for what in chosen.only.split(","):
         if what == "workers":
-            measure_workers(batches, chosen.exchanges.split(","), chosen.parts, chosen.rounds)
+            measure_workers(batches, chosen.exchanges.split(","), chosen.parts, chosen.local_steps, chosen.rounds)
         elif what == "mirrored":
             measure_mirrored(batches, chosen.rounds)
         elif what == "recovery":

@@ -1,8 +1,9 @@
-"""What `scaling.py` measures: `scaling_step.py STRATEGY EXCHANGE PIXELS BATCH PARTS CORE ADDRESSES INDEX`.
+"""What `scaling.py` measures: `scaling_step.py STRATEGY EXCHANGE PIXELS BATCH PARTS LOCAL CORE ADDRESSES INDEX`.
 
-One process, of one CORE (or -1: all), that takes a training step of our ResNet-50 for each line of its input: alone,
-mirrored on two halves of the CPU, or as worker INDEX of ADDRESSES. For the line `exchange` it only exchanges what
-would be gradients. BATCH is the global one, of which a worker takes its share in so many PARTS.
+One process, of one CORE (or -1: all), that takes LOCAL training steps of our ResNet-50 for each line of its input:
+alone, mirrored on two halves of the CPU, or as worker INDEX of ADDRESSES, which meets the others after them. For the
+line `exchange` it only exchanges as much. It tells the seconds of one step. BATCH is the global one, of which a worker
+takes its share in so many PARTS.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-STRATEGY, EXCHANGE, PIXELS, BATCH, PARTS, CORE, ADDRESSES, INDEX = sys.argv[1:]
+STRATEGY, EXCHANGE, PIXELS, BATCH, PARTS, LOCAL, CORE, ADDRESSES, INDEX = sys.argv[1:]
 if int(CORE) >= 0:
     os.sched_setaffinity(0, {int(CORE)})
 if STRATEGY == "multi_worker":
@@ -34,32 +35,34 @@ CLASSES = 1000
 def main() -> None:
     loaded = load(Path(__file__).parents[1] / "params.yaml")
     params = dataclasses.replace(loaded.train, architecture="resnet50", pixels=int(PIXELS), batch=int(BATCH),
-                                 accumulate=int(PARTS), strategy=STRATEGY,  # type: ignore[arg-type]
+                                 accumulate=int(PARTS), local_steps=int(LOCAL), checkpoint_steps=int(LOCAL),
+                                 strategy=STRATEGY,  # type: ignore[arg-type]
                                  exchange=EXCHANGE)  # type: ignore[arg-type]
     machine = dataclasses.replace(loaded.machine, logical_devices=2 if STRATEGY == "mirrored" else 1)
     memory.keep_freed(memory.STEPS)  # as `fit` does
     strategy = build_strategy(params, machine)
-    trainer = Trainer(params, CLASSES, strategy)
+    trainer = Trainer(params, CLASSES, strategy, steps_per_call=int(LOCAL))
     share = int(BATCH) // strategy.num_replicas_in_sync
     generator = np.random.default_rng(0)
     images = tf.constant(generator.uniform(-1, 1, (share, int(PIXELS), int(PIXELS), 3)), tf.float32)
     labels = tf.constant(generator.random((share, CLASSES)) < 0.01, tf.float32)
     batches = distribute(strategy, lambda context: tf.data.Dataset.from_tensors((images, labels)).repeat())
-    rates = np.array([1e-4], np.float32)
+    rates = np.full(int(LOCAL), 1e-4, np.float32)
 
     @tf.function
     def exchange() -> None:
-        strategy.run(lambda: trainer.exchange([tf.zeros(weight.shape) for weight in trainer.model.trainable_variables]))
+        strategy.run(lambda: trainer.exchange([tf.zeros(shape) for shape in trainer.exchanged_shapes]))
 
-    moved = sum(int(np.prod(weight.shape)) for weight in trainer.model.trainable_variables)
-    print(f"bytes {moved * tf.as_dtype(EXCHANGE).size}", flush=True)
+    moved = sum(int(np.prod(shape)) for shape in trainer.exchanged_shapes)
+    print(f"bytes {moved * tf.as_dtype(EXCHANGE).size // int(LOCAL)}", flush=True)
     for line in sys.stdin:
         began, worked = time.monotonic(), time.process_time()
         if line.strip() == "exchange":
             exchange()
         else:
             trainer.train(batches, rates)
-        print(f"seconds {time.monotonic() - began} {time.process_time() - worked}", flush=True)
+        seconds, work = time.monotonic() - began, time.process_time() - worked
+        print(f"seconds {seconds / int(LOCAL)} {work / int(LOCAL)}", flush=True)
 
 
 if __name__ == "__main__":
