@@ -17,10 +17,12 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import papermill
+from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
+from traitlets import Type
 
 from mlimages.errors import UserError
 from mlimages.params import SECTIONS, load
@@ -28,35 +30,58 @@ from mlimages.params import SECTIONS, load
 VERBS = [name for name in SECTIONS if name != "machine"]
 KILLING = 3  # signals
 TICK_SECONDS = 0.05
+BEGUN_TICKS = 10  # after which a cell's own code runs, not the kernel's before it
+
+
+class Cells(AsyncKernelClient):
+    """Has the kernel run the cells, none any more once a signal came."""
+
+    def execute(self, *arguments: Any, **options: Any) -> str:
+        cast(Kernel, self.parent).begin_cell()
+        return super().execute(*arguments, **options)
 
 
 class Kernel(AsyncKernelManager):
-    """That of the notebook; while it runs, SIGTERM and SIGINT interrupt it, but for one that is ignored already.
+    """That of the notebook; SIGTERM and SIGINT interrupt its cell, but for one that is ignored already.
 
     The third of them kills it: it may be where no interrupt reaches it.
     """
 
+    client_factory = Type(Cells, klass=AsyncKernelClient)
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._signals = 0
+        self._signals: list[str] = []
+        self._cells = 0
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._interrupt)
 
+    def begin_cell(self) -> None:
+        """UserError where a signal came: before the first cell or after the last one, or too late to interrupt it."""
+        if self._signals:
+            raise UserError(f"{self._signals[0]} stopped the notebook between two cells; run the same command to "
+                            f"continue")
+        self._cells += 1
+
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if not self.has_kernel:
-            raise KeyboardInterrupt
-        self._signals += 1
-        print(f"{signal.Signals(number).name}: interrupting the notebook", file=sys.stderr, flush=True)
-        threading.Thread(target=self._pass_on, args=[self.provisioner.pid],  # type: ignore[union-attr]
-                         daemon=True).start()
+        self._signals.append(signal.Signals(number).name)
+        print(f"{self._signals[-1]}: interrupting the notebook", file=sys.stderr, flush=True)
+        if self.has_kernel:
+            threading.Thread(target=self._pass_on, args=[self.provisioner.pid],  # type: ignore[union-attr]
+                             daemon=True).start()
 
     def _pass_on(self, pid: int) -> None:
-        """Once a cell runs: between them a kernel ignores SIGINT."""
+        """Once a cell's own code runs: between cells a kernel ignores SIGINT, and while it takes a message it loses it.
+
+        Where the cell has ended before, the next one does not begin.
+        """
+        begun = 0
         with contextlib.suppress(OSError):  # it has ended
-            while self._signals < KILLING and _ignores(pid, signal.SIGINT):
+            while len(self._signals) < KILLING and begun < BEGUN_TICKS:
+                begun = begun + 1 if self._cells and not _ignores(pid, signal.SIGINT) else 0
                 time.sleep(TICK_SECONDS)
-            os.kill(pid, signal.SIGINT if self._signals < KILLING else signal.SIGKILL)
+            os.kill(pid, signal.SIGINT if len(self._signals) < KILLING else signal.SIGKILL)
 
 
 def _ignores(pid: int, number: int) -> bool:
