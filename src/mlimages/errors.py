@@ -1,4 +1,6 @@
-"""The one exception for what a user can mend, and the command that mends damaged data."""
+"""The one exception for what a user can mend, and what it says of damaged data and of files that cannot be read."""
+
+from pathlib import Path
 
 
 def redo(verb: str) -> str:
@@ -15,3 +17,9 @@ class UserError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """What to raise for a file that the system does not open, or of which its disk does not give all."""
+    return UserError(f"{path} cannot be read: {error.strerror}; see to its disk, its permissions and the limit of open "
+                     f"files (`ulimit -n`), or put a sound copy there, and run the same command again")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mlimages.disk import check_room, writing
-from mlimages.errors import UserError, redo
+from mlimages.errors import UserError, redo, unreadable
 
 MANIFEST = "manifest.json"
 PARTIALS = ".*.partial"  # files of `atomic` that are being written, or whose writer was killed
@@ -68,8 +68,7 @@ def sha256(path: Path) -> str:
         try:
             return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}; see to its disk, or put a sound copy there, and "
-                            f"run the same command again") from None
+            raise unreadable(path, error) from None
 
 
 def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, int],
@@ -123,8 +122,7 @@ def read_manifest(folder: str | Path, verb: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the stage {verb} has not finished; run `dvc repro {verb}`") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; see to its disk and its permissions, and run the "
-                        f"same command again") from None
+        raise unreadable(path, error) from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); {redo(verb)}") from None
     if found != verb:

@@ -66,7 +66,7 @@ except UserError as error:
 @needs_strace
 @pytest.mark.parametrize(("fault", "said"), [
     ("pread64:error=EIO", ", record 3: it cannot be read: Input/output error; remove scratch/convert"),
-    ("openat:error=EMFILE", " cannot be opened: Too many open files; see to its disk")])
+    ("openat:error=EMFILE", " cannot be read: Too many open files; see to its disk")])
 def test_a_shard_that_its_disk_does_not_give_is_named(tmp_path: Path, fault: str, said: str) -> None:
     path = a_shard(tmp_path)
     told(with_fault(fault, python(READ, str(path)), path=path), f"{path}{said}")

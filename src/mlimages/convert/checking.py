@@ -68,12 +68,6 @@ def missing(path: Path) -> UserError:
     return UserError(f"{path} is missing; {redo('convert')}")
 
 
-def unreadable(path: Path, error: OSError) -> UserError:
-    """What to raise for a shard that the system does not open."""
-    return UserError(f"{path} cannot be opened: {error.strerror}; see to its disk, its permissions and the limit of "
-                     f"open files (`ulimit -n`), and run the same command again")
-
-
 def wrong(path: Path, number: int, problem: str) -> UserError:
     """What to raise for a record of a shard."""
     return UserError(f"{path}, record {number}: {problem}; {redo('convert')}")

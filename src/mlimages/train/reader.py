@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import google_crc32c
 import numpy as np
 
-from mlimages.convert.checking import missing, no_frame, unreadable, wrong
+from mlimages.convert.checking import missing, no_frame, wrong
 from mlimages.convert.example import Example, read_example
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, read_index
+from mlimages.errors import unreadable
 from mlimages.memory import aligned
 
 OPEN_SHARDS = 64  # more than an order interleaves, fewer than a process may have open

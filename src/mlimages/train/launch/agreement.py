@@ -16,7 +16,7 @@ from mlimages.errors import UserError
 from mlimages.params import Machine, Train
 from mlimages.publish import MANIFEST, sha256
 from mlimages.train.files import CHECKPOINTS, checkpoint_files, newest
-from mlimages.train.launch.gathering import ANSWER_SECONDS, Caller, absence, call, gather
+from mlimages.train.launch.gathering import ANSWER_SECONDS, Caller, call, chief_absence, gather
 from mlimages.train.launch.tf_config import Cluster
 
 PACKAGES = ("keras", "numpy", "tensorflow")
@@ -80,7 +80,7 @@ def _answer(cluster: Cluster, own: Facts, seconds: float) -> str:
     said = line and line.receive(seconds + ANSWER_SECONDS)
     if line:
         line.close()
-    return str(said["refused"]) if said else absence(f"worker 0, the chief ({cluster.addresses[0]})", seconds)
+    return str(said["refused"]) if said else chief_absence(cluster, seconds)
 
 
 def _differences(heard: Mapping[int, Facts]) -> str:

@@ -102,7 +102,7 @@ def gather(cluster: Cluster, held: socket.socket, purpose: str, expected: Sequen
             return (f"two processes say that they are worker {caller.worker}: {', and '.join(places)}; give each a "
                     f"task index of its own in {NAME}")
     names = ", ".join(f"worker {index} ({cluster.addresses[index]})" for index in missing)
-    return absence(names, seconds) if missing else ""
+    return _absence(names, seconds) if missing else ""
 
 
 def call(cluster: Cluster, purpose: str, seconds: float, stopped: Callable[[], Any] = bool, **said: Any) -> Line | None:
@@ -121,7 +121,11 @@ def call(cluster: Cluster, purpose: str, seconds: float, stopped: Callable[[], A
     return None
 
 
-def absence(missing: str, seconds: float) -> str:
-    """What is wrong where someone did not come in time."""
+def chief_absence(cluster: Cluster, seconds: float) -> str:
+    """What is wrong where the chief did not take a call in time."""
+    return _absence(f"worker 0, the chief ({cluster.addresses[0]})", seconds)
+
+
+def _absence(missing: str, seconds: float) -> str:
     return (f"{missing} did not come, or was not reached, within machine.start_timeout, {seconds:g} s; its own log "
             f"says what it did instead")

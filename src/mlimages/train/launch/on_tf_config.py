@@ -15,7 +15,7 @@ from typing import Any
 from mlimages.errors import UserError
 from mlimages.interrupts import Interrupts
 from mlimages.params import Machine, Train
-from mlimages.train.launch.gathering import Caller, Line, absence, call, gather
+from mlimages.train.launch.gathering import Caller, Line, call, chief_absence, gather
 from mlimages.train.launch.launchers import COMMAND, END_SECONDS, Child, Heard, Process, Stopped, own_environment
 from mlimages.train.launch.tf_config import hold, host_port, read_environment
 from mlimages.train.launch.worker import MARK, task_of
@@ -183,7 +183,7 @@ def serve(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -> No
         line = call(cluster, PURPOSE, machine.start_timeout, lambda: interrupts.received)
         if line is None:
             raise UserError(f"{interrupts.received} stopped the training before its first step" if interrupts.received
-                            else absence(f"worker 0, the chief ({cluster.addresses[0]})", machine.start_timeout))
+                            else chief_absence(cluster, machine.start_timeout))
         served = Served(line, {**task_of(params, machine, tfrecords=tfrecords, work=work), "index": cluster.own,
                                "host": None})
         listening = threading.Thread(target=served.listen, daemon=True)
