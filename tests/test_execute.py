@@ -44,11 +44,11 @@ def wait(process: subprocess.Popen[str], path: Path) -> None:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
-    """Start a notebook with this cell as the stage `train`; returns when it runs."""
+    """Start a notebook with these cells as the stage `train`; returns when it runs."""
 
-    def run(cell: str, ready: str = "pid", **options: object) -> subprocess.Popen[str]:
+    def run(*cells: str, ready: str = "pid", **options: object) -> subprocess.Popen[str]:
         parameters = nbformat.v4.new_code_cell("learning_rate = None", metadata={"tags": ["parameters"]})
-        notebook = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(cell)],
+        notebook = nbformat.v4.new_notebook(cells=[parameters, *map(nbformat.v4.new_code_cell, cells)],
                                             metadata={"language_info": {"name": "python"}})
         (tmp_path / "notebooks").mkdir()
         nbformat.write(notebook, tmp_path / "notebooks/4_train.ipynb")
@@ -105,12 +105,23 @@ while True:
     assert "ERROR: the notebook's kernel died" in process.communicate(timeout=60)[0] and process.returncode == 1
 
 
-def test_a_signal_before_the_first_cell_reaches_it(start: Start, tmp_path: Path) -> None:
+def test_a_signal_before_the_first_cell_ends_the_stage_and_no_kernel_dies_of_it(start: Start) -> None:
     process = start("import time; time.sleep(600)", ready="out.ipynb")  # is written before the kernel starts
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 1 and "Traceback (most recent call last):\n  File" not in said, said
+    # The latter where the kernel came up as soon.
+    assert "SIGTERM stopped the notebook between two cells" in said or "KeyboardInterrupt" in said, said
+
+
+def test_after_a_signal_that_a_cell_does_not_hear_the_next_one_does_not_begin(start: Start, tmp_path: Path) -> None:
+    process = start("import signal, time\nfrom pathlib import Path\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+                    "Path('pid').touch()\ntime.sleep(2)", "Path('second').touch()")
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 1 and not (tmp_path / "second").exists()
+    assert "ERROR: SIGTERM stopped the notebook between two cells; run the same command to continue" in said
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["trian", "out.ipynb"], ["machine", "out.ipynb"]])
