@@ -8,16 +8,18 @@ export PATH := $(BIN):$(PATH)
 repro: .venv/installed
 	dvc repro
 
-# Two files of tests at a time: much of a test is waiting for a server, a process or an import.
+# Two files of tests at a time: much of a test is waiting for a server, a process or an import. The longest come first.
+PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: lint
-	pytest -n 2 --dist loadfile -m "not cluster"
+	$(PYTEST) -m "not cluster"
 
 # Training on several workers, Ray and SLURM, for real; without their packages, Ray's and SLURM's tests are skipped.
 cluster: .venv/installed
-	pytest -n 2 --dist loadfile -m cluster
+	$(PYTEST) -m cluster
 
 quick: lint
-	pytest -n 2 --dist loadfile -m "not slow and not cluster"
+	$(PYTEST) -m "not slow and not cluster"
 
 lint: .venv/installed
 	ruff check

@@ -28,6 +28,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Longer than anything here takes; only a test that fails waits for it.
 PATIENCE_SECONDS = 20.0
 ENDLESS_BYTES = 64 * 2**20
+# Begun first, so that at the end none of them is waited for alone.
+LONGEST = ("test_pipeline.py", "test_cluster.py", "test_slurm.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @dataclasses.dataclass(frozen=True)

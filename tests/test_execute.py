@@ -5,16 +5,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
-from mlimages.execute import main
+from mlimages.execute import BEGUN_SECONDS, main
 
 ROOT = Path(__file__).parents[1]
-# Says that it works, and saves when it is told to stop.
+# Says that it works, once a signal reaches it at once, and saves when it is told to stop.
 WORKS = f"""
 import os, sys, time
 from pathlib import Path
@@ -24,6 +25,7 @@ from mlimages.interrupts import Interrupts
 
 Path("learning_rate").write_text(repr(learning_rate))
 with Interrupts() as interrupts:
+    time.sleep({2 * BEGUN_SECONDS})
     Path("pid").write_text(str(os.getpid()))
     while not interrupts.received:
         time.sleep(0.1)
@@ -43,8 +45,10 @@ def wait(process: subprocess.Popen[str], path: Path) -> None:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Start:
-    """Start a notebook with these cells as the stage `train`; returns when it runs."""
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a notebook with these cells as the stage `train`; returns when it runs. None of it is left after the test.
+    """
+    started: list[subprocess.Popen[str]] = []
 
     def run(*cells: str, ready: str = "pid", **options: object) -> subprocess.Popen[str]:
         parameters = nbformat.v4.new_code_cell("learning_rate = None", metadata={"tags": ["parameters"]})
@@ -57,10 +61,15 @@ def start(tmp_path: Path) -> Start:
         process = subprocess.Popen([sys.executable, "-m", "mlimages.execute", "train", "out.ipynb"], cwd=tmp_path,
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                    env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{tmp_path}"}, **options)  # type: ignore[call-overload]
+        started.append(process)
         wait(process, tmp_path / ready)
         return process
 
-    return run
+    yield run
+    for process in started:
+        if process.poll() is None:
+            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                one.kill()
 
 
 @pytest.mark.parametrize(("number", "all_at_once"), [

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -29,8 +30,7 @@ from mlimages.params import SECTIONS, load
 
 VERBS = [name for name in SECTIONS if name != "machine"]
 KILLING = 3  # signals
-TICK_SECONDS = 0.05
-BEGUN_TICKS = 10  # after which a cell's own code runs, not the kernel's before it
+TICK_SECONDS, BEGUN_SECONDS = 0.05, 0.5  # after the latter a cell's own code runs, not the kernel's before it
 
 
 class Cells(AsyncKernelClient):
@@ -52,7 +52,7 @@ class Kernel(AsyncKernelManager):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._signals: list[str] = []
-        self._cells = 0
+        self._began = math.inf  # the cell that runs
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._interrupt)
@@ -62,7 +62,7 @@ class Kernel(AsyncKernelManager):
         if self._signals:
             raise UserError(f"{self._signals[0]} stopped the notebook between two cells; run the same command to "
                             f"continue")
-        self._cells += 1
+        self._began = time.monotonic()
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(signal.Signals(number).name)
@@ -76,10 +76,13 @@ class Kernel(AsyncKernelManager):
 
         Where the cell has ended before, the next one does not begin.
         """
-        begun = 0
+        since = self._began
         with contextlib.suppress(OSError):  # it has ended
-            while len(self._signals) < KILLING and begun < BEGUN_TICKS:
-                begun = begun + 1 if self._cells and not _ignores(pid, signal.SIGINT) else 0
+            while len(self._signals) < KILLING:
+                if _ignores(pid, signal.SIGINT):
+                    since = time.monotonic()
+                elif time.monotonic() - since >= BEGUN_SECONDS:
+                    break
                 time.sleep(TICK_SECONDS)
             os.kill(pid, signal.SIGINT if len(self._signals) < KILLING else signal.SIGKILL)
 

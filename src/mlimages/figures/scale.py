@@ -56,9 +56,10 @@ def scale_table(clusters: Mapping[str, Cluster], replicas: Sequence[int]) -> Mar
 
 
 def draw_scale(clusters: Mapping[str, Cluster]) -> None:
-    """Efficiency, and the records that must be read, by the number of replicas."""
+    """Efficiency, and the records that must be read, by the number of replicas, of clusters that differ in links."""
+    alone = next(iter(clusters.values())).images_per_second
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
-    label(left, "What is left of one replica's speed", "replicas", "efficiency")
+    label(left, f"What is left of one replica's {alone:,.0f} images a second", "replicas", "efficiency")
     label(right, "What storage must deliver", "replicas", "records, MB/s")
     for behind, (name, cluster) in zip(range(len(clusters), 0, -1), clusters.items(), strict=True):
         found, broad = costs.scales(cluster, REPLICAS), 1.2 * behind  # so that lines on one another are seen
