@@ -55,6 +55,8 @@ def test_what_concerns_all_images_in_every_step_is_not_split(change: dict[str, A
     ("crop_area: [0.7, 1.0]", "crop_area: [1.0, 0.7]", ["`train`: crop_area is [1.0, 0.7]", "smaller share first"]),
     ("warmup: 1.0", "warmup: 7.0", ["`train`: warmup is 7.0", "at most epochs, 6.0"]),
     ("decay_at: []", "decay_at: [2.0]", ["`train`: decay_at is [2.0]", "decay: stairs"]),
+    ("val_shards: 1 ", "val_shards: null ", ["`convert`: train_shards is 4, val_shards None", "number for shard_mib"]),
+    ("shard_mib: null ", "shard_mib: 128 ", ["`convert`: train_shards is 4, val_shards 1", "null where none is"]),
     ("accumulate: 1 ", "accumulate: 3 ", ["`train`: batch is 32", "a multiple of accumulate, 3"]),
     ("local_steps: 1 ", "local_steps: 3 ", ["`train`: checkpoint_steps is 50", "a multiple of local_steps, 3"]),
     ("  threads: 16", "  threads: 32\n  threads: 3", ["duplicate key", "line"]),

@@ -93,21 +93,22 @@ class Download:
 
 @dataclass(frozen=True, config=STRICT)
 class Convert:
-    """Training records go into `train_shards` shards, or into as many as have `train_shard_mib` MiB: one of the two."""
+    """The records of a part go into as many shards as it says, or, where that is null, as have `shard_mib` MiB each."""
 
     seed: Seed
     imagenet: str | None
     labels: Literal["sparse", "dense"]
     train_shards: Annotated[int, Field(ge=1, le=99_999)] | None
-    train_shard_mib: Annotated[int, Field(ge=1, le=65_536)] | None
-    val_shards: Annotated[int, Field(ge=1, le=99_999)]
+    val_shards: Annotated[int, Field(ge=1, le=99_999)] | None
+    shard_mib: Annotated[int, Field(ge=1, le=65_536)] | None
     shorter_side: Annotated[int, Field(ge=16, le=8192)] | None
     quality: Annotated[int, Field(ge=1, le=100)]
 
     def __post_init__(self) -> None:
-        if (self.train_shards is None) == (self.train_shard_mib is None):
-            raise ValueError(f"train_shards is {self.train_shards} and train_shard_mib is {self.train_shard_mib}, "
-                             f"expected null for one of them and a number for the other")
+        if (None in (self.train_shards, self.val_shards)) == (self.shard_mib is None):
+            raise ValueError(f"train_shards is {self.train_shards}, val_shards {self.val_shards} and shard_mib "
+                             f"{self.shard_mib}, expected a number for shard_mib where one of the others is null, and "
+                             f"null where none is")
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mlimages.acquire import acquire
-from mlimages.acquire.formats import Labels
+from mlimages.acquire.formats import PARTS, Labels
 from mlimages.convert import convert
 from mlimages.convert.images import to_jpeg
 from mlimages.convert.records import read_index, shard_paths
@@ -31,14 +31,15 @@ def small(params: Params) -> Convert:
 
 @pytest.fixture
 def inputs(release: Path, from_release: Acquire, machine: Machine, tmp_path: Path) -> dict[str, Path]:
-    """The lists of a small release, and 120 noisy training pictures of about 50 kB in six download shards."""
+    """The lists of a small release, and download shards of noisy pictures of about 50 kB: 120 and 60 of validation."""
     rng = np.random.default_rng(0)
     for number in range(SHARDS):
         write_shard(shard_path(tmp_path / "work", "train", number), (
             Sample(key_of("train", line), "jpg", noise(rng), f"http://images.example/{line}", Labels((2,), (1.0,)))
             for line in range(number * 20, number * 20 + 20)))
-    write_shard(shard_path(tmp_path / "work", "val", 0),
-                [Sample("val-00000001", "jpg", noise(rng), "http://images.example/v", Labels((2,), (1.0,)))])
+    write_shard(shard_path(tmp_path / "work", "val", 0), (
+        Sample(key_of("val", line), "jpg", noise(rng), f"http://images.example/v{line}", Labels((2,), (1.0,)))
+        for line in range(60)))
     publish(tmp_path / "work", tmp_path / "images", verb="download", records={}, classes=5)
     return {"lists": acquire(from_release, machine, out=tmp_path / "lists"), "images": tmp_path / "images"}
 
@@ -57,16 +58,18 @@ def keys_by_shard(out: Path) -> list[list[int]]:
 
 def test_shards_have_about_the_size_that_was_asked_for(small: Convert, machine: Machine, inputs: dict[str, Path],
                                                        tmp_path: Path) -> None:
-    params = dataclasses.replace(small, train_shards=None, train_shard_mib=1)
-    out = convert(params, machine, **inputs, out=tmp_path / "out")
-    shards = shard_paths(out, verify(out, "convert"), "train")
-    assert len(shards) > 3
-    assert all(0.75 < path.stat().st_size / 2**20 < 1.35 for path in shards)
+    numbers = {"train": small.train_shards, "val": small.val_shards}
+    for part in PARTS:
+        unsaid: dict[str, Any] = {f"{part}_shards": None}
+        out = convert(dataclasses.replace(small, shard_mib=1, **unsaid), machine, **inputs, out=tmp_path / part)
+        shards = {name: shard_paths(out, verify(out, "convert"), name) for name in PARTS}
+        assert len(shards[part]) > 1 and all(0.75 < path.stat().st_size / 2**20 < 1.35 for path in shards[part])
+        assert all(len(shards[name]) == numbers[name] for name in PARTS if name != part)
 
 
 def test_the_size_of_shards_is_that_of_the_records_also_when_pictures_are_made_smaller(
         small: Convert, machine: Machine, inputs: dict[str, Path], tmp_path: Path) -> None:
-    params = dataclasses.replace(small, train_shards=None, train_shard_mib=1, shorter_side=32)
+    params = dataclasses.replace(small, train_shards=None, shard_mib=1, shorter_side=32)
     out = convert(params, machine, **inputs, out=tmp_path / "out")
     assert len(shard_paths(out, verify(out, "convert"), "train")) == 1
 
@@ -89,11 +92,11 @@ def test_the_need_is_said_before_anything_is_written(small: Convert, machine: Ma
                                                      tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     convert(small, machine, **inputs, out=tmp_path / "out")
-    assert "converting 121 images: about 0.0 GB; " in capsys.readouterr().out
+    assert "converting 180 images: about 0.0 GB; " in capsys.readouterr().out
     convert(small, machine, **inputs, out=tmp_path / "out")
     assert "about" not in capsys.readouterr().out, "nothing is left to write"
     monkeypatch.setattr("mlimages.convert.run._expected_bytes", lambda job, part: 10**15)
-    with pytest.raises(UserError, match=r"converting 121 images needs about 2,000,000\.0 GB"):
+    with pytest.raises(UserError, match=r"converting 180 images needs about 2,000,000\.0 GB"):
         convert(dataclasses.replace(small, seed=1), machine, **inputs, out=tmp_path / "out")
 
 

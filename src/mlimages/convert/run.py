@@ -100,11 +100,9 @@ def _plan(job: Job) -> list[Unit]:
 
 
 def _shards(job: Job, part: Part) -> int:
-    if part == "val":
-        return job.params.val_shards
-    if job.params.train_shard_mib:
-        return max(1, round(_expected_bytes(job, "train") / (job.params.train_shard_mib * 2**20)))
-    return job.params.train_shards or 1  # never 1 here: params.py sees to it that one of the two is there
+    number = job.params.train_shards if part == "train" else job.params.val_shards
+    mib = job.params.shard_mib or 1  # never 1 here where it counts: params.py sees to it that one of the two is there
+    return number or max(1, round(_expected_bytes(job, part) / (mib * 2**20)))
 
 
 def _expected_bytes(job: Job, part: Part) -> float:
