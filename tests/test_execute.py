@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from tests.waiting import wait_for
 
 from mlimages.execute import BEGUN_SECONDS, main
 
@@ -38,10 +39,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 def wait(process: subprocess.Popen[str], path: Path) -> None:
     """Until there is this file, or the process has ended."""
-    ends = time.monotonic() + 60
-    while not path.exists() and process.poll() is None:
-        assert time.monotonic() < ends, f"{path} did not come"
-        time.sleep(0.1)
+    wait_for(lambda: path.exists() or process.poll() is not None, 60)
 
 
 @pytest.fixture

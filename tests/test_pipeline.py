@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -196,7 +197,7 @@ def test_a_stage_whose_dvc_was_killed_is_named_and_ends_with_its_papermill(tmp_p
     change(copy, {"download": {"rate_per_host": 2.0}})
     process = subprocess.Popen(["dvc", "repro", "download"], cwd=copy, env=environment(), stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)
-    wait_until(lambda: any(copy.glob("scratch/download/*/spools/*.journal")))
+    wait_for(lambda: any(copy.glob("scratch/download/*/spools/*.journal")), PATIENCE_SECONDS)
     process.kill()
     process.wait()
     second = run(copy, "dvc", "repro", "download", check=False)
@@ -224,13 +225,6 @@ def test_a_notebook_that_exits_early_is_no_finished_stage(tmp_path: Path) -> Non
     assert not (copy / "dvc.lock").exists()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < ends, "what the test waited for did not come"
-        time.sleep(0.05)
-
-
 def processes_in(copy: Path) -> dict[int, str]:
     """The processes that work in a folder, with their command lines."""
     listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
@@ -243,7 +237,7 @@ def start_when(copy: Path, ready: Callable[[], bool]) -> subprocess.Popen[str]:
     with (copy / "said").open("w") as said:
         process = subprocess.Popen(["dvc", "repro"], cwd=copy, env=environment(), stdout=said, text=True,
                                    stderr=subprocess.STDOUT, start_new_session=True)
-    wait_until(lambda: process.poll() is not None or ready())
+    wait_for(lambda: process.poll() is not None or ready(), PATIENCE_SECONDS)
     assert process.poll() is None, "dvc repro ended before it could be stopped"
     return process
 

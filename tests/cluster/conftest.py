@@ -7,13 +7,14 @@ import secrets
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from tests import waiting
 from tests.convert.conftest import small_convert, small_demo  # noqa: F401 - fixtures
 from tests.train.conftest import small_machine, small_python, small_tfrecords, small_train  # noqa: F401 - fixtures
 
@@ -47,11 +48,7 @@ class Nodes:
         self._cluster.remove_node(node, allow_graceful=False)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "what the test waited for did not come"
-        time.sleep(0.05)
+wait_for = partial(waiting.wait_for, seconds=PATIENCE_SECONDS)
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ def test_on_ray_training_goes_on_when_a_node_is_lost_and_when_its_driver_is_kill
     done = driver.step()
 
     def strike() -> None:
-        wait_for(lambda: driver.step() >= done + 10, 240.0)
+        wait_for(lambda: driver.step() >= done + 10, seconds=240.0)
         nodes.kill(second)
 
     with meanwhile(strike):

@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
+from tests import waiting
 from tests.conftest import PATIENCE_SECONDS, ScriptedServer
 from tests.faults import environment
 
@@ -120,11 +121,7 @@ def no_final_name(tmp_path: Path) -> None:
             assert sizes == [row.bytes for row in read_ledger(ledger_path(shard)) if row.reason is Reason.OK]
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < ends, "what the test waited for did not come"
-        time.sleep(0.02)
+wait_for = partial(waiting.wait_for, seconds=PATIENCE_SECONDS)
 
 
 def kill_amid_the_second_shard(params: Download, machine: Machine, server: ScriptedServer, lists_of: Lists,
