@@ -29,6 +29,11 @@ class Stopped(UserError):
     """A signal ends the training."""
 
 
+def stopped_early(interrupts: Interrupts) -> Stopped:
+    """What to raise where the signal came before the training's first step, with nothing to save."""
+    return Stopped(f"{interrupts.received} stopped the training before its first step")
+
+
 class Process(Protocol):
     """A worker that was started."""
 

@@ -16,7 +16,15 @@ from mlimages.errors import UserError
 from mlimages.interrupts import Interrupts
 from mlimages.params import Machine, Train
 from mlimages.train.launch.gathering import Caller, Line, call, chief_absence, gather
-from mlimages.train.launch.launchers import COMMAND, END_SECONDS, Child, Heard, Process, Stopped, own_environment
+from mlimages.train.launch.launchers import (
+    COMMAND,
+    END_SECONDS,
+    Child,
+    Heard,
+    Process,
+    own_environment,
+    stopped_early,
+)
 from mlimages.train.launch.tf_config import hold, host_port, read_environment
 from mlimages.train.launch.worker import MARK, task_of
 
@@ -102,7 +110,7 @@ class OnTfConfig:
             refused = gather(self._cluster, held, PURPOSE, self.indices[1:], self._machine.start_timeout, self._callers,
                              welcome=self._welcome, stopped=lambda: self._interrupts.received)
         if self._interrupts.received:
-            raise Stopped(f"{self._interrupts.received} stopped the training before its first step")
+            raise stopped_early(self._interrupts)
         if refused:
             raise UserError(refused)
 
@@ -181,9 +189,10 @@ def serve(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -> No
     cluster = read_environment()
     with Interrupts() as interrupts:
         line = call(cluster, PURPOSE, machine.start_timeout, lambda: interrupts.received)
+        if line is None and interrupts.received:
+            raise stopped_early(interrupts)
         if line is None:
-            raise UserError(f"{interrupts.received} stopped the training before its first step" if interrupts.received
-                            else chief_absence(cluster, machine.start_timeout))
+            raise UserError(chief_absence(cluster, machine.start_timeout))
         served = Served(line, {**task_of(params, machine, tfrecords=tfrecords, work=work), "index": cluster.own,
                                "host": None})
         listening = threading.Thread(target=served.listen, daemon=True)

@@ -13,7 +13,7 @@ from mlimages.errors import UserError
 from mlimages.interrupts import Interrupts
 from mlimages.params import Machine, Train
 from mlimages.train.files import CHECKPOINTS, METRICS, newest
-from mlimages.train.launch.launchers import Launcher, Stopped, open_launcher
+from mlimages.train.launch.launchers import Launcher, Stopped, open_launcher, stopped_early
 from mlimages.train.launch.state import Worker
 from mlimages.train.launch.worker import LEFT_ALONE, task_of
 
@@ -167,7 +167,7 @@ class Attempt:
             return
         self._passed_on = True
         if not all(worker.entered for worker in self._workers):
-            raise Stopped(f"{self._interrupts.received} stopped the training before its first step")
+            raise stopped_early(self._interrupts)
         for worker in self._running():
             worker.process.signal(signal.SIGTERM)  # type: ignore[union-attr]
 
