@@ -21,6 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mlimages  # noqa: F401 - sets what TensorFlow reads when it is imported
+
+# isort: split
 import numpy as np
 import tensorflow as tf
 from apart import apart

@@ -21,6 +21,9 @@ if STRATEGY == "multi_worker":
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": ADDRESSES.split(",")},
                                           "task": {"type": "worker", "index": int(INDEX)}})
 
+import mlimages  # noqa: E402, F401 - sets what TensorFlow reads when it is imported
+
+# isort: split
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 

@@ -15,6 +15,7 @@ from tests.train.outcomes import as_json, free_addresses
 
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
+from mlimages.processor import ONEDNN
 from mlimages.train.files import CHECKPOINTS, FACTS
 from mlimages.train.launch.agreement import Facts, agree, facts
 from mlimages.train.launch.tf_config import Cluster, hold, host_port, read_environment
@@ -27,6 +28,7 @@ WITH_TF_CONFIG = """
 import json, os, sys
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
+from mlimages.processor import ONEDNN
 from mlimages.train import train
 
 os.environ["TF_CONFIG"] = sys.argv[1]
@@ -180,6 +182,7 @@ def test_other_parameters_code_data_or_checkpoints_are_named_to_all(
         (facts(small_train, machine, other_records, tmp_path), "other data than the chief (manifest.json: "),
         ({**own, "code": {**own["code"], "train/step.py": "0"}}, "other code than the chief (train/step.py: 0 against"),
         ({**own, "packages": {**own["packages"], "keras": "2.0"}}, "other packages than the chief (keras: 2.0 against"),
+        ({**own, "arithmetic": {ONEDNN: "0"}}, f"other arithmetic than the chief ({ONEDNN}: 0 against"),
     ]
     for other, expected in others:
         said = ask_all([own, other])

@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from mlimages.processor import onednn_is_on
 from mlimages.train.launch.agreement import package_versions
 
 
@@ -18,8 +19,9 @@ def environment() -> dict[str, Any]:
     gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "unknown")
             for gpu in tf.config.list_physical_devices("GPU")]
     return {"python": platform.python_version(), "machine": platform.machine(), "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)), "gpus": gpus, "packages": package_versions(),
-            "devices": [device.name for device in tf.config.list_logical_devices()], "git": _revision()}
+            "cores": len(os.sched_getaffinity(0)), "onednn": onednn_is_on(), "gpus": gpus,
+            "packages": package_versions(), "devices": [device.name for device in tf.config.list_logical_devices()],
+            "git": _revision()}
 
 
 def _processor() -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import mlimages
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
+from mlimages.processor import ONEDNN, onednn_choice
 from mlimages.publish import MANIFEST, sha256
 from mlimages.train.files import CHECKPOINTS, checkpoint_files, newest
 from mlimages.train.launch.gathering import ANSWER_SECONDS, Caller, call, chief_absence, gather
@@ -37,6 +38,7 @@ def facts(params: Train, machine: Machine, tfrecords: Path, work: Path) -> Facts
                            **{f"machine.{name}": getattr(machine, name) for name in EXCHANGE}},
             "code": {str(path.relative_to(source)): sha256(path)[:16] for path in sorted(source.rglob("*.py"))},
             "packages": package_versions(),
+            "arithmetic": {ONEDNN: onednn_choice()},
             "data": {str(MANIFEST): sha256(tfrecords / MANIFEST)[:16]},
             "weights to start from": {path.name: sha256(path)[:16] for path in first},
             "checkpoint, which lies in machine.scratch on a disk that all must share":

@@ -1,0 +1,45 @@
+"""Whether TensorFlow computes with oneDNN, which depends on the processor.
+
+TensorFlow 2.21 switches oneDNN on by itself only for processors with AVX-512 VNNI, BF16 or AMX. With AVX2 alone its
+other kernels, Eigen's, take nearly twice the time for a training step (docs/benchmarks.md).
+"""
+
+import os
+import re
+from pathlib import Path
+
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow reads it when it is imported
+CPUINFO = Path("/proc/cpuinfo")
+CPUINFO_BYTES = 16_384  # holds the first processor; a machine may list hundreds
+
+
+def switch_onednn_on(environment: dict[str, str] | os._Environ[str], cpuinfo: Path = CPUINFO) -> None:
+    """Set TF_ENABLE_ONEDNN_OPTS=1 where the processor has AVX2, unless the variable is set.
+
+    Call it before TensorFlow is imported. On other processors, and where Linux' cpuinfo is absent, TensorFlow decides.
+    """
+    if ONEDNN not in environment and has_avx2(cpuinfo):
+        environment[ONEDNN] = "1"
+
+
+def has_avx2(cpuinfo: Path = CPUINFO) -> bool:
+    """Whether the first processor in Linux' cpuinfo has AVX2; False where there is no such file."""
+    try:
+        with cpuinfo.open(encoding="utf-8", errors="replace") as file:
+            listed = file.read(CPUINFO_BYTES)
+    except OSError:
+        return False
+    flags = re.search(r"^flags\s*:(.*)$", listed, re.MULTILINE)
+    return flags is not None and "avx2" in flags[1].split()
+
+
+def onednn_choice() -> str:
+    """What TF_ENABLE_ONEDNN_OPTS says, for workers to compare before TensorFlow is imported."""
+    return os.environ.get(ONEDNN, "not set")
+
+
+def onednn_is_on() -> bool:
+    """Whether TensorFlow computes with oneDNN in this process. Imports TensorFlow."""
+    from tensorflow.python.util import _pywrap_util_port  # TensorFlow has no public function for it
+
+    return bool(_pywrap_util_port.IsMklEnabled())
