@@ -133,12 +133,15 @@ class Train:
     warmup: Annotated[float, Field(ge=0, le=1_000_000_000)]
     decay: Literal["cosine", "stairs"]
     decay_at: list[Annotated[float, Field(ge=0, le=1_000_000_000)]]
+    optimizer: Literal["momentum", "adamw"]
     momentum: Annotated[float, Field(ge=0, lt=1)]
+    second_momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0, le=1)]
     clip_norm: Annotated[float, Field(gt=0, le=1e9)] | None
     average_decay: Annotated[float, Field(gt=0, lt=1)] | None
     batch_norm: Literal["local", "synchronized"]
     batch_norm_momentum: Annotated[float, Field(ge=0, lt=1)]
+    zero_init_residual: bool
     loss: Literal["class_balanced", "sigmoid", "asymmetric", "focal", "softmax"]
     positive_threshold: PositiveFraction
     negative_selection: Fraction

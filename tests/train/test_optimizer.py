@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from mlimages.train.optimizer import FIRST_SCALE, LossScale, Momentum, WeightAverage
+from mlimages.train.optimizer import FIRST_SCALE, AdamW, LossScale, Momentum, WeightAverage
 
 
 def weight(*values: float, name: str = "kernel") -> keras.Variable:
@@ -47,6 +47,29 @@ def test_without_momentum_nothing_is_left_of_an_earlier_gradient() -> None:
     for gradient in (1.0, 0.0):
         optimizer.apply([keras.ops.full((1,), gradient)], 1.0)
     assert float(position[0]) == -1.0
+
+
+def test_adamw_is_that_of_keras_but_that_batch_norms_weights_do_not_decay() -> None:
+    ours, theirs = ([weight(2.0, -1.0, name=name) for name in ("kernel", "gamma")] for _ in range(2))
+    rivals = [keras.optimizers.AdamW(0.1, weight_decay=decay, beta_1=0.8, beta_2=0.95, epsilon=1e-7)
+              for decay in (0.3, 0.0)]
+    optimizer = AdamW(ours, 0.8, 0.95, weight_decay=0.3)
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        gradients = [keras.ops.convert_to_tensor(generator.normal(size=2).astype(np.float32)) for _ in ours]
+        optimizer.apply(gradients, 0.1)
+        for rival, one, gradient in zip(rivals, theirs, gradients, strict=True):
+            rival.apply([gradient], [one])
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5)
+    assert int(optimizer.step) == 5 and len(optimizer.variables) == 5
+
+
+def test_adamw_clips_the_norm_of_all_gradients_together() -> None:
+    ones, others = ([weight(0.0), weight(0.0)] for _ in range(2))
+    AdamW(ones, 0.9, 0.99, clip_norm=1.0).apply([keras.ops.full((1,), 3e-6), keras.ops.full((1,), 4.0)], 1.0)
+    AdamW(others, 0.9, 0.99).apply([keras.ops.full((1,), 7.5e-7), keras.ops.full((1,), 1.0)], 1.0)
+    assert [float(one[0]) for one in ones] == pytest.approx([float(other[0]) for other in others], rel=1e-4)
 
 
 def test_an_overflow_changes_nothing_and_halves_the_loss_scale() -> None:

@@ -24,6 +24,8 @@ RGB = {name: rgb for group in COLOURS.values() for name, rgb in group.items()}
 # Confidences as in the released lists: sure of the main object, less so of the small one and of the ground.
 MAIN, SECOND, GROUND = 1.0, 0.8, 0.9
 SUPERSAMPLING = 2
+# Things stand upright, more or less, as in most photographs.
+UPRIGHT, TILT = -math.pi / 2, math.radians(20)
 
 
 class DemoClass(NamedTuple):
@@ -97,11 +99,11 @@ def draw(image_id: str, pixels: int) -> bytes:
     image = Image.new("RGB", (side, side), (grey, grey, grey))
     canvas = ImageDraw.Draw(image)
     _draw_ground(canvas, texture, side, grey + rng.choice((-40, 40)), rng)
-    radius = rng.uniform(0.22, 0.32) * side
+    radius = rng.uniform(0.25, 0.35) * side
     place = _places(1, radius, side, rng)[0]
     if second:
         # The farthest of a few places: the main object, drawn over it, must not hide it.
-        small = rng.uniform(0.13, 0.18) * side
+        small = rng.uniform(0.15, 0.2) * side
         spot = max(_places(12, small, side, rng), key=lambda spot: math.dist(spot, place))
         _draw_object(canvas, second, spot, small, rng)
     _draw_object(canvas, main, place, radius, rng)
@@ -131,7 +133,7 @@ def _shade(rgb: tuple[int, int, int], rng: random.Random) -> tuple[int, int, int
 
 
 def _draw_ground(canvas: ImageDraw.ImageDraw, texture: str, side: int, tone: int, rng: random.Random) -> None:
-    step = rng.randint(side // 12, side // 7)
+    step = rng.randint(side // 10, side // 6)
     fill = (tone, tone, tone)
     if texture == "striped":
         slope = rng.choice((-side, 0, side))
@@ -149,7 +151,7 @@ def _draw_ground(canvas: ImageDraw.ImageDraw, texture: str, side: int, tone: int
 def _draw_object(canvas: ImageDraw.ImageDraw, leaf: str, place: tuple[float, float], radius: float,
                  rng: random.Random) -> None:
     colour, shape = leaf.split()
-    (x, y), angle, fill = place, rng.uniform(0, 2 * math.pi), _shade(RGB[colour], rng)
+    (x, y), angle, fill = place, UPRIGHT + rng.uniform(-TILT, TILT), _shade(RGB[colour], rng)
     box = [x - radius, y - radius, x + radius, y + radius]
     if shape == "disc":
         canvas.ellipse(box, fill)
@@ -161,6 +163,7 @@ def _draw_object(canvas: ImageDraw.ImageDraw, leaf: str, place: tuple[float, flo
             canvas.line([(x - dx, y - dy), (x + dx, y + dy)], fill, width=max(2, int(radius * 0.5)))
     else:
         reaches = {"triangle": [radius] * 3, "square": [radius] * 4, "star": [radius, radius * 0.42] * 5}[shape]
-        turns = [angle + 2 * math.pi * corner / len(reaches) for corner in range(len(reaches))]
+        first = 0.5 if shape == "square" else 0.0  # a square stands on a side, the others have a corner on top
+        turns = [angle + 2 * math.pi * (corner + first) / len(reaches) for corner in range(len(reaches))]
         canvas.polygon([(x + reach * math.cos(turn), y + reach * math.sin(turn))
                         for reach, turn in zip(reaches, turns, strict=True)], fill)

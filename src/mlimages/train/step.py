@@ -13,7 +13,7 @@ from mlimages.train.checkpoint import load_released
 from mlimages.train.finish import Finish
 from mlimages.train.local_steps import Meeting
 from mlimages.train.loss import build_loss
-from mlimages.train.optimizer import LossScale, Momentum, WeightAverage
+from mlimages.train.optimizer import LossScale, WeightAverage, build_optimizer
 from mlimages.train.resnet import build
 from mlimages.train.strategy import all_reduce, sum_over_replicas
 
@@ -43,17 +43,17 @@ class Trainer:
         self._finish = Finish(params, device=True)
         with strategy.scope():
             self.model = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
+                               zero_init_residual=params.zero_init_residual,
                                synchronized=params.batch_norm == "synchronized", dtype=params.precision)
             self.loaded = None if params.initialize_from is None else load_released(
                 self.model, params.initialize_from, logits=params.initialize_logits)
             # Of the global batch's loss a replica has a share; of that of a step which it takes alone, all.
             self._shares = self._replicas if self.local_steps == 1 else 1
             self.loss = build_loss(params, classes, self._shares, sum_over_replicas)
-            self.optimizer = Momentum(self.model.trainable_variables, params.momentum,
-                                      weight_decay=params.weight_decay, clip_norm=params.clip_norm)
+            self.optimizer = build_optimizer(params, self.model.trainable_variables)
             self.scale = LossScale() if params.precision == "mixed_float16" else None
             self.average = WeightAverage(self.model.variables, params.average_decay) if params.average_decay else None
-        self._meeting = Meeting([*self.model.trainable_variables, *self.optimizer.velocities,
+        self._meeting = Meeting([*self.model.trainable_variables, *self.optimizer.moments,
                                  *(self.average.averages if self.average else [])], self.exchange, self._replicas)
         gpus = bool(tf.config.list_physical_devices("GPU"))
         self.compiled = params.xla == "on" or (params.xla == "auto" and gpus and params.batch_norm == "local")
