@@ -19,6 +19,8 @@ from mlimages.params import Machine, Train
 from mlimages.train.log import TrainingLog
 from mlimages.train.schedule import build_schedule
 
+NONE = float("nan")
+
 
 class Display:
     """What a notebook would show, one thing after the other."""
@@ -68,10 +70,10 @@ def display(monkeypatch: pytest.MonkeyPatch) -> Display:
 def test_the_course_is_drawn_anew_while_the_log_grows(often: Machine, log: TrainingLog, display: Display) -> None:
     with training.live_course(often):
         display.begin()
-        log.row(5, 0.5, 9.0, float("nan"), 0.1, 100.0)
-        log.row(10, 1.0, 8.0, 8.5, 0.1, 100.0)
+        log.row(5, 0.5, 9.0, NONE, NONE, 0.1, 100.0)
+        log.row(10, 1.0, 8.0, 8.5, 0.5, 0.1, 100.0)
         first = display.next_picture()
-        log.row(100, 10.0, 1.0, float("nan"), 0.1, 100.0)
+        log.row(100, 10.0, 1.0, NONE, NONE, 0.1, 100.0)
         second = display.next_picture()
     assert first.shape == second.shape and (first != second).any()
 
@@ -82,10 +84,10 @@ def test_a_plot_that_fails_is_told_and_neither_the_training_nor_the_next_plot_is
         display.begin()
         damaged = Path(often.scratch) / "train" / "key" / "training.csv"
         good = damaged.read_text()
-        damaged.write_text(f"{good}5,0.5,what,,0.1,100\n")
+        damaged.write_text(f"{good}5,0.5,what,,,0.1,100\n")
         assert "could not be drawn (ValueError: could not convert string to float: 'what'); the training" in \
             display.next()
-        damaged.write_text(f"{good}5,0.5,9,,0.1,100\n10,1,8,,0.1,100\n")
+        damaged.write_text(f"{good}5,0.5,9,,,0.1,100\n10,1,8,,,0.1,100\n")
         while isinstance(shown := display.next(), str):
             assert "could not be drawn" in shown
         assert shown.format == "png"
