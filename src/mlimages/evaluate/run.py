@@ -58,7 +58,7 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
         write_tables(measured.figures(), tree, records_by_class(tfrecords, "train"), params.frequency_groups,
                      work / "out")
         publish(work / "out", out, verb="evaluate", records={PREDICTIONS: len(records), LABELS: labels},
-                threshold=params.threshold)
+                threshold=params.threshold, score_threshold=params.score_threshold)
     return Path(out)
 
 
