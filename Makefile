@@ -7,6 +7,7 @@ export PATH := $(BIN):$(PATH)
 
 repro: .venv/installed
 	dvc repro
+	@PYTHONPATH=src python -m mlimages.summary
 
 # Two files of tests at a time: much of a test is waiting for a server, a process or an import. The longest come first.
 PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -4,7 +4,8 @@ import dataclasses
 import io
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.conftest import PATIENCE_SECONDS
+from tests.train.outcomes import Trained
 
+from mlimages.errors import UserError
 from mlimages.figures import training
 from mlimages.params import Machine, Train
-from mlimages.train.log import TrainingLog
+from mlimages.train import train
+from mlimages.train.log import TrainingLog, read_log
+from mlimages.train.run import work_folder
 from mlimages.train.schedule import build_schedule
+
+NONE = float("nan")
+Live = Callable[..., AbstractContextManager[None]]
 
 
 class Display:
@@ -39,7 +47,6 @@ class Display:
 
     def begin(self) -> None:
         assert "comes with the first steps" in self.next()
-        time.sleep(0.05)  # the times of files are coarser than the clock
 
     def next_picture(self) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(self.next().data)))
@@ -51,11 +58,25 @@ def often(machine: Machine) -> Machine:
 
 
 @pytest.fixture
-def log(often: Machine) -> Iterator[TrainingLog]:
-    folder = Path(often.scratch) / "train" / "key"
+def work(often: Machine, small_train: Train, small_tfrecords: Path) -> Path:
+    """Where the training works that is followed."""
+    folder = work_folder(small_train, often, small_tfrecords)
     folder.mkdir(parents=True)
-    with TrainingLog(folder / "training.csv", folder / "tensorboard", 0) as opened:
+    return folder
+
+
+@pytest.fixture
+def log(work: Path) -> Iterator[TrainingLog]:
+    with TrainingLog(work / "training.csv", work / "tensorboard", 0) as opened:
         yield opened
+
+
+@pytest.fixture
+def live(often: Machine, small_train: Train, small_tfrecords: Path) -> Live:
+    def begin(**changes: Any) -> AbstractContextManager[None]:
+        return training.live_course(small_train, dataclasses.replace(often, **changes), small_tfrecords)
+
+    return begin
 
 
 @pytest.fixture
@@ -65,30 +86,90 @@ def display(monkeypatch: pytest.MonkeyPatch) -> Display:
     return collecting
 
 
-def test_the_course_is_drawn_anew_while_the_log_grows(often: Machine, log: TrainingLog, display: Display) -> None:
-    with training.live_course(often):
+def test_the_course_is_drawn_again_while_the_log_grows(live: Live, log: TrainingLog, display: Display) -> None:
+    with live():
         display.begin()
-        log.row(5, 0.5, 9.0, float("nan"), 0.1, 100.0)
-        log.row(10, 1.0, 8.0, 8.5, 0.1, 100.0)
+        log.row(5, 0.5, 9.0, NONE, NONE, 0.1, 100.0)
         first = display.next_picture()
-        log.row(100, 10.0, 1.0, float("nan"), 0.1, 100.0)
+        log.row(10, 1.0, 8.0, 8.5, 0.5, 0.1, 100.0)
         second = display.next_picture()
-    assert first.shape == second.shape and (first != second).any()
+        log.row(100, 10.0, 1.0, NONE, NONE, 0.1, 100.0)
+        third = display.next_picture()
+    assert len(first) < len(second), "validation has a panel of its own"
+    assert second.shape == third.shape and (second != third).any()
+
+
+def test_only_the_log_of_this_training_is_followed(live: Live, work: Path, log: TrainingLog, display: Display) -> None:
+    other = work.with_name("other")
+    other.mkdir()
+    with TrainingLog(other / "training.csv", other / "tensorboard", 0) as newer, live():
+        display.begin()
+        newer.row(5, 0.5, 9.0, NONE, NONE, 0.1, 100.0)
+        time.sleep(0.5)  # in which it would have been drawn
+        log.row(5, 0.5, 9.0, 9.0, 0.5, 0.1, 100.0)
+        shown = display.next_picture()
+    assert shown.shape[0] == pytest.approx(4 * training.PANEL_HEIGHT * 80), "the own one, with validation, comes first"
+
+
+def test_the_last_rows_are_drawn_though_the_training_ends_before_it_is_time(live: Live, log: TrainingLog,
+                                                                            display: Display) -> None:
+    with live(progress_seconds=600.0):
+        display.begin()
+        log.row(5, 0.5, 9.0, NONE, NONE, 0.1, 100.0)
+    assert display.next().format == "png"
+
+
+def test_a_training_that_was_finished_before_is_called_so_and_shown(
+        trained: Trained, small_train: Train, small_tfrecords: Path, small_machine: Callable[..., Machine],
+        display: Display, tmp_path: Path) -> None:
+    machine = small_machine(trained.out.parent / "scratch")
+    with training.live_course(small_train, machine, small_tfrecords):
+        train(small_train, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
+    assert "was finished before" in display.next()
+    assert display.next().format == "png"
 
 
 def test_a_plot_that_fails_is_told_and_neither_the_training_nor_the_next_plot_is_stopped(
-        often: Machine, log: TrainingLog, display: Display) -> None:
-    with training.live_course(often):
+        live: Live, work: Path, log: TrainingLog, display: Display) -> None:
+    with live():
         display.begin()
-        damaged = Path(often.scratch) / "train" / "key" / "training.csv"
+        damaged = work / "training.csv"
         good = damaged.read_text()
-        damaged.write_text(f"{good}5,0.5,what,,0.1,100\n")
+        damaged.write_text(f"{good}5,0.5,what,,,0.1,100\n")
         assert "could not be drawn (ValueError: could not convert string to float: 'what'); the training" in \
             display.next()
-        damaged.write_text(f"{good}5,0.5,9,,0.1,100\n10,1,8,,0.1,100\n")
+        damaged.write_text(f"{good}5,0.5,9,,,0.1,100\n10,1,8,,,0.1,100\n")
         while isinstance(shown := display.next(), str):
             assert "could not be drawn" in shown
         assert shown.format == "png"
+
+
+def test_records_that_are_missing_are_named_before_the_training(often: Machine, small_train: Train,
+                                                                tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="dvc repro convert"), training.live_course(small_train, often, tmp_path):
+        pytest.fail("it has begun")
+
+
+def test_the_mean_of_the_last_rows_begins_with_the_rows_that_there_are() -> None:
+    losses = [12.0, 6.0, 3.0, *[1.0] * 20]
+    smooth = training.smoothed(losses)
+    assert smooth[:4] == [12.0, 9.0, 7.0, 5.5]
+    assert (len(smooth), smooth[-1]) == (len(losses), 1.0)
+
+
+def test_both_losses_share_an_axis(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plt, "show", lambda: None)
+    training.course(trained.out)
+    loss, precision, rate, speed = plt.gcf().axes
+    rows = read_log(trained.out / "training.csv")
+    tried = [row for row in rows if not np.isnan(row["validation_loss"])]
+    drawn = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in loss.lines}
+    assert drawn["training, since the last row"] == [row["loss"] for row in rows]
+    assert drawn["validation, all classes weighted alike"] == [row["validation_loss"] for row in tried]
+    found = np.asarray(precision.lines[0].get_ydata()).tolist()
+    assert found == [row["validation_mean_average_precision"] for row in tried]
+    assert [ax.get_ylabel() for ax in (loss, rate, speed)] == ["loss", "learning rate", "images per second"]
+    plt.close("all")
 
 
 @pytest.mark.parametrize("decay, decay_at", [("cosine", []), ("stairs", [2.0, 3.0])])

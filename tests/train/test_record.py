@@ -1,16 +1,20 @@
 """What is known of a training while it runs and afterwards: its log, TensorBoard, its record and its model card."""
 
+import csv
 import dataclasses
 import json
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.metrics import average_precision_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.train.outcomes import Trained, log, weights
 
@@ -20,6 +24,7 @@ from mlimages.train.inputs import Records, evaluation_batches
 from mlimages.train.log import read_log
 from mlimages.train.loss import SigmoidLoss
 from mlimages.train.record import environment
+from mlimages.train.step import Trainer
 from mlimages.train.validation import Validation
 
 STEPS = 15
@@ -98,13 +103,13 @@ def test_tensorboard_gets_the_curves_the_counters_and_images_with_predictions(tr
     [folder] = trained.out.parent.glob("scratch/train/*/tensorboard")
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
     assert set(events.Tags()["tensors"]) == {
-        "loss", "learning_rate", "images_per_second", "validation_loss", "batches_present", "batches_absent",
-        "validation/images", "validation/predictions"}
+        "loss", "learning_rate", "images_per_second", "validation_loss", "validation_mean_average_precision",
+        "batches_present", "batches_absent", "validation/images", "validation/predictions"}
     assert len(events.Tensors("loss")) == 5
     width, height, *pictures = events.Tensors("validation/images")[-1].tensor_proto.string_val
     assert (width, height, len(pictures)) == (b"32", b"32", 4)
     [(images, labels, _)] = evaluation_batches(validation_records, batch=4, pixels=32, preprocessing="central",
-                                               central_fraction=0.8).take(1)
+                                               central_fraction=0.8, positions=validation_records.spread(6)).take(1)
     picture = tf.cast(tf.io.decode_png(pictures[0]), tf.float32)
     np.testing.assert_allclose(picture, (images[0] + 1) * 127.5, atol=1)
     [text] = events.Tensors("validation/predictions")[-1].tensor_proto.string_val
@@ -116,15 +121,23 @@ def test_tensorboard_gets_the_curves_the_counters_and_images_with_predictions(tr
         assert re.match(rf" class {best} \({probabilities[number, best]:.2f}\), class", likely)
 
 
-def test_the_validation_loss_is_that_of_the_published_network(trained: Trained, validation_records: Records) -> None:
-    last = [row["validation_loss"] for row in log(trained.out) if row["validation_loss"]]
-    assert len(last) == 3, "at every checkpoint"
+def test_what_validation_finds_is_that_of_the_published_network(trained: Trained, validation_records: Records) -> None:
+    rows = [row for row in log(trained.out) if row["validation_loss"]]
+    assert len(rows) == 3, "at every checkpoint"
     metrics = json.loads((trained.out / "metrics.json").read_text())
-    assert metrics["validation_loss"] == pytest.approx(float(last[-1]))
     [(images, labels, _)] = evaluation_batches(validation_records, batch=6, pixels=32, preprocessing="central",
-                                               central_fraction=0.8).take(1)
+                                               central_fraction=0.8, positions=validation_records.spread(6))
     logits = keras.models.load_model(trained.out / "model.keras")(images)
-    assert metrics["validation_loss"] == pytest.approx(float(SigmoidLoss(12.0)(labels, logits)), rel=1e-3)
+    named = labels.numpy().any(axis=0)
+    assert named.sum() == 6
+    precision = average_precision_score(labels.numpy()[:, named], tf.sigmoid(logits).numpy()[:, named])
+    for name, expected in (("validation_loss", float(SigmoidLoss(12.0)(labels, logits))),
+                           ("validation_mean_average_precision", precision)):
+        assert metrics[name] == pytest.approx(float(rows[-1][name])) == pytest.approx(expected, rel=1e-3)
+    with (trained.out / "validation.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {"step": row["step"], "loss": row["validation_loss"],
+             "mean_average_precision": row["validation_mean_average_precision"]} for row in rows]
 
 
 def test_every_validation_image_weighs_alike_however_many_there_are(trained: Trained, validation_records: Records,
@@ -134,8 +147,35 @@ def test_every_validation_image_weighs_alike_however_many_there_are(trained: Tra
         monkeypatch.setattr("mlimages.train.validation.BATCH", batch)
         looked = Validation(validation_records, [], images=6, pixels=32, activation="softmax", readers=1)
         found.append(looked.run(trained.trainers[0], lambda **facts: None))
-    assert found[0].loss == pytest.approx(found[1].loss, rel=1e-5)
+    assert found[0][:2] == pytest.approx(found[1][:2], rel=1e-5)
     np.testing.assert_allclose(found[0].probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_validation_looks_at_records_that_are_spread_evenly(validation_records: Records,
+                                                            small_records: Records) -> None:
+    assert validation_records.spread(4).tolist() == [[0, 0], [0, 2], [0, 4], [0, 6]]
+    assert small_records.spread(6).tolist() == [[shard, number] for shard in range(3) for number in (0, 4)]
+    assert small_records.spread(100).tolist() == small_records.in_order().tolist()
+
+
+class Answering:
+    """Gives the logits it was made with, of all images that it is asked for."""
+
+    def __init__(self, logits: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._logits = logits
+
+    def evaluate(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[float, tf.Tensor]:
+        return 1.0, tf.constant(self._logits(labels.numpy()), tf.float32)
+
+
+@pytest.mark.parametrize("logits, expected", [
+    (lambda labels: 4 * labels - 2, 1.0), (lambda labels: -labels, 1 / 6), (lambda labels: labels * np.nan, np.nan)])
+def test_the_mean_average_precision_is_over_the_classes_of_the_images_that_were_tried(
+        validation_records: Records, logits: Callable[[np.ndarray], np.ndarray], expected: float) -> None:
+    validation = Validation(validation_records, [], images=6, pixels=32, activation="sigmoid", readers=1)
+    trainer = cast(Trainer, Answering(logits))
+    found = validation.run(trainer, lambda **facts: None).mean_average_precision
+    assert found == pytest.approx(expected, nan_ok=True)
 
 
 def test_the_log_has_the_steps_in_order_and_the_rate_of_the_schedule(trained: Trained) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlimages.evaluate.decisions import Decided
-from mlimages.evaluate.histograms import ClassRanks
+from mlimages.score_histograms import ClassRanks
 
 CALIBRATION_BINS = 15
 

@@ -7,7 +7,7 @@ import numpy as np
 from mlimages.errors import UserError
 from mlimages.evaluate.decisions import Decisions, best
 from mlimages.evaluate.figures import Figures
-from mlimages.evaluate.histograms import UNKNOWN, ScoreHistograms
+from mlimages.score_histograms import UNKNOWN, ScoreHistograms
 
 TOP = (1, 5)  # of images that have one class
 

@@ -28,9 +28,13 @@ class Predictions(NamedTuple):
 
     def true(self, image: int, threshold: float) -> np.ndarray:
         """The classes whose confidence reaches the threshold."""
-        first, last = np.searchsorted(self.labels["image"], [image, image + 1])
-        rows = self.labels[first:last]
+        rows = self.labels_of(image)
         return rows["class"][rows["confidence"] >= threshold]
+
+    def labels_of(self, image: int) -> np.ndarray:
+        """The rows of `labels` for an image."""
+        first, last = np.searchsorted(self.labels["image"], [image, image + 1])
+        return self.labels[first:last]
 
 
 class PredictionWriter:

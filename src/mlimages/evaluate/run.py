@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from mlimages import scratch
+from mlimages import score_histograms, scratch
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import read_tree
 from mlimages.convert.records import read_index, records_by_class, shard_paths
 from mlimages.errors import UserError
-from mlimages.evaluate import decisions, figures, histograms, measurement, network, predictions, tables
+from mlimages.evaluate import decisions, figures, measurement, network, predictions, tables
 from mlimages.evaluate.decisions import best
 from mlimages.evaluate.measurement import Measurement
 from mlimages.evaluate.network import load_network, probabilities
@@ -25,7 +25,7 @@ from mlimages.publish import publish, verify
 from mlimages.train import augment
 from mlimages.train.inputs import Records, evaluation_batches, told
 
-CODE = [sys.modules[__name__], augment, decisions, figures, histograms, measurement, network, predictions, tables]
+CODE = [sys.modules[__name__], augment, decisions, figures, measurement, network, predictions, score_histograms, tables]
 
 
 def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/model",
@@ -58,7 +58,7 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
         write_tables(measured.figures(), tree, records_by_class(tfrecords, "train"), params.frequency_groups,
                      work / "out")
         publish(work / "out", out, verb="evaluate", records={PREDICTIONS: len(records), LABELS: labels},
-                threshold=params.threshold)
+                threshold=params.threshold, score_threshold=params.score_threshold)
     return Path(out)
 
 

@@ -40,9 +40,13 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> 
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def picture_grid(title: str, pictures: Sequence[tuple[bytes, str]], *, columns: int = 6,
-                 colours: Sequence[str] | None = None) -> None:
-    """Encoded pictures with a caption below each; `colours` are those of the captions."""
+def picture(body: bytes) -> Image.Image:
+    """An encoded picture, in RGB."""
+    return Image.open(io.BytesIO(body)).convert("RGB")
+
+
+def picture_grid(title: str, pictures: Sequence[tuple[bytes, str]], *, columns: int = 6) -> None:
+    """Encoded pictures with a caption below each."""
     if not pictures:
         print(f"{title}: there is none")
         return
@@ -53,10 +57,9 @@ def picture_grid(title: str, pictures: Sequence[tuple[bytes, str]], *, columns: 
     figure.suptitle(title)
     for ax in grid.flat:
         ax.axis("off")
-    for index, (ax, (body, caption)) in enumerate(zip(grid.flat, pictures, strict=False)):
-        ax.imshow(Image.open(io.BytesIO(body)).convert("RGB"))
-        ax.text(0.5, -0.05, caption, fontsize=8, ha="center", va="top", transform=ax.transAxes,
-                color=colours[index] if colours else "black")
+    for ax, (body, caption) in zip(grid.flat, pictures, strict=False):
+        ax.imshow(picture(body))
+        ax.text(0.5, -0.05, caption, fontsize=8, ha="center", va="top", transform=ax.transAxes)
     plt.show()
 
 

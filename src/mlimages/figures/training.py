@@ -4,28 +4,28 @@ import contextlib
 import io
 import json
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Image, display
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from mlimages.figures.canvas import GOOD, MUTED, TRAIN, VALIDATION, axes, bars, label
 from mlimages.params import Machine, Train
 from mlimages.publish import read_manifest
-from mlimages.scratch import root
-from mlimages.train.files import PROFILE
+from mlimages.train.files import METRICS, PROFILE
 from mlimages.train.inputs import Records
 from mlimages.train.log import read_log
 from mlimages.train.loop import LOG
+from mlimages.train.run import work_folder
 from mlimages.train.schedule import build_schedule
 
 SMOOTHED_ROWS = 10
+FEW_ROWS = 40  # that are drawn with a point each
+WIDTH, PANEL_HEIGHT = 9.0, 2.4  # inches
 
 
 def learning_rate_plan(params: Train, tfrecords: str | Path) -> None:
@@ -38,8 +38,8 @@ def learning_rate_plan(params: Train, tfrecords: str | Path) -> None:
 
 
 def course(model: str | Path) -> None:
-    """Loss, learning rate and speed over the steps."""
-    _draw(plt.figure(figsize=(9, 7), layout="constrained"), read_log(Path(model) / LOG))
+    """Losses, mean average precision, learning rate and speed over the steps."""
+    _draw(plt.figure(layout="constrained"), read_log(Path(model) / LOG))
     plt.show()
 
 
@@ -55,24 +55,35 @@ def step_profile(model: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def live_course(machine: Machine) -> Iterator[None]:
-    """Shows the course of the training that the block runs, drawn anew while it grows.
+def live_course(params: Train, machine: Machine, tfrecords: str | Path = "data/tfrecords") -> Iterator[None]:
+    """Shows the course of the training that the block runs, again whenever its log has grown.
 
     It reads the log that the training writes anyway, from a thread of its own: the training knows nothing of it, and
-    goes on where a plot fails, which is told in its place.
+    goes on where a plot fails, which is said in its place. Where the training was finished before, this is said, with
+    its plot. Raises UserError as `train` does where the records, or the checkpoint to start from, are missing.
     """
-    began, ended = time.time(), threading.Event()
+    work, ended = work_folder(params, machine, tfrecords), threading.Event()
+    if (work / "out" / METRICS).exists():
+        display("This training was finished before, with the same parameters, records and code: nothing is left to "
+                "train, and its result is published again. This is its plot.", display_id=True)
+        display(Image(_png(read_log(work / "out" / LOG)), format="png"), display_id=True)
+        yield
+        return
+    shown = _stamp(work / LOG)
     picture = display("The plot comes with the first steps.", display_id=True)
 
     def follow() -> None:
-        shown = 0.0
-        while not ended.wait(machine.progress_seconds):
+        nonlocal shown
+        last = False
+        while not last:
+            last = ended.wait(machine.progress_seconds)
+            stamp = _stamp(work / LOG)
+            if stamp == shown:
+                continue
             try:
-                logs = [path for path in root(machine).glob(f"train/*/{LOG}")
-                        if path.stat().st_mtime > max(began, shown)]
-                if logs and len(rows := read_log(logs[0])) > 1:
-                    shown = logs[0].stat().st_mtime
+                if rows := read_log(work / LOG):
                     picture.update(Image(_png(rows), format="png"))
+                shown = stamp
             except Exception as error:  # of whatever kind: the next plot may succeed
                 picture.update(f"The plot could not be drawn ({type(error).__name__}: {error}); the training goes on.")
 
@@ -85,39 +96,51 @@ def live_course(machine: Machine) -> Iterator[None]:
         thread.join()
 
 
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes with a file; nothing where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _png(rows: list[dict[str, float]]) -> bytes:
     """The course as a picture; drawn without pyplot, which is for the main thread alone."""
-    figure, body = Figure(figsize=(9, 7), layout="constrained"), io.BytesIO()
+    figure, body = Figure(layout="constrained"), io.BytesIO()
     _draw(figure, rows)
     figure.savefig(body, format="png", dpi=80)
     return body.getvalue()
 
 
 def _draw(figure: Figure, rows: list[dict[str, float]]) -> None:
-    top, middle, bottom = figure.subplots(3, 1, sharex=True)
-    steps, loss = ([row[name] for row in rows] for name in ("step", "loss"))
-    smoothed = min(SMOOTHED_ROWS, len(rows))
-    smooth = np.convolve(np.pad(loss, (smoothed - 1, 0), "edge"), np.ones(smoothed) / smoothed, "valid")
-    top.plot(steps, loss, color=TRAIN, alpha=0.35, label="training, since the last row")
-    top.plot(steps, smooth, color=TRAIN, label=f"mean of {smoothed} rows")
     tried = [row for row in rows if not np.isnan(row["validation_loss"])]
-    if tried:
-        right = top.twinx()
-        right.plot([row["step"] for row in tried], [row["validation_loss"] for row in tried], "o-", color=GOOD)
-        right.set_ylabel("validation loss", color=GOOD)
-        _in_decades(right)
-    _in_decades(top)
-    top.legend()
-    middle.plot(steps, [row["learning_rate"] for row in rows], color=VALIDATION)
-    bottom.plot(steps, [row["images_per_second"] for row in rows], color=GOOD)
-    bottom.set_ylim(bottom=0)
-    label(top, "Training", "", "loss")
-    label(middle, "", "", "learning rate")
-    label(bottom, "", "step", "images per second")
+    figure.set_size_inches(WIDTH, PANEL_HEIGHT * (4 if tried else 3))
+    loss, *middle, rate, speed = figure.subplots(4 if tried else 3, 1, sharex=True)
+    steps, losses = ([row[name] for row in rows] for name in ("step", "loss"))
+    marker = "." if len(rows) < FEW_ROWS else ""
+    loss.plot(steps, losses, color=TRAIN, alpha=0.35, marker=marker, label="training, since the last row")
+    loss.plot(steps, smoothed(losses), color=TRAIN, label=f"training, mean of the last {SMOOTHED_ROWS} rows")
+    loss.set_yscale("log")
+    loss.yaxis.set_major_formatter(LogFormatter())
+    loss.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+    for ax in middle:
+        tries, tried_losses = [row["step"] for row in tried], [row["validation_loss"] for row in tried]
+        loss.plot(tries, tried_losses, "o-", color=GOOD, label="validation, all classes weighted alike")
+        # In the first steps batch norm's averages lag behind: losses of thousands would flatten all else.
+        loss.set_ylim(0.8 * min(losses + tried_losses), 1.5 * max(*losses, float(np.median(tried_losses))))
+        ax.plot(tries, [row["validation_mean_average_precision"] for row in tried], "o-", color=GOOD)
+        ax.set_ylim(0, 1)
+        label(ax, "", "", "mean average\nprecision, validation")
+    loss.legend()
+    rate.plot(steps, [row["learning_rate"] for row in rows], color=VALIDATION, marker=marker)
+    speed.plot(steps, [row["images_per_second"] for row in rows], color=MUTED, marker=marker)
+    speed.set_ylim(bottom=0)
+    label(loss, "Training", "", "loss")
+    label(rate, "", "", "learning rate")
+    label(speed, "", "step", "images per second")
 
 
-def _in_decades(ax: Axes) -> None:
-    """A logarithmic scale, its numbers written out."""
-    ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(LogFormatter())
-    ax.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Of each value and those before it, SMOOTHED_ROWS in all where there are so many, the mean."""
+    return [float(np.mean(values[max(0, end - SMOOTHED_ROWS): end])) for end in range(1, len(values) + 1)]

@@ -43,6 +43,11 @@ class Records:
         return np.concatenate([np.stack([np.full(count, shard), np.arange(count)], axis=1)
                                for shard, count in enumerate(self.counts)])
 
+    def spread(self, count: int) -> np.ndarray:
+        """`in_order`, but only `count` of them, evenly spread over all; all where there are not more."""
+        count = min(count, len(self))
+        return self.in_order()[np.arange(count) * len(self) // max(count, 1)]
+
 
 class Shares:
     """The training's records in its order, in shares of so many `images`, and what is made of each on the host.
@@ -124,22 +129,25 @@ def training_batches(records: Records, params: Train, *, steps: int, first: int 
 
 
 def evaluation_batches(records: Records, *, batch: int, pixels: int, preprocessing: Preprocessing,
-                       central_fraction: float, readers: int = 2) -> Any:
-    """Every record once, in order: images, confidences as in training, and keys (strings [images])."""
-    in_order = records.in_order()
+                       central_fraction: float, readers: int = 2, positions: np.ndarray | None = None) -> Any:
+    """Every record once, in order: images, confidences as in training, and keys (strings [images]).
+
+    With `positions`, int [records, 2] as `Records.in_order` gives them, only the records at these.
+    """
+    taken = records.in_order() if positions is None else positions
 
     def make(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        positions = in_order[number * batch: (number + 1) * batch]
-        images = aligned((len(positions), pixels, pixels, 3), np.float32)
+        chosen = taken[number * batch: (number + 1) * batch]
+        images = aligned((len(chosen), pixels, pixels, 3), np.float32)
 
         def picture(index: int, jpeg: bytes) -> None:
             images[index] = evaluation_image(jpeg, pixels=pixels, preprocessing=preprocessing,
                                              central_fraction=central_fraction)
 
-        found = records.reader.read(positions, picture)
+        found = records.reader.read(chosen, picture)
         return images, found.dense(records.classes), np.array(found.keys, object)
 
-    return dataset(range(-(-len(records) // batch)), make, readers, (
+    return dataset(range(-(-len(taken) // batch)), make, readers, (
         tf.TensorSpec((None, pixels, pixels, 3), tf.float32), tf.TensorSpec((None, records.classes), tf.float32),
         tf.TensorSpec((None,), tf.string))).prefetch(PREFETCHED)
 

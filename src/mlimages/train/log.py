@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from mlimages.publish import write_csv
 
-COLUMNS = ("step", "epoch", "loss", "validation_loss", "learning_rate", "images_per_second")
+COLUMNS = ("step", "epoch", "loss", "validation_loss", "validation_mean_average_precision", "learning_rate",
+           "images_per_second")
 SHOWN_CLASSES = 5
 
 
@@ -27,7 +28,7 @@ class TrainingLog:
 
     def __init__(self, path: Path, tensorboard: Path, resumed_step: int) -> None:
         kept = [row for row in read_log(path) if row["step"] <= resumed_step] if path.exists() else []
-        write_csv(path, COLUMNS, [[_text(row[name]) for name in COLUMNS] for row in kept])
+        write_csv(path, COLUMNS, [[as_text(row[name]) for name in COLUMNS] for row in kept])
         self._file = path.open("a", encoding="utf-8", newline="")
         self._csv = csv.writer(self._file, lineterminator="\n")
         self._tensorboard = tf.summary.create_file_writer(str(tensorboard))
@@ -40,11 +41,12 @@ class TrainingLog:
         self._file.close()
         self._tensorboard.close()
 
-    def row(self, step: int, epoch: float, loss: float, validation_loss: float, learning_rate: float,
-            images_per_second: float) -> None:
+    def row(self, step: int, epoch: float, loss: float, validation_loss: float,
+            validation_mean_average_precision: float, learning_rate: float, images_per_second: float) -> None:
         """What was measured over the steps since the last row; `loss` is their mean, NaN stands for no value."""
-        values = (step, epoch, loss, validation_loss, learning_rate, images_per_second)
-        self._csv.writerow([_text(value) for value in values])
+        values = (step, epoch, loss, validation_loss, validation_mean_average_precision, learning_rate,
+                  images_per_second)
+        self._csv.writerow([as_text(value) for value in values])
         self._file.flush()
         with self._tensorboard.as_default(step):
             for name, value in list(zip(COLUMNS, values, strict=True))[2:]:
@@ -74,7 +76,8 @@ class TrainingLog:
         self._tensorboard.flush()
 
 
-def _text(value: float) -> str:
+def as_text(value: float) -> str:
+    """A number as the log has it: nothing for NaN."""
     if math.isnan(value):
         return ""
     return f"{value:.6g}" if not math.isfinite(value) or value != int(value) else str(int(value))

@@ -24,6 +24,7 @@ from mlimages.train.validation import Validation
 LOGGED_STEPS = 5
 LOG = "training.csv"
 TENSORBOARD = "tensorboard"
+NOT_TRIED = (float("nan"), float("nan"))
 
 
 class Stopped(UserError):
@@ -71,14 +72,14 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
                 if log:
                     tried = validation.run(trainer, role.tell) if validation and saving else None
                     for row in rows:
-                        log.row(row.step, row.step * params.batch / images, row.loss,
-                                tried.loss if tried and row.step == done else float("nan"), row.rate, speed)
+                        worth = tried[:2] if tried and row.step == done else NOT_TRIED
+                        log.row(row.step, row.step * params.batch / images, row.loss, *worth, row.rate, speed)
                     if saving:
                         checkpoints.save(done, [], tried.loss if tried else None)
                         role.tell(saved=done)
                         log.histograms(done, trainer.loss.counters())
                     if tried:
-                        log.predictions(done, *tried[1:])
+                        log.predictions(done, *tried[2:])
                 if saving and not role.alone:
                     meet(trainer.strategy)
                 began, timed = time.monotonic(), done

@@ -1,15 +1,16 @@
 """What comes of a training: the network, its log, and what the run was and came to."""
 
 import dataclasses
+import math
 import shutil
 import statistics
 from pathlib import Path
 from typing import Any
 
 from mlimages.params import Train
-from mlimages.publish import write_json
+from mlimages.publish import write_csv, write_json
 from mlimages.train.files import METRICS
-from mlimages.train.log import read_log
+from mlimages.train.log import as_text, read_log
 from mlimages.train.loop import LOG
 from mlimages.train.profile import write_profile
 from mlimages.train.record import environment, write_card
@@ -20,6 +21,9 @@ MODEL = "model.keras"
 SAVED_MODEL = "saved_model"
 RUN = "run.json"
 CARD = "model_card.md"
+# The rows of the log that have them: what draws a line through all rows draws none between those.
+VALIDATION = "validation.csv"
+TRIED = {"loss": "validation_loss", "mean_average_precision": "validation_mean_average_precision"}
 
 
 def write_result(params: Train, trainer: Trainer, data: dict[str, Any], published: int, *, log: Path, out: Path,
@@ -33,7 +37,10 @@ def write_result(params: Train, trainer: Trainer, data: dict[str, Any], publishe
     out.mkdir(parents=True, exist_ok=True)
     _save(params, trainer, data["classes"], out)
     shutil.copyfile(log, out / LOG)
-    metrics = _metrics(params, trainer, read_log(log), published, seconds)
+    rows = read_log(log)
+    write_csv(out / VALIDATION, ("step", *TRIED), [[as_text(row[name]) for name in ("step", *TRIED.values())]
+                                                   for row in rows if not math.isnan(row["validation_loss"])])
+    metrics = _metrics(params, trainer, rows, published, seconds)
     write_profile(out, trainer, step=params.batch / metrics["images_per_second"], exchange=exchange, made=made)
     run = {"params": dataclasses.asdict(params), "data": data, "activation": params.activation,
            "initialized": trainer.loaded and trainer.loaded._asdict(), "machine": machine, "environment": environment(),
@@ -56,10 +63,11 @@ def _metrics(params: Train, trainer: Trainer, rows: list[dict[str, float]], publ
     images = [(row["step"] - before["step"]) * params.batch
               for before, row in zip([{"step": 0.0}, *rows], rows, strict=False)]
     seconds = sum(seen / row["images_per_second"] for seen, row in zip(images, rows, strict=True))
-    [tried] = [row["validation_loss"] for row in rows if row["step"] == published]
+    [tried] = [{name: None if math.isnan(row[name]) else row[name] for name in TRIED.values()}
+               for row in rows if row["step"] == published]
     return {
         "steps": int(rows[-1]["step"]), "published_step": published, "images": sum(map(int, images)),
         "weights": trainer.model.count_params(), "replicas": trainer.strategy.num_replicas_in_sync,
-        "final_loss": rows[-1]["loss"], "validation_loss": tried if params.validation_images else None,
+        "final_loss": rows[-1]["loss"], **tried,
         "images_per_second": statistics.median(row["images_per_second"] for row in rows),
         "training_seconds": round(seconds, 1), "wall_seconds": round(wall_seconds, 1)}

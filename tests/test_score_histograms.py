@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from mlimages.evaluate import histograms
-from mlimages.evaluate.histograms import CELLS, UNKNOWN, ClassRanks, ScoreHistograms
+from mlimages import score_histograms
+from mlimages.score_histograms import CELLS, UNKNOWN, ClassRanks, ScoreHistograms
 
 IMAGES = 6000
 # The share of images that a class is true for, the centre and spread of the log-odds of its scores, and how much higher
@@ -44,7 +44,7 @@ def exact(scores: np.ndarray, truths: np.ndarray) -> list[float]:
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many bins for each class as 11,166 classes have."""
-    monkeypatch.setattr(histograms, "MOST_BINS", CELLS // 11_166)
+    monkeypatch.setattr(score_histograms, "MOST_BINS", CELLS // 11_166)
 
 
 @pytest.mark.usefixtures("coarse")

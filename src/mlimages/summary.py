@@ -1,0 +1,62 @@
+"""What `make repro` ends with: what was made, what it is worth, where to look, and what to try next.
+
+    python -m mlimages.summary
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from mlimages.errors import UserError, redo, unreadable
+from mlimages.publish import read_manifest
+
+
+def summary(data: str | Path = "data") -> str:
+    """Four lines on the folders that the stages published in `data`; UserError where one is missing or damaged."""
+    data = Path(data)
+    records, trained = read_manifest(data / "tfrecords", "convert"), read_manifest(data / "model", "train")
+    fetched = _json("download", data / "images" / "summary.json")
+    worth = _json("evaluate", data / "evaluation" / "metrics.json")
+    run = _json("train", data / "model" / "run.json")
+    params = run["params"]
+    length = "steps" if params["epochs"] is None else "epochs"
+    return "\n".join([
+        f"Made: {fetched['images']:,} images of {fetched['lines']:,} URLs, {_records(records, 'train'):,} training and "
+        f"{_records(records, 'val'):,} validation records, {trained['architecture']} for {trained['classes']:,} "
+        f"classes after {run['metrics']['steps']:,} steps.",
+        f"Worth: mean average precision {worth['mean_average_precision_macro']:.3f} (macro) and "
+        f"{worth['mean_average_precision_micro']:.3f} (micro) on {worth['images']:,} validation images; a random "
+        f"ranking reaches {worth['base_rate']:.3f} and {worth['base_rate_micro']:.3f}.",
+        f"Look: {data}/reports/5_evaluate.ipynb has the pictures; `dvc plots show` draws the curves.",
+        f"Try next: `make lab` to explore, or `dvc exp run -S train.{length}={2 * params[length]}` to train twice as "
+        f"long, then `dvc metrics diff`."])
+
+
+def _records(manifest: dict[str, Any], part: str) -> int:
+    return sum(fact["records"] for name, fact in manifest["files"].items()
+               if name.startswith(f"{part}-") and name.endswith(".tfrecord"))
+
+
+def _json(verb: str, path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run `dvc repro {verb}`") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); {redo(verb)}") from None
+
+
+def main() -> int:
+    try:
+        print(summary())
+    except UserError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
