@@ -14,7 +14,7 @@ from tests.train.outcomes import free_addresses
 
 from mlimages.train.launch.tf_config import Cluster
 
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 600.0
 
 TRAINS = """
 import json, os, sys
