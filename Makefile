@@ -9,18 +9,19 @@ repro: .venv/installed
 	dvc repro
 	@PYTHONPATH=src python -m mlimages.summary
 
-# Two files of tests at a time: much of a test is waiting for a server, a process or an import. The longest come first.
-PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Files of tests side by side, as much of a test is waiting for a server or a process; those of workers that train
+# together wait less. The longest come first.
+PYTEST := pytest --dist loadfile --no-loadscope-reorder
 
 test: lint
-	$(PYTEST) -m "not cluster"
+	$(PYTEST) -n 3 -m "not cluster"
 
 # Training on several workers, Ray and SLURM, for real; without their packages, Ray's and SLURM's tests are skipped.
 cluster: .venv/installed
-	$(PYTEST) -m cluster
+	$(PYTEST) -n 2 -m cluster
 
 quick: lint
-	$(PYTEST) -m "not slow and not cluster"
+	$(PYTEST) -n 3 -m "not slow and not cluster"
 
 lint: .venv/installed
 	ruff check

@@ -26,10 +26,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Longer than anything here takes; only a test that fails waits for it.
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 240.0
 ENDLESS_BYTES = 64 * 2**20
 # Begun first, so that at the end none of them is waited for alone.
-LONGEST = ("test_pipeline.py", "test_cluster.py", "test_slurm.py")
+LONGEST = ("test_pipeline.py", "test_cluster.py", "test_slurm.py", "test_on_tf_config.py", "test_resume.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -217,8 +217,8 @@ def params() -> Params:
 
 @pytest.fixture
 def machine(params: Params, tmp_path: Path) -> Machine:
-    """The repository's machine section, with the scratch folder inside the test's own."""
-    return dataclasses.replace(params.machine, scratch=str(tmp_path / "scratch"), threads=8)
+    """The repository's machine section, with the scratch folder inside the test's own and one worker to start."""
+    return dataclasses.replace(params.machine, scratch=str(tmp_path / "scratch"), workers=1, threads=8)
 
 
 @pytest.fixture

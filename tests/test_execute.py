@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from tests.conftest import PATIENCE_SECONDS
 from tests.waiting import wait_for
 
 from mlimages.execute import BEGUN_SECONDS, main
@@ -39,7 +40,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 def wait(process: subprocess.Popen[str], path: Path) -> None:
     """Until there is this file, or the process has ended."""
-    wait_for(lambda: path.exists() or process.poll() is not None, 60)
+    wait_for(lambda: path.exists() or process.poll() is not None, PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_a_signal_interrupts_the_notebook_which_saves(start: Start, tmp_path: Pa
     process = start(WORKS)
     for pid in [*([int((tmp_path / "pid").read_text())] if all_at_once else []), process.pid]:
         os.kill(pid, number)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=PATIENCE_SECONDS)[0]
     assert process.returncode == 1
     assert (tmp_path / "saved").exists()
     assert f"{number.name}: interrupting the notebook" in said
@@ -94,7 +95,7 @@ def test_a_second_signal_ends_what_does_not_save(start: Start, tmp_path: Path) -
     wait(process, tmp_path / "told")
     time.sleep(1.5)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=PATIENCE_SECONDS)[0]
     assert process.returncode == 1 and "KeyboardInterrupt" in said and not (tmp_path / "saved").exists()
 
 
@@ -109,24 +110,25 @@ while True:
     for _ in range(3):
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
-    assert "ERROR: the notebook's kernel died" in process.communicate(timeout=60)[0] and process.returncode == 1
+    said = process.communicate(timeout=PATIENCE_SECONDS)[0]
+    assert "ERROR: the notebook's kernel died" in said and process.returncode == 1
 
 
 def test_a_signal_while_the_kernel_starts_kills_no_kernel_and_lets_no_cell_begin(start: Start, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys, time\n'ipykernel_launcher' in sys.orig_argv and (open('starts', 'w').close(), time.sleep(3))\n")
+        "import sys, time\n'ipykernel_launcher' in sys.orig_argv and (open('starts', 'w').close(), time.sleep(8))\n")
     process = start("Path('first').touch()", ready="starts")
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=PATIENCE_SECONDS)[0]
     assert process.returncode == 1 and not (tmp_path / "first").exists()
     assert "ERROR: SIGTERM stopped the notebook between two cells" in said and "Traceback" not in said, said
 
 
 def test_after_a_signal_that_a_cell_does_not_hear_the_next_one_does_not_begin(start: Start, tmp_path: Path) -> None:
     process = start("import signal, time\nfrom pathlib import Path\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-                    "Path('pid').touch()\ntime.sleep(2)", "Path('second').touch()")
+                    "Path('pid').touch()\ntime.sleep(8)", "Path('second').touch()")
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=PATIENCE_SECONDS)[0]
     assert process.returncode == 1 and not (tmp_path / "second").exists()
     assert "ERROR: SIGTERM stopped the notebook between two cells; run the same command to continue" in said
 
@@ -141,17 +143,18 @@ def test_a_signal_that_it_is_to_ignore_does_not_reach_the_notebook(start: Start,
     process = start("import time\nfrom pathlib import Path\nPath('pid').touch()\ntime.sleep(2)",
                     preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN))
     process.send_signal(signal.SIGTERM)
-    assert "interrupting" not in process.communicate(timeout=60)[0] and process.returncode == 0
+    assert "interrupting" not in process.communicate(timeout=PATIENCE_SECONDS)[0] and process.returncode == 0
 
 
 def test_a_kernel_that_dies_fails_the_stage(start: Start) -> None:
     process = start("import os\nos.kill(os.getpid(), 9)", ready="never")
-    assert "ERROR: the notebook's kernel died" in process.communicate(timeout=60)[0] and process.returncode == 1
+    said = process.communicate(timeout=PATIENCE_SECONDS)[0]
+    assert "ERROR: the notebook's kernel died" in said and process.returncode == 1
 
 
 def test_a_wrong_parameter_is_told_in_one_line_before_any_cell_runs(start: Start, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("batch: 32", "batch: -3"))
     process = start(WORKS)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=PATIENCE_SECONDS)[0]
     assert process.returncode == 1 and not (tmp_path / "out.ipynb").exists()
     assert said.startswith("ERROR: params.yaml: `train.batch` is -3") and said.count("\n") == 1, said

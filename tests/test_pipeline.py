@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +59,12 @@ def make_copy(folder: Path) -> Path:
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-qm", "copy")
     return folder
+
+
+def branch(finished: Path, folder: Path) -> Path:
+    """A copy of a finished repository, without what long stages would resume from."""
+    return Path(shutil.copytree(finished, folder / "copy", symlinks=True,
+                                ignore=shutil.ignore_patterns("scratch", "remote")))
 
 
 def hashes(copy: Path) -> dict[str, str]:
@@ -117,8 +122,7 @@ def test_the_local_remote_works_out_of_the_box(finished: Path) -> None:
 
 
 def test_nbval_runs_every_notebook(finished: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(finished, copy, symlinks=True, ignore=shutil.ignore_patterns("cache", "scratch", "remote"))
+    copy = branch(finished, tmp_path)
     # What JupyterLab's user has: the same parameters in the cells as in params.yaml.
     for report in (copy / "data/reports").glob("[1-5]_*.ipynb"):
         cells = json.loads(report.read_text())
@@ -177,8 +181,8 @@ def test_a_killed_repro_continues_to_the_same_bytes(tmp_path: Path, finished: Pa
     assert {name: hashes(copy)[name] for name in data} == {name: hashes(finished)[name] for name in data}
 
 
-def test_ctrl_c_in_a_repro_saves_the_training_which_then_continues(tmp_path: Path) -> None:
-    copy = make_copy(tmp_path)
+def test_ctrl_c_in_a_repro_saves_the_training_which_then_continues(tmp_path: Path, finished: Path) -> None:
+    copy = branch(finished, tmp_path)
     change(copy, {"train": {"epochs": 12.0, "checkpoint_steps": 1000}})
     process = start_when(copy, lambda: any("loss" in path.read_text() and path.read_text().count("\n") > 1
                                            for path in copy.glob("scratch/train/*/training.csv")))
@@ -192,8 +196,8 @@ def test_ctrl_c_in_a_repro_saves_the_training_which_then_continues(tmp_path: Pat
     assert f"resumed after step {stopped[1]}" in (copy / "data/reports/4_train.ipynb").read_text()
 
 
-def test_a_stage_whose_dvc_was_killed_is_named_and_ends_with_its_papermill(tmp_path: Path) -> None:
-    copy = make_copy(tmp_path)
+def test_a_stage_whose_dvc_was_killed_is_named_and_ends_with_its_papermill(tmp_path: Path, finished: Path) -> None:
+    copy = branch(finished, tmp_path)
     change(copy, {"download": {"rate_per_host": 2.0}})
     process = subprocess.Popen(["dvc", "repro", "download"], cwd=copy, env=environment(), stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)
@@ -207,8 +211,7 @@ def test_a_stage_whose_dvc_was_killed_is_named_and_ends_with_its_papermill(tmp_p
     [papermill] = [pid for pid, arguments in processes_in(copy).items() if "-m mlimages.execute" in arguments
                    and "PYTHONPATH" not in arguments]
     os.kill(papermill, signal.SIGKILL)
-    time.sleep(5)
-    assert processes_in(copy) == {}
+    wait_for(lambda: not processes_in(copy), PATIENCE_SECONDS)
 
 
 def test_a_notebook_that_exits_early_is_no_finished_stage(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from mlimages.params import Machine, Params, load
 ROOT = Path(__file__).parents[2]
 SYSTEM = {"health_check_period_ms": 500}  # a dead node is known after five checks
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 480.0
 
 
 class Nodes:

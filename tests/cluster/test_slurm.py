@@ -48,7 +48,7 @@ def end(command, kill=False):
                 lambda *said: heard.put(said))
 
     def hear(kind):
-        while (said := heard.get(timeout=60))[0] != kind:
+        while (said := heard.get(timeout=480))[0] != kind:
             pass
         return said[1]
 
@@ -82,8 +82,9 @@ def test_a_batch_script_runs_on_two_nodes_and_no_daemon_outlives_it(tmp_path: Pa
     assert code == 3
     assert sorted(said.split("\n")) == ["", "0 node1", "1 node2"]
     configuration = str(tmp_path / "slurm/slurm.conf")
-    assert not any(configuration in process.environ().values() for process in psutil.process_iter()
-                   if process.name() in ("munged", "slurmctld", "slurmd"))
+    assert not any(configuration in (process.info["environ"] or {}).values()
+                   for process in psutil.process_iter(["name", "environ"])
+                   if process.info["name"] in ("munged", "slurmctld", "slurmd"))
 
 
 def test_steps_end_with_codes_like_processes_of_this_machine_and_are_then_beyond_signals(tmp_path: Path) -> None:
@@ -133,10 +134,10 @@ class Job:
 
     def kill(self, node: str) -> None:
         """The worker on a node, which looks from here like one on this machine."""
-        [worker] = [process for process in psutil.process_iter(["cmdline"])
+        here = {"SLURM_CONF": variables(self.slurm)["SLURM_CONF"], "SLURMD_NODENAME": node}
+        [worker] = [process for process in psutil.process_iter(["cmdline", "environ"])
                     if (process.info["cmdline"] or [])[1:] == COMMAND[1:]
-                    and process.environ().get("SLURM_CONF") == variables(self.slurm)["SLURM_CONF"]
-                    and process.environ()["SLURMD_NODENAME"] == node]
+                    and here.items() <= (process.info["environ"] or {}).items()]
         worker.kill()
 
     def strike(self, *command: str, after: int) -> int:

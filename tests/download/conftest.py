@@ -98,12 +98,12 @@ def started(params: Download, machine: Machine, lists: Path, out: Path) -> Itera
         yield process
     finally:
         process.send_signal(signal.SIGKILL)
-        assert process.wait(20) == -signal.SIGKILL
+        assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
 
 
 def straight(params: Download, machine: Machine, lists: Path, tmp_path: Path) -> bytes:
     """The manifest of an undisturbed download."""
-    one = dataclasses.replace(machine, scratch=str(tmp_path / "straight"))
+    one = dataclasses.replace(machine, scratch=str(tmp_path / "straight"), workers=1)
     return (download(params, one, lists=lists, out=tmp_path / "undisturbed") / MANIFEST).read_bytes()
 
 

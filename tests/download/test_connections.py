@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.conftest import PATIENCE_SECONDS, ScriptedServer
+from tests.conftest import ScriptedServer
 from tests.download.conftest import MakeFetcher
 
 from mlimages.download.ledger import Reason
@@ -55,6 +55,6 @@ def test_a_host_that_takes_no_connection_is_left_after_the_timeout(fetcher: Make
         begun = time.monotonic()
         made = fetcher(attempts=1, timeout_seconds=0.3, also={"full.example:80": f"127.0.0.1:{full.getsockname()[1]}"})
         assert made.fetch("http://full.example/a.jpg") == (Reason.TIMEOUT, 0, 1, None)
-        assert time.monotonic() - begun < PATIENCE_SECONDS
+        assert time.monotonic() - begun < 60, "Linux itself gives up after two minutes"
         for one in waiting:
             one.close()

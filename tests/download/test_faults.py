@@ -48,8 +48,14 @@ Image.open = open
 """
 
 
-def gone(processes: list[psutil.Process], seconds: float = 5.0) -> bool:
-    return not psutil.wait_procs(processes, seconds)[1]
+@pytest.fixture
+def here(here: Machine) -> Machine:
+    """With workers of which one may be struck while another works."""
+    return dataclasses.replace(here, workers=2)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not psutil.wait_procs(processes, PATIENCE_SECONDS)[1]
 
 
 def settled(tmp_path: Path, *shards: str) -> int:
@@ -155,6 +161,7 @@ def test_a_signal_ends_all_processes_and_the_same_command_goes_on(
 @pytest.mark.parametrize("fault", ["rename:signal=KILL", "fsync:signal=KILL", "write:signal=KILL"])
 def test_a_kill_at_any_call_loses_nothing_finished(quick: Download, here: Machine, server: ScriptedServer,
                                                    lists_of: Lists, jpeg: bytes, tmp_path: Path, fault: str) -> None:
+    here = dataclasses.replace(here, workers=1)
     urls = URLS[:12]
     serve(server, urls + VAL, jpeg)
     lists = lists_of(urls, VAL)

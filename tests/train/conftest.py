@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.faults import LEAN
 from tests.train.outcomes import Trained
 
 import mlimages
@@ -104,7 +105,7 @@ def small_python() -> Callable[..., list[str]]:
     def command(program: str, *arguments: str) -> list[str]:
         source = Path(str(mlimages.__file__)).parents[1]
         path = os.pathsep.join([str(source), *filter(None, [os.environ.get("PYTHONPATH")])])
-        return ["env", f"PYTHONPATH={path}", sys.executable, "-c", program, *arguments]
+        return ["env", f"PYTHONPATH={path}", sys.executable, "-c", LEAN + program, *arguments]
 
     return command
 

@@ -14,7 +14,7 @@ from tests.train.outcomes import free_addresses
 
 from mlimages.train.launch.tf_config import Cluster
 
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 600.0
 
 TRAINS = """
 import json, os, sys
@@ -48,6 +48,17 @@ def come():
 def step(*numbers):
     for number in numbers:
         tell(entered=number)
+
+# A supervisor has received all that a worker sent before a line in the worker's log.
+def logged(index, line):
+    path = work / "workers" / f"worker-{index}.log"
+    return path.read_text().count(f"] {line}\\n") if path.exists() else 0
+
+def meet():
+    ready = logged(task["index"], "ready") + 1  # those before it are of earlier starts
+    print("ready", flush=True)
+    while not all(logged(index, "ready") >= ready for index in range(len(sys.argv) - 1)):
+        time.sleep(0.02)
 
 def sleep():
     time.sleep(60)

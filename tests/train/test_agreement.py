@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import PATIENCE_SECONDS
 from tests.train.outcomes import as_json, free_addresses
 
 from mlimages.errors import UserError
@@ -50,7 +51,7 @@ from mlimages.train.launch.tf_config import Cluster, hold
 
 addresses, facts = json.loads(sys.argv[1])
 try:
-    agree(Cluster(addresses, 1), facts, hold(0, "a worker"), 60.0)
+    agree(Cluster(addresses, 1), facts, hold(0, "a worker"), 240.0)
 except UserError as error:
     print(error)
 """
@@ -97,7 +98,7 @@ def own(small_train: Train, machine: Machine, small_tfrecords: Path, tmp_path: P
     return facts(small_train, machine, small_tfrecords, tmp_path)
 
 
-def ask_all(told: list[Facts | None], seconds: float = 5.0) -> list[str]:
+def ask_all(told: list[Facts | None], seconds: float = PATIENCE_SECONDS) -> list[str]:
     """What each worker ends with when all agree with each other, "" for nothing; None stands for one that is away."""
     addresses = free_addresses(len(told))
     ports = [host_port(address)[1] for address in addresses]
@@ -123,9 +124,9 @@ def test_equal_workers_go_on_and_their_ports_are_free_for_tensorflow(own: Facts)
 
 
 def test_a_worker_that_does_not_come_is_named_to_all_others(own: Facts) -> None:
-    said = ask_all([own, None, own], seconds=1.0)
+    said = ask_all([own, None, own], seconds=5.0)
     assert said[0] == said[2] and said[1] == "away"
-    assert "worker 1 (127.0.0.1:" in said[0] and "machine.start_timeout, 1 s" in said[0]
+    assert "worker 1 (127.0.0.1:" in said[0] and "machine.start_timeout, 5 s" in said[0]
 
 
 def test_a_chief_that_does_not_come_is_named(own: Facts) -> None:
@@ -139,7 +140,7 @@ def test_two_processes_that_say_they_are_the_same_worker_are_named_to_all(
     twins = [subprocess.Popen(small_python(ONE, json.dumps([addresses, own])), stdout=subprocess.PIPE, text=True)
              for _ in range(2)]
     with pytest.raises(UserError, match=r"two processes say that they are worker 1: .*TF_CONFIG") as refused:
-        agree(Cluster(addresses, 0), own, hold(host_port(addresses[0])[1], "worker 0"), 60.0)
+        agree(Cluster(addresses, 0), own, hold(host_port(addresses[0])[1], "worker 0"), PATIENCE_SECONDS)
     assert [twin.communicate()[0].strip() for twin in twins] == [str(refused.value)] * 2
     for twin in twins:
         assert f"process {twin.pid} of {socket.gethostname()} at 127.0.0.1" in str(refused.value)
@@ -149,11 +150,11 @@ def test_what_else_connects_to_the_chief_disturbs_nothing(own: Facts) -> None:
     addresses = free_addresses(2)
     held = [hold(host_port(address)[1], "a worker") for address in addresses]
     with ThreadPoolExecutor(1) as pool:
-        chief = pool.submit(agree, Cluster(addresses, 0), own, held[0], 10.0)
+        chief = pool.submit(agree, Cluster(addresses, 0), own, held[0], PATIENCE_SECONDS)
         for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b'{"purpose": "agree", "worker": 7}\n', b"\xff\n"):
             with socket.create_connection(host_port(addresses[0])) as stranger:
                 stranger.sendall(nonsense)
-        agree(Cluster(addresses, 1), own, held[1], 10.0)
+        agree(Cluster(addresses, 1), own, held[1], PATIENCE_SECONDS)
         chief.result()
 
 
@@ -239,5 +240,5 @@ def test_a_worker_ends_when_its_supervisor_does_though_it_waits_for_others(
             pass
         if told:
             print(json.dumps(told), file=worker.stdin, flush=True)
-        worker.communicate(timeout=20)
+        worker.communicate(timeout=PATIENCE_SECONDS)
         assert worker.returncode == 1

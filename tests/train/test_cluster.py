@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tests.train.conftest import LONG_STEPS, write_tfrecords
 from tests.train.outcomes import as_json, assert_close, free_addresses, log
-from tests.train.running import TRAINS, Running, with_tf_config
+from tests.train.running import PATIENCE_SECONDS, TRAINS, Running, with_tf_config
 
 from mlimages.errors import UserError
 from mlimages.params import Machine, Train
@@ -216,7 +216,7 @@ def test_where_tf_config_tells_of_the_workers_all_begin_again_and_a_signal_to_an
     struck = running.step()
     running.wait(2, lambda: running.step() >= struck + 5)
     process.send_signal(signal.SIGTERM)
-    said = [running.finish(), process.communicate(timeout=60)[0]]
+    said = [running.finish(), process.communicate(timeout=PATIENCE_SECONDS)[0]]
     assert re.search(r"worker 1 \(127.0.0.1:\d+\) was killed by SIGKILL (in|after) step \d+; training resumes from "
                      r".*restart 1 of 1", said[0]), said[0]
     assert "resumed after step " in running.log(0) and "resumed after step " in running.log(1)

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import pytest
+from tests.conftest import PATIENCE_SECONDS
 
 from mlimages.errors import UserError
 from mlimages.interrupts import Interrupts
@@ -26,8 +27,8 @@ def shares(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found = []
     for index in launcher.indices:
         launcher.start(index, lambda *said: heard.put(said))
-        found.append(heard.get(timeout=20)[1])
-        assert heard.get(timeout=20) == ("exit", 0)
+        found.append(heard.get(timeout=PATIENCE_SECONDS)[1])
+        assert heard.get(timeout=PATIENCE_SECONDS) == ("exit", 0)
     return found
 
 

@@ -16,18 +16,18 @@ from mlimages.train.loss import ClassBalancedLoss, FocusedLoss, Loss, SigmoidLos
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CASES = ["dev_all", "dev_none", "dev_masked"]
 
-# Costs and gradients of 14 batches, every image twice, on 1, 2 and 4 replicas of a real strategy.
+# Of each case, costs and gradients of 14 batches, every image twice, on 1, 2 and 4 replicas of a real strategy.
 REPLICAS = """
 import sys
+from pathlib import Path
 import numpy as np, tensorflow as tf
 from mlimages.train.loss import ClassBalancedLoss
 from mlimages.train.strategy import sum_over_replicas
 
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0],
                                            [tf.config.LogicalDeviceConfiguration()] * 4)
-reference = np.load(sys.argv[1])
-results = {}
-for replicas in (1, 2, 4):
+
+def run(reference, replicas):
     strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(replicas)],
                                               cross_device_ops=tf.distribute.ReductionToOneDevice())
     with strategy.scope():
@@ -51,8 +51,12 @@ for replicas in (1, 2, 4):
     found = [step(*[strategy.experimental_distribute_values_from_function(
         lambda context, parts=parts: tf.constant(parts[context.replica_id_in_sync_group])) for parts in batch])
         for batch in batches]
-    results[f"cost_{replicas}"], results[f"gradient_{replicas}"] = map(np.array, zip(*found))
-np.savez(sys.argv[2], **results)
+    return {f"cost_{replicas}": np.array([cost for cost, _ in found]),
+            f"gradient_{replicas}": np.array([gradient for _, gradient in found])}
+
+for case in Path(sys.argv[1]).glob("*.npz"):
+    reference = np.load(case)
+    np.savez(Path(sys.argv[2]) / case.name, **run(reference, 1), **run(reference, 2), **run(reference, 4))
 """
 
 
@@ -96,15 +100,22 @@ def draws() -> dict[str, Any]:
     return {"labels": labels, "logits": logits, "thres": 0.7, "neg_select": 0.5, "cost": costs, "grad": gradients}
 
 
-@pytest.mark.parametrize("case", [*CASES, "draws"])
-def test_replicas_share_the_cost_and_the_gradient_of_the_global_batch(
-        case: str, small_python: Callable[..., list[str]], tmp_path: Path) -> None:
-    expected = draws() if case == "draws" else reference(case)
-    np.savez(tmp_path / "expected.npz", **expected)
-    done = subprocess.run(small_python(REPLICAS, str(tmp_path / "expected.npz"), str(tmp_path / "results.npz")),
-                          capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def on_replicas(small_python: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders with the expectation and the results of each case."""
+    given, found = tmp_path_factory.mktemp("given"), tmp_path_factory.mktemp("found")
+    for case, expected in ({case: reference(case) for case in CASES} | {"draws": draws()}).items():
+        np.savez(given / f"{case}.npz", **expected)
+    done = subprocess.run(small_python(REPLICAS, str(given), str(found)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    with np.load(tmp_path / "results.npz") as results:
+    return given, found
+
+
+@pytest.mark.parametrize("case", [*CASES, "draws"])
+def test_replicas_share_the_cost_and_the_gradient_of_the_global_batch(case: str,
+                                                                      on_replicas: tuple[Path, Path]) -> None:
+    given, found = on_replicas
+    with np.load(given / f"{case}.npz") as expected, np.load(found / f"{case}.npz") as results:
         for replicas in (1, 2, 4):
             np.testing.assert_allclose(results[f"cost_{replicas}"], expected["cost"], rtol=1e-5)
             # Every image comes twice, so that four replicas can share: half the gradient each.

@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from mlimages.params import Machine, Train
 from mlimages.train.launch.tf_config import Cluster
 from mlimages.train.launch.worker import LEFT_ALONE, STOPPED
 
-# One of the processes; its workers play ACTOR.
+# One of the processes; its workers play ACTOR. It begins when it takes signals.
 PROGRAM = """
 import json, sys
 from pathlib import Path
 from mlimages.errors import UserError
+from mlimages.interrupts import Interrupts
 from mlimages.params import Machine, Train
 from mlimages.train.launch import on_tf_config, supervisor
 from mlimages.train.launch.tf_config import read_environment
@@ -36,15 +37,26 @@ params, machine, work, actor, parts = json.loads(sys.argv[1])
 on_tf_config.COMMAND = [sys.executable, "-u", "-c", actor, *parts]
 on_tf_config.SILENT_SECONDS = 5.0
 supervisor.GRACE_SECONDS = 4.0
+enter, welcome = Interrupts.__enter__, on_tf_config.OnTfConfig._welcome
+
+def begin(interrupts):
+    enter(interrupts)
+    print("begins", flush=True)
+    return interrupts
+
+def take(launcher, caller):
+    welcome(launcher, caller)
+    print(f"takes worker {caller.worker}", flush=True)
+
+Interrupts.__enter__, on_tf_config.OnTfConfig._welcome = begin, take
 run = on_tf_config.serve if read_environment().own else supervisor.supervise
-print("begins", flush=True)
 try:
     run(Train(**params), Machine(**machine), tfrecords=Path(work), work=Path(work))
     print("ended well")
 except UserError as error:
     print(f"UserError: {error}")
 """
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 240.0
 ALONE = f"sys.exit({LEFT_ALONE})"
 WAITS = "time.sleep(600)"
 
@@ -80,7 +92,7 @@ def start(small_train: Train, small_machine: Callable[..., Machine], small_pytho
 
     def build(index: int, *parts: str, **changes: Any) -> Host:
         machine = dataclasses.replace(small_machine(tmp_path), **{
-            "launcher": "environment", "max_restarts": 0, "start_timeout": 20.0, **changes})
+            "launcher": "environment", "max_restarts": 0, "start_timeout": 60.0, **changes})
         arguments = json.dumps([dataclasses.asdict(small_train), dataclasses.asdict(machine), str(tmp_path), ACTOR,
                                 parts])
         hosts.append(Host(small_python(PROGRAM, arguments), Cluster(addresses[:len(parts)], index),
@@ -94,8 +106,8 @@ def start(small_train: Train, small_machine: Callable[..., Machine], small_pytho
 
 
 def both(start: Callable[..., Host], chief: str, other: str, **changes: Any) -> tuple[str, str]:
-    """What the two say whose workers play these parts."""
-    parts = [f"come(); step(1, 2); {part}" for part in (chief, other)]
+    """What the two say whose workers play these parts, once the chief's process knows that both are in step 2."""
+    parts = [f"come(); step(1, 2); meet(); {part}" for part in (chief, other)]
     hosts = [start(index, *parts, **changes) for index in range(2)]
     return hosts[0].said(), hosts[1].said()
 
@@ -104,7 +116,8 @@ def test_the_chief_has_all_logs_and_each_process_shows_what_its_own_worker_says(
                                                                                tmp_path: Path) -> None:
     quiet = "time.sleep(6); tell(trained=True)"  # longer than a lost process is waited for
     chief, other = both(start, quiet, quiet)
-    assert "plan of 0\nplan of 1\n" in chief and "worker 0 acts" in chief and "worker 1 acts" not in chief
+    assert sorted(re.findall("^plan of .*$", chief, re.M)) == ["plan of 0", "plan of 1"]
+    assert "worker 0 acts" in chief and "worker 1 acts" not in chief
     assert "worker 1 acts" in other and "worker 0 acts" not in other
     assert chief.endswith("\nended well\n") and other.endswith("\nended well\n")
     for index in range(2):
@@ -116,20 +129,31 @@ def test_the_chief_has_all_logs_and_each_process_shows_what_its_own_worker_says(
     (ALONE, "os.kill(os.getpid(), signal.SIGSTOP)", r"worker 1 \(here:2\) was stopped or hung in step 2, while the"),
     ("os.kill(os.getpid(), 9)", ALONE, r"worker 0, the chief \(here:1\) was killed by SIGKILL in step 2"),
     ("os.kill(os.getpid(), signal.SIGSTOP)", ALONE, r"worker 0, the chief \(here:1\) was stopped or hung in step 2"),
-    (WAITS, f"step(3); {WAITS}", r"worker 0, the chief \(here:1\) hung in step 2 for 1 s"),
     (f"tell(stopped='A signal to another worker stopped it'); sys.exit({STOPPED})",
      f"tell(stopped='SIGTERM stopped the training after step 2; more'); sys.exit({STOPPED})",
      r"worker 1 \(here:2\) was told to end: SIGTERM stopped the training after step 2"),
 ])
 def test_who_is_to_blame_is_named_to_all_and_all_begin_again(start: Callable[..., Host], tmp_path: Path, chief: str,
                                                              other: str, expected: str) -> None:
-    said = both(start, chief, other, max_restarts=1, step_timeout=1.0)
+    assert_named(expected, both(start, chief, other, max_restarts=1), tmp_path)
+
+
+def test_who_hangs_is_named_to_all_and_all_begin_again(start: Callable[..., Host], tmp_path: Path) -> None:
+    # The chief enters step 2, from when on steps are timed, after the other's step 3 is known.
+    parts = f"come(); step(1); meet(); step(2); {WAITS}", f"come(); step(1, 2, 3); meet(); {WAITS}"
+    hosts = [start(index, *parts, max_restarts=1, step_timeout=1.0) for index in range(2)]
+    assert_named(r"worker 0, the chief \(here:1\) hung in step 2 for 1 s", [host.said() for host in hosts], tmp_path)
+
+
+def assert_named(expected: str, said: Sequence[str], tmp_path: Path) -> None:
+    """Both processes name it, all workers began twice, and none of them is left."""
     for each in said:
         assert re.search(f"^UserError: {expected}.*After 1 restarts this is the end", each, re.M), each
     assert re.search(f"^{expected}.*All workers begin again, restart 1 of 1$", said[0], re.M), said[0]
     assert (tmp_path / "workers/worker-1.log").read_text().count("acts") == 2
-    assert not [process for process in psutil.process_iter(["cmdline"])
-                if ACTOR in (process.info["cmdline"] or []) and process.environ().get("TMP_PATH") == str(tmp_path)]
+    assert not [process for process in psutil.process_iter(["cmdline", "environ"])
+                if ACTOR in (process.info["cmdline"] or [])
+                and (process.info["environ"] or {}).get("TMP_PATH") == str(tmp_path)]
 
 
 def test_what_a_worker_refuses_is_told_to_all(start: Callable[..., Host]) -> None:
@@ -141,13 +165,10 @@ def test_what_a_worker_refuses_is_told_to_all(start: Callable[..., Host]) -> Non
 def test_sigterm_to_one_process_reaches_all_workers_and_ends_all(start: Callable[..., Host], tmp_path: Path,
                                                                  signalled: int) -> None:
     saves = (f"signal.signal(signal.SIGTERM, lambda *_: (tell(stopped='SIGTERM: saved'), os._exit({STOPPED}))); "
-             f"come(); step(1); print('in step 1', flush=True); {WAITS}")
+             f"come(); step(1); meet(); print('all in step 1', flush=True); {WAITS}")
     hosts = [start(index, saves, saves, max_restarts=2) for index in range(2)]
-    # What the chief's process has put into a log it has heard, and all before it.
-    logs = [tmp_path / f"workers/worker-{index}.log" for index in range(2)]
-    while not all(log.exists() and "in step 1" in log.read_text() for log in logs):
-        assert hosts[0].process.poll() is None, hosts[0].said()
-        time.sleep(0.1)
+    for host in hosts:
+        host.said(until="all in step 1")
     hosts[signalled].process.send_signal(signal.SIGTERM)
     assert [host.said().splitlines()[-1] for host in hosts] == ["UserError: SIGTERM: saved"] * 2
 
@@ -185,7 +206,7 @@ def test_a_process_that_was_lost_may_be_started_again_and_all_begin_again(
 
 
 def test_processes_that_do_not_come_are_named_to_all_others(start: Callable[..., Host]) -> None:
-    hosts = [start(index, *["come()"] * 3, start_timeout=8.0) for index in (0, 2)]
+    hosts = [start(index, *["come()"] * 3, start_timeout=12.0) for index in (0, 2)]
     for host in hosts:
         assert "UserError: worker 1 (127.0.0.1:" in host.said() and "did not come, or was not reached" in host.said()
     alone = start(1, "", "", start_timeout=2.0)
@@ -210,13 +231,11 @@ def test_sigterm_ends_a_process_that_waits_for_the_others(start: Callable[..., H
 def test_while_others_are_waited_for_a_signal_to_one_ends_all_and_one_that_died_may_come_again(
         start: Callable[..., Host]) -> None:
     parts = ["come(); step(1); tell(trained=True)"] * 3
-    chief, first = (start(index, *parts, start_timeout=60.0) for index in range(2))
-    first.said(until="begins")
-    time.sleep(1)
+    chief, first = (start(index, *parts, start_timeout=PATIENCE_SECONDS) for index in range(2))
+    chief.said(until="takes worker 1")
     first.process.kill()
-    again = start(1, *parts, start_timeout=60.0)
-    again.said(until="begins")
-    time.sleep(1)
+    again = start(1, *parts, start_timeout=PATIENCE_SECONDS)
+    chief.said(until="(?s)takes worker 1.*takes worker 1")
     assert chief.process.poll() is None, chief.said()
     again.process.send_signal(signal.SIGTERM)
     for host in (chief, again):
@@ -224,9 +243,9 @@ def test_while_others_are_waited_for_a_signal_to_one_ends_all_and_one_that_died_
 
 
 def test_the_time_that_others_took_to_come_is_not_the_workers_own(start: Callable[..., Host]) -> None:
-    late = "time.sleep(3); come(); step(1); tell(trained=True)"
-    chief = start(0, late, late, start_timeout=6.0)
+    late = "time.sleep(8); come(); step(1); tell(trained=True)"
+    chief = start(0, late, late, start_timeout=15.0)
     chief.said(until="begins")
-    time.sleep(4)
-    other = start(1, late, late, start_timeout=6.0)
+    time.sleep(8)
+    other = start(1, late, late, start_timeout=15.0)
     assert chief.said().endswith("ended well\n") and other.said().endswith("ended well\n")

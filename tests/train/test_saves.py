@@ -1,7 +1,6 @@
 """A checkpoint is there whole or not at all; the last ones and the best are kept, and damaged ones passed over."""
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -10,11 +9,10 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
+from tests.faults import FILTER, STRACE, needs_strace, with_fault
 
 from mlimages.errors import UserError
 from mlimages.train.resume import Checkpoints
-
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, to inject faults")
 
 # Saves twice; what is injected kills the second save.
 SAVES = """
@@ -163,20 +161,25 @@ def test_a_disk_that_fails_is_told_and_the_one_before_kept(tmp_path: Path, monke
     assert saved.checkpoints.restore().step == 1
 
 
+@pytest.fixture(scope="module")
+def calls(small_python: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The calls that two saves make."""
+    folder = tmp_path_factory.mktemp("calls")
+    subprocess.run([*STRACE, FILTER, "-e", "trace=rename,fsync", "-o", str(folder / "calls"),
+                    *small_python(SAVES, str(folder / "all"))], capture_output=True, check=True)
+    return (folder / "calls").read_text().splitlines()
+
+
 @needs_strace
 @pytest.mark.slow
 @pytest.mark.parametrize("call", ["rename", "fsync"])
 def test_a_kill_at_any_call_of_a_save_keeps_the_checkpoint_before(
-        small_python: Callable[..., list[str]], tmp_path: Path, call: str) -> None:
-    strace = ["strace", "-f", "-qq", "-e", f"trace={call}"]
-    counted = subprocess.run([*strace, *small_python(SAVES, str(tmp_path / "all"))], capture_output=True, text=True,
-                             check=True)
-    saves = sum(f"{call}(" in line for line in counted.stderr.splitlines()) // 2
+        calls: list[str], small_python: Callable[..., list[str]], tmp_path: Path, call: str) -> None:
+    saves = sum(f"{call}(" in line for line in calls) // 2
     assert saves >= 2
     for nth in (saves + 1, 2 * saves):
         folder = tmp_path / str(nth)
-        killed = subprocess.run([*strace, "-e", f"inject={call}:signal=KILL:when={nth}",
-                                 *small_python(SAVES, str(folder))], capture_output=True, text=True, check=False)
+        killed = with_fault(f"{call}:signal=KILL:when={nth}", small_python(SAVES, str(folder)))
         assert killed.stdout.split() == ["1"], killed.stderr[-2000:]
         saved = Saved(folder)
         # The call happens, then the kill: after the last rename the second checkpoint is whole.
