@@ -1,7 +1,7 @@
 """The demo's image hosts: one real HTTP server on the loopback that draws pictures on request, and misbehaves.
 
 What it does to a picture is a function of the picture's id, so that every run meets the same faults. Its lists name
-three hosts; `Server.connect_to` leads them to the port of the day.
+several hosts; `serving` leads them to the port of the day.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw
 
 from mlimages.demo import world
 
-HOSTS = ("farm1.mlimages.example", "farm2.mlimages.example", "farm3.mlimages.example")
+# Each is a registrable domain of its own: a host that asks to slow down holds up no other one.
+HOSTS = tuple(f"photos.host{number}.example" for number in range(1, 9))
 PATH = re.compile(r"/(\d{2,4})/(n9\d{7}_\d+)\.jpg")
 PLACEHOLDER = "/photo_unavailable.png"
 # Of 1,000 pictures, how many meet which fault; the others are served as they are.

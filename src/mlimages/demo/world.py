@@ -95,15 +95,15 @@ def draw(image_id: str, pixels: int) -> bytes:
     """A JPEG of [pixels, pixels]: a noisy textured ground, the main object, in four of ten a smaller second one."""
     main, second, texture, rng = _compose(image_id)
     side = pixels * SUPERSAMPLING
-    grey = rng.randint(60, 170)
+    grey = rng.randint(55, 190)
     image = Image.new("RGB", (side, side), (grey, grey, grey))
     canvas = ImageDraw.Draw(image)
-    _draw_ground(canvas, texture, side, grey + rng.choice((-40, 40)), rng)
+    _draw_ground(canvas, texture, side, grey + rng.choice((-45, 45)), rng)
     radius = rng.uniform(0.25, 0.35) * side
     place = _places(1, radius, side, rng)[0]
     if second:
         # The farthest of a few places: the main object, drawn over it, must not hide it.
-        small = rng.uniform(0.15, 0.2) * side
+        small = rng.uniform(0.17, 0.22) * side
         spot = max(_places(12, small, side, rng), key=lambda spot: math.dist(spot, place))
         _draw_object(canvas, second, spot, small, rng)
     _draw_object(canvas, main, place, radius, rng)
@@ -127,13 +127,13 @@ def _places(count: int, radius: float, side: int, rng: random.Random) -> list[tu
 
 
 def _shade(rgb: tuple[int, int, int], rng: random.Random) -> tuple[int, int, int]:
-    factor = rng.uniform(0.8, 1.1)
+    factor = rng.uniform(0.65, 1.15)
     red, green, blue = (min(255, int(channel * factor)) for channel in rgb)
     return red, green, blue
 
 
 def _draw_ground(canvas: ImageDraw.ImageDraw, texture: str, side: int, tone: int, rng: random.Random) -> None:
-    step = rng.randint(side // 10, side // 6)
+    step = rng.randint(side // 8, side // 5)
     fill = (tone, tone, tone)
     if texture == "striped":
         slope = rng.choice((-side, 0, side))
