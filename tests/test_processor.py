@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from tests.faults import python, run
 
-from mlimages.processor import ONEDNN, has_avx2, switch_onednn_on
+from mlimages.processor import ONEDNN, flags, onednn_has_avx512, switch_onednn_on
 
 ZEN_3 = "processor\t: 0\nmodel name\t: AMD EPYC 7B13\nflags\t\t: fpu sse4_2 avx f16c avx2 bmi2 fma\n"
+ZEN_5 = "processor\t: 0\nmodel name\t: AMD EPYC 9755\nflags\t\t: fpu sse4_2 avx avx2 fma avx512f avx512_vnni\n"
 SANDY_BRIDGE = "processor\t: 0\nmodel name\t: Intel Xeon E5-2670\nflags\t\t: fpu sse4_2 avx aes\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes\n"
 
@@ -27,6 +28,16 @@ def test_a_processor_with_avx2_computes_with_onednn(tmp_path: Path, cpuinfo: str
     assert environment.get(ONEDNN) == expected
 
 
+@pytest.mark.parametrize(("cpuinfo", "most", "expected"), [
+    (ZEN_5, None, True), (ZEN_5, "AVX512_CORE", True), (ZEN_5, "avx2", False), (ZEN_5, "AVX2_VNNI", False),
+    (ZEN_5, "SSE41", False), (ZEN_3, None, False), (ZEN_3, "AVX512_CORE", False)])
+def test_onednn_has_avx512_where_the_processor_has_it_and_the_user_does_not_lower_it(
+        tmp_path: Path, cpuinfo: str, most: str | None, expected: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    environment = {} if most is None else {"ONEDNN_MAX_CPU_ISA": most}
+    assert onednn_has_avx512(environment, tmp_path / "cpuinfo") == expected
+
+
 def test_without_a_cpuinfo_tensorflow_decides(tmp_path: Path) -> None:
     environment: dict[str, str] = {}
     switch_onednn_on(environment, tmp_path / "absent")
@@ -41,7 +52,7 @@ def test_what_the_user_set_stays(tmp_path: Path, choice: str) -> None:
     assert environment == {ONEDNN: choice}
 
 
-@pytest.mark.skipif(not has_avx2(), reason="this processor has no AVX2, so TensorFlow decides")
+@pytest.mark.skipif("avx2" not in flags(), reason="this processor has no AVX2, so TensorFlow decides")
 @pytest.mark.parametrize(("choice", "printed"), [(None, "1 True"), ("0", "0 False")])
 def test_a_process_that_computes_has_it_before_tensorflow_is_imported(
         monkeypatch: pytest.MonkeyPatch, choice: str | None, printed: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether TensorFlow computes with oneDNN, which depends on the processor.
+"""What depends on the processor: whether TensorFlow computes with oneDNN, and with which instructions.
 
 TensorFlow 2.21 switches oneDNN on by itself only for processors with AVX-512 VNNI, BF16 or AMX. With AVX2 alone its
 other kernels, Eigen's, take nearly twice the time for a training step (docs/benchmarks.md).
@@ -6,6 +6,7 @@ other kernels, Eigen's, take nearly twice the time for a training step (docs/ben
 
 import os
 import re
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow reads it when it is imported
@@ -13,24 +14,30 @@ CPUINFO = Path("/proc/cpuinfo")
 CPUINFO_BYTES = 16_384  # holds the first processor; a machine may list hundreds
 
 
-def switch_onednn_on(environment: dict[str, str] | os._Environ[str], cpuinfo: Path = CPUINFO) -> None:
+def switch_onednn_on(environment: MutableMapping[str, str], cpuinfo: Path = CPUINFO) -> None:
     """Set TF_ENABLE_ONEDNN_OPTS=1 where the processor has AVX2, unless the variable is set.
 
     Call it before TensorFlow is imported. On other processors, and where Linux' cpuinfo is absent, TensorFlow decides.
     """
-    if ONEDNN not in environment and has_avx2(cpuinfo):
+    if ONEDNN not in environment and "avx2" in flags(cpuinfo):
         environment[ONEDNN] = "1"
 
 
-def has_avx2(cpuinfo: Path = CPUINFO) -> bool:
-    """Whether the first processor in Linux' cpuinfo has AVX2; False where there is no such file."""
+def flags(cpuinfo: Path = CPUINFO) -> set[str]:
+    """What the first processor in Linux' cpuinfo can do, such as avx2; empty where there is no such file."""
     try:
         with cpuinfo.open(encoding="utf-8", errors="replace") as file:
             listed = file.read(CPUINFO_BYTES)
     except OSError:
-        return False
-    flags = re.search(r"^flags\s*:(.*)$", listed, re.MULTILINE)
-    return flags is not None and "avx2" in flags[1].split()
+        return set()
+    found = re.search(r"^flags\s*:(.*)$", listed, re.MULTILINE)
+    return set(found[1].split()) if found else set()
+
+
+def onednn_has_avx512(environment: Mapping[str, str] = os.environ, cpuinfo: Path = CPUINFO) -> bool:
+    """Whether oneDNN uses AVX-512: the processor has it, and ONEDNN_MAX_CPU_ISA does not name something less."""
+    most = environment.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    return "avx512f" in flags(cpuinfo) and not most.startswith(("SSE", "AVX2")) and most != "AVX"
 
 
 def onednn_choice() -> str:

@@ -81,8 +81,14 @@ def test_outside_training_and_while_it_is_frozen_batch_norm_keeps_its_statistics
 
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("strides", [1, 2])
-def test_a_convolution_gives_and_learns_what_the_stock_layer_does(kernel: int, strides: int) -> None:
-    """On CPUs it is a product of matrices for kernels of one pixel, as is looked for in what TensorFlow is to run."""
+@pytest.mark.parametrize("avx512", [False, True])
+def test_a_convolution_gives_and_learns_what_the_stock_layer_does(monkeypatch: pytest.MonkeyPatch, kernel: int,
+                                                                  strides: int, avx512: bool) -> None:
+    """On CPUs it is a product of matrices for kernels of one pixel, as is looked for in what TensorFlow is to run.
+
+    With AVX-512 the kernel's gradient is a product, too.
+    """
+    monkeypatch.setattr("mlimages.train.convolution.onednn_has_avx512", lambda: avx512)
     rng = np.random.default_rng(3)
     weights, images = rng.normal(size=(kernel, kernel, 6, 4)), rng.normal(size=(2, 5, 7, 6)).astype(np.float32)
     found = []
@@ -96,10 +102,18 @@ def test_a_convolution_gives_and_learns_what_the_stock_layer_does(kernel: int, s
             outputs = layer(given)
             cost = tf.reduce_sum(outputs**2)
         found.append([outputs, *tape.gradient(cost, [given, layer.kernel.value])])
+
+    def slopes(given: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            cost = tf.reduce_sum(layer(given))
+        return tape.gradient(cost, layer.kernel.value)
+
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-4)
-    graph = tf.function(layer).get_concrete_function(tf.TensorSpec([None, None, None, 6])).graph
-    assert ("MatMul" in {node.type for node in graph.get_operations()}) == (kernel == 1)
+    run = [{node.type for node in tf.function(what).get_concrete_function(
+        tf.TensorSpec([None, None, None, 6])).graph.get_operations()} for what in (layer, slopes)]
+    assert ("MatMul" in run[0]) == (kernel == 1)
+    assert ("Conv2DBackpropFilter" in run[1]) == (kernel > 1 or not avx512)
 
 
 def test_a_depth_without_a_name_is_refused() -> None:

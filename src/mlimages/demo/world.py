@@ -92,18 +92,18 @@ def labels_of(image_id: str) -> dict[int, float]:
 
 
 def draw(image_id: str, pixels: int) -> bytes:
-    """A JPEG of [pixels, pixels]: a noisy textured ground, the main object, in four of ten a smaller second one."""
+    """A JPEG of [pixels, pixels]: a noisy textured ground, the main object, in three of ten a smaller second one."""
     main, second, texture, rng = _compose(image_id)
     side = pixels * SUPERSAMPLING
     grey = rng.randint(55, 190)
     image = Image.new("RGB", (side, side), (grey, grey, grey))
     canvas = ImageDraw.Draw(image)
     _draw_ground(canvas, texture, side, grey + rng.choice((-45, 45)), rng)
-    radius = rng.uniform(0.25, 0.35) * side
+    radius = rng.uniform(0.26, 0.34) * side
     place = _places(1, radius, side, rng)[0]
     if second:
         # The farthest of a few places: the main object, drawn over it, must not hide it.
-        small = rng.uniform(0.17, 0.22) * side
+        small = rng.uniform(0.2, 0.25) * side
         spot = max(_places(12, small, side, rng), key=lambda spot: math.dist(spot, place))
         _draw_object(canvas, second, spot, small, rng)
     _draw_object(canvas, main, place, radius, rng)
@@ -118,7 +118,7 @@ def _compose(image_id: str) -> tuple[str, str, str, random.Random]:
     """The main leaf, the second leaf or "", the texture, and the generator that draws the rest."""
     main = NAME_OF[image_id.partition("_")[0]]
     rng = random.Random(image_id)  # noqa: S311 - it draws pictures
-    second = rng.choices(LEAVES, LEAF_WEIGHTS)[0] if rng.random() < 0.4 else ""
+    second = rng.choices(LEAVES, LEAF_WEIGHTS)[0] if rng.random() < 0.3 else ""
     return main, second, rng.choice(TEXTURES), rng
 
 
