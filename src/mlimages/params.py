@@ -93,7 +93,10 @@ class Download:
 
 @dataclass(frozen=True, config=STRICT)
 class Convert:
-    """The records of a part go into as many shards as it says, or, where that is null, as have `shard_mib` MiB each."""
+    """The records of a part go into as many shards as it says, or, where that is null, as have `shard_mib` MiB each.
+
+    What is written anew is in sRGB; with `to_srgb`, JPEGs of other colour profiles are written anew, too.
+    """
 
     seed: Seed
     imagenet: str | None
@@ -103,6 +106,7 @@ class Convert:
     shard_mib: Annotated[int, Field(ge=1, le=65_536)] | None
     shorter_side: Annotated[int, Field(ge=16, le=8192)] | None
     quality: Annotated[int, Field(ge=1, le=100)]
+    to_srgb: bool
 
     def __post_init__(self) -> None:
         if (None in (self.train_shards, self.val_shards)) == (self.shard_mib is None):
