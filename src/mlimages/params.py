@@ -53,7 +53,8 @@ class Mirror:
     """Where images may also lie: for URLs of `host` ("*": of any), `template` with {url} or {scheme}, {host}, {path}.
 
     With `table`, a CSV file like Open Images' of image ids, also {id} and {subset}, for URLs that it knows; an image
-    from the URL itself must then have the MD5 that the table gives.
+    from the URL itself must then have the MD5 that the table gives. Where the table has a column Rotation, images
+    without an EXIF orientation get theirs from it.
     """
 
     template: Annotated[str, Field(min_length=1)]

@@ -1,6 +1,7 @@
 """JPEGs decoded fast where nothing is wrong with them, and encoded; what their markers say."""
 
 import re
+import struct
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ START, END, SCAN = 0xD8, 0xD9, 0xDA
 # A marker between coded data, where 0 after 255 means that byte, and D0 to D7 begin an interval of it.
 SEGMENT = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 APP0, APP1, ADOBE, APP15, COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
+ORIENTATION = 0x0112  # the EXIF tag
 EXIF, JFIF_BYTES = b"Exif\0\0", 14
 FIRST_WITH_LENGTH = 0xC0  # of the markers; those below stand alone
 LONGEST_SIDE = 65_500  # pixels of a JPEG, as libjpeg has it
@@ -84,6 +86,13 @@ def without_metadata(body: bytes) -> tuple[bytes, bytes]:
             kept.append(body[at:end])
         at = end
     return b"".join([*kept, body[at:]]), exif
+
+
+def with_orientation(body: bytes, turn: int) -> bytes:
+    """A JPEG with an EXIF block before all others that says how to turn it, and else as it was."""
+    block = EXIF + b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, ORIENTATION, 3, 1, turn, 0, 0)
+    at = 4 + int.from_bytes(body[4:6]) if body[3] == APP0 else 2  # JFIF's comes first
+    return body[:at] + bytes([0xFF, APP1]) + struct.pack(">H", len(block) + 2) + block + body[at:]
 
 
 def flawless_jpeg(body: bytes, image: Image.Image, scale: float) -> np.ndarray | None:

@@ -24,6 +24,7 @@ from mlimages.pictures.jpeg import (
     JPEGS,
     LONGEST_SIDE,
     MAX_SCANNED_PIXELS,
+    ORIENTATION,
     draft,
     flawless_jpeg,
     has_end,
@@ -35,7 +36,6 @@ from mlimages.pictures.kinds import FORMATS, kind_of
 from mlimages.pictures.png import Essentials, eight_bits, essentials, lay_key_on_white
 from mlimages.pictures.scaling import smaller
 
-ORIENTATION = 0x0112  # the EXIF tag
 # What Pillow's decoders raise on damaged files: they trust what the files say of themselves.
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError,
                   ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
