@@ -120,6 +120,15 @@ def _sound() -> Iterator[tuple[str, bytes]]:
         yield f"PNG, eXIf {number}", png(chunk(b"eXIf", garbage))
         if garbage:
             yield f"WebP, EXIF {number}", encoded(scene(), "WEBP", exif=garbage)
+    for kind in ("JPEG", "WEBP", "PNG"):
+        yield f"{kind}, ICC garbage", encoded(scene(), kind, icc_profile=b"garbage" * 20)
+    yield "WebP, XMP garbage", encoded(scene(), "WEBP", xmp=b"\xff" * 100)
+    yield "WebP, two frames", encoded(scene(), "WEBP", save_all=True, append_images=[scene().rotate(90)])
+    yield "WebP, lossless and transparent", encoded(scene().convert("RGBA"), "WEBP", lossless=True, icc_profile=b"bad")
+    yield "GIF with a comment", encoded(scene(), "GIF", comment=b"x" * 100_000)
+    yield "GIF without a trailer", encoded(scene(), "GIF")[:-1]
+    yield "GIF, transparent", encoded(scene("P"), "GIF", transparency=3)
+    yield "PNG, turned behind the pixels", png(after=chunk(b"eXIf", exif(6)))
     for turn in range(10):
         yield f"JPEG, turned {turn}", encoded(scene(), exif=exif(turn))
         yield f"PNG, turned {turn}", encoded(scene(), "PNG", exif=exif(turn))

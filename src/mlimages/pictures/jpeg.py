@@ -23,9 +23,9 @@ ORIENTATION = 0x0112  # the EXIF tag
 EXIF, JFIF_BYTES = b"Exif\0\0", 14
 FIRST_WITH_LENGTH = 0xC0  # of the markers; those below stand alone
 LONGEST_SIDE = 65_500  # pixels of a JPEG, as libjpeg has it
-# Pixels times scans that are decoded at most. Encoders write about ten scans, so this is a picture as large as Pillow
-# opens; a file of 200 kB may announce twice as many pixels, in hundreds of scans, which take minutes.
-MAX_SCANNED_PIXELS = 2 * 10**9
+# Pixels times scans that are decoded at most, which takes some 6 s. Encoders write about ten scans, so that this is a
+# progressive picture of 100 megapixels; in 200 kB there is room for five times as much work.
+MAX_SCANNED_PIXELS = 10**9
 
 
 class Head(NamedTuple):
