@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from mlimages.acquire import acquire
-from mlimages.acquire.formats import DICTIONARY, LISTS
+from mlimages.acquire.formats import DICTIONARY, LISTS, PARTS
 from mlimages.params import Acquire, Machine, Params, load
 
 # What nohup, or a shell's background, has told to ignore Ctrl-C would pass that on to every process that a test starts.
@@ -252,7 +252,8 @@ def release(tmp_path: Path) -> Path:
                                      "0\tn00000001\t-1\tthing\n1\tn00000002\t0\tanimal, beast\n2\tn00000003\t1\tcat\n"
                                      "3\tn00000004\t1\tdog, hound\n4\tn00000005\t0\tplant\n")
     for part, origin, name in LISTS:
-        source = f"http://images.example/{part}.jpg" if origin == "openimages" else "n00000003/n00000003_1.JPEG"
+        one = 1 + PARTS.index(part)
+        source = f"http://images.example/{part}.jpg" if origin == "openimages" else f"n00000003/n00000003_{one}.JPEG"
         (folder / name).write_text(f"{source}\t2:0.9\t1:0.8\n")
     return folder
 

@@ -53,7 +53,8 @@ class Mirror:
     """Where images may also lie: for URLs of `host` ("*": of any), `template` with {url} or {scheme}, {host}, {path}.
 
     With `table`, a CSV file like Open Images' of image ids, also {id} and {subset}, for URLs that it knows; an image
-    from the URL itself must then have the MD5 that the table gives.
+    from the URL itself must then have the MD5 that the table gives. Where the table has a column Rotation, images
+    without an EXIF orientation get theirs from it.
     """
 
     template: Annotated[str, Field(min_length=1)]
@@ -93,7 +94,10 @@ class Download:
 
 @dataclass(frozen=True, config=STRICT)
 class Convert:
-    """The records of a part go into as many shards as it says, or, where that is null, as have `shard_mib` MiB each."""
+    """The records of a part go into as many shards as it says, or, where that is null, as have `shard_mib` MiB each.
+
+    What is written anew is in sRGB; with `to_srgb`, JPEGs of other colour profiles are written anew, too.
+    """
 
     seed: Seed
     imagenet: str | None
@@ -103,6 +107,7 @@ class Convert:
     shard_mib: Annotated[int, Field(ge=1, le=65_536)] | None
     shorter_side: Annotated[int, Field(ge=16, le=8192)] | None
     quality: Annotated[int, Field(ge=1, le=100)]
+    to_srgb: bool
 
     def __post_init__(self) -> None:
         if (None in (self.train_shards, self.val_shards)) == (self.shard_mib is None):

@@ -11,8 +11,8 @@ import tensorflow as tf
 from PIL import Image
 from tests.faults import damaged
 
-from mlimages.convert.images import Jpeg, Reason, Undecodable, to_jpeg
-from mlimages.pictures import ORIENTATION
+from mlimages.convert.images import Jpeg, to_jpeg
+from mlimages.pictures.reading import ORIENTATION, Defect, Undecodable
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 QUALITY = 95
@@ -217,18 +217,17 @@ def test_the_quick_look_refuses_exactly_what_a_full_decode_refuses() -> None:
             full = False
         try:
             quick = to_jpeg(body, quality=QUALITY).body != b""
-        except Undecodable as error:
-            # Pillow may know of something else in its head.
-            quick = full and "TensorFlow" not in error.detail
+        except Undecodable:
+            quick = False
         assert quick == full
         verdicts[full] += 1
     assert min(verdicts.values()) > 100
 
 
 @pytest.mark.parametrize(("body", "reason"), [
-    (b"<!DOCTYPE html>", Reason.NOT_IMAGE), (b"", Reason.NOT_IMAGE),
-    (encoded(scene(64, 64), "JPEG")[:-500], Reason.CORRUPT), (encoded(scene(64, 64), "PNG")[:-500], Reason.CORRUPT)])
-def test_the_reason_tells_what_is_no_picture_from_what_is_damaged(body: bytes, reason: Reason) -> None:
+    (b"<!DOCTYPE html>", Defect.NOT_IMAGE), (b"", Defect.NOT_IMAGE),
+    (encoded(scene(64, 64), "JPEG")[:-500], Defect.CORRUPT), (encoded(scene(64, 64), "PNG")[:-500], Defect.CORRUPT)])
+def test_the_reason_tells_what_is_no_picture_from_what_is_damaged(body: bytes, reason: Defect) -> None:
     with pytest.raises(Undecodable) as caught:
         to_jpeg(body, quality=QUALITY)
     assert caught.value.reason is reason
@@ -240,4 +239,4 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
     body[at: at + 4] = (60_000).to_bytes(2) * 2
     with pytest.raises(Undecodable) as caught:
         to_jpeg(bytes(body), quality=QUALITY)
-    assert caught.value.reason is Reason.TOO_MANY_PIXELS
+    assert caught.value.reason is Defect.TOO_MANY_PIXELS

@@ -41,7 +41,7 @@ def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Mach
         "https://images.example/plain.jpg": (Reason.TLS, None),
         "http://dead.example/a.jpg": (Reason.CONNECT, None),
         "http://nowhere.invalid/a.jpg": (Reason.DNS, None),
-        "file:///etc/passwd": (Reason.BAD_URL, None),
+        "http://images.example:22/a.jpg": (Reason.BAD_URL, None),
     }
     # What crashes a decoder, and what a mirror's table tells, have tests of their own.
     assert {reason for reason, _ in fates.values()} == set(Reason) - {Reason.CRASHED, Reason.CHANGED}

@@ -6,17 +6,22 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.conftest import ScriptedServer
 from tests.download.conftest import HOST, VAL, Lists, command, rows_of
 from tests.faults import DISK, needs_unshare, on_small_disk, told
+from tests.pictures.crafted import encoded, exif, scene
 
+from mlimages.convert.images import to_jpeg
 from mlimages.download import download
 from mlimages.download.ledger import Reason
 from mlimages.download.lines import Address
 from mlimages.download.mirrors import COLUMNS, Mirrors
+from mlimages.download.shards import index_shard
 from mlimages.errors import UserError
 from mlimages.params import Download, Machine, Mirror
+from mlimages.pictures.reading import PictureFile
 
 URL = "https://farm1.staticflickr.com/5/a.jpg?x=1"
 
@@ -130,3 +135,52 @@ def test_changed_originals_come_from_the_mirror(quick: Download, here: Machine, 
     out = download(only, here, lists=lists_of(urls, VAL), out=tmp_path / "originals")
     assert [row.reason for row in rows_of(out, "train")] == [Reason.OK, Reason.CHANGED, Reason.CHANGED, Reason.OK,
                                                              Reason.CHANGED]
+
+
+def with_rotations(table: str, *rotations: str) -> None:
+    """Add the column to a table."""
+    lines = Path(table).read_text().splitlines()
+    Path(table).write_text("\n".join(f"{line},{cell}" for line, cell
+                                     in zip(lines, ("Rotation", *rotations), strict=True)))
+
+
+@pytest.mark.parametrize(("rotation", "turn"), [("", 1), ("nan", 1), ("0.0", 1), ("90.0", 8), ("180", 3), ("270.0", 6)])
+def test_a_tables_rotation_is_an_exif_orientation(tmp_path: Path, rotation: str, turn: int) -> None:
+    table = write_table(tmp_path / "images.csv", {URL: ("0a1b", b"")})
+    with_rotations(table, rotation)
+    [found] = Mirrors([Mirror("https://s3.example/{id}.jpg", table=table)], tmp_path).addresses(URL)
+    assert found == Address("https://s3.example/0a1b.jpg", 0, turn=turn)
+
+
+@pytest.mark.parametrize("rotation", ["45.0", "left", "-90"])
+def test_a_rotation_that_is_no_quarter_turn_is_named(tmp_path: Path, rotation: str) -> None:
+    table = write_table(tmp_path / "images.csv", {URL: ("0a1b", b"")})
+    with_rotations(table, rotation)
+    with pytest.raises(UserError, match=f"images.csv, line 2: Rotation is '{rotation}', expected 0, 90, 180, 270 or"):
+        Mirrors([Mirror("{url}", table=table)], tmp_path)
+
+
+@pytest.mark.parametrize("shorter_side", [None, 45])
+def test_the_buckets_copies_are_turned_as_the_table_says(quick: Download, here: Machine, server: ScriptedServer,
+                                                         lists_of: Lists, tmp_path: Path,
+                                                         shorter_side: int | None) -> None:
+    """Degrees are counterclockwise. An EXIF orientation of the copy's own goes before; a PNG becomes a JPEG."""
+    upright, rotations = scene(), ["90.0", "180.0", "270.0", "90.0", "90.0", ""]
+    lying = [upright.rotate(-float(degrees or 0), expand=True) for degrees in rotations]
+    bodies = [encoded(image, quality=95) for image in lying]
+    bodies[3], bodies[4] = encoded(lying[3], quality=95, exif=exif(8)), encoded(lying[4], "PNG")
+    urls = [f"{HOST}/{number}.jpg" for number in range(len(bodies))]
+    table = write_table(tmp_path / "images.csv", {url: (f"id{number}", b"") for number, url in enumerate(urls)})
+    with_rotations(table, *rotations)
+    for number, body in enumerate(bodies):
+        server.on(f"/bucket/id{number}.jpg", body=body)
+    server.on("/val.jpg", body=bodies[0])
+    params = dataclasses.replace(quick, images_per_shard=10, shorter_side=shorter_side, mirrors=[
+        Mirror("{url}", table=table), Mirror(f"{HOST}/bucket/{{id}}.jpg", table=table)])
+    out = download(params, here, lists=lists_of(urls, VAL), out=tmp_path / "images")
+    assert [(row.reason, row.mirror) for row in rows_of(out, "train")] == [(Reason.OK, 1)] * len(bodies)
+    for member in index_shard(out / "train" / "00000.tar"):
+        jpeg = to_jpeg(member.read(), quality=95)
+        expected = np.asarray(upright.resize((jpeg.width, jpeg.height))).astype(int)
+        assert (jpeg.width, jpeg.height) == ((60, 45) if shorter_side else upright.size)
+        assert np.abs(PictureFile(jpeg.body).pixels(1.0) - expected).mean() < 6

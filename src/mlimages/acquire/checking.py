@@ -26,15 +26,17 @@ class ListCheck:
         self._selection = selection
         self._parser = LineParser(one.origin, classes)
 
-    def write(self, target: Path, params: Acquire, machine: Machine) -> Iterator[Refusal]:
-        """Write `target`, yielding the lines that are refused as (list, line, reason).
+    def write(self, target: Path, sources: Path, params: Acquire, machine: Machine) -> Iterator[Refusal]:
+        """Write `target`, and its sources' digests to `sources`, yielding the refused lines as (list, line, reason).
 
-        Raises UserError when more than `malformed_fraction` of the lines have been refused.
+        Blank lines are skipped. Raises UserError when more than `malformed_fraction` of the others have been refused,
+        and where there are no others.
         """
         with Digests(target.parent) as digests:
             with atomic(target) as file:
                 yield from self._first_pass(file, digests, params, machine)
             self.statistics.settle()
+            digests.keep(sources)
             if len((repeats := digests.repeats()).lines):
                 self._leave_out(repeats, target)
 
@@ -47,15 +49,23 @@ class ListCheck:
                 if taken == params.limit:
                     break
                 bar.update()
+                if not line:
+                    self._lines -= 1
+                    continue
                 try:
                     entry = self._parser.parse(line, number)
                 except MalformedLine as error:
                     refusal = (self._one.name, number, str(error))
                     first = first or refusal
-                    self._refuse(first, params.malformed_fraction)
+                    self.statistics.malformed += 1
+                    self._check_refused(first, params.malformed_fraction)
                     yield refusal
                 else:
                     taken += self._take(entry, file, digests)
+        if not self._lines:
+            raise UserError(f"{self._path}: the list is empty but for blank lines; expected one image a line")
+        if first:
+            self._check_refused(first, params.malformed_fraction)
 
     def _take(self, entry: Entry, file: BinaryIO, digests: Digests) -> bool:
         """Write and count an entry, completed, if it is selected."""
@@ -71,8 +81,7 @@ class ListCheck:
         file.write(text.encode())
         return True
 
-    def _refuse(self, first: Refusal, allowed: float) -> None:
-        self.statistics.malformed += 1
+    def _check_refused(self, first: Refusal, allowed: float) -> None:
         if self.statistics.malformed > allowed * self._lines or self.statistics.malformed == self._lines:
             _, number, reason = first
             raise UserError(f"{self._path}: at least {self.statistics.malformed} of {self._lines} lines are malformed, "

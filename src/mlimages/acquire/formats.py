@@ -18,15 +18,23 @@ ARCHIVE = "imagenet.tar"
 CLASSES = "classes.csv"
 STATISTICS = "statistics.json"
 REJECTED = "rejected.csv"
+IN_BOTH = "train_and_val.csv"
 
 Part = Literal["train", "val"]
 PARTS: tuple[Part, ...] = ("train", "val")
 Origin = Literal["imagenet", "openimages"]
+ORIGINS: tuple[Origin, ...] = ("imagenet", "openimages")
 
 MAX_LINE_BYTES = 65_536
 IMAGENET_ID = re.compile(r"(n[0-9]{8})/\1_[0-9]+\.JPEG")
+URL = re.compile(r"(?i:https?)://[^/?#]")  # at its start
 # Sources whose bytes need no further look: no white space, no control character, nothing but ASCII.
-PLAIN = {"imagenet": re.compile(IMAGENET_ID.pattern.encode()), "openimages": re.compile(rb"[!-~]+")}
+PLAIN = {"imagenet": re.compile(IMAGENET_ID.pattern.encode()),
+         "openimages": re.compile(rb"(?i:https?)://(?![/?#])[!-~]+")}
+CONTROL = re.compile("[\0-\x08\x0a-\x1f\x7f-\x9f]")  # C0 but the tab, DEL and C1: the same in every version of Unicode
+# float alone would take 0_1, and the digits of all scripts that a version of Unicode knows.
+CONFIDENCE = re.compile(r"[0-9.eE+-]+")
+PAIR = re.compile(r"[0-9]+:[0-9.eE+-]+")
 # With fewer training images than this a class is too rare to learn.
 TRAINABLE_IMAGES = 100
 # Different texts class:confidence that are remembered; the released lists have fewer.
@@ -122,19 +130,19 @@ class LineParser:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise MalformedLine(f"not UTF-8 at byte {error.start}") from None
-        if not text.replace("\t", "").isprintable():
+        if CONTROL.search(text):
             raise MalformedLine("holds a control character")
-        source, *pairs = text.split("\t")
-        if not source.strip() or not pairs:
+        source, *pairs = _fields(text)
+        source = source.strip(" ")
+        if not source or not pairs:
             raise MalformedLine(f"expected an image and its labels separated by tabs, found {text[:80]!r}")
-        if self._origin == "imagenet" and not IMAGENET_ID.fullmatch(source):
-            raise MalformedLine(f"expected an ImageNet id like n04310904/n04310904_8388.JPEG, found {source[:80]!r}")
+        _check_source(source, self._origin)
         # Of a class named twice the greater confidence comes last, and stays.
         labels = dict(sorted([self._parse_pair(pair) for pair in pairs]))
-        return Entry(number, source.strip(), Labels(tuple(labels), tuple(labels.values())))
+        return Entry(number, source, Labels(tuple(labels), tuple(labels.values())))
 
     def _parse_pair(self, pair: str) -> tuple[int, float]:
-        index_text, colon, confidence_text = pair.strip().partition(":")
+        index_text, colon, confidence_text = pair.strip(" ").partition(":")
         if not (index_text.isascii() and index_text.isdigit()) or (colon and not confidence_text):
             raise MalformedLine(f"expected class:confidence, found {pair[:80]!r}")
         if (index := int(index_text.lstrip("0")[:10] or "0")) >= self._classes:
@@ -143,6 +151,38 @@ class LineParser:
             self._pairs.clear()
         known = self._pairs[pair.encode()] = (index, _parse_confidence(confidence_text if colon else "1"))
         return known
+
+
+def _fields(text: str) -> list[str]:
+    """The source and the pairs of a line, separated by tabs, or by spaces where no space can be part of the source."""
+    fields = text.split("\t")
+    words = fields[0].split(" ")
+    pairs = [word for word in words if PAIR.fullmatch(word)]
+    if len(fields) > 1 and not pairs:
+        return fields
+    words = [word for word in words if word]
+    if len(fields) == 1 and len(words) > 1 and pairs == words[1:]:
+        return words
+    if pairs:
+        raise MalformedLine(f"its labels are separated by spaces, and what belongs to the image's name is not clear: "
+                            f"separate all fields by tabs; found {text[:80]!r}")
+    return fields
+
+
+def _check_source(source: str, origin: Origin) -> None:
+    """MalformedLine, saying what kind of list has such lines, where an image is not named as its origin has it."""
+    is_id, is_url = IMAGENET_ID.fullmatch(source), URL.match(source)
+    if origin == "imagenet" and not is_id:
+        kind = f"; a list of URLs is expected under the name {list_file('train', 'openimages')}" if is_url else ""
+        raise MalformedLine(f"expected an ImageNet id like n04310904/n04310904_8388.JPEG, found {source[:80]!r}{kind}")
+    if origin == "openimages" and not is_url:
+        kind = ""
+        if is_id:
+            kind = f"; a list of ImageNet ids is expected under the name {list_file('train', 'imagenet')}"
+        elif "://" not in source:
+            kind = ("; a list of file names, such as Tencent's train_im_list_tiny.txt, does not say where the images "
+                    "lie: the list of their URLs is train_urls_tiny.txt")
+        raise MalformedLine(f"expected an http or https URL, found {source[:80]!r}{kind}")
 
 
 def format_line(entry: Entry) -> str:
@@ -185,7 +225,7 @@ def read_list(path: Path, origin: Origin, classes: int, first: int = 1, offset: 
 
 def _parse_confidence(text: str) -> float:
     try:
-        value = float(text.replace("_", "?"))  # float alone would take 0_1
+        value = float(text if CONFIDENCE.fullmatch(text) else "?")
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:  # also for NaN

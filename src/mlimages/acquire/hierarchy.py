@@ -52,6 +52,7 @@ class ClassTree:
 def read_tree(path: Path) -> ClassTree:
     """Read and check a dictionary: a header, consecutive indices, unique WordNet ids, parents that exist, no cycle.
 
+    Blank lines are skipped.
     Raises UserError with file, line, and what was expected.
     """
     if not path.is_file():
@@ -61,9 +62,10 @@ def read_tree(path: Path) -> ClassTree:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}") from None
-    for number, line in enumerate(text.rstrip("\n").split("\n") if text else [], start=1):
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    for place, (number, line) in enumerate(lines):
         fields = line.rstrip("\r\n").split("\t")
-        if number == 1 and not fields[0].strip().isdigit():
+        if place == 0 and not fields[0].strip().isdigit():
             continue
         rows.append(_parse_row(path, number, fields, len(rows)))
     if not rows:
@@ -75,6 +77,8 @@ def read_tree(path: Path) -> ClassTree:
 
 def _parse_row(path: Path, number: int, fields: list[str], expected: int) -> tuple[str, int, str]:
     try:
+        if len(fields) != 4:
+            raise ValueError(f"found {len(fields)} of these 4 fields")
         index, wnid, parent, names = fields
         row = (wnid.strip(), int(parent), names.strip())
         if int(index) != expected:

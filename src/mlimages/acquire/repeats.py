@@ -7,6 +7,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from mlimages.publish import atomic
+
 CHUNK = 2**20
 
 
@@ -36,9 +38,15 @@ class Digests:
         self._sources.write(source)
         self._labels.write(labels)
 
+    def keep(self, path: Path) -> None:
+        """Write the sources' digests to a file, in the order of the lines."""
+        with atomic(path) as file:
+            for chunk in chunks(self._sources):
+                file.write(chunk.tobytes())
+
     def repeats(self) -> Repeats:
         """Of the lines added, those whose source an earlier one had."""
-        ordered = np.concatenate([np.empty(0, np.uint64), *_chunks(self._sources)])
+        ordered = np.concatenate([np.empty(0, np.uint64), *chunks(self._sources)])
         ordered.sort()
         twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
         del ordered
@@ -53,14 +61,15 @@ class Digests:
         """The lines that have one of these source digests, with their digests of source and labels."""
         found = [(np.empty(0, np.int64), np.empty(0, np.uint64), np.empty(0, np.uint64))]
         if len(wanted):
-            for number, (sources, labels) in enumerate(zip(_chunks(self._sources), _chunks(self._labels), strict=True)):
+            for number, (sources, labels) in enumerate(zip(chunks(self._sources), chunks(self._labels), strict=True)):
                 places = np.flatnonzero(np.isin(sources, wanted))
                 found.append((number * CHUNK + places, sources[places], labels[places]))
         lines, sources, labels = (np.concatenate(column) for column in zip(*found, strict=True))
         return lines, sources, labels
 
 
-def _chunks(file: BinaryIO) -> Iterator[np.ndarray]:
+def chunks(file: BinaryIO) -> Iterator[np.ndarray]:
+    """The digests in a file, from its start, uint64 [CHUNK at most] at a time."""
     file.seek(0)
     while content := file.read(8 * CHUNK):
         yield np.frombuffer(content, np.uint64)

@@ -4,11 +4,12 @@ import csv
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mlimages import scratch
-from mlimages.acquire import checking, formats, hierarchy, repeats, selection, sources, statistics
+from mlimages.acquire import checking, formats, hierarchy, overlap, repeats, selection, sources, statistics
 from mlimages.acquire.checking import REFUSAL_COLUMNS, ListCheck
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.acquire.selection import Selection
@@ -30,8 +31,8 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
     list, a damaged dictionary, a list of which more than `malformed_fraction` is malformed, and where no image of a
     part is left. Nothing is published then.
     """
-    key = scratch.key(params, code=[THIS, checking, formats, hierarchy, release, repeats, selection, server, sources,
-                                    statistics, world])
+    key = scratch.key(params, code=[THIS, checking, formats, hierarchy, overlap, release, repeats, selection,
+                                    server, sources, statistics, world])
     with scratch.workspace("acquire", machine, key, out) as work:
         raw = sources.collect(params, machine, work)
         surveys = sources.survey_all(raw)
@@ -45,7 +46,14 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
         write_csv(checked / formats.REJECTED, REFUSAL_COLUMNS, _all_refused(work))
         _check_parts(lists, params)
         write_csv(checked / formats.CLASSES, CLASS_COLUMNS, class_rows(tree, lists))
-        write_json(checked / formats.STATISTICS, summarise(tree, lists))
+        shared = _in_train_and_val(work, Selection(params, tree))
+        write_csv(checked / formats.IN_BOTH, overlap.COLUMNS, shared)
+        counts = Counter(name for name, _ in shared)
+        for name, images in counts.items():
+            print(f"WARNING: {images:,} images of {name} are in the training list, too, such as "
+                  f"{next(source for one, source in shared if one == name)}; what is measured on them is no "
+                  f"validation. {out}/{formats.IN_BOTH} names all of them")
+        write_json(checked / formats.STATISTICS, {**summarise(tree, lists), "in_train_and_val": counts})
         for name in [formats.DICTIONARY] + [formats.ARCHIVE] * (params.source == "demo"):
             with (raw / name).open("rb") as source, atomic(checked / name) as copy:
                 shutil.copyfileobj(source, copy)
@@ -67,21 +75,39 @@ def _check_lists(raw: Path, surveys: Mapping[str, Survey], work: Path, tree: Cla
         of = [surveys[name].sha256 for name in (formats.DICTIONARY, one.name) if name in surveys]
         note, target = work / "notes" / f"{one.name}.json", work / "out" / one.name
         known = json.loads(note.read_text()) if note.exists() else {}
-        if known.get("of") == of and target.exists():
+        if known.get("of") == of and target.exists() and _sources(work, one.name).exists():
             lists[one.name] = ListStatistics.restored(one, known["statistics"])
             continue
         note.unlink(missing_ok=True)
         if one.name in surveys:
             check = ListCheck(raw / one.name, surveys[one.name].lines, one, choice, len(tree))
-            write_csv(_refused(work, one.name), REFUSAL_COLUMNS, check.write(target, params, machine))
+            refused = check.write(target, _sources(work, one.name), params, machine)
+            write_csv(_refused(work, one.name), REFUSAL_COLUMNS, refused)
             lists[one.name] = check.statistics
         else:
             write_csv(_refused(work, one.name), REFUSAL_COLUMNS, [])
             target.parent.mkdir(exist_ok=True)
             target.write_bytes(b"")
+            _sources(work, one.name).write_bytes(b"")
             lists[one.name] = ListStatistics(one, len(tree))
         write_json(note, {"of": of, "statistics": lists[one.name].kept()})
     return lists
+
+
+def _in_train_and_val(work: Path, choice: Selection) -> list[tuple[str, str]]:
+    """The images of the validation lists that are in the training list of the same origin: (validation list, source).
+    """
+    found = []
+    for origin in formats.ORIGINS:
+        train, val = (formats.list_file(part, origin) for part in formats.PARTS)
+        digests = overlap.shared_digests(_sources(work, train), _sources(work, val))
+        found += [(val, source) for source in overlap.sources_of(digests, work / "out" / val, choice)]
+    return found
+
+
+def _sources(work: Path, name: str) -> Path:
+    """Where the digests of a list's sources are kept."""
+    return work / "notes" / f"{name}.sources"
 
 
 def _refused(work: Path, name: str) -> Path:

@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlimages import pictures, scratch
+from mlimages import scratch
 from mlimages.acquire import formats
 from mlimages.acquire.formats import DICTIONARY, PARTS, Part
 from mlimages.acquire.hierarchy import read_tree
 from mlimages.convert import imagenet, members, records, report, writing
 from mlimages.convert import images as jpegs
 from mlimages.convert.imagenet import open_archive
-from mlimages.convert.images import Undecodable, to_jpeg
+from mlimages.convert.images import to_jpeg
 from mlimages.convert.members import Table, open_table
 from mlimages.convert.report import Note, summarise
 from mlimages.disk import room
@@ -27,6 +27,8 @@ from mlimages.download.shards import Sample
 from mlimages.engine import map_units
 from mlimages.errors import UserError
 from mlimages.params import Convert, Machine
+from mlimages.pictures import colour, jpeg, kinds, png, reading, scaling
+from mlimages.pictures.reading import Undecodable
 from mlimages.progress import progress
 from mlimages.publish import publish, sha256, verify
 
@@ -65,7 +67,8 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
     downloaded = verify(images, "download")
     archive = open_archive(Path(params.imagenet), machine) if params.imagenet else None
     key = scratch.key(params, inputs=[lists, images], code=[THIS, formats, records, imagenet, members, shards, jpegs,
-                                                            pictures, report, writing])
+                                                            colour, jpeg, kinds, png, reading, scaling, report,
+                                                            writing])
     if archive:
         key = f"{key}-{archive.fingerprint[:8]}"
     with scratch.workspace("convert", machine, key, out) as work:
@@ -180,7 +183,8 @@ def _check_parts(job: Job, units: list[Unit], counts: Mapping[str, int]) -> None
 
 def _record(job: Job, sample: Sample) -> bytes:
     """The serialized record of an image; Undecodable where there can be none."""
-    jpeg = to_jpeg(sample.body, quality=job.params.quality, shorter_side=job.params.shorter_side)
+    picture = to_jpeg(sample.body, quality=job.params.quality, shorter_side=job.params.shorter_side,
+                      to_srgb=job.params.to_srgb)
     if job.params.labels == "dense":
-        return records.serialize_dense(jpeg, sample.labels, filename=sample.url, classes=job.table.classes)
-    return records.serialize(jpeg, sample.labels, filename=sample.url, key=sample.key)
+        return records.serialize_dense(picture, sample.labels, filename=sample.url, classes=job.table.classes)
+    return records.serialize(picture, sample.labels, filename=sample.url, key=sample.key)

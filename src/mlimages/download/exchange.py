@@ -36,7 +36,7 @@ GRACE_SECONDS = 5.0  # before a body is called too slow
 class Get(NamedTuple):
     """Ask for `url` over the connection `slot`, for so many seconds at most; keep a good image in the spool `spool`.
 
-    `md5`: hex digits that the body's must equal, or "".
+    `md5`: hex digits that the body's must equal, or "". `turn`: see lines.Address.
     """
 
     number: int
@@ -45,6 +45,7 @@ class Get(NamedTuple):
     seconds: float
     spool: str
     md5: str = ""
+    turn: int = 1
 
 
 class Answer(NamedTuple):
@@ -112,7 +113,7 @@ class Exchange:
         if digest in self._params.placeholders:
             raise Failure(Reason.PLACEHOLDER, 200)
         picture = check_image(body, max_pixels=self._params.max_pixels, shorter_side=self._params.shorter_side,
-                              quality=self._params.quality)
+                              quality=self._params.quality, turn=task.turn)
         if picture.body is not body:
             digest = hashlib.sha256(picture.body).hexdigest()
             if digest in self._params.placeholders:  # by the hash that stands in the ledger

@@ -27,7 +27,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large", "more bytes than download.max_bytes, as sent or as decoded"
     NOT_IMAGE = "not_image", "no JPEG, PNG, GIF or WebP, whatever its name or type says"
     PLACEHOLDER = "placeholder", "the host's picture for a photo that is gone"
-    TOO_MANY_PIXELS = "too_many_pixels", "more than download.max_pixels, or than a JPEG has on a side"
+    TOO_MANY_PIXELS = "too_many_pixels", "more than download.max_pixels, than a JPEG has on a side, or too many scans"
     CORRUPT = "corrupt", "an image that does not decode to its end"
     CRASHED = "crashed", "the decoder crashed or hung on it, twice"
     CHANGED = "changed", "the bytes are not those whose MD5 a mirror's table gives"

@@ -20,11 +20,15 @@ class Shard(NamedTuple):
 
 
 class Address(NamedTuple):
-    """Where a line's image may lie; `mirror` is the place of its rule in download.mirrors, `md5` may be ""."""
+    """Where a line's image may lie; `mirror` is the place of its rule in download.mirrors, `md5` may be "".
+
+    `turn` is the EXIF orientation of an image there that has none of its own.
+    """
 
     url: str
     mirror: int
     md5: str = ""
+    turn: int = 1
 
 
 class Line:

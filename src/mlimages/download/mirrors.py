@@ -18,6 +18,8 @@ from mlimages.params import Mirror
 from mlimages.publish import sha256, take_name
 
 COLUMNS = ("OriginalURL", "ImageID", "Subset", "OriginalMD5")
+ROTATION = "Rotation"  # a column that a table may have: by how many degrees to turn an image, counterclockwise
+TURNS = {0: 1, 90: 8, 180: 3, 270: 6}  # the EXIF orientations that say the same
 
 
 def readable_tables(mirrors: Iterable[Mirror]) -> list[str]:
@@ -42,14 +44,14 @@ class Mirrors:
             names = _names(url)
             if names is None or mirror.host not in ("*", names["host"]):
                 continue
-            md5 = ""
+            md5, turn = "", 1
             if table:
                 row = table.find(url)
                 if row is None:
                     continue
-                names["id"], names["subset"], md5 = row
+                names["id"], names["subset"], md5, turn = row
             address = mirror.template.format(**names)
-            found.setdefault(address, Address(address, number, md5 if address == url else ""))
+            found.setdefault(address, Address(address, number, md5 if address == url else "", turn))
         return list(found.values()) or [Address(url, 0)]
 
 
@@ -64,11 +66,11 @@ def _names(url: str) -> dict[str, str] | None:
 
 
 class _Table:
-    """Image ids, subsets and MD5s by URL, from a CSV file like Open Images' of image ids, as an index on disk."""
+    """Ids, subsets, MD5s and turns of images by URL, from a CSV file like Open Images', as an index on disk."""
 
     def __init__(self, path: Path, folder: Path) -> None:
         with _reading(path):
-            index = folder / f"{sha256(path)[:16]}.sqlite"
+            index = folder / f"{sha256(path)[:16]}.turned.sqlite"
         if not index.exists():
             partial = index.with_suffix(".partial")
             partial.unlink(missing_ok=True)
@@ -77,9 +79,10 @@ class _Table:
                 take_name(partial, index)
         self._database = sqlite3.connect(f"file:{index}?mode=ro", uri=True)
 
-    def find(self, url: str) -> tuple[str, str, str] | None:
-        """The id, subset and MD5 (hex digits, or "") of a URL's image."""
-        row = self._database.execute("SELECT id, subset, md5 FROM images WHERE url = ?", (_digest(url),)).fetchone()
+    def find(self, url: str) -> tuple[str, str, str, int] | None:
+        """The id, subset, MD5 (hex digits, or "") and EXIF orientation of a URL's image."""
+        select = "SELECT id, subset, md5, turn FROM images WHERE url = ?"
+        row = self._database.execute(select, (_digest(url),)).fetchone()
         return tuple(row) if row else None
 
 
@@ -87,21 +90,26 @@ def _index(path: Path, target: Path) -> None:
     try:
         with contextlib.closing(sqlite3.connect(target)) as database:
             database.execute("PRAGMA journal_mode = OFF")
-            database.execute("CREATE TABLE images (url INTEGER PRIMARY KEY, id TEXT, subset TEXT, md5 TEXT)")
-            database.executemany("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)", _rows(path))
+            database.execute("CREATE TABLE images (url INTEGER PRIMARY KEY, id TEXT, subset TEXT, md5 TEXT, turn INT)")
+            database.executemany("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)", _rows(path))
             database.commit()
     except sqlite3.OperationalError as error:  # of a disk that is full, or fails
         raise OSError(errno.EIO, str(error)) from None
 
 
-def _rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
+def _rows(path: Path) -> Iterator[tuple[int, str, str, str, int]]:
     with _reading(path), path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if not set(COLUMNS) <= set(reader.fieldnames or []):
             raise UserError(f"{path} has the columns {', '.join(reader.fieldnames or [])}; expected a table of "
                             f"images with {', '.join(COLUMNS)} (download.mirrors)")
         for row in reader:
-            yield _digest(row["OriginalURL"]), row["ImageID"], row["Subset"], _hex(row["OriginalMD5"])
+            try:
+                turn = _turn(row.get(ROTATION))
+            except ValueError:
+                raise UserError(f"{path}, line {reader.line_num}: {ROTATION} is {row[ROTATION]!r}, expected "
+                                f"{', '.join(map(str, TURNS))} or nothing (download.mirrors)") from None
+            yield _digest(row["OriginalURL"]), row["ImageID"], row["Subset"], _hex(row["OriginalMD5"]), turn
 
 
 @contextlib.contextmanager
@@ -115,6 +123,15 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _digest(url: str) -> int:
     return int.from_bytes(hashlib.blake2b(url.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def _turn(degrees: str | None) -> int:
+    """The EXIF orientation, 1 where nothing is known; ValueError for other than quarter turns."""
+    if not degrees or degrees.lower() == "nan":
+        return 1
+    if (turn := TURNS.get(float(degrees))) is None:  # type: ignore[call-overload]
+        raise ValueError
+    return turn
 
 
 def _hex(md5: str) -> str:

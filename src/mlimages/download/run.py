@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.request import getproxies
 
-from mlimages import pictures, scratch
+from mlimages import scratch
 from mlimages.acquire import formats
 from mlimages.acquire.formats import PARTS
 from mlimages.cluster import own_address
@@ -24,9 +24,11 @@ from mlimages.download.plan import Plan
 from mlimages.download.shards import ledger_path, shard_path
 from mlimages.errors import UserError
 from mlimages.params import Download, Machine
+from mlimages.pictures import colour, jpeg, kinds, png, reading, scaling
 from mlimages.publish import publish, verify, write_csv, write_json
 
 THIS = sys.modules[__name__]
+PICTURES = (colour, jpeg, kinds, png, reading, scaling)
 
 BYTES_PER_IMAGE = 300_000  # about what a photograph of 1,024 pixels takes, such as Open Images mirrors hold
 BYTES_PER_PIXEL = 0.35  # of a photograph made smaller
@@ -84,8 +86,8 @@ def _key(params: Download, lists: str | Path, source: str) -> str:
     tables = readable_tables(params.mirrors)
     if source == "demo":
         return scratch.key(dataclasses.replace(params, retry=[]), inputs=[lists], files=tables, code=[
-            build, formats, images, ledger, pictures, server, shards, spool, world])
-    made_smaller = [images, pictures] if params.shorter_side else []
+            build, formats, images, ledger, *PICTURES, server, shards, spool, world])
+    made_smaller = [images, *PICTURES] if params.shorter_side else []
     return scratch.key({name: getattr(params, name) for name in DECISIVE}, inputs=[lists],
                        code=[build, ledger, shards, spool, *made_smaller])
 

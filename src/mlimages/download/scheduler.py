@@ -118,7 +118,7 @@ class Scheduler:
         self._in_flight[worker][line.number] = line, host, slot
         self._crew.send(worker, Get(line.number, line.url, (host.domain.name, slot.number),
                                     min(line.seconds_left, self._params.deadline_seconds), line.shard.name,
-                                    line.address.md5))
+                                    line.address.md5, line.address.turn))
 
     def _at(self, moment: float, what: Line | Host | Domain) -> None:
         heapq.heappush(self._timers, (moment, next(self._ticket), what))

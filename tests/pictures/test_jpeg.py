@@ -12,7 +12,10 @@ import tensorflow as tf
 from PIL import Image
 from tests.faults import damaged
 
-from mlimages.pictures import DECODER_ERRORS, FORMATS, ORIENTATION, flawless_jpeg, orientation, smaller
+from mlimages.pictures.jpeg import flawless_jpeg
+from mlimages.pictures.kinds import FORMATS
+from mlimages.pictures.reading import DECODER_ERRORS, ORIENTATION, orientation
+from mlimages.pictures.scaling import smaller
 
 FRAMES = range(0xC0, 0xD0)
 

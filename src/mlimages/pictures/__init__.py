@@ -1,0 +1,1 @@
+"""Pictures of any kind: opened, checked, decoded to upright sRGB pixels, made smaller, and encoded as JPEG."""
