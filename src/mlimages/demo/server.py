@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from mlimages.demo import world
 
 # Each is a registrable domain of its own: a host that asks to slow down holds up no other one.
-HOSTS = tuple(f"photos.host{number}.example" for number in range(1, 9))
+HOSTS = tuple(f"photos.host{number}.example" for number in range(1, 17))
 PATH = re.compile(r"/(\d{2,4})/(n9\d{7}_\d+)\.jpg")
 PLACEHOLDER = "/photo_unavailable.png"
 # Of 1,000 pictures, how many meet which fault; the others are served as they are.
