@@ -1,12 +1,14 @@
-"""The figures of the README's table of training, each beside its rival in the same run.
+"""The training step in docs/benchmarks.md, each figure beside its rival in the same run.
 
     python benchmarks/train.py                                  # on a quiet machine; about half an hour
     python benchmarks/train.py --torch /path/to/python          # with PyTorch's own environment
-    python benchmarks/train.py --only step,overhead,memory,start
+    python benchmarks/train.py --isa AVX2                       # as on a processor without AVX-512
+    python benchmarks/train.py --only step,busy,overhead,memory,start
 
 Every rival is a process of its own, trains on random images, and gives the seconds of one step when it is asked: they
 take turns, so that all see the same machine. All in TensorFlow keep freed memory (`src/mlimages/memory.py`), and
-PyTorch is measured as it comes and with memory kept.
+PyTorch is measured as it comes and with memory kept. `busy` measures them again beside other processes, each of which
+keeps a core busy.
 """
 
 import argparse
@@ -20,15 +22,19 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SIZES = ((64, 32), (224, 8))
 WARM_UPS, ROUNDS, CLASSES = 2, 8, 1000
+# What lowers the instructions of an AVX-512 machine: oneDNN's, PyTorch's own, and MKL's.
+LOWERED = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
+BUSY = (0, 1, 2)  # other processes that each keep a core busy
 
 
 class Rival:
     """A process of `train_rivals.py` or `train_torch.py` that takes one step for each line it gets."""
 
-    def __init__(self, name: str, *command: str) -> None:
+    def __init__(self, name: str, *command: str, **environment: str) -> None:
         self.name, self.seconds = name, list[float]()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-                                         stderr=subprocess.DEVNULL, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+                                         stderr=subprocess.DEVNULL,
+                                         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment})
 
     def step(self) -> float:
         assert self._process.stdin and self._process.stdout
@@ -43,28 +49,41 @@ class Rival:
         self._process.wait()
 
 
-def take_turns(rivals: list[Rival]) -> None:
+def take_turns(rivals: list[Rival], rounds: int = ROUNDS) -> None:
+    for rival in rivals:
+        rival.seconds.clear()
     for _ in range(WARM_UPS):
         for rival in rivals:
             rival.step()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for rival in rivals:
             rival.seconds.append(rival.step())
+
+
+def close(rivals: list[Rival]) -> None:
     for rival in rivals:
         rival.close()
 
 
-def ours(what: str, pixels: int, batch: int, classes: int) -> Rival:
-    return Rival(what, sys.executable, str(HERE / "train_rivals.py"), what, str(pixels), str(batch), str(classes))
+def ours(what: str, pixels: int, batch: int, classes: int, name: str | None = None, **environment: str) -> Rival:
+    return Rival(name or what, sys.executable, str(HERE / "train_rivals.py"), what, str(pixels), str(batch),
+                 str(classes), **environment)
+
+
+def in_torch(torch: str | None, pixels: int, batch: int, *memories: str) -> list[Rival]:
+    return [Rival(f"PyTorch, the same network, memory {memory}", torch, str(HERE / "train_torch.py"), memory,
+                  str(pixels), str(batch), str(CLASSES)) for memory in memories if torch]
 
 
 def measure_step(torch: str | None) -> None:
     for pixels, batch in SIZES:
-        rivals = [ours(what, pixels, batch, CLASSES) for what in ("network", "applications")]
-        if torch:
-            rivals += [Rival(f"PyTorch, the same network, memory {memory}", torch, str(HERE / "train_torch.py"), memory,
-                             str(pixels), str(batch), str(CLASSES)) for memory in ("plain", "kept")]
+        rivals = [ours("network", pixels, batch, CLASSES),
+                  ours("network", pixels, batch, CLASSES, "network without oneDNN", TF_ENABLE_ONEDNN_OPTS="0"),
+                  ours("applications", pixels, batch, CLASSES),
+                  ours("sgemm", pixels, batch, CLASSES, "as many operations in products of 2048 x 2048"),
+                  *in_torch(torch, pixels, batch, "plain", "kept")]
         take_turns(rivals)
+        close(rivals)
         own = statistics.median(rivals[0].seconds)
         for rival in rivals:
             median = statistics.median(rival.seconds)
@@ -72,10 +91,32 @@ def measure_step(torch: str | None) -> None:
                   f"{median / own:.2f} times as fast |", flush=True)
 
 
+def measure_busy(torch: str | None) -> None:
+    """What is left of the speed beside other processes; each of them takes its share of the cores, too."""
+    pixels, batch = SIZES[0]
+    rivals = [ours("network", pixels, batch, CLASSES), *in_torch(torch, pixels, batch, "plain")]
+    alone: dict[str, float] = {}
+    others: list[subprocess.Popen[bytes]] = []
+    for count in BUSY:
+        while len(others) < count:
+            others.append(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+        take_turns(rivals, ROUNDS // 2)
+        for rival in rivals:
+            median = statistics.median(rival.seconds)
+            alone.setdefault(rival.name, median)
+            print(f"| {pixels} px, batch {batch}, beside {count} busy processes | {rival.name} | "
+                  f"{batch / median:.1f} images/s | {alone[rival.name] / median:.2f} of alone |", flush=True)
+    close(rivals)
+    for other in others:
+        other.kill()
+        other.wait()
+
+
 def measure_overhead() -> None:
     for pixels, batch in SIZES:
         bare, full = (ours(what, pixels, batch, 11_166) for what in ("bare", "full"))
         take_turns([bare, full])
+        close([bare, full])
         one, other = statistics.median(bare.seconds), statistics.median(full.seconds)
         print(f"| {pixels} px, batch {batch}, 11,166 classes | bare {batch / one:.1f} images/s | full step "
               f"{batch / other:.1f} images/s | {100 * (other / one - 1):+.1f} % |", flush=True)
@@ -91,12 +132,18 @@ def measure_alone(what: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--torch", help="a Python that can import torch")
-    parser.add_argument("--only", default="step,overhead,memory,start")
+    parser.add_argument("--isa", choices=["AVX2"], help="the most that oneDNN, PyTorch and MKL may use")
+    parser.add_argument("--only", default="step,busy,overhead,memory,start")
     chosen = parser.parse_args()
-    print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, medians of {ROUNDS}")
+    if chosen.isa:
+        os.environ.update(zip(LOWERED, ("AVX2", "avx2", "AVX2"), strict=True))
+    print(f"{os.cpu_count()} cores, {platform.machine()}, {chosen.isa or 'all instructions'}, Python "
+          f"{platform.python_version()}, medians of {ROUNDS}")
     for what in chosen.only.split(","):
         if what == "step":
             measure_step(chosen.torch)
+        elif what == "busy":
+            measure_busy(chosen.torch)
         elif what == "overhead":
             measure_overhead()
         else:

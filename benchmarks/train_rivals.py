@@ -1,6 +1,7 @@
 """What `train.py` measures in TensorFlow: `train_rivals.py WHAT PIXELS BATCH CLASSES`.
 
 network, applications: forward, backward and update of our ResNet-101, of keras.applications' under `fit`.
+sgemm: products of large matrices with as many operations as forward and backward of our ResNet-101.
 bare, full: our ResNet-101's forward, backward and update; the whole training with its input, loss and log.
 memory, start: what the loss holds; the time to the first step.
 """
@@ -41,6 +42,7 @@ from mlimages.train.strategy import distribute, mirrored_strategy  # noqa: E402
 PARAMS = load(Path(__file__).parents[1] / "params.yaml")
 RECORDS, SHARDS = 256, 4
 FIT_STEPS = 3
+SGEMM_SIDE, SGEMM_PRODUCTS = 2048, 4
 
 
 def bare(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
@@ -65,7 +67,7 @@ def bare(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
 
 def network(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
     """The step of our training, on one batch that lies in memory."""
-    params = dataclasses.replace(PARAMS.train, batch=batch, pixels=pixels, loss="sigmoid")
+    params = dataclasses.replace(PARAMS.train, batch=batch, pixels=pixels, loss="sigmoid", optimizer="momentum")
     strategy = mirrored_strategy(PARAMS.machine)
     trainer = Trainer(params, classes, strategy)
     data = tf.data.Dataset.from_tensors(_batch(pixels, batch, classes)).repeat()
@@ -82,11 +84,34 @@ def applications(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
     return lambda: model.fit(data, steps_per_epoch=FIT_STEPS, verbose=0)
 
 
+def sgemm(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
+    """SGEMM_PRODUCTS products of square matrices, what the processor can do at best."""
+    matrices = [tf.random.normal((SGEMM_SIDE, SGEMM_SIDE)) for _ in range(2)]
+
+    @tf.function
+    def products() -> Any:
+        found = matrices[0]
+        for _ in range(SGEMM_PRODUCTS):
+            found = tf.matmul(found, matrices[1])
+        return found
+
+    return lambda: products()[0, 0].numpy()
+
+
+def sgemm_steps(pixels: int, batch: int, classes: int) -> float:
+    """How many steps of ResNet-101 have as many operations as `sgemm`: three times its forward pass each."""
+    model = build("resnet101", classes)
+    shaped = keras.models.clone_model(model, input_tensors=keras.Input((pixels, pixels, 3)))
+    forward = sum(2 * np.prod(layer.kernel.shape) * np.prod(layer.output.shape[1:-1]) for layer in shaped.layers
+                  if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)))
+    return float(2 * SGEMM_SIDE**3 * SGEMM_PRODUCTS / (3 * forward * batch))
+
+
 def full(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
     """Our training with all that it does: records, augmentation, the released loss, weight decay, the log."""
     folder = Path(tempfile.mkdtemp())
     records = _write_records(folder, classes, pixels)
-    params = dataclasses.replace(PARAMS.train, batch=batch, pixels=pixels, loss="class_balanced")
+    params = dataclasses.replace(PARAMS.train, batch=batch, pixels=pixels, loss="class_balanced", optimizer="momentum")
     strategy = mirrored_strategy(PARAMS.machine)
     trainer = Trainer(params, classes, strategy)
     batches = distribute(strategy, lambda context: training_batches(
@@ -172,7 +197,7 @@ def _write_records(folder: Path, classes: int, pixels: int) -> Records:
     return Records(folder / "tfrecords", read_manifest(folder / "tfrecords", "convert"), "train")
 
 
-def _steps(step: Callable[[], Any], steps_per_call: int) -> Iterator[float]:
+def _steps(step: Callable[[], Any], steps_per_call: float) -> Iterator[float]:
     while True:
         began = time.monotonic()
         step()
@@ -184,8 +209,10 @@ def main(what: str, *sizes: str) -> None:
         {"memory": memory, "start": start}[what]()
         return
     keep_freed(STEPS)  # as our training does; also for what it is measured against
-    kinds = {"bare": bare, "full": full, "network": network, "applications": applications}
-    steps = _steps(kinds[what](*map(int, sizes)), FIT_STEPS if what == "applications" else 1)
+    kinds = {"bare": bare, "full": full, "network": network, "applications": applications, "sgemm": sgemm}
+    pixels, batch, classes = map(int, sizes)
+    in_a_call = {"applications": FIT_STEPS, "sgemm": sgemm_steps(pixels, batch, classes)}.get(what, 1)
+    steps = _steps(kinds[what](pixels, batch, classes), in_a_call)
     for _ in sys.stdin:
         print(f"seconds {next(steps)}", flush=True)
 

@@ -170,6 +170,7 @@ class Train:
     shuffle_buffer: Count
     checkpoint_steps: Count
     validation_images: Annotated[int, Field(ge=0, le=1_000_000)]
+    validation_fraction: PositiveFraction
     publish: Literal["last", "best"]
 
     @property

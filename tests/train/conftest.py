@@ -69,7 +69,7 @@ def small_train(params: Params) -> Train:
     return dataclasses.replace(params.train, seed=3, architecture="tiny", pixels=32, batch=8, epochs=5.0,
                                optimizer="momentum", loss="class_balanced", zero_init_residual=False,
                                learning_rate=0.05, rotate_and_recolour=True, shuffle_buffer=16, checkpoint_steps=6,
-                               validation_images=6)
+                               validation_images=6, validation_fraction=0.8)
 
 
 @pytest.fixture(scope="session")

@@ -140,12 +140,12 @@ def test_what_validation_finds_is_that_of_the_published_network(trained: Trained
              "mean_average_precision": row["validation_mean_average_precision"]} for row in rows]
 
 
-def test_every_validation_image_weighs_alike_however_many_there_are(trained: Trained, validation_records: Records,
-                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_validation_image_weighs_alike_however_many_there_are(
+        trained: Trained, small_train: Train, validation_records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for batch in (50, 5):  # all at once, or five and the last one
         monkeypatch.setattr("mlimages.train.validation.BATCH", batch)
-        looked = Validation(validation_records, [], images=6, pixels=32, activation="softmax", readers=1)
+        looked = Validation(validation_records, [], dataclasses.replace(small_train, loss="softmax"), readers=1)
         found.append(looked.run(trained.trainers[0], lambda **facts: None))
     assert found[0][:2] == pytest.approx(found[1][:2], rel=1e-5)
     np.testing.assert_allclose(found[0].probabilities.sum(axis=1), 1, rtol=1e-5)
@@ -171,8 +171,9 @@ class Answering:
 @pytest.mark.parametrize("logits, expected", [
     (lambda labels: 4 * labels - 2, 1.0), (lambda labels: -labels, 1 / 6), (lambda labels: labels * np.nan, np.nan)])
 def test_the_mean_average_precision_is_over_the_classes_of_the_images_that_were_tried(
-        validation_records: Records, logits: Callable[[np.ndarray], np.ndarray], expected: float) -> None:
-    validation = Validation(validation_records, [], images=6, pixels=32, activation="sigmoid", readers=1)
+        validation_records: Records, small_train: Train, logits: Callable[[np.ndarray], np.ndarray],
+        expected: float) -> None:
+    validation = Validation(validation_records, [], small_train, readers=1)
     trainer = cast(Trainer, Answering(logits))
     found = validation.run(trainer, lambda **facts: None).mean_average_precision
     assert found == pytest.approx(expected, nan_ok=True)

@@ -60,8 +60,7 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
                        f"{plan.total_steps}, from {len(records.counts)} shards")
     validation = None
     if params.validation_images and role.chief:
-        validation = Validation(Records(tfrecords, manifest, "val"), class_names(tfrecords),
-                                images=params.validation_images, pixels=params.pixels, activation=params.activation,
+        validation = Validation(Records(tfrecords, manifest, "val"), class_names(tfrecords), params,
                                 readers=machine.workers)
 
     def share(first: int, steps: int, mine: range) -> Any:

@@ -7,13 +7,13 @@ import keras
 import numpy as np
 
 from mlimages.errors import UserError
+from mlimages.params import Train
 from mlimages.score_histograms import UNKNOWN, ScoreHistograms
 from mlimages.train.inputs import Records, evaluation_batches
 from mlimages.train.step import Trainer
 
 BATCH = 50
 # As params.yaml's section `evaluate` has them.
-CENTRAL_FRACTION = 0.8
 TRUE_CONFIDENCE = np.float32(0.5)
 SHOWN = 4
 
@@ -35,22 +35,21 @@ class Tried(NamedTuple):
 
 
 class Validation:
-    """`images` of the validation records, evenly spread over all of them; UserError where there are none.
+    """`params.validation_images` of the validation records, evenly spread over all; UserError where there are none.
 
-    They are decoded anew each time: what is kept in memory does not grow with their number. `activation`, a name of
-    Keras', makes probabilities of logits.
+    Each shows its middle, `params.validation_fraction` of each side. They are decoded anew each time: what is kept in
+    memory does not grow with their number.
     """
 
-    def __init__(self, records: Records, names: Sequence[str], *, images: int, pixels: int, activation: str,
-                 readers: int) -> None:
+    def __init__(self, records: Records, names: Sequence[str], params: Train, *, readers: int) -> None:
         if not len(records):
             raise UserError("train.validation_images asks for validation images, but there are no validation records; "
                             "set it to 0, or run `dvc repro convert` with some")
-        self._batches = evaluation_batches(records, batch=BATCH, pixels=pixels, preprocessing="central",
-                                           central_fraction=CENTRAL_FRACTION, readers=readers,
-                                           positions=records.spread(images))
+        self._batches = evaluation_batches(records, batch=BATCH, pixels=params.pixels, preprocessing="central",
+                                           central_fraction=params.validation_fraction, readers=readers,
+                                           positions=records.spread(params.validation_images))
         self._names = names
-        self._activation: Callable[[Any], Any] = keras.activations.get(activation)
+        self._activation: Callable[[Any], Any] = keras.activations.get(params.activation)
 
     def run(self, trainer: Trainer, tell: Callable[..., None]) -> Tried:
         """Try the network; `tell(validated=...)` counts the images for whoever waits."""
