@@ -11,7 +11,7 @@ import numpy as np
 from mlimages import score_histograms, scratch
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import read_tree
-from mlimages.convert.records import read_index, records_by_class, shard_paths
+from mlimages.convert.records import records_by_class
 from mlimages.errors import UserError
 from mlimages.evaluate import decisions, figures, measurement, network, predictions, tables
 from mlimages.evaluate.decisions import best
@@ -51,10 +51,9 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
         batches = told(evaluation_batches(
             records, batch=params.batch, pixels=trained["pixels"], preprocessing=params.preprocessing,
             central_fraction=params.central_fraction, readers=machine.workers))
-        keys = np.concatenate([read_index(shard)["key"] for shard in shard_paths(tfrecords, manifest, "val")])
         scored = probabilities(*load_network(model), batches)
         with progress("evaluate", total=len(records), unit=" images", machine=machine) as bar:
-            labels = _measure(params, measured, scored, keys, work / "out", bar)
+            labels = _measure(params, measured, scored, records.keys(), work / "out", bar)
         write_tables(measured.figures(), tree, records_by_class(tfrecords, "train"), params.frequency_groups,
                      work / "out")
         publish(work / "out", out, verb="evaluate", records={PREDICTIONS: len(records), LABELS: labels},

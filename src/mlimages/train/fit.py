@@ -53,7 +53,8 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
     own = role.share(replicas)
     print(f"{params.architecture}, {trainer.model.count_params():,} weights, {replicas} "
           f"{'replica' if replicas == 1 else 'replicas'} of {per_replica} images; {plan.total_steps} steps over "
-          f"{images} images" + (f", resumed after step {resumed.step}" if resumed.step else ""))
+          f"{images} images, whose places in the shards take {records.reader.index_bytes / 1e6:,.1f} MB of memory"
+          + (f", resumed after step {resumed.step}" if resumed.step else ""))
     if not role.alone:
         role.tell(plan=f"worker {role.index} of {role.workers}: images {own.start * per_replica} to "
                        f"{own.stop * per_replica - 1} of the {params.batch} of every step, steps {resumed.step + 1} to "
