@@ -1,19 +1,17 @@
 """Measure the trained network on the validation records."""
 
 import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlimages import score_histograms, scratch
+from mlimages import scratch
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import read_tree
 from mlimages.convert.records import records_by_class
 from mlimages.errors import UserError
-from mlimages.evaluate import decisions, figures, measurement, network, predictions, tables
 from mlimages.evaluate.decisions import best
 from mlimages.evaluate.measurement import Measurement
 from mlimages.evaluate.network import load_network, probabilities
@@ -22,10 +20,7 @@ from mlimages.evaluate.tables import write_tables
 from mlimages.params import Evaluate, Machine
 from mlimages.progress import progress
 from mlimages.publish import publish, verify
-from mlimages.train import augment
 from mlimages.train.inputs import Records, evaluation_batches, told
-
-CODE = [sys.modules[__name__], augment, decisions, figures, measurement, network, predictions, score_histograms, tables]
 
 
 def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/model",
@@ -41,7 +36,7 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
     if not trained["classes"] == manifest["classes"] == listed:
         raise UserError(f"{model} was trained on {trained['classes']} classes, {tfrecords} holds "
                         f"{manifest['classes']}, {lists} names {listed}; run `dvc repro evaluate`")
-    key = scratch.key(params, inputs=[model, tfrecords, lists], code=CODE)
+    key = scratch.key(params, inputs=[model, tfrecords, lists], stage="evaluate")
     with scratch.workspace("evaluate", machine, key, out) as work:
         shutil.rmtree(work / "out", ignore_errors=True)
         records = Records(tfrecords, manifest, "val")

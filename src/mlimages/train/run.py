@@ -11,20 +11,12 @@ from mlimages.train.launch.on_tf_config import serve
 from mlimages.train.launch.supervisor import supervise
 from mlimages.train.launch.tf_config import read_environment
 
-# The modules that decide the bytes of the result, by path: what only starts others must not import TensorFlow.
-HERE = Path(__file__).parent
-CODE = [HERE.parent / "convert" / "example.py", HERE.parent / "score_histograms.py",
-        *(HERE / f"{name}.py" for name in ("augment", "batch_norm", "checkpoint", "convolution", "draws", "finish",
-                                           "fit", "fused", "inputs", "log", "loop", "loss", "optimizer", "order",
-                                           "reader", "recolour", "resnet", "result", "resume", "run", "schedule",
-                                           "step", "strategy", "validation"))]
-
 
 def work_folder(params: Train, machine: Machine, tfrecords: str | Path) -> Path:
     """Where this training works, and resumes from; UserError without records, or without a checkpoint to start from."""
     read_manifest(tfrecords, "convert")
     first = checkpoint_files(params.initialize_from) if params.initialize_from is not None else []
-    return scratch.root(machine) / "train" / scratch.key(params, inputs=[tfrecords], files=[*first, *CODE])
+    return scratch.root(machine) / "train" / scratch.key(params, inputs=[tfrecords], files=first, stage="train")
 
 
 def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfrecords",
