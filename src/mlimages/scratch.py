@@ -71,6 +71,11 @@ def root(machine: Machine) -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")) / machine.scratch
 
 
+def stamps(machine: Machine) -> Path:
+    """Where stages note which published files they found to be sound, for `verify`."""
+    return root(machine) / "sound"
+
+
 def _locks(machine: Machine) -> Path:
     locks = root(machine) / "locks"
     locks.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
     UserError for missing or damaged inputs, where no image at all is left of a part, and for a full disk.
     """
     listed = verify(lists, "acquire")
-    downloaded = verify(images, "download")
+    downloaded = verify(images, "download", stamps=scratch.stamps(machine))
     archive = open_archive(Path(params.imagenet), machine) if params.imagenet else None
     key = scratch.key(params, inputs=[lists, images], stage="convert")
     if archive:

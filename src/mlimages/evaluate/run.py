@@ -10,11 +10,11 @@ import numpy as np
 from mlimages import scratch
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import read_tree
-from mlimages.convert.records import records_by_class
+from mlimages.convert.records import CLASSES, records_by_class
 from mlimages.errors import UserError
 from mlimages.evaluate.decisions import best
 from mlimages.evaluate.measurement import Measurement
-from mlimages.evaluate.network import load_network, probabilities
+from mlimages.evaluate.network import MODEL, load_network, probabilities
 from mlimages.evaluate.predictions import LABELS, PREDICTIONS, writing_predictions
 from mlimages.evaluate.tables import write_tables
 from mlimages.params import Evaluate, Machine
@@ -31,8 +31,10 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
     Scores are counted, not kept. Raises UserError for missing or damaged inputs, for a network of other classes
     than the records, and for one that gives no numbers.
     """
-    trained, manifest = verify(model, "train"), verify(tfrecords, "convert")
-    listed = verify(lists, "acquire")["classes"]
+    stamps = scratch.stamps(machine)
+    trained = verify(model, "train", stamps=stamps, uses=MODEL.__eq__)
+    manifest = verify(tfrecords, "convert", stamps=stamps, uses=lambda name: name == CLASSES or name.startswith("val-"))
+    listed = verify(lists, "acquire", stamps=stamps, uses=DICTIONARY.__eq__)["classes"]
     if not trained["classes"] == manifest["classes"] == listed:
         raise UserError(f"{model} was trained on {trained['classes']} classes, {tfrecords} holds "
                         f"{manifest['classes']}, {lists} names {listed}; run `dvc repro evaluate`")

@@ -29,7 +29,7 @@ def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfre
 
     Where TF_CONFIG makes this another worker than the chief, nothing is published: it returns what the chief will.
     """
-    manifest = verify(tfrecords, "convert")
+    manifest = verify(tfrecords, "convert", stamps=scratch.stamps(machine))
     work = work_folder(params, machine, tfrecords)
     if params.strategy == "multi_worker" and machine.launcher == "environment" and read_environment().own:
         if not (work / "out" / METRICS).exists():
