@@ -11,6 +11,9 @@ from pathlib import Path
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow reads it when it is imported
 CPUINFO = Path("/proc/cpuinfo")
 CPUINFO_BYTES = 16_384  # holds the first processor; a machine may list hundreds
+# By which oneDNN and Eigen choose kernels, which add up in other orders (Linux' names, of x86 and of ARM).
+CHOSEN_BY = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_bf16",
+             "amx_int8", "amx_fp16", "asimd", "sve", "sve2", "bf16")
 
 
 def switch_onednn_on(environment: dict[str, str] | os._Environ[str], cpuinfo: Path = CPUINFO) -> None:
@@ -24,13 +27,18 @@ def switch_onednn_on(environment: dict[str, str] | os._Environ[str], cpuinfo: Pa
 
 def has_avx2(cpuinfo: Path = CPUINFO) -> bool:
     """Whether the first processor in Linux' cpuinfo has AVX2; False where there is no such file."""
+    return "avx2" in instructions(cpuinfo)
+
+
+def instructions(cpuinfo: Path = CPUINFO) -> list[str]:
+    """Which of CHOSEN_BY the first processor in Linux' cpuinfo has; none where there is no such file."""
     try:
         with cpuinfo.open(encoding="utf-8", errors="replace") as file:
             listed = file.read(CPUINFO_BYTES)
     except OSError:
-        return False
-    flags = re.search(r"^flags\s*:(.*)$", listed, re.MULTILINE)
-    return flags is not None and "avx2" in flags[1].split()
+        return []
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", listed, re.MULTILINE)
+    return [name for name in CHOSEN_BY if flags and name in flags[1].split()]
 
 
 def onednn_choice() -> str:

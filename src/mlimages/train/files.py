@@ -9,6 +9,8 @@ from mlimages.publish import sha256
 
 CHECKPOINTS = "checkpoints"
 FACTS = "facts.json"
+VARIABLES = "variables"
+MODEL = "model.keras"
 PROFILE = "profile.json"
 METRICS = "metrics.json"  # written last: with it, all of the result is there
 
@@ -18,19 +20,33 @@ def folders(checkpoints: Path) -> list[Path]:
     return sorted(checkpoints.glob("step-*"))
 
 
-def examine(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """The facts of a checkpoint that is whole, else None and what is wrong."""
+def read_facts(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The facts of a checkpoint, else None and what is wrong; its other files are not looked at."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        for name, digest in facts["files"].items():
-            if sha256(folder / name) != digest:
-                return None, f"{name} has another sha256 than when it was written"
-        facts["step"], facts["losses"], facts["score"], facts["seconds"], facts["network"]
-    except FileNotFoundError as error:
-        return None, f"{Path(str(error.filename)).name} is missing"
+        facts["step"], facts["losses"], facts["score"], facts["seconds"], facts["network"], facts["machine"]
+        facts["files"].items()
+    except FileNotFoundError:
+        return None, f"{FACTS} is missing"
+    except OSError as error:
+        return None, f"{FACTS} cannot be read: {error.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return None, f"{FACTS}: {error}"
     return facts, ""
+
+
+def examine(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The facts of a checkpoint that is whole, else None and what is wrong."""
+    facts, fault = read_facts(folder)
+    for name, digest in facts["files"].items() if facts else ():
+        try:
+            if sha256(folder / name) != digest:
+                return None, f"{name} has another sha256 than when it was written"
+        except FileNotFoundError:
+            return None, f"{name} is missing"
+        except (OSError, UserError) as error:
+            return None, str(error)
+    return facts, fault
 
 
 def newest(checkpoints: Path) -> Path | None:

@@ -14,6 +14,7 @@ from mlimages.train.files import CHECKPOINTS
 from mlimages.train.inputs import Records, telling, training_batches
 from mlimages.train.loop import LOG, run_steps
 from mlimages.train.profile import INPUT_STEPS, exchange_seconds, input_seconds
+from mlimages.train.record import arithmetic
 from mlimages.train.result import write_result
 from mlimages.train.resume import Checkpoints
 from mlimages.train.role import ALONE, Role
@@ -47,7 +48,8 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
     if trainer.loaded and role.chief:
         print(f"{params.initialize_from}: {trainer.loaded}")
     checkpoints = Checkpoints(work / CHECKPOINTS, trainer.variables,
-                              {"architecture": params.architecture, "classes": classes}, machine.checkpoints_kept,
+                              {"architecture": params.architecture, "classes": classes},
+                              {"replicas": replicas, **arithmetic()} if role.chief else {}, machine.checkpoints_kept,
                               began)
     resumed = checkpoints.restore(mend=role.chief)
     own = role.share(replicas)

@@ -10,18 +10,27 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlimages.processor import onednn_is_on
+from mlimages.processor import instructions, onednn_is_on
 from mlimages.train.launch.agreement import package_versions
 
 
 def environment() -> dict[str, Any]:
     """What the run ran on: packages, devices, and the code's git revision, null outside a repository."""
-    gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "unknown")
-            for gpu in tf.config.list_physical_devices("GPU")]
     return {"python": platform.python_version(), "machine": platform.machine(), "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)), "onednn": onednn_is_on(), "gpus": gpus,
+            "cores": len(os.sched_getaffinity(0)), **arithmetic(), "gpus": gpu_names(),
             "packages": package_versions(), "devices": [device.name for device in tf.config.list_logical_devices()],
             "git": _revision()}
+
+
+def arithmetic() -> dict[str, Any]:
+    """What decides the last bits of what this process computes, beside the packages and the number of replicas."""
+    return {"onednn": onednn_is_on(), "instructions": " ".join(instructions()), "gpus": sorted({*gpu_names()})}
+
+
+def gpu_names() -> list[str]:
+    """The kind of each GPU that this process sees."""
+    return [tf.config.experimental.get_device_details(gpu).get("device_name", "unknown")
+            for gpu in tf.config.list_physical_devices("GPU")]
 
 
 def _processor() -> str:
