@@ -54,13 +54,23 @@ def newest(checkpoints: Path) -> Path | None:
     return next((folder for folder in reversed(folders(checkpoints)) if examine(folder)[0] is not None), None)
 
 
-def checkpoint_files(prefix: str | Path) -> list[Path]:
-    """The files of a released checkpoint, PREFIX.index first; UserError where they are not there."""
-    prefix = Path(prefix)
-    index = prefix.with_name(f"{prefix.name}.index")
-    files = [index, *sorted(prefix.parent.glob(f"{prefix.name}.data-*"))]
+def start_files(start: str | Path) -> list[Path]:
+    """The files of what `train.initialize_from` may name; UserError where they are not there.
+
+    One .keras file, also that of a folder such as data/model; of one of our checkpoints facts.json first, then its
+    variables; of a released checkpoint PREFIX.index first, then PREFIX.data-*.
+    """
+    start = Path(start)
+    network = start / MODEL if start.is_dir() else start
+    if network.suffix == ".keras" and network.is_file():
+        return [network]
+    if (start / FACTS).is_file():
+        return [start / FACTS, *sorted(start.glob(f"{VARIABLES}.*"))]
+    index = start.with_name(f"{start.name}.index")
+    files = [index, *sorted(start.parent.glob(f"{start.name}.data-*"))]
     if not index.is_file() or len(files) < 2:
-        others = [path.with_suffix("") for path in sorted(prefix.parent.glob("*.index"))]
-        raise UserError(f"{prefix} is no TensorFlow checkpoint: expected {index} and {prefix}.data-* beside it"
+        others = [path.with_suffix("") for path in sorted(start.parent.glob("*.index"))]
+        raise UserError(f"{start} is nothing that a training can start from: expected a .keras file, a folder with "
+                        f"{MODEL} or {FACTS}, or a TensorFlow checkpoint: {index} and {start}.data-* beside it"
                         + (f"; there is {', '.join(map(str, others[:5]))}" if others else ""))
     return files

@@ -1,5 +1,6 @@
 """Train on the devices of this process, alone or as one of several workers, and write what comes of it."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mlimages.train.result import write_result
 from mlimages.train.resume import Checkpoints
 from mlimages.train.role import ALONE, Role
 from mlimages.train.schedule import build_schedule
+from mlimages.train.start import find_start
 from mlimages.train.step import Trainer
 from mlimages.train.strategy import build_strategy, distribute, meet, replica_batch
 from mlimages.train.validation import Validation
@@ -44,7 +46,9 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
     strategy = build_strategy(params, machine)
     replicas = strategy.num_replicas_in_sync
     per_replica = replica_batch(params, replicas)
-    trainer = Trainer(params, classes, strategy, steps_per_call=machine.steps_per_call)
+    start = find_start(params, machine)
+    found = dataclasses.replace(params, initialize_from=None if start is None else str(start))
+    trainer = Trainer(found, classes, strategy, steps_per_call=machine.steps_per_call)
     if trainer.loaded and role.chief:
         print(f"{params.initialize_from}: {trainer.loaded}")
     checkpoints = Checkpoints(work / CHECKPOINTS, trainer.variables,

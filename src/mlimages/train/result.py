@@ -9,7 +9,7 @@ from typing import Any
 
 from mlimages.params import Train
 from mlimages.publish import write_csv, write_json
-from mlimages.train.files import METRICS
+from mlimages.train.files import METRICS, MODEL
 from mlimages.train.log import as_text, read_log
 from mlimages.train.loop import LOG
 from mlimages.train.profile import write_profile
@@ -17,7 +17,6 @@ from mlimages.train.record import environment, write_card
 from mlimages.train.resnet import build
 from mlimages.train.step import Trainer
 
-MODEL = "model.keras"
 SAVED_MODEL = "saved_model"
 RUN = "run.json"
 CARD = "model_card.md"

@@ -6,16 +6,18 @@ from pathlib import Path
 from mlimages import scratch
 from mlimages.params import Machine, Train
 from mlimages.publish import publish, read_manifest, verify
-from mlimages.train.files import CHECKPOINTS, METRICS, checkpoint_files
+from mlimages.train.files import CHECKPOINTS, METRICS, start_files
 from mlimages.train.launch.on_tf_config import serve
 from mlimages.train.launch.supervisor import supervise
 from mlimages.train.launch.tf_config import read_environment
+from mlimages.train.start import find_start
 
 
 def work_folder(params: Train, machine: Machine, tfrecords: str | Path) -> Path:
-    """Where this training works, and resumes from; UserError without records, or without a checkpoint to start from."""
+    """Where this training works, and resumes from; UserError without records, or without what to start from."""
     read_manifest(tfrecords, "convert")
-    first = checkpoint_files(params.initialize_from) if params.initialize_from is not None else []
+    start = find_start(params, machine)
+    first = start_files(start) if start is not None else []
     return scratch.root(machine) / "train" / scratch.key(params, inputs=[tfrecords], files=first, stage="train")
 
 

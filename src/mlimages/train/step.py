@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlimages.params import Train
-from mlimages.train.checkpoint import load_released
+from mlimages.train.checkpoint import load_weights
 from mlimages.train.finish import Finish
 from mlimages.train.local_steps import Meeting
 from mlimages.train.loss import build_loss
@@ -45,7 +45,7 @@ class Trainer:
             self.model = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
                                zero_init_residual=params.zero_init_residual,
                                synchronized=params.batch_norm == "synchronized", dtype=params.precision)
-            self.loaded = None if params.initialize_from is None else load_released(
+            self.loaded = None if params.initialize_from is None else load_weights(
                 self.model, params.initialize_from, logits=params.initialize_logits)
             # Of the global batch's loss a replica has a share; of that of a step which it takes alone, all.
             self._shares = self._replicas if self.local_steps == 1 else 1
