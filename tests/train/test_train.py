@@ -246,6 +246,8 @@ def test_the_network_loads_with_plain_keras_and_equals_the_saved_model(trained: 
                            tmp_path / "outputs.npz"], cwd=tmp_path, env=environment, capture_output=True, text=True,
                           check=False)
     assert done.returncode == 0, done.stderr
+    weights = next((trained.out / "saved_model" / "variables").glob("variables.data-*"))
+    assert weights.stat().st_size < 1.5 * 4 * trained.trainers[0].model.count_params(), "each weight once"
     with np.load(tmp_path / "outputs.npz") as outputs:
         assert outputs["keras"].shape == (3, 24)
         np.testing.assert_allclose(outputs["keras"], outputs["saved"], rtol=1e-5, atol=1e-5)

@@ -7,6 +7,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from mlimages.params import Train
 from mlimages.publish import write_csv, write_json
 from mlimages.train.files import METRICS, MODEL
@@ -54,7 +56,13 @@ def _save(params: Train, trainer: Trainer, classes: int, out: Path) -> None:
     plain = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum, stock=True)
     plain.set_weights(trainer.weights())
     plain.save(out / MODEL)
-    plain.export(out / SAVED_MODEL, verbose=False)
+    # Keras' own `export` writes every variable twice: once as TensorFlow's, once as its own that wraps it.
+    served = tf.Module()
+    served.weights = [variable.value for variable in plain.variables]
+    served.serve = tf.function(lambda images: plain(images, training=False), autograph=False,
+                               input_signature=[tf.TensorSpec(plain.input_shape, tf.float32, name="images")])
+    tf.saved_model.save(served, out / SAVED_MODEL,
+                        signatures={"serve": served.serve, "serving_default": served.serve})
 
 
 def _metrics(params: Train, trainer: Trainer, rows: list[dict[str, float]], published: int,
