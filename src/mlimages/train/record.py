@@ -60,9 +60,10 @@ def model_card(run: Mapping[str, Any]) -> str:
     params, metrics, where, git = run["params"], run["metrics"], run["environment"], run["environment"]["git"]
     code = "outside a git repository" if git is None else git["revision"] + (", with changes" if git["dirty"] else "")
     started = params["initialize_from"] or "nothing"
+    warning = f"**Warning:** {run['warning']}.\n\n" if run["warning"] else ""
     return f"""# {params["architecture"]}, {run["data"]["classes"]} classes
 
-A pre-activation ResNet for multi-label classification, trained with the loss `{params["loss"]}` on
+{warning}A pre-activation ResNet for multi-label classification, trained with the loss `{params["loss"]}` on
 {run["data"]["images"]:,} images of {params["pixels"]} x {params["pixels"]} pixels, from {started}.
 
 **Input:** RGB, float32 [batch, height, width, 3] in [-1, 1]. **Output:** logits, float32 [batch, classes]; their
