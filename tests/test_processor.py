@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.faults import python, run
 
-from mlimages.processor import ONEDNN, has_avx2, switch_onednn_on
+from mlimages.processor import ONEDNN, has_avx2, instructions, switch_onednn_on
 
 ZEN_3 = "processor\t: 0\nmodel name\t: AMD EPYC 7B13\nflags\t\t: fpu sse4_2 avx f16c avx2 bmi2 fma\n"
 SANDY_BRIDGE = "processor\t: 0\nmodel name\t: Intel Xeon E5-2670\nflags\t\t: fpu sse4_2 avx aes\n"
@@ -25,6 +25,14 @@ def test_a_processor_with_avx2_computes_with_onednn(tmp_path: Path, cpuinfo: str
     environment: dict[str, str] = {}
     switch_onednn_on(environment, tmp_path / "cpuinfo")
     assert environment.get(ONEDNN) == expected
+
+
+@pytest.mark.parametrize(("cpuinfo", "expected"), [
+    (ZEN_3, ["avx", "avx2", "fma"]), (SANDY_BRIDGE, ["avx"]), (ARM, ["asimd"]), ("", [])])
+def test_what_kernels_are_chosen_by_is_known_by_name(tmp_path: Path, cpuinfo: str, expected: list[str]) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert instructions(tmp_path / "cpuinfo") == expected
+    assert instructions(tmp_path / "absent") == []
 
 
 def test_without_a_cpuinfo_tensorflow_decides(tmp_path: Path) -> None:
