@@ -39,6 +39,7 @@ def main() -> None:
     loaded = load(Path(__file__).parents[1] / "params.yaml")
     params = dataclasses.replace(loaded.train, architecture="resnet50", pixels=int(PIXELS), batch=int(BATCH),
                                  accumulate=int(PARTS), local_steps=int(LOCAL), checkpoint_steps=int(LOCAL),
+                                 optimizer="momentum",  # the released one, whose changes may travel as float16
                                  strategy=STRATEGY,  # type: ignore[arg-type]
                                  exchange=EXCHANGE)  # type: ignore[arg-type]
     machine = dataclasses.replace(loaded.machine, logical_devices=2 if STRATEGY == "mirrored" else 1)

@@ -32,7 +32,8 @@ def test_the_committed_file_is_valid_and_read_as_typed_sections() -> None:
 @pytest.mark.parametrize("change, message", [
     ({"batch_norm": "synchronized", "local_steps": 2}, "accumulate is 1 and local_steps 2, expected 1 for both"),
     ({"batch_norm": "synchronized", "accumulate": 2}, "accumulate is 2 and local_steps 1, expected 1 for both"),
-    ({"precision": "mixed_float16", "local_steps": 2}, "local_steps is 2, expected 1 with precision: mixed_float16")])
+    ({"precision": "mixed_float16", "local_steps": 2}, "local_steps is 2, expected 1 with precision: mixed_float16"),
+    ({"exchange": "float16", "local_steps": 2, "optimizer": "adamw"}, "exchange is 'float16', expected bfloat16 or")])
 def test_what_concerns_all_images_in_every_step_is_not_split(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(load(ROOT / "params.yaml").train, **change)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.faults import python, run
 
-from mlimages.processor import ONEDNN, flags, onednn_has_avx512, switch_onednn_on
+from mlimages.processor import ONEDNN, instructions, onednn_has_avx512, switch_onednn_on
 
 ZEN_3 = "processor\t: 0\nmodel name\t: AMD EPYC 7B13\nflags\t\t: fpu sse4_2 avx f16c avx2 bmi2 fma\n"
 ZEN_5 = "processor\t: 0\nmodel name\t: AMD EPYC 9755\nflags\t\t: fpu sse4_2 avx avx2 fma avx512f avx512_vnni\n"
@@ -38,6 +38,14 @@ def test_onednn_has_avx512_where_the_processor_has_it_and_the_user_does_not_lowe
     assert onednn_has_avx512(environment, tmp_path / "cpuinfo") == expected
 
 
+@pytest.mark.parametrize(("cpuinfo", "expected"), [
+    (ZEN_3, ["avx", "avx2", "fma"]), (SANDY_BRIDGE, ["avx"]), (ARM, ["asimd"]), ("", [])])
+def test_what_kernels_are_chosen_by_is_known_by_name(tmp_path: Path, cpuinfo: str, expected: list[str]) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert instructions(tmp_path / "cpuinfo") == expected
+    assert instructions(tmp_path / "absent") == []
+
+
 def test_without_a_cpuinfo_tensorflow_decides(tmp_path: Path) -> None:
     environment: dict[str, str] = {}
     switch_onednn_on(environment, tmp_path / "absent")
@@ -52,7 +60,7 @@ def test_what_the_user_set_stays(tmp_path: Path, choice: str) -> None:
     assert environment == {ONEDNN: choice}
 
 
-@pytest.mark.skipif("avx2" not in flags(), reason="this processor has no AVX2, so TensorFlow decides")
+@pytest.mark.skipif("avx2" not in instructions(), reason="this processor has no AVX2, so TensorFlow decides")
 @pytest.mark.parametrize(("choice", "printed"), [(None, "1 True"), ("0", "0 False")])
 def test_a_process_that_computes_has_it_before_tensorflow_is_imported(
         monkeypatch: pytest.MonkeyPatch, choice: str | None, printed: str) -> None:

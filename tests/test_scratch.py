@@ -51,6 +51,9 @@ def test_the_key_changes_with_the_code(params: Params, tmp_path: Path) -> None:
     before = scratch.key(params.download, code=[module])
     (tmp_path / "code.py").write_text("x = 2\n")
     assert scratch.key(params.download, code=[module]) != before
+    (tmp_path / "code.py").write_text("x = 2  # two\n")
+    assert len({before, *(scratch.key(params.download, **code) for code in (
+        {"code": [module]}, {"stage": "train"}, {"stage": "evaluate"}, {}))}) == 5
 
 
 def test_what_a_stage_left_is_there_when_it_comes_again(machine: Machine, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The one exception for what a user can mend, and what it says of damaged data and of files that cannot be read."""
 
+import errno
+import resource
 from pathlib import Path
 
 
@@ -21,5 +23,13 @@ class UserError(Exception):
 
 def unreadable(path: Path, error: OSError) -> UserError:
     """What to raise for a file that the system does not open, or of which its disk does not give all."""
-    return UserError(f"{path} cannot be read: {error.strerror}; see to its disk, its permissions and the limit of open "
-                     f"files (`ulimit -n`), or put a sound copy there, and run the same command again")
+    if error.errno == errno.EMFILE:
+        limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        highest = "unlimited" if most == resource.RLIM_INFINITY else most
+        return UserError(f"{path} cannot be read: {error.strerror}; this process may have {limit} open: raise that "
+                         f"(`ulimit -n {highest}` is the most) and run the same command again")
+    if error.errno == errno.ENFILE:
+        return UserError(f"{path} cannot be read: {error.strerror}; all processes of this machine together have as "
+                         f"many open as `sysctl fs.file-max` says: end some of them and run the same command again")
+    return UserError(f"{path} cannot be read: {error.strerror}; see to its disk and its permissions, or put a sound "
+                     f"copy there, and run the same command again")

@@ -197,6 +197,10 @@ class Train:
         if self.precision == "mixed_float16" and self.local_steps > 1:
             raise ValueError(f"local_steps is {self.local_steps}, expected 1 with precision: mixed_float16, whose loss "
                              f"scale all replicas share")
+        if self.exchange == "float16" and self.local_steps > 1 and self.optimizer == "adamw":
+            raise ValueError(f"exchange is 'float16', expected bfloat16 or float32 with optimizer: adamw and "
+                             f"local_steps: {self.local_steps}, as the mean squares of gradients travel then, which "
+                             f"are too small for float16")
         if self.batch_norm == "synchronized" and self.xla == "on":
             raise ValueError("xla is 'on', expected auto or off: XLA cannot compile batch_norm: synchronized")
         if self.publish == "best" and not self.validation_images:

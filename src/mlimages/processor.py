@@ -12,6 +12,9 @@ from pathlib import Path
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow reads it when it is imported
 CPUINFO = Path("/proc/cpuinfo")
 CPUINFO_BYTES = 16_384  # holds the first processor; a machine may list hundreds
+# By which oneDNN and Eigen choose kernels, which add up in other orders (Linux' names, of x86 and of ARM).
+CHOSEN_BY = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_bf16",
+             "amx_int8", "amx_fp16", "asimd", "sve", "sve2", "bf16")
 
 
 def switch_onednn_on(environment: MutableMapping[str, str], cpuinfo: Path = CPUINFO) -> None:
@@ -19,25 +22,25 @@ def switch_onednn_on(environment: MutableMapping[str, str], cpuinfo: Path = CPUI
 
     Call it before TensorFlow is imported. On other processors, and where Linux' cpuinfo is absent, TensorFlow decides.
     """
-    if ONEDNN not in environment and "avx2" in flags(cpuinfo):
+    if ONEDNN not in environment and "avx2" in instructions(cpuinfo):
         environment[ONEDNN] = "1"
 
 
-def flags(cpuinfo: Path = CPUINFO) -> set[str]:
-    """What the first processor in Linux' cpuinfo can do, such as avx2; empty where there is no such file."""
+def instructions(cpuinfo: Path = CPUINFO) -> list[str]:
+    """Which of CHOSEN_BY the first processor in Linux' cpuinfo has; none where there is no such file."""
     try:
         with cpuinfo.open(encoding="utf-8", errors="replace") as file:
             listed = file.read(CPUINFO_BYTES)
     except OSError:
-        return set()
-    found = re.search(r"^flags\s*:(.*)$", listed, re.MULTILINE)
-    return set(found[1].split()) if found else set()
+        return []
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", listed, re.MULTILINE)
+    return [name for name in CHOSEN_BY if flags and name in flags[1].split()]
 
 
 def onednn_has_avx512(environment: Mapping[str, str] = os.environ, cpuinfo: Path = CPUINFO) -> bool:
     """Whether oneDNN uses AVX-512: the processor has it, and ONEDNN_MAX_CPU_ISA does not name something less."""
     most = environment.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    return "avx512f" in flags(cpuinfo) and not most.startswith(("SSE", "AVX2")) and most != "AVX"
+    return "avx512f" in instructions(cpuinfo) and not most.startswith(("SSE", "AVX2")) and most != "AVX"
 
 
 def onednn_choice() -> str:

@@ -2,6 +2,8 @@
 
 A manifest.json lies in every out folder: the sha256, byte count and record count of each file. The next stage
 checks it before it starts, so that a damaged, missing or swapped file never becomes a shorter data set.
+
+    python -m mlimages.publish data/tfrecords     # reads every file, and compares it with the manifest
 """
 
 import codecs
@@ -12,7 +14,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +24,7 @@ from mlimages.disk import check_room, writing
 from mlimages.errors import UserError, redo, unreadable
 
 MANIFEST = "manifest.json"
+SLOW_BYTES = 10**9  # to read so many takes seconds or more, and is said
 PARTIALS = ".*.partial"  # files of `atomic` that are being written, or whose writer was killed
 
 
@@ -130,20 +134,47 @@ def read_manifest(folder: str | Path, verb: str) -> dict[str, Any]:
     return manifest
 
 
-def verify(folder: str | Path, verb: str) -> dict[str, Any]:
-    """`read_manifest`, after every file was found to be what it says: present, no byte more or less, same sha256."""
+def verify(folder: str | Path, verb: str, *, stamps: Path | None = None,
+           uses: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
+    """`read_manifest`, after every file was found to be what it says: present, no byte more or less, same sha256.
+
+    Only files whose names `uses` takes are looked at. With `stamps`, a folder, no file is read that has the sha256,
+    size, time of change and inode with which it was found to be sound before: a stamp in that folder says so.
+    """
     folder, manifest = Path(folder), read_manifest(folder, verb)
     mend = f"it was damaged since; {redo(verb)}"
-    paths = [folder / name for name in manifest["files"]]
-    for path, fact in zip(paths, manifest["files"].values(), strict=True):
+    files = {name: fact for name, fact in manifest["files"].items() if uses(name)}
+    stamp = stamps and stamps / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"
+    known, found = _read_stamp(stamp), {}
+    for name, fact in files.items():
+        path = folder / name
         if not path.is_file():
             raise UserError(f"{path} is missing, but {folder / MANIFEST} lists it; {mend}")
-        if path.stat().st_size != fact["bytes"]:
-            raise UserError(f"{path} has {path.stat().st_size} bytes, {folder / MANIFEST} says {fact['bytes']}; {mend}")
-    for path, digest, fact in zip(paths, _digests(paths), manifest["files"].values(), strict=True):
-        if digest != fact["sha256"]:
-            raise UserError(f"{path} has the sha256 {digest}, {folder / MANIFEST} says {fact['sha256']}; {mend}")
+        state = path.stat()
+        if state.st_size != fact["bytes"]:
+            raise UserError(f"{path} has {state.st_size} bytes, {folder / MANIFEST} says {fact['bytes']}; {mend}")
+        found[name] = [fact["sha256"], state.st_size, state.st_mtime_ns, state.st_ino]
+    unread = [name for name in files if found[name] != known.get(name)]
+    size = sum(files[name]["bytes"] for name in unread)
+    if stamp and size >= SLOW_BYTES:
+        print(f"{folder}: reading {len(unread):,} files of {size / 1e9:,.1f} GB to check their sha256; they are not "
+              f"read again for that until they change", flush=True)
+    for name, digest in zip(unread, _digests([folder / name for name in unread]), strict=True):
+        if digest != files[name]["sha256"]:
+            raise UserError(f"{folder / name} has the sha256 {digest}, {folder / MANIFEST} says "
+                            f"{files[name]['sha256']}; {mend}")
+    if stamp and unread:
+        write_json(stamp, known | found)
     return manifest
+
+
+def _read_stamp(stamp: Path | None) -> dict[str, Any]:
+    """What was found of each file when it was last read; nothing where there is no stamp, or a damaged one."""
+    try:
+        found = json.loads(stamp.read_text(encoding="utf-8")) if stamp else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _digests(paths: list[Path]) -> Iterator[str]:
@@ -160,6 +191,29 @@ def _link(source: Path, target: Path) -> None:
         fsync(target)
 
 
+def main(*arguments: str) -> int:
+    try:
+        if len(arguments) != 1:
+            raise UserError(f"{len(arguments)} arguments, expected a folder that a stage published: run "
+                            f"`python -m mlimages.publish data/tfrecords`")
+        [folder] = arguments
+        files = verify(folder, _publisher(Path(folder)))["files"]
+        print(f"{folder}: {len(files):,} sound files of {sum(fact['bytes'] for fact in files.values()):,} bytes")
+    except UserError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _publisher(folder: Path) -> str:
+    """The stage that published a folder."""
+    try:
+        return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["verb"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / MANIFEST} is missing or damaged; expected a folder that a stage published, such as "
+                        f"data/tfrecords") from None
+
+
 def fsync(path: Path) -> None:
     """Return when a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -167,3 +221,7 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

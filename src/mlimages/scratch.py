@@ -15,22 +15,26 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mlimages.code_hash import meaning, reached
 from mlimages.disk import writing
 from mlimages.errors import UserError
 from mlimages.params import Machine
 from mlimages.publish import MANIFEST, PARTIALS, sha256
 
 
-def key(params: Any, *, inputs: Iterable[str | Path] = (), files: Iterable[str | Path] = (),
+def key(params: Any, *, inputs: Iterable[str | Path] = (), files: Iterable[str | Path] = (), stage: str | None = None,
         code: Iterable[ModuleType] = ()) -> str:
-    """16 hex digits: a hash of parameters, of the manifests of `inputs` folders, of `files`, and of code.
+    """16 hex digits: a hash of parameters, of the manifests of `inputs` folders, of the bytes of `files`, and of code.
 
-    `code` names the modules that decide the bytes of the result: after a change in them nothing old is resumed.
+    `stage`, such as train, stands for what the code that mlimages.STAGE.run reaches by imports means: after a change of
+    that nothing old is resumed. `code` are single modules, of which nothing follows, for what is kept across stages. A
+    stage whose work must outlive its code names neither, and has a version of its format among `params`.
     """
     parts = [json.dumps(params, sort_keys=True, default=dataclasses.asdict)]
     parts += [sha256(Path(folder) / MANIFEST) for folder in inputs]
     parts += [sha256(Path(file)) for file in files]
-    parts += [sha256(Path(str(module.__file__))) for module in code]
+    parts += [meaning(reached(f"mlimages.{stage}.run"))] if stage else []
+    parts += [meaning([Path(str(module.__file__))], Path(str(module.__file__)).parent) for module in code]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -65,6 +69,11 @@ def kept(verb: str, machine: Machine, name: str) -> Iterator[Path]:
 def root(machine: Machine) -> Path:
     """Where all stages keep theirs: scratch/VERB/KEY."""
     return Path(os.environ.get("DVC_ROOT", ".")) / machine.scratch
+
+
+def stamps(machine: Machine) -> Path:
+    """Where stages note which published files they found to be sound, for `verify`."""
+    return root(machine) / "sound"
 
 
 def _locks(machine: Machine) -> Path:

@@ -221,6 +221,16 @@ def test_a_model_changed_since_is_refused_before_it_is_loaded(small_stages: Any,
         run(small_stages, tmp_path, model=model)
 
 
+def test_an_evaluation_reads_only_what_it_uses(evaluation: Path, small_stages: Any, tmp_path: Path) -> None:
+    model = shutil.copytree(small_stages.model, tmp_path / "model")
+    shutil.rmtree(model / "saved_model")
+    tfrecords = shutil.copytree(small_stages.tfrecords, tmp_path / "tfrecords")
+    for path in tfrecords.glob("train-*"):
+        path.unlink()
+    found = run(small_stages._replace(tfrecords=tfrecords), tmp_path, model=model)
+    assert read_manifest(found, "evaluate") == read_manifest(evaluation, "evaluate")
+
+
 def test_a_missing_network_names_the_stage_to_run(small_stages: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `dvc repro train`"):
         run(small_stages, tmp_path, model=tmp_path / "no-model")

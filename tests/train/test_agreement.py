@@ -168,7 +168,7 @@ def test_other_parameters_code_data_or_checkpoints_are_named_to_all(
     whole = tmp_path / "local" / CHECKPOINTS / "step-000000012"
     whole.mkdir(parents=True)
     (whole / FACTS).write_text(json.dumps({"files": {}, "step": 12, "losses": [], "score": None, "seconds": 1.0,
-                                           "network": {}}))
+                                           "network": {}, "machine": {}}))
     others = [
         (facts(small_train, machine, small_tfrecords, tmp_path / "local"),
          "other checkpoint, which lies in machine.scratch on a disk that all must share than the chief (newest: "

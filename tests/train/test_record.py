@@ -23,7 +23,8 @@ from mlimages.publish import read_manifest, sha256, verify
 from mlimages.train.inputs import Records, evaluation_batches
 from mlimages.train.log import read_log
 from mlimages.train.loss import SigmoidLoss
-from mlimages.train.record import environment
+from mlimages.train.record import environment, model_card
+from mlimages.train.result import divergence
 from mlimages.train.step import Trainer
 from mlimages.train.validation import Validation
 
@@ -69,6 +70,19 @@ def test_the_record_says_what_made_the_model(trained: Trained, small_train: Trai
                  f"| hardware | {run['environment']['processor']}, {cores} cores |", "| workers | 1, each with ",
                  f"| code | {code['revision'] if code else 'outside a git repository'}"):
         assert text in card
+
+
+def test_a_training_that_ends_worse_than_it_began_says_so(trained: Trained) -> None:
+    rows = [{"loss": 3.0, "validation_loss": float("nan")}, {"loss": 2.0, "validation_loss": 5.0},
+            {"loss": 1.0, "validation_loss": 4.0}]
+    assert divergence(rows) is None and divergence(rows[:1]) is None
+    assert "training loss ended at 7.6e+15, above the 3 of its first row" in str(
+        divergence([*rows, {"loss": 7.6e15, "validation_loss": float("nan")}]))
+    assert "validation loss ended at 6, above the 5 of" in str(
+        divergence([*rows, {"loss": 0.5, "validation_loss": 6.0}]))
+    run = json.loads((trained.out / "run.json").read_text())
+    assert run["warning"] is None and "Warning" not in model_card(run)
+    assert "**Warning:** it diverged.\n\nA pre-activation" in model_card({**run, "warning": "it diverged"})
 
 
 def test_the_speed_and_the_time_of_the_record_are_those_of_the_log(trained: Trained) -> None:

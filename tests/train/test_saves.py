@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
-from tests.faults import FILTER, STRACE, needs_strace, with_fault
+from tests.faults import FILTER, STRACE, needs_strace, python, with_fault
 
 from mlimages.errors import UserError
 from mlimages.train.resume import Checkpoints
@@ -23,7 +23,7 @@ from mlimages.train.resume import Checkpoints
 
 variable = tf.Variable([1.0])
 network = {"classes": 3, "architecture": "resnet101"}
-checkpoints = Checkpoints(Path(sys.argv[1]), {"network": [variable]}, network, 3, 0.0)
+checkpoints = Checkpoints(Path(sys.argv[1]), {"network": [variable]}, network, {}, 3, 0.0)
 for step in (1, 2):
     variable.assign([float(step)])
     checkpoints.save(step, [])
@@ -34,11 +34,12 @@ for step in (1, 2):
 class Saved:
     """Checkpoints of one variable that holds the step."""
 
-    def __init__(self, folder: Path, kept: int = 3, ran: float = 0.0, **network: Any) -> None:
+    def __init__(self, folder: Path, kept: int = 3, ran: float = 0.0, machine: dict[str, Any] | None = None,
+                 **network: Any) -> None:
         self.variable = tf.Variable([0.0])
         self.folder = folder
         self.checkpoints = Checkpoints(folder, {"network": [self.variable]},
-                                       {"classes": 3, "architecture": "resnet101", **network}, kept,
+                                       {"classes": 3, "architecture": "resnet101", **network}, machine or {}, kept,
                                        time.monotonic() - ran)
 
     def save(self, step: int, score: float | None = None) -> None:
@@ -102,6 +103,30 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_taken(
     assert saved.checkpoints.restore().step == 2
 
 
+RESTORE = """
+import sys, time
+import tensorflow as tf
+from pathlib import Path
+from mlimages.train.resume import Checkpoints
+
+network = {"classes": 3, "architecture": "resnet101"}
+print(Checkpoints(Path(sys.argv[1]), {"network": [tf.Variable([0.0])]}, network, {}, 3, 0.0).restore())
+"""
+
+
+@needs_strace
+@pytest.mark.parametrize("name", ["variables.data-00000-of-00001", "facts.json"])
+def test_a_checkpoint_that_its_disk_does_not_give_is_passed_over_like_a_damaged_one(tmp_path: Path, name: str) -> None:
+    saved = Saved(tmp_path)
+    saved.save(1)
+    saved.save(2)
+    path = tmp_path / "step-00000002" / name
+    ended = with_fault("read:error=EIO", python(RESTORE, str(tmp_path)), path=path)
+    assert ended.returncode == 0, ended.stderr
+    assert "step-00000002 is damaged" in ended.stdout and "Input/output error" in ended.stdout
+    assert "Resumed(step=1" in ended.stdout
+
+
 def test_what_is_damaged_is_left_alone_by_all_workers_but_one(tmp_path: Path,
                                                               capsys: pytest.CaptureFixture[str]) -> None:
     saved = Saved(tmp_path)
@@ -145,6 +170,41 @@ def test_a_checkpoint_of_another_network_is_refused_with_both(tmp_path: Path, na
     Saved(tmp_path).save(1)
     with pytest.raises(UserError, match=f"step-00000001 is of a network with {told}; remove"):
         Saved(tmp_path, **{name: other}).checkpoints.restore()
+
+
+@pytest.mark.parametrize("name, other, told", [
+    ("replicas", 4, "replicas 2, here it is 4"), ("onednn", False, "onednn True, here it is False"),
+    ("instructions", "avx2", "instructions 'avx2 fma', here it is 'avx2'")])
+def test_what_began_on_a_machine_that_computes_otherwise_is_refused_with_both_and_both_ways_out(
+        tmp_path: Path, name: str, other: Any, told: str) -> None:
+    machine = {"replicas": 2, "onednn": True, "instructions": "avx2 fma"}
+    Saved(tmp_path, machine=machine).save(1)
+    assert Saved(tmp_path, machine=machine).checkpoints.restore().step == 1
+    assert Saved(tmp_path).checkpoints.restore().step == 1, "as workers do that are not the chief"
+    said = rf"step-00000001 was trained with {told}, .*machine\.\* .*train\.initialize_from=.*step-00000001`; remove"
+    with pytest.raises(UserError, match=said):
+        Saved(tmp_path, machine={**machine, name: other}).checkpoints.restore()
+
+
+def test_a_save_reads_no_weights_of_other_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(path: Path) -> str:
+        pytest.fail(f"{path} is read")
+
+    saved = Saved(tmp_path, kept=1)
+    monkeypatch.setattr("mlimages.train.files.sha256", read)
+    for step, score in ((1, 2.0), (2, 1.0), (3, 3.0)):
+        saved.save(step, score)
+    assert saved.steps() == [2, 3]
+
+
+def test_a_damaged_best_checkpoint_is_told_and_the_next_best_taken(tmp_path: Path,
+                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    saved = Saved(tmp_path)
+    for step, score in ((1, 2.0), (2, 1.0), (3, 3.0)):
+        saved.save(step, score)
+    spoil(tmp_path / "step-00000002" / "variables.index", "flipped")
+    assert saved.checkpoints.restore_best() == 1
+    assert "step-00000002 is damaged" in capsys.readouterr().out
 
 
 def test_a_disk_that_fails_is_told_and_the_one_before_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

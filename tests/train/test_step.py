@@ -46,6 +46,14 @@ for name, changes in (("local", {}), ("synchronized", {"batch_norm": "synchroniz
         copies = [value.numpy() for value in strategy.experimental_local_results(variable.value)]
         assert all((copy == copies[0]).all() for copy in copies), variable.path
         results[f"{name}_{index}"] = copies[0]
+# More than a sum of float16 holds: the step is left out, and the scale halved.
+before = [variable.numpy() for variable in trainer.model.trainable_variables]
+trainer.scale.scale.assign(2.0**60)
+trainer.train(distribute(strategy, lambda context: tf.data.Dataset.from_tensor_slices(
+    (data["images"], data["labels"])).unbatch().batch(4)), [0.05])
+results["moved"] = [(variable.numpy() != value).any() for variable, value in
+                    zip(trainer.model.trainable_variables, before, strict=True)]
+results["scale"] = trainer.scale.scale.numpy()
 np.savez(out, **results)
 """
 
@@ -129,6 +137,7 @@ def test_two_replicas_take_the_same_steps_where_batch_norm_is_synchronized(
         weights = {name: [results[f"{name}_{index}"] for index in range(len(plain.weights))]
                    for name in ("local", "synchronized", "bfloat16", "float16")}
         np.testing.assert_allclose(results["synchronized_losses"], alone.losses, rtol=1e-3)
+        assert not results["moved"].any() and results["scale"] == 2.0**59
     assert apart(weights["synchronized"], alone.weights) < 2e-2
     for half in ("bfloat16", "float16"):
         assert 0 < apart(weights[half], weights["synchronized"]) < 0.1, "gradients that travelled in half the bytes"

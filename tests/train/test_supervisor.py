@@ -45,6 +45,13 @@ def test_workers_that_end_well_have_told_their_plans_and_have_logs_of_their_own(
            ["[worker 0] worker 0 acts\n", "[worker 1] worker 1 acts\n"]
 
 
+@pytest.mark.parametrize("line", ['{"entered": 2', "", "7", '{"plan": "half'])
+def test_half_a_line_of_a_worker_is_no_message_and_goes_to_its_log(play: Play, tmp_path: Path, line: str) -> None:
+    half = f"from mlimages.train.launch.worker import MARK; print(MARK + {line!r}, flush=True)"
+    play("come(); step(1, 2); tell(trained=True)", f"come(); step(1); {half}; step(2); tell(trained=True)")
+    assert line in (tmp_path / "workers" / "worker-1.log").read_text()
+
+
 def test_a_worker_that_does_not_come_up_is_named_and_nothing_is_tried_again(
         play: Play, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"^worker 1 \(not up yet\) did not come within machine.start_timeout, 8 s"):

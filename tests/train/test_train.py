@@ -95,7 +95,7 @@ def test_a_training_starts_from_a_released_checkpoint(small_tfrecords: Path, sma
         "files": {path.name: sha256(path) for path in sorted(tmp_path.glob("released.*"))}}
     kernel = keras.models.load_model(out / "model.keras").get_layer("init_conv").get_weights()[0]
     np.testing.assert_allclose(kernel, 0.5, rtol=1e-5)
-    with pytest.raises(UserError, match="no TensorFlow checkpoint"):
+    with pytest.raises(UserError, match="elsewhere is nothing that a training can start from"):
         train(dataclasses.replace(params, initialize_from=str(tmp_path / "elsewhere")),
               small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
 
@@ -154,11 +154,13 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_checkpoint(
     for _ in range(2):  # the second time from the checkpoint
         with pytest.raises(UserError, match="with the learning rate .*last good.*lower train.learn") as error:
             train(params, small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
+        began = re.search(r"-S train\.initialize_from=(\S+)`$", str(error.value))
+        assert began
         [step] = re.findall(r"the .* at step (\d+), with", str(error.value))
         assert not (tmp_path / "model").exists()
         [work] = tmp_path.glob("scratch/train/*")
         folder = max((work / "checkpoints").glob("step-*"))
-        assert folder.name == f"step-{int(step) - 1:08d}"
+        assert folder.name == f"step-{int(step) - 1:08d}" and Path(began[1]) == folder
         newest = tf.train.load_checkpoint(folder / "variables")
         kept = [newest.get_tensor(name) for name, dtype in newest.get_variable_to_dtype_map().items()
                 if dtype.is_floating]
@@ -244,6 +246,8 @@ def test_the_network_loads_with_plain_keras_and_equals_the_saved_model(trained: 
                            tmp_path / "outputs.npz"], cwd=tmp_path, env=environment, capture_output=True, text=True,
                           check=False)
     assert done.returncode == 0, done.stderr
+    weights = next((trained.out / "saved_model" / "variables").glob("variables.data-*"))
+    assert weights.stat().st_size < 1.5 * 4 * trained.trainers[0].model.count_params(), "each weight once"
     with np.load(tmp_path / "outputs.npz") as outputs:
         assert outputs["keras"].shape == (3, 24)
         np.testing.assert_allclose(outputs["keras"], outputs["saved"], rtol=1e-5, atol=1e-5)

@@ -3,25 +3,21 @@
 import csv
 import json
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mlimages import scratch
-from mlimages.acquire import checking, formats, hierarchy, overlap, repeats, selection, sources, statistics
+from mlimages.acquire import formats, overlap, sources
 from mlimages.acquire.checking import REFUSAL_COLUMNS, ListCheck
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.acquire.selection import Selection
 from mlimages.acquire.sources import Survey
 from mlimages.acquire.statistics import CLASS_COLUMNS, ListStatistics, class_rows, summarise
-from mlimages.demo import release, server, world
 from mlimages.disk import check_room
 from mlimages.errors import UserError
 from mlimages.params import Acquire, Machine
 from mlimages.publish import atomic, publish, write_csv, write_json
-
-THIS = sys.modules[__name__]
 
 
 def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists") -> Path:
@@ -31,8 +27,7 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
     list, a damaged dictionary, a list of which more than `malformed_fraction` is malformed, and where no image of a
     part is left. Nothing is published then.
     """
-    key = scratch.key(params, code=[THIS, checking, formats, hierarchy, overlap, release, repeats, selection,
-                                    server, sources, statistics, world])
+    key = scratch.key(params, stage="acquire")
     with scratch.workspace("acquire", machine, key, out) as work:
         raw = sources.collect(params, machine, work)
         surveys = sources.survey_all(raw)

@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from mlimages.acquire.formats import Labels
 from mlimages.convert.images import Jpeg
-from mlimages.errors import UserError, redo
+from mlimages.errors import UserError, redo, unreadable
 
 Schema = Literal["sparse", "dense"]
 
@@ -87,7 +87,9 @@ def read_index(shard: Path) -> np.ndarray:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; {redo('convert')}") from None
-    except (ValueError, EOFError, OSError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, EOFError) as error:
         raise UserError(f"{path} is no index of records ({error}); {redo('convert')}") from None
     if rows.dtype.names != ("offset", "length", "key"):
         raise UserError(f"{path} has rows of {rows.dtype}, expected offset, length and key; {redo('convert')}")

@@ -1,7 +1,6 @@
 """Turn the downloaded shards and ImageNet's archive into mixed TFRecord shards."""
 
 import os
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,24 +14,20 @@ from mlimages import scratch
 from mlimages.acquire import formats
 from mlimages.acquire.formats import DICTIONARY, PARTS, Part
 from mlimages.acquire.hierarchy import read_tree
-from mlimages.convert import imagenet, members, records, report, writing
-from mlimages.convert import images as jpegs
+from mlimages.convert import members, records, report, writing
 from mlimages.convert.imagenet import open_archive
 from mlimages.convert.images import to_jpeg
 from mlimages.convert.members import Table, open_table
 from mlimages.convert.report import Note, summarise
 from mlimages.disk import room
-from mlimages.download import shards
 from mlimages.download.shards import Sample
 from mlimages.engine import map_units
 from mlimages.errors import UserError
 from mlimages.params import Convert, Machine
-from mlimages.pictures import colour, jpeg, kinds, png, reading, scaling
 from mlimages.pictures.reading import Undecodable
 from mlimages.progress import progress
 from mlimages.publish import publish, sha256, verify
 
-THIS = sys.modules[__name__]
 # So many images tell how large a record is on average.
 SAMPLED = 100
 
@@ -64,11 +59,9 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
     UserError for missing or damaged inputs, where no image at all is left of a part, and for a full disk.
     """
     listed = verify(lists, "acquire")
-    downloaded = verify(images, "download")
+    downloaded = verify(images, "download", stamps=scratch.stamps(machine))
     archive = open_archive(Path(params.imagenet), machine) if params.imagenet else None
-    key = scratch.key(params, inputs=[lists, images], code=[THIS, formats, records, imagenet, members, shards, jpegs,
-                                                            colour, jpeg, kinds, png, reading, scaling, report,
-                                                            writing])
+    key = scratch.key(params, inputs=[lists, images], stage="convert")
     if archive:
         key = f"{key}-{archive.fingerprint[:8]}"
     with scratch.workspace("convert", machine, key, out) as work:

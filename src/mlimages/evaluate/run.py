@@ -1,31 +1,26 @@
 """Measure the trained network on the validation records."""
 
 import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlimages import score_histograms, scratch
+from mlimages import scratch
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import read_tree
-from mlimages.convert.records import read_index, records_by_class, shard_paths
+from mlimages.convert.records import CLASSES, records_by_class
 from mlimages.errors import UserError
-from mlimages.evaluate import decisions, figures, measurement, network, predictions, tables
 from mlimages.evaluate.decisions import best
 from mlimages.evaluate.measurement import Measurement
-from mlimages.evaluate.network import load_network, probabilities
+from mlimages.evaluate.network import MODEL, load_network, probabilities
 from mlimages.evaluate.predictions import LABELS, PREDICTIONS, writing_predictions
 from mlimages.evaluate.tables import write_tables
 from mlimages.params import Evaluate, Machine
 from mlimages.progress import progress
 from mlimages.publish import publish, verify
-from mlimages.train import augment
 from mlimages.train.inputs import Records, evaluation_batches, told
-
-CODE = [sys.modules[__name__], augment, decisions, figures, measurement, network, predictions, score_histograms, tables]
 
 
 def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/model",
@@ -36,12 +31,14 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
     Scores are counted, not kept. Raises UserError for missing or damaged inputs, for a network of other classes
     than the records, and for one that gives no numbers.
     """
-    trained, manifest = verify(model, "train"), verify(tfrecords, "convert")
-    listed = verify(lists, "acquire")["classes"]
+    stamps = scratch.stamps(machine)
+    trained = verify(model, "train", stamps=stamps, uses=MODEL.__eq__)
+    manifest = verify(tfrecords, "convert", stamps=stamps, uses=lambda name: name == CLASSES or name.startswith("val-"))
+    listed = verify(lists, "acquire", stamps=stamps, uses=DICTIONARY.__eq__)["classes"]
     if not trained["classes"] == manifest["classes"] == listed:
         raise UserError(f"{model} was trained on {trained['classes']} classes, {tfrecords} holds "
                         f"{manifest['classes']}, {lists} names {listed}; run `dvc repro evaluate`")
-    key = scratch.key(params, inputs=[model, tfrecords, lists], code=CODE)
+    key = scratch.key(params, inputs=[model, tfrecords, lists], stage="evaluate")
     with scratch.workspace("evaluate", machine, key, out) as work:
         shutil.rmtree(work / "out", ignore_errors=True)
         records = Records(tfrecords, manifest, "val")
@@ -51,10 +48,9 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
         batches = told(evaluation_batches(
             records, batch=params.batch, pixels=trained["pixels"], preprocessing=params.preprocessing,
             central_fraction=params.central_fraction, readers=machine.workers))
-        keys = np.concatenate([read_index(shard)["key"] for shard in shard_paths(tfrecords, manifest, "val")])
         scored = probabilities(*load_network(model), batches)
         with progress("evaluate", total=len(records), unit=" images", machine=machine) as bar:
-            labels = _measure(params, measured, scored, keys, work / "out", bar)
+            labels = _measure(params, measured, scored, records.keys(), work / "out", bar)
         write_tables(measured.figures(), tree, records_by_class(tfrecords, "train"), params.frequency_groups,
                      work / "out")
         publish(work / "out", out, verb="evaluate", records={PREDICTIONS: len(records), LABELS: labels},

@@ -17,7 +17,7 @@ from mlimages.figures.canvas import GOOD, MUTED, TRAIN, VALIDATION, axes, bars, 
 from mlimages.params import Machine, Train
 from mlimages.publish import read_manifest
 from mlimages.train.files import METRICS, PROFILE
-from mlimages.train.inputs import Records
+from mlimages.train.inputs import count_records
 from mlimages.train.log import read_log
 from mlimages.train.loop import LOG
 from mlimages.train.run import work_folder
@@ -30,7 +30,7 @@ WIDTH, PANEL_HEIGHT = 9.0, 2.4  # inches
 
 def learning_rate_plan(params: Train, tfrecords: str | Path) -> None:
     """The learning rate of every step to come."""
-    schedule = build_schedule(params, len(Records(tfrecords, read_manifest(tfrecords, "convert"), "train")))
+    schedule = build_schedule(params, sum(count_records(tfrecords, read_manifest(tfrecords, "convert"), "train")))
     ax = axes(f"Learning rate over {schedule.total_steps:,} steps of {params.batch} images", "step", "learning rate")
     steps = np.unique(np.linspace(0, schedule.total_steps - 1, 2000).astype(int))
     ax.plot(steps, schedule(steps), color=TRAIN)

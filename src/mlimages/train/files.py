@@ -9,6 +9,8 @@ from mlimages.publish import sha256
 
 CHECKPOINTS = "checkpoints"
 FACTS = "facts.json"
+VARIABLES = "variables"
+MODEL = "model.keras"
 PROFILE = "profile.json"
 METRICS = "metrics.json"  # written last: with it, all of the result is there
 
@@ -18,19 +20,33 @@ def folders(checkpoints: Path) -> list[Path]:
     return sorted(checkpoints.glob("step-*"))
 
 
-def examine(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """The facts of a checkpoint that is whole, else None and what is wrong."""
+def read_facts(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The facts of a checkpoint, else None and what is wrong; its other files are not looked at."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        for name, digest in facts["files"].items():
-            if sha256(folder / name) != digest:
-                return None, f"{name} has another sha256 than when it was written"
-        facts["step"], facts["losses"], facts["score"], facts["seconds"], facts["network"]
-    except FileNotFoundError as error:
-        return None, f"{Path(str(error.filename)).name} is missing"
+        facts["step"], facts["losses"], facts["score"], facts["seconds"], facts["network"], facts["machine"]
+        facts["files"].items()
+    except FileNotFoundError:
+        return None, f"{FACTS} is missing"
+    except OSError as error:
+        return None, f"{FACTS} cannot be read: {error.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return None, f"{FACTS}: {error}"
     return facts, ""
+
+
+def examine(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The facts of a checkpoint that is whole, else None and what is wrong."""
+    facts, fault = read_facts(folder)
+    for name, digest in facts["files"].items() if facts else ():
+        try:
+            if sha256(folder / name) != digest:
+                return None, f"{name} has another sha256 than when it was written"
+        except FileNotFoundError:
+            return None, f"{name} is missing"
+        except (OSError, UserError) as error:
+            return None, str(error)
+    return facts, fault
 
 
 def newest(checkpoints: Path) -> Path | None:
@@ -38,13 +54,23 @@ def newest(checkpoints: Path) -> Path | None:
     return next((folder for folder in reversed(folders(checkpoints)) if examine(folder)[0] is not None), None)
 
 
-def checkpoint_files(prefix: str | Path) -> list[Path]:
-    """The files of a released checkpoint, PREFIX.index first; UserError where they are not there."""
-    prefix = Path(prefix)
-    index = prefix.with_name(f"{prefix.name}.index")
-    files = [index, *sorted(prefix.parent.glob(f"{prefix.name}.data-*"))]
+def start_files(start: str | Path) -> list[Path]:
+    """The files of what `train.initialize_from` may name; UserError where they are not there.
+
+    One .keras file, also that of a folder such as data/model; of one of our checkpoints facts.json first, then its
+    variables; of a released checkpoint PREFIX.index first, then PREFIX.data-*.
+    """
+    start = Path(start)
+    network = start / MODEL if start.is_dir() else start
+    if network.suffix == ".keras" and network.is_file():
+        return [network]
+    if (start / FACTS).is_file():
+        return [start / FACTS, *sorted(start.glob(f"{VARIABLES}.*"))]
+    index = start.with_name(f"{start.name}.index")
+    files = [index, *sorted(start.parent.glob(f"{start.name}.data-*"))]
     if not index.is_file() or len(files) < 2:
-        others = [path.with_suffix("") for path in sorted(prefix.parent.glob("*.index"))]
-        raise UserError(f"{prefix} is no TensorFlow checkpoint: expected {index} and {prefix}.data-* beside it"
+        others = [path.with_suffix("") for path in sorted(start.parent.glob("*.index"))]
+        raise UserError(f"{start} is nothing that a training can start from: expected a .keras file, a folder with "
+                        f"{MODEL} or {FACTS}, or a TensorFlow checkpoint: {index} and {start}.data-* beside it"
                         + (f"; there is {', '.join(map(str, others[:5]))}" if others else ""))
     return files

@@ -1,5 +1,6 @@
 """Train on the devices of this process, alone or as one of several workers, and write what comes of it."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from mlimages.train.files import CHECKPOINTS
 from mlimages.train.inputs import Records, telling, training_batches
 from mlimages.train.loop import LOG, run_steps
 from mlimages.train.profile import INPUT_STEPS, exchange_seconds, input_seconds
+from mlimages.train.record import arithmetic
 from mlimages.train.result import write_result
 from mlimages.train.resume import Checkpoints
 from mlimages.train.role import ALONE, Role
 from mlimages.train.schedule import build_schedule
+from mlimages.train.start import find_start
 from mlimages.train.step import Trainer
 from mlimages.train.strategy import build_strategy, distribute, meet, replica_batch
 from mlimages.train.validation import Validation
@@ -43,17 +46,21 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
     strategy = build_strategy(params, machine)
     replicas = strategy.num_replicas_in_sync
     per_replica = replica_batch(params, replicas)
-    trainer = Trainer(params, classes, strategy, steps_per_call=machine.steps_per_call)
+    start = find_start(params, machine)
+    found = dataclasses.replace(params, initialize_from=None if start is None else str(start))
+    trainer = Trainer(found, classes, strategy, steps_per_call=machine.steps_per_call)
     if trainer.loaded and role.chief:
         print(f"{params.initialize_from}: {trainer.loaded}")
     checkpoints = Checkpoints(work / CHECKPOINTS, trainer.variables,
-                              {"architecture": params.architecture, "classes": classes}, machine.checkpoints_kept,
+                              {"architecture": params.architecture, "classes": classes},
+                              {"replicas": replicas, **arithmetic()} if role.chief else {}, machine.checkpoints_kept,
                               began)
     resumed = checkpoints.restore(mend=role.chief)
     own = role.share(replicas)
     print(f"{params.architecture}, {trainer.model.count_params():,} weights, {replicas} "
           f"{'replica' if replicas == 1 else 'replicas'} of {per_replica} images; {plan.total_steps} steps over "
-          f"{images} images" + (f", resumed after step {resumed.step}" if resumed.step else ""))
+          f"{images} images, whose places in the shards take {records.reader.index_bytes / 1e6:,.1f} MB of memory"
+          + (f", resumed after step {resumed.step}" if resumed.step else ""))
     if not role.alone:
         role.tell(plan=f"worker {role.index} of {role.workers}: images {own.start * per_replica} to "
                        f"{own.stop * per_replica - 1} of the {params.batch} of every step, steps {resumed.step + 1} to "

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mlimages.convert.records import shard_paths
+from mlimages.convert.records import read_index, shard_paths
 from mlimages.errors import UserError
 from mlimages.memory import aligned
 from mlimages.params import Train
@@ -26,14 +26,19 @@ from mlimages.train.recolour import recolour
 PREFETCHED = 2  # batches
 
 
+def count_records(folder: str | Path, manifest: dict[str, Any], part: str) -> list[int]:
+    """How many records each shard of a part has, by the manifest of data/tfrecords."""
+    return [manifest["files"][shard.name]["records"] for shard in shard_paths(folder, manifest, part)]
+
+
 class Records:
     """The records of a part of data/tfrecords, as its manifest tells of them."""
 
     def __init__(self, folder: str | Path, manifest: dict[str, Any], part: str) -> None:
-        shards = shard_paths(folder, manifest, part)
-        self.counts = [manifest["files"][shard.name]["records"] for shard in shards]
+        self._shards = shard_paths(folder, manifest, part)
+        self.counts = count_records(folder, manifest, part)
         self.classes: int = manifest["classes"]
-        self.reader = Reader(shards, self.counts, self.classes)
+        self.reader = Reader(self._shards, self.counts, self.classes)
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -42,6 +47,11 @@ class Records:
         """The positions of all, as the reader takes them, in the order of the shards: int [records, 2]."""
         return np.concatenate([np.stack([np.full(count, shard), np.arange(count)], axis=1)
                                for shard, count in enumerate(self.counts)])
+
+    def keys(self) -> np.ndarray:
+        """The names of all, `in_order`: bytes [records]."""
+        # Copied one after the other: a memory map keeps its file open.
+        return np.concatenate([np.array(read_index(shard)["key"]) for shard in self._shards] or [np.empty(0, "S1")])
 
     def spread(self, count: int) -> np.ndarray:
         """`in_order`, but only `count` of them, evenly spread over all; all where there are not more."""

@@ -13,6 +13,7 @@ from mlimages.errors import UserError
 from mlimages.interrupts import Interrupts
 from mlimages.params import Machine, Train
 from mlimages.progress import progress
+from mlimages.train.files import CHECKPOINTS, newest
 from mlimages.train.log import TrainingLog
 from mlimages.train.resume import Checkpoints, Resumed
 from mlimages.train.role import Role
@@ -59,7 +60,7 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
             rates = plan(steps)
             role.tell(entered=steps.stop)
             found = trainer.train(batches, rates, stop=interrupts.received is not None)
-            _check(found, trainer.overflowed, steps, rates)
+            _check(found, trainer.overflowed, steps, rates, work)
             done = steps.stop
             bar.update(len(steps))
             saving = done == _next_save(steps.start, plan, params)
@@ -68,7 +69,7 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
                 speed = (done - timed) * params.batch / (time.monotonic() - began)
                 bar.set_postfix(loss=f"{rows[-1].loss:.4g}", images_per_second=f"{speed:.1f}", refresh=False)
                 if saving:
-                    _prepare_to_save(trainer, done, float(rates[-1]), role)
+                    _prepare_to_save(trainer, done, float(rates[-1]), role, work)
                 if log:
                     tried = validation.run(trainer, role.tell) if validation and saving else None
                     for row in rows:
@@ -86,7 +87,7 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
             # A process alone need not wait for the next step to tell itself.
             if (trainer.stopping or (interrupts.received and role.alone)) and done < plan.total_steps:
                 if not saving:
-                    _prepare_to_save(trainer, done, float(rates[-1]), role)
+                    _prepare_to_save(trainer, done, float(rates[-1]), role, work)
                     if role.chief:
                         checkpoints.save(done, losses)
                         role.tell(saved=done)
@@ -117,27 +118,30 @@ def _rows(losses: list[float], done: int, saving: bool, plan: Schedule) -> tuple
     return losses, rows
 
 
-def _check(losses: np.ndarray, overflowed: np.ndarray, steps: range, rates: np.ndarray) -> None:
+def _check(losses: np.ndarray, overflowed: np.ndarray, steps: range, rates: np.ndarray, work: Path) -> None:
     """UserError for the first step of a call whose loss, or whose gradients, are not finite."""
     bad = np.flatnonzero(~np.isfinite(losses))
     if bad.size:
-        _refuse(f"the loss is {losses[bad[0]]}", steps[bad[0]] + 1, float(rates[bad[0]]))
+        _refuse(f"the loss is {losses[bad[0]]}", steps[bad[0]] + 1, float(rates[bad[0]]), work)
     bad = np.flatnonzero(overflowed)
     if bad.size:
-        _refuse("the float16 gradients are not finite, with the loss scale down to 1,", steps[bad[0]] + 1,
-                float(rates[bad[0]]), "set train.precision to mixed_bfloat16 or float32, ")
+        _refuse("the float16 gradients are not finite, with the loss scale at its lowest,", steps[bad[0]] + 1,
+                float(rates[bad[0]]), work, "set train.precision to mixed_bfloat16 or float32 and "
+                "train.exchange to bfloat16 or float32, ")
 
 
-def _prepare_to_save(trainer: Trainer, step: int, rate: float, role: Role) -> None:
+def _prepare_to_save(trainer: Trainer, step: int, rate: float, role: Role, work: Path) -> None:
     """UserError, on all workers, where the variables are not fit to be saved."""
     role.tell(writing=True)
     if not trainer.is_finite():
-        _refuse("the weights are no longer finite", step, rate)
+        _refuse("the weights are no longer finite", step, rate, work)
     if not role.alone and not meet(trainer.strategy, trainer.digest()):
         raise UserError(f"the workers have different weights after step {step}; the checkpoint before is kept; please "
                         f"report this")
 
 
-def _refuse(what: str, step: int, rate: float, advice: str = "") -> None:
+def _refuse(what: str, step: int, rate: float, work: Path, advice: str = "") -> None:
+    kept = newest(work / CHECKPOINTS)
+    begin = f", or begin from it with other parameters: `-S train.initialize_from={kept}`" if kept else ""
     raise UserError(f"{what} at step {step}, with the learning rate {rate:.3g}; the last good checkpoint is kept; "
-                    f"{advice}lower train.learning_rate, or lengthen train.warmup")
+                    f"{advice}lower train.learning_rate, or lengthen train.warmup{begin}")

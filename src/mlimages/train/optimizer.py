@@ -135,14 +135,15 @@ def is_decayed(weight: Any) -> bool:
 
 
 class LossScale:
-    """Keeps float16 gradients from vanishing: the loss is multiplied by a scale, the gradients divided by it.
+    """Keeps float16 gradients in range: the loss is multiplied by a scale, the gradients divided by it.
 
-    A step whose gradients are not all finite changes nothing and halves the scale, down to 1; after 2,000 others in a
-    row it doubles.
+    A step whose gradients are not all finite changes nothing and halves the scale, which begins with `first`, down to
+    `least`; after 2,000 others in a row it doubles.
     """
 
-    def __init__(self) -> None:
-        self.scale = keras.Variable(FIRST_SCALE, trainable=False, dtype="float32")
+    def __init__(self, first: float = FIRST_SCALE, least: float = 1.0) -> None:
+        self._least = least
+        self.scale = keras.Variable(first, trainable=False, dtype="float32")
         self.good_steps = keras.Variable(0, trainable=False, dtype="int64")
 
     @property
@@ -162,10 +163,10 @@ class LossScale:
             return tf.constant(True)
 
         tf.cond(finite, step, lambda: tf.constant(False))
-        hopeless = ~finite & (scale <= 1.0)
+        hopeless = ~finite & (scale <= self._least)
         good = tf.where(finite, self.good_steps.value + 1, 0)
         grown = tf.where(good >= STEPS_TO_DOUBLE, 2 * scale, scale)
-        self.scale.assign(tf.where(finite, grown, tf.maximum(scale / 2, 1.0)))
+        self.scale.assign(tf.where(finite, grown, tf.maximum(scale / 2, self._least)))
         self.good_steps.assign(good % STEPS_TO_DOUBLE)
         return hopeless
 

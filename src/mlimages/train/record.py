@@ -10,18 +10,27 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlimages.processor import onednn_is_on
+from mlimages.processor import instructions, onednn_is_on
 from mlimages.train.launch.agreement import package_versions
 
 
 def environment() -> dict[str, Any]:
     """What the run ran on: packages, devices, and the code's git revision, null outside a repository."""
-    gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "unknown")
-            for gpu in tf.config.list_physical_devices("GPU")]
     return {"python": platform.python_version(), "machine": platform.machine(), "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)), "onednn": onednn_is_on(), "gpus": gpus,
+            "cores": len(os.sched_getaffinity(0)), **arithmetic(), "gpus": gpu_names(),
             "packages": package_versions(), "devices": [device.name for device in tf.config.list_logical_devices()],
             "git": _revision()}
+
+
+def arithmetic() -> dict[str, Any]:
+    """What decides the last bits of what this process computes, beside the packages and the number of replicas."""
+    return {"onednn": onednn_is_on(), "instructions": " ".join(instructions()), "gpus": sorted({*gpu_names()})}
+
+
+def gpu_names() -> list[str]:
+    """The kind of each GPU that this process sees."""
+    return [tf.config.experimental.get_device_details(gpu).get("device_name", "unknown")
+            for gpu in tf.config.list_physical_devices("GPU")]
 
 
 def _processor() -> str:
@@ -51,9 +60,10 @@ def model_card(run: Mapping[str, Any]) -> str:
     params, metrics, where, git = run["params"], run["metrics"], run["environment"], run["environment"]["git"]
     code = "outside a git repository" if git is None else git["revision"] + (", with changes" if git["dirty"] else "")
     started = params["initialize_from"] or "nothing"
+    warning = f"**Warning:** {run['warning']}.\n\n" if run["warning"] else ""
     return f"""# {params["architecture"]}, {run["data"]["classes"]} classes
 
-A pre-activation ResNet for multi-label classification, trained with the loss `{params["loss"]}` on
+{warning}A pre-activation ResNet for multi-label classification, trained with the loss `{params["loss"]}` on
 {run["data"]["images"]:,} images of {params["pixels"]} x {params["pixels"]} pixels, from {started}.
 
 **Input:** RGB, float32 [batch, height, width, 3] in [-1, 1]. **Output:** logits, float32 [batch, classes]; their

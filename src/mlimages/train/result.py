@@ -4,12 +4,15 @@ import dataclasses
 import math
 import shutil
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from mlimages.params import Train
 from mlimages.publish import write_csv, write_json
-from mlimages.train.files import METRICS
+from mlimages.train.files import METRICS, MODEL
 from mlimages.train.log import as_text, read_log
 from mlimages.train.loop import LOG
 from mlimages.train.profile import write_profile
@@ -17,7 +20,6 @@ from mlimages.train.record import environment, write_card
 from mlimages.train.resnet import build
 from mlimages.train.step import Trainer
 
-MODEL = "model.keras"
 SAVED_MODEL = "saved_model"
 RUN = "run.json"
 CARD = "model_card.md"
@@ -41,10 +43,13 @@ def write_result(params: Train, trainer: Trainer, data: dict[str, Any], publishe
     write_csv(out / VALIDATION, ("step", *TRIED), [[as_text(row[name]) for name in ("step", *TRIED.values())]
                                                    for row in rows if not math.isnan(row["validation_loss"])])
     metrics = _metrics(params, trainer, rows, published, seconds)
+    warning = divergence(rows)
+    if warning:
+        print(f"WARNING: {warning}", flush=True)
     write_profile(out, trainer, step=params.batch / metrics["images_per_second"], exchange=exchange, made=made)
     run = {"params": dataclasses.asdict(params), "data": data, "activation": params.activation,
            "initialized": trainer.loaded and trainer.loaded._asdict(), "machine": machine, "environment": environment(),
-           "xla": trainer.compiled, "metrics": metrics}
+           "xla": trainer.compiled, "metrics": metrics, "warning": warning}
     write_json(out / RUN, run)
     write_card(out / CARD, run)
     write_json(out / METRICS, metrics)
@@ -55,7 +60,26 @@ def _save(params: Train, trainer: Trainer, classes: int, out: Path) -> None:
     plain = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum, stock=True)
     plain.set_weights(trainer.weights())
     plain.save(out / MODEL)
-    plain.export(out / SAVED_MODEL, verbose=False)
+    # Keras' own `export` writes every variable twice: once as TensorFlow's, once as its own that wraps it.
+    served = tf.Module()
+    served.weights = [variable.value for variable in plain.variables]
+    served.serve = tf.function(lambda images: plain(images, training=False), autograph=False,
+                               input_signature=[tf.TensorSpec(plain.input_shape, tf.float32, name="images")])
+    tf.saved_model.save(served, out / SAVED_MODEL,
+                        signatures={"serve": served.serve, "serving_default": served.serve})
+
+
+def divergence(rows: Sequence[Mapping[str, float]]) -> str | None:
+    """What is to be said of a training at whose end the loss, or the validation loss, is above that of its beginning.
+
+    `rows` are those of the log. A loss that stays finite stops no training, and what comes of it is published.
+    """
+    for name, what in (("loss", "training"), ("validation_loss", "validation")):
+        values = [row[name] for row in rows if not math.isnan(row[name])]
+        if values and values[-1] > values[0]:
+            return (f"the {what} loss ended at {values[-1]:.4g}, above the {values[0]:.4g} of its first row: this "
+                    f"training diverged, or learnt nothing; lower train.learning_rate, or lengthen train.warmup")
+    return None
 
 
 def _metrics(params: Train, trainer: Trainer, rows: list[dict[str, float]], published: int,

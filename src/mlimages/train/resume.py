@@ -15,9 +15,7 @@ import tensorflow as tf
 
 from mlimages.errors import UserError
 from mlimages.publish import fsync, sha256, write_json
-from mlimages.train.files import FACTS, examine, folders
-
-VARIABLES = "variables"
+from mlimages.train.files import FACTS, VARIABLES, examine, folders, read_facts
 
 
 class Resumed(NamedTuple):
@@ -30,13 +28,14 @@ class Resumed(NamedTuple):
 class Checkpoints:
     """The last `kept` checkpoints in a folder, and the best: that of the lowest score.
 
-    `variables` are saved; `network` says of what, such as its number of classes, and must be the same to restore.
-    `began` is when this run of the training did, by time.monotonic().
+    `variables` are saved; `network` says of what, such as its number of classes, and must be the same to restore. So
+    must `machine`, which says what of the machine decides the weights, such as the number of replicas. `began` is when
+    this run of the training did, by time.monotonic().
     """
 
-    def __init__(self, folder: Path, variables: Mapping[str, list[Any]], network: Mapping[str, Any], kept: int,
-                 began: float) -> None:
-        self._folder, self._network, self._kept = folder, dict(network), kept
+    def __init__(self, folder: Path, variables: Mapping[str, list[Any]], network: Mapping[str, Any],
+                 machine: Mapping[str, Any], kept: int, began: float) -> None:
+        self._folder, self._network, self._machine, self._kept = folder, dict(network), dict(machine), kept
         self._began, self._before = began, 0.0
         self._checkpoint = tf.train.Checkpoint(**variables)
 
@@ -62,7 +61,7 @@ class Checkpoints:
             self._checkpoint.write(str(partial / VARIABLES))
             digests = {path.name: sha256(path) for path in sorted(partial.iterdir())}
             write_json(partial / FACTS, {"step": step, "losses": losses, "score": score, "seconds": self.seconds,
-                                         "network": self._network, "files": digests})
+                                         "network": self._network, "machine": self._machine, "files": digests})
             for path in [*partial.iterdir(), partial]:
                 fsync(path)
             if final.exists():  # of the same step, and older than what is to replace it
@@ -99,30 +98,35 @@ class Checkpoints:
 
     def restore_best(self) -> int:
         """Load the checkpoint of the lowest score; returns its step."""
-        best = self._best()
-        if best is None:
-            raise UserError(f"{self._folder} holds no whole checkpoint with a finite score, of which to publish the "
-                            f"best; set train.publish to last")
-        folder, facts = best
-        self._load(folder, facts)
-        return facts["step"]
+        for folder, _ in self._by_score():
+            facts, fault = examine(folder)
+            if facts is not None:
+                self._load(folder, facts)
+                return facts["step"]
+            print(f"{folder} is damaged ({fault}); taking the next best")
+        raise UserError(f"{self._folder} holds no whole checkpoint with a finite score, of which to publish the best; "
+                        f"set train.publish to last")
 
     def _load(self, folder: Path, facts: Mapping[str, Any]) -> None:
         for name, expected in self._network.items():
             if facts["network"].get(name) != expected:
                 raise UserError(f"{folder} is of a network with {name} {facts['network'].get(name)}, expected "
                                 f"{expected}; remove {self._folder} to train from the start")
+        for name, expected in self._machine.items():
+            if facts["machine"].get(name) != expected:
+                raise UserError(f"{folder} was trained with {name} {facts['machine'].get(name)!r}, here it is "
+                                f"{expected!r}, which gives other weights: go on where it began (see machine.* in "
+                                f"params.yaml), or begin a new training from it: `dvc exp run -S "
+                                f"train.initialize_from={folder}`; remove {self._folder} to train from the start")
         self._checkpoint.read(str(folder / VARIABLES)).assert_consumed()
 
-    def _best(self) -> tuple[Path, dict[str, Any]] | None:
-        whole = [(folder, facts) for folder in folders(self._folder)
-                 if (facts := examine(folder)[0]) is not None and facts["score"] is not None]
-        return min(whole, key=lambda one: one[1]["score"], default=None)
+    def _by_score(self) -> list[tuple[Path, dict[str, Any]]]:
+        """The checkpoints that have a score, by their facts alone, the best first."""
+        scored = [(folder, facts) for folder in folders(self._folder)
+                  if (facts := read_facts(folder)[0]) is not None and facts["score"] is not None]
+        return sorted(scored, key=lambda one: one[1]["score"])
 
     def _prune(self) -> None:
-        """Remove all but the last ones and the best."""
-        old = folders(self._folder)[: -self._kept]
-        best = self._best() if old else None
-        for folder in old:
-            if best is None or folder != best[0]:
-                shutil.rmtree(folder)
+        """Remove all but the last ones and the best. No file is hashed for that: weights may be large, saves many."""
+        for folder in set(folders(self._folder)[: -self._kept]) - {folder for folder, _ in self._by_score()[:1]}:
+            shutil.rmtree(folder)

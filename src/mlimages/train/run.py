@@ -6,25 +6,19 @@ from pathlib import Path
 from mlimages import scratch
 from mlimages.params import Machine, Train
 from mlimages.publish import publish, read_manifest, verify
-from mlimages.train.files import CHECKPOINTS, METRICS, checkpoint_files
+from mlimages.train.files import CHECKPOINTS, METRICS, start_files
 from mlimages.train.launch.on_tf_config import serve
 from mlimages.train.launch.supervisor import supervise
 from mlimages.train.launch.tf_config import read_environment
-
-# The modules that decide the bytes of the result, by path: what only starts others must not import TensorFlow.
-HERE = Path(__file__).parent
-CODE = [HERE.parent / "convert" / "example.py", HERE.parent / "score_histograms.py",
-        *(HERE / f"{name}.py" for name in ("augment", "batch_norm", "checkpoint", "convolution", "draws", "finish",
-                                           "fit", "fused", "inputs", "log", "loop", "loss", "optimizer", "order",
-                                           "reader", "recolour", "resnet", "result", "resume", "run", "schedule",
-                                           "step", "strategy", "validation"))]
+from mlimages.train.start import find_start
 
 
 def work_folder(params: Train, machine: Machine, tfrecords: str | Path) -> Path:
-    """Where this training works, and resumes from; UserError without records, or without a checkpoint to start from."""
+    """Where this training works, and resumes from; UserError without records, or without what to start from."""
     read_manifest(tfrecords, "convert")
-    first = checkpoint_files(params.initialize_from) if params.initialize_from is not None else []
-    return scratch.root(machine) / "train" / scratch.key(params, inputs=[tfrecords], files=[*first, *CODE])
+    start = find_start(params, machine)
+    first = start_files(start) if start is not None else []
+    return scratch.root(machine) / "train" / scratch.key(params, inputs=[tfrecords], files=first, stage="train")
 
 
 def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfrecords",
@@ -37,7 +31,7 @@ def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfre
 
     Where TF_CONFIG makes this another worker than the chief, nothing is published: it returns what the chief will.
     """
-    manifest = verify(tfrecords, "convert")
+    manifest = verify(tfrecords, "convert", stamps=scratch.stamps(machine))
     work = work_folder(params, machine, tfrecords)
     if params.strategy == "multi_worker" and machine.launcher == "environment" and read_environment().own:
         if not (work / "out" / METRICS).exists():

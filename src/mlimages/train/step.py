@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlimages.params import Train
-from mlimages.train.checkpoint import load_released
+from mlimages.train.checkpoint import load_weights
 from mlimages.train.finish import Finish
 from mlimages.train.local_steps import Meeting
 from mlimages.train.loss import build_loss
@@ -45,13 +45,13 @@ class Trainer:
             self.model = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
                                zero_init_residual=params.zero_init_residual,
                                synchronized=params.batch_norm == "synchronized", dtype=params.precision)
-            self.loaded = None if params.initialize_from is None else load_released(
+            self.loaded = None if params.initialize_from is None else load_weights(
                 self.model, params.initialize_from, logits=params.initialize_logits)
             # Of the global batch's loss a replica has a share; of that of a step which it takes alone, all.
             self._shares = self._replicas if self.local_steps == 1 else 1
             self.loss = build_loss(params, classes, self._shares, sum_over_replicas)
             self.optimizer = build_optimizer(params, self.model.trainable_variables)
-            self.scale = LossScale() if params.precision == "mixed_float16" else None
+            self.scale = self._loss_scale(params)
             self.average = WeightAverage(self.model.variables, params.average_decay) if params.average_decay else None
         self._meeting = Meeting([*self.model.trainable_variables, *self.optimizer.moments,
                                  *(self.average.averages if self.average else [])], self.exchange, self._replicas)
@@ -60,6 +60,13 @@ class Trainer:
         self._part = tf.function(self._part_of_replica, jit_compile=True) if self.compiled else self._part_of_replica
         self.call = tf.function(self._call)
         self.evaluate = tf.function(self._evaluate, reduce_retracing=True)
+
+    def _loss_scale(self, params: Train) -> LossScale | None:
+        """For gradients that are computed as float16, which the scale keeps from vanishing, or only travel as such."""
+        if params.precision == "mixed_float16":
+            return LossScale()
+        travel = params.exchange == "float16" and self._replicas > 1 and self.local_steps == 1
+        return LossScale(first=1.0, least=2.0**-15) if travel else None
 
     @property
     def exchanged_shapes(self) -> list[Any]:

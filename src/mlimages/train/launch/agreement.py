@@ -16,9 +16,10 @@ from mlimages.errors import UserError
 from mlimages.params import Machine, Train
 from mlimages.processor import ONEDNN, onednn_choice
 from mlimages.publish import MANIFEST, sha256
-from mlimages.train.files import CHECKPOINTS, checkpoint_files, newest
+from mlimages.train.files import CHECKPOINTS, newest, start_files
 from mlimages.train.launch.gathering import ANSWER_SECONDS, Caller, call, chief_absence, gather
 from mlimages.train.launch.tf_config import Cluster
+from mlimages.train.start import find_start
 
 PACKAGES = ("keras", "numpy", "tensorflow")
 # By which workers exchange, and after which steps.
@@ -32,7 +33,8 @@ Facts = dict[str, dict[str, Any]]
 def facts(params: Train, machine: Machine, tfrecords: Path, work: Path) -> Facts:
     """What must be the same for all workers, by what it is called and then by its parts."""
     source = Path(str(mlimages.__file__)).parent
-    first = checkpoint_files(params.initialize_from) if params.initialize_from is not None else []
+    start = find_start(params, machine)
+    first = start_files(start) if start is not None else []
     resumed = newest(work / CHECKPOINTS)
     return {"parameters": {**{f"train.{name}": value for name, value in dataclasses.asdict(params).items()},
                            **{f"machine.{name}": getattr(machine, name) for name in EXCHANGE}},

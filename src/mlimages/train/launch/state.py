@@ -1,5 +1,6 @@
 """What a supervisor knows of a worker, from what that said."""
 
+import contextlib
 import json
 import time
 from collections import deque
@@ -48,9 +49,12 @@ class Worker:
     def hear(self, kind: str, line: str) -> dict[str, Any]:
         """Take in a line; returns the facts that it tells, if any, else it goes to the log."""
         if kind == "out" and line.startswith(MARK):
-            told = json.loads(line.removeprefix(MARK))
-            self._learn(told)
-            return told
+            # A worker that is killed, or whose disk or network fails, may leave half a line.
+            with contextlib.suppress(ValueError):
+                told = json.loads(line.removeprefix(MARK))
+                if isinstance(told, dict):
+                    self._learn(told)
+                    return told
         if line.strip():
             self.tail.append(f"[worker {self.index}] {line}")
             print(self.tail[-1], file=self._log, flush=True)
