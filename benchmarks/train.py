@@ -65,6 +65,12 @@ def close(rivals: list[Rival]) -> None:
         rival.close()
 
 
+def lower(isa: str | None) -> None:
+    """Have all processes that start from now on use no more than AVX2; None leaves them as they are."""
+    if isa:
+        os.environ.update(zip(LOWERED, (isa, isa.lower(), isa), strict=True))
+
+
 def ours(what: str, pixels: int, batch: int, classes: int, name: str | None = None, **environment: str) -> Rival:
     return Rival(name or what, sys.executable, str(HERE / "train_rivals.py"), what, str(pixels), str(batch),
                  str(classes), **environment)
@@ -135,8 +141,7 @@ def main() -> None:
     parser.add_argument("--isa", choices=["AVX2"], help="the most that oneDNN, PyTorch and MKL may use")
     parser.add_argument("--only", default="step,busy,overhead,memory,start")
     chosen = parser.parse_args()
-    if chosen.isa:
-        os.environ.update(zip(LOWERED, ("AVX2", "avx2", "AVX2"), strict=True))
+    lower(chosen.isa)
     print(f"{os.cpu_count()} cores, {platform.machine()}, {chosen.isa or 'all instructions'}, Python "
           f"{platform.python_version()}, medians of {ROUNDS}")
     for what in chosen.only.split(","):

@@ -1,0 +1,117 @@
+"""What each choice of the training step is worth on this processor: the step as it is, beside steps that choose else.
+
+    python benchmarks/train_choices.py                # on a quiet machine; about five minutes
+    python benchmarks/train_choices.py --isa AVX2     # as on a processor without AVX-512
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from train import CLASSES, ROUNDS, SIZES, Rival, close, lower, take_turns
+
+
+def replace(owner: Any, name: str, value: Any) -> None:
+    setattr(owner, name, value)
+
+
+def as_it_is() -> None:
+    pass
+
+
+def plain_convolutions() -> None:
+    from mlimages.train import convolution
+
+    replace(convolution, "_on_tensorflows_cpu", lambda: False)
+
+
+def kernel_gradient_as_product() -> None:
+    from mlimages.train import convolution
+
+    replace(convolution, "onednn_has_avx512", lambda: True)
+
+
+def kernel_gradient_as_convolution() -> None:
+    from mlimages.train import convolution
+
+    replace(convolution, "onednn_has_avx512", lambda: False)
+
+
+def batch_norm_of_keras() -> None:
+    import keras
+
+    from mlimages.train.batch_norm import FusedBatchNormalization
+
+    replace(FusedBatchNormalization, "call", keras.layers.BatchNormalization.call)
+
+
+def memory_given_back() -> None:
+    import train_rivals
+
+    replace(train_rivals, "keep_freed", lambda options: None)
+
+
+def without_layout_pass() -> None:
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"layout_optimizer": False})
+
+
+def one_operation_at_a_time() -> None:
+    import tensorflow as tf
+
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def threads_that_sleep_at_once() -> None:
+    from tensorflow.core.protobuf import config_pb2
+    from tensorflow.python.eager import context
+
+    config = config_pb2.ConfigProto()
+    config.experimental.disable_thread_spinning = True
+    context.context()._config = config
+
+
+CHOICES: dict[str, Callable[[], None]] = {choice.__name__: choice for choice in (
+    as_it_is, plain_convolutions, kernel_gradient_as_product, kernel_gradient_as_convolution, batch_norm_of_keras,
+    memory_given_back, without_layout_pass, one_operation_at_a_time, threads_that_sleep_at_once)}
+
+
+def measure() -> None:
+    for pixels, batch in SIZES:
+        rivals = [Rival(name, sys.executable, str(Path(__file__)), "--child", name, str(pixels), str(batch))
+                  for name in CHOICES]
+        take_turns(rivals)
+        close(rivals)
+        own = statistics.median(rivals[0].seconds)
+        for rival in rivals:
+            median = statistics.median(rival.seconds)
+            print(f"| {pixels} px, batch {batch} | {rival.name.replace('_', ' ')} | {batch / median:.1f} images/s | "
+                  f"{own / median:.2f} of the speed as it is |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--isa", choices=["AVX2"], help="the most that oneDNN may use")
+    parser.add_argument("--child", nargs=3, metavar=("CHOICE", "PIXELS", "BATCH"), help="one of the processes")
+    chosen = parser.parse_args()
+    if chosen.child:
+        import train_rivals
+
+        name, pixels, batch = chosen.child
+        CHOICES[name]()
+        train_rivals.main("network", pixels, batch, str(CLASSES))
+        return
+    lower(chosen.isa)
+    print(f"{os.cpu_count()} cores, {platform.machine()}, {chosen.isa or 'all instructions'}, Python "
+          f"{platform.python_version()}, medians of {ROUNDS}")
+    measure()
+
+
+if __name__ == "__main__":
+    main()
