@@ -2,19 +2,16 @@
 
 import contextlib
 import dataclasses
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.request import getproxies
 
-from mlimages import pictures, scratch
-from mlimages.acquire import formats
+from mlimages import scratch
 from mlimages.acquire.formats import PARTS
 from mlimages.cluster import own_address
 from mlimages.demo import server, world
 from mlimages.disk import check_room, say_room
-from mlimages.download import build, images, ledger, shards, spool
 from mlimages.download.build import account_path, read_account
 from mlimages.download.connections import Network
 from mlimages.download.fetching import fetch
@@ -26,11 +23,12 @@ from mlimages.errors import UserError
 from mlimages.params import Download, Machine
 from mlimages.publish import publish, verify, write_csv, write_json
 
-THIS = sys.modules[__name__]
-
 BYTES_PER_IMAGE = 300_000  # about what a photograph of 1,024 pixels takes, such as Open Images mirrors hold
 BYTES_PER_PIXEL = 0.35  # of a photograph made smaller
 
+# Raise it where the same answers would become other shards or ledgers, or where an older work folder could not be
+# continued: everything is fetched again then. tests/download/test_key.py holds the bytes of the current one.
+FORMAT = 2
 # After a change of these, all is fetched anew; all else says how to ask from now on.
 DECISIVE = ("images_per_shard", "shorter_side", "quality", "ports", "respect_opt_out")
 
@@ -77,17 +75,16 @@ def _preflight(plan: Plan, params: Download) -> None:
 
 
 def _key(params: Download, lists: str | Path, source: str) -> str:
-    """What names the folder to resume from: the demo's images cost nobody anything, so each change fetches them anew.
+    """What names the folder to resume from: FORMAT, the lists, and the parameters that decide what an image is.
 
-    Others stay when patience, pace, mirrors or code change, but for code that decides how they lie on the disk.
+    What was fetched costs other people's servers, so it stays when patience, pace, mirrors or code change. The demo's
+    images cost nobody anything: there each change of a parameter, or of what its hosts serve, fetches them anew.
     """
     tables = readable_tables(params.mirrors)
     if source == "demo":
-        return scratch.key(dataclasses.replace(params, retry=[]), inputs=[lists], files=tables, code=[
-            build, formats, images, ledger, pictures, server, shards, spool, world])
-    made_smaller = [images, pictures] if params.shorter_side else []
-    return scratch.key({name: getattr(params, name) for name in DECISIVE}, inputs=[lists],
-                       code=[build, ledger, shards, spool, *made_smaller])
+        values = dataclasses.asdict(dataclasses.replace(params, retry=[]))
+        return scratch.key({"format": FORMAT, **values}, inputs=[lists], files=tables, code=[server, world])
+    return scratch.key({"format": FORMAT, **{name: getattr(params, name) for name in DECISIVE}}, inputs=[lists])
 
 
 def _check_retry(params: Download) -> None:
