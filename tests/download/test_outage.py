@@ -3,12 +3,15 @@
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tests.conftest import ScriptedServer
-from tests.download.conftest import HOST, NOBODY, MakeFetcher
+from tests.download.conftest import HOST, NOBODY, MakeFetcher, ThreadCrew
 
+from mlimages.crew import Lost
 from mlimages.download import outage, scheduler
+from mlimages.download.exchange import Knock
 from mlimages.download.ledger import Reason
 from mlimages.errors import UserError
 
@@ -65,6 +68,24 @@ def test_knocks_do_not_come_while_others_answer(fetcher: MakeFetcher, server: Sc
     assert quiet.knock(101.0, suspended=False) is None
     assert quiet.knock(101.0, suspended=True) == HOST
     assert quiet.knock(101.1, suspended=True) is None, "it knocked twice at once"
+
+
+def test_a_probe_that_dies_with_its_worker_is_sent_again(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    lost, send = [Lost(None)], ThreadCrew.send
+
+    def losing(crew: ThreadCrew, worker: int, task: Any) -> None:
+        if isinstance(task, Knock) and lost and not any(one.scheduler._in_flight):
+            crew._results.put(lost.pop())
+        else:
+            send(crew, worker, task)
+
+    monkeypatch.setattr(ThreadCrew, "send", losing)
+    server.on("/a.jpg", body=jpeg)
+    one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=3.0)
+    outcomes = one.fetch_all([f"{HOST}/a.jpg", *(f"http://dead.example/{number}.jpg" for number in range(9))])
+    assert [outcome.reason for outcome in outcomes] == [Reason.OK] + [Reason.CONNECT] * 9
+    assert lost == []
 
 
 def test_nobody_is_asked_while_the_network_is_away(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:

@@ -202,6 +202,18 @@ def test_a_line_that_lost_its_worker_twice_is_to_blame_unless_the_whole_node_was
     assert fetcher().fetch(url).reason is reason
 
 
+def test_a_worker_whose_threads_are_busy_with_other_work_is_sent_no_line(
+        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a line would wait there, and count as one that hangs."""
+    monkeypatch.setattr(ThreadCrew, "threads", 1)
+    one, rounds = fetcher(), 0
+    one.other_work = lambda worker: int(rounds < 5)
+    for _ in one.run(serve(server, jpeg, 3)):
+        assert rounds >= 5 or not one.crew.requests
+        rounds += 1
+    assert {entry.reason for entry in one.entries.values()} == {Reason.OK}
+
+
 def test_what_a_successor_is_sent_is_not_taken_for_what_the_lost_worker_had(
         fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A redirect sends worker 0's successor a line in the same round in which worker 0 is lost."""

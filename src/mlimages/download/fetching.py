@@ -51,7 +51,7 @@ class _Fetching:
     def __init__(self, plan: Plan, params: Download, crew: Crew, report: Report, mirrors: Mirrors) -> None:
         self._plan, self._crew, self._report, self._mirrors = plan, crew, report, mirrors
         self._scheduler = Scheduler(params, crew, on_entry=self._on_entry, on_result=self._on_built,
-                                    on_lost=self._on_lost, other_work=lambda worker: bool(self._building[worker]))
+                                    on_lost=self._on_lost, other_work=lambda worker: len(self._building[worker]))
         self._left: dict[Shard, int] = {}
         self._unwritten: defaultdict[Shard, list[Entry]] = defaultdict(list)
         self._building: list[dict[str, Build]] = [{} for _ in range(crew.workers)]

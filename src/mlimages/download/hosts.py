@@ -44,9 +44,8 @@ class Host:
         self._pause, self._to_give_up = FIRST_PAUSE_SECONDS, FIRST_GIVEN_UP
 
     def admits(self, now: float) -> bool:
-        """Whether one more of its lines may be asked now, as far as its health goes."""
-        return bool(self.lines) and now >= self.not_before and (
-            self.in_flight == 0 or (self._heard and self.suspended_at is None))
+        """Whether one more line may be asked now, as far as its health goes."""
+        return now >= self.not_before and (self.in_flight == 0 or (self._heard and self.suspended_at is None))
 
     def answered(self, number: int, *, erred: bool) -> bool:
         """Note that somebody is there; whether different lines in a row were told of an error of the host's own."""
@@ -117,7 +116,7 @@ class Domain:
         """A host with a line that may be asked now, each in its turn; hosts without one leave the circle."""
         while self.ready:
             host = next(iter(self.ready))
-            if host.admits(now):
+            if host.lines and host.admits(now):
                 self.ready.move_to_end(host)
                 return host
             del self.ready[host]

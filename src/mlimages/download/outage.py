@@ -77,6 +77,10 @@ class Outage:
         self._doors[host] = url = self._doors.pop(host)
         return url
 
+    def probe_lost(self) -> None:
+        """The worker that knocked has died: another knock may go out at once."""
+        self._knocking = False
+
     def knocked(self, heard: bool, now: float) -> None:
         """What came of a knock."""
         self._knocking, self._knock_at = False, now + KNOCK_EVERY_SECONDS

@@ -60,6 +60,10 @@ class Pace:
         """Whether the domain asked for a slower pace than the greatest one."""
         return self.rate < self._most
 
+    def paused(self, now: float) -> bool:
+        """Whether a pause that the domain asked for is not over."""
+        return now < self._pause_ends
+
     def ready_at(self) -> float:
         """When the next request may leave."""
         return max(self._next, self._pause_ends)
