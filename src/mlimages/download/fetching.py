@@ -41,10 +41,9 @@ def fetch(plan: Plan, params: Download, machine: Machine, network: Network, tabl
 
 def _images(plan: Plan) -> int:
     """How many images earlier runs have got."""
-    accounts = [account_path(plan.accounts, shard) for shard in plan.shards]
-    waiting = (entry for shard in plan.todo for entry in Journal(plan.spools, shard.name).read())
-    return (sum(read_account(path)["images"] for path in accounts if path.exists())
-            + sum(entry.stored is not None for entry in waiting))
+    todo = set(plan.todo)
+    return sum(plan.images(shard) if shard in todo else read_account(account_path(plan.accounts, shard))["images"]
+               for shard in plan.shards)
 
 
 class _Fetching:

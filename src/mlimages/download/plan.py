@@ -60,6 +60,13 @@ class Plan:
         """How many lines `to_fetch` yields."""
         return shard.lines - len(self._known(shard))
 
+    def images(self, shard: Shard) -> int:
+        """How many of the shard's lines have an image by now, in the shard or waiting for it."""
+        ledger = ledger_path(shard_path(self.finished, shard.part, shard.number))
+        have = {row.line: row.reason is Reason.OK for row in read_ledger(ledger)} if ledger.exists() else {}
+        have |= {entry.line: entry.stored is not None for entry in Journal(self.spools, shard.name).read()}
+        return sum(have.values())
+
     def job(self, shard: Shard) -> Build:
         """What makes the shard once its lines have ended."""
         placed = shard._replace(offset=self._offsets[shard.part][shard.number])
