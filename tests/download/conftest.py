@@ -166,6 +166,7 @@ class ThreadCrew:
         self._pool = ThreadPoolExecutor(self.threads)
         self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.requests: Counter[int] = Counter()
+        self.killed = 0
 
     def send(self, worker: int, task: Any) -> None:
         if isinstance(task, Get):
@@ -177,6 +178,12 @@ class ThreadCrew:
             self._results.put(self._exchange.get(task) if isinstance(task, Get) else self._exchange.knock(task))
         except Exception as error:
             self._results.put(error)
+
+    def is_up(self, worker: int) -> bool:
+        return True
+
+    def kill(self, worker: int) -> None:
+        self.killed += 1
 
     def receive(self, seconds: float) -> list[tuple[int, Any]]:
         try:

@@ -81,10 +81,18 @@ def test_a_probe_that_dies_with_its_worker_is_sent_again(fetcher: MakeFetcher, s
             send(crew, worker, task)
 
     monkeypatch.setattr(ThreadCrew, "send", losing)
+    monkeypatch.setattr(scheduler, "WINDOW", 1)
     server.on("/a.jpg", body=jpeg)
     one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=3.0)
-    outcomes = one.fetch_all([f"{HOST}/a.jpg", *(f"http://dead.example/{number}.jpg" for number in range(9))])
-    assert [outcome.reason for outcome in outcomes] == [Reason.OK] + [Reason.CONNECT] * 9
+
+    def urls() -> Iterator[str]:
+        yield f"{HOST}/a.jpg"
+        monkeypatch.setattr(scheduler, "WINDOW", 100)  # that one has been answered
+        yield from (f"http://dead.example/{number}.jpg" for number in range(9))
+
+    for _ in one.run(urls()):
+        pass
+    assert [one.entries[number].reason for number in range(10)] == [Reason.OK] + [Reason.CONNECT] * 9
     assert lost == []
 
 

@@ -214,6 +214,23 @@ def test_a_worker_whose_threads_are_busy_with_other_work_is_sent_no_line(
     assert {entry.reason for entry in one.entries.values()} == {Reason.OK}
 
 
+@pytest.mark.parametrize("up", [False, True])
+def test_what_waits_for_a_worker_that_still_starts_does_not_hang(
+        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch, up: bool) -> None:
+    monkeypatch.setattr(scheduler, "HANG_SECONDS", 0.1)
+    monkeypatch.setattr(ThreadCrew, "is_up", lambda crew, worker: up)
+    released, looks = threading.Event(), 0
+    server.on("/a.jpg", body=jpeg, until=released)
+    one = fetcher(deadline_seconds=1000.0)
+    for _ in one.run([f"{HOST}/a.jpg"]):
+        for line, _, _ in one.scheduler._in_flight[0].values():
+            line.seconds_left = 0.0
+        looks += 1
+        if looks == 8:  # of a TICK each
+            released.set()
+    assert (one.crew.killed > 0) is up
+
+
 def test_what_a_successor_is_sent_is_not_taken_for_what_the_lost_worker_had(
         fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A redirect sends worker 0's successor a line in the same round in which worker 0 is lost."""

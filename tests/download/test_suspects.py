@@ -98,6 +98,6 @@ def test_a_suspect_of_a_host_that_is_gone_ends_with_its_other_lines(fetcher: Mak
                                                                     jpeg: bytes,
                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     lose_the_first(monkeypatch, 1)
-    one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=0.5, rate_per_host=20.0)
+    one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=0.5, rate_per_host=20.0, attempts=20)
     outcomes = one.fetch_all([*(f"http://dead.example/{number}.jpg" for number in range(9)), *serve(server, jpeg, 40)])
     assert [found.reason for found in outcomes] == [Reason.CONNECT] * 9 + [Reason.OK] * 40

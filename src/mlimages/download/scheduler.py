@@ -43,6 +43,7 @@ class Scheduler:
         self.outage = Outage(params.outage_seconds)
         self._in_flight: list[dict[int, tuple[Line, Host, Slot]]] = [{} for _ in range(crew.workers)]
         self._suspects = Suspects(self.domains)
+        self._up_at = [0.0] * crew.workers
         self._hungry: dict[Domain, None] = {}
         self._suspended: set[Host] = set()
         self._timers: Timers[Line | Host | Domain] = Timers()
@@ -229,7 +230,11 @@ class Scheduler:
 
     def _end_hangs(self, now: float) -> None:
         for worker, under_way in enumerate(self._in_flight):
-            if any(now > line.sent_at + max(line.seconds_left, 0) + HANG_SECONDS for line, _, _ in under_way.values()):
+            if not self._crew.is_up(worker):
+                self._up_at[worker] = now  # what was sent there has not begun
+            up_at = self._up_at[worker]
+            if any(now > max(line.sent_at, up_at) + max(line.seconds_left, 0) + HANG_SECONDS
+                   for line, _, _ in under_way.values()):
                 self._crew.kill(worker)
 
     def _take_back(self, lost: Mapping[int, Lost]) -> None:
@@ -243,8 +248,7 @@ class Scheduler:
             self._lost(worker, lines, blameless=lost[worker].with_node)
 
     def _lost(self, worker: int, under_way: Mapping[int, tuple[Line, Host, Slot]], *, blameless: bool) -> None:
-        """A worker died of one of its lines: each is tried again alone, to find the one that kills again; where its
-        whole node was lost, they are simply tried again."""
+        """The lines of a worker that died become suspects, or wait again where its whole node was lost."""
         alone = len(under_way) == 1 and not self._other_work(worker)
         self._on_lost(worker)
         for line, host, slot in under_way.values():
@@ -264,9 +268,8 @@ class Scheduler:
 
     def _try_a_suspect(self, now: float) -> None:
         """Send the next suspect, alone to worker 0, once its host has a free slot and its domain's pace allows it."""
-        if self._stopping or self.outage.away_since is not None or self._in_flight[0] or self._other_work(0):
-            return
-        if (suspect := self._suspects.next(now)) is None:
+        blocked = self._stopping or self.outage.away_since is not None or self._in_flight[0] or self._other_work(0)
+        if blocked or (suspect := self._suspects.next(now)) is None:
             return
         line, host = suspect
         if host.domain.pace.ready_at() <= now and (slot := host.domain.take_slot(host, lambda worker: True, now)):
