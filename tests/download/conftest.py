@@ -23,7 +23,6 @@ from tests.faults import environment
 from mlimages.crew import Crew
 from mlimages.download import download, hosts, outage, scheduler, verdict
 from mlimages.download.build import read_account
-from mlimages.download.connections import Network
 from mlimages.download.exchange import Exchange, Get
 from mlimages.download.ledger import Reason, Row, read_ledger
 from mlimages.download.lines import Line, Shard
@@ -31,6 +30,7 @@ from mlimages.download.mirrors import Mirrors
 from mlimages.download.scheduler import Scheduler
 from mlimages.download.shards import index_shard, ledger_path
 from mlimages.download.spool import Entry, Spools
+from mlimages.download.transport import Network
 from mlimages.params import Download, Machine, Params
 from mlimages.publish import MANIFEST, sha256
 
@@ -175,7 +175,7 @@ class ThreadCrew:
 
     def _work(self, task: Any) -> None:
         try:
-            self._results.put(self._exchange.get(task) if isinstance(task, Get) else self._exchange.knock(task))
+            self._results.put(self._exchange.get(task) if isinstance(task, Get) else self._exchange.probe(task))
         except Exception as error:
             self._results.put(error)
 
@@ -247,9 +247,9 @@ MakeFetcher = Callable[..., Fetcher]
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hardly any wait between tries and knocks."""
+    """Hardly any wait between tries and probes."""
     monkeypatch.setattr(verdict, "BACKOFF_SECONDS", 0.001)
-    monkeypatch.setattr(outage, "KNOCK_EVERY_SECONDS", 0.2)
+    monkeypatch.setattr(outage, "PROBE_EVERY_SECONDS", 0.2)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from mlimages.download.guard import Failure, ascii_host
 from mlimages.download.ledger import Reason
 from mlimages.download.lines import Line
 from mlimages.download.politeness import Pace, registrable_domain
@@ -146,8 +147,8 @@ class Domains(dict[str, Domain]):
     def host_of(self, url: str) -> Host:
         """The host to ask for it; one without a name where it has none, so that a worker says what is wrong with it."""
         try:
-            name = urlsplit(url).hostname or ""
-        except ValueError:
+            name = ascii_host(urlsplit(url)).rstrip(".")
+        except (ValueError, Failure):
             name = ""
         key = registrable_domain(name)
         if key not in self:

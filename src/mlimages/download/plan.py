@@ -20,6 +20,7 @@ from mlimages.publish import write_json
 
 ROUND = "round.json"
 PUBLISHED = "published"
+UNVERIFIED = "unverified"
 
 
 class Plan:
@@ -33,7 +34,7 @@ class Plan:
     def __init__(self, work: Path, lists: Path, manifest: Mapping[str, Any], params: Download) -> None:
         self.finished, self.accounts, self.spools = work / "out", work / "accounts", work / "spools"
         self.spools.mkdir(exist_ok=True)
-        self._round, self._published = work / "round", work / PUBLISHED
+        self._round, self._published, self._unverified = work / "round", work / PUBLISHED, work / UNVERIFIED
         self._lists, self._manifest, self._params = lists, manifest, params
         self.shards = [shard for part in PARTS for shard in self._shards(part)]
         remove_orphans(self.spools)
@@ -41,6 +42,16 @@ class Plan:
             self._forget_lost(shard)
         self._retried = self._begin_round() if params.retry and self._published.exists() else set()
         self.todo = [shard for shard in self.shards if self._unfinished(shard) or self._to_retry(shard)]
+
+    def begin_fetching(self) -> None:
+        """Note for good where certificates are not verified."""
+        if not self._params.verify:
+            self._unverified.touch()
+
+    @property
+    def verified(self) -> bool:
+        """Whether the certificates of all hosts had to hold, in every run that fetched something."""
+        return not self._unverified.exists()
 
     def lines_of(self, part: Part) -> int:
         """How many lines the part's list has."""

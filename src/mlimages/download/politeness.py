@@ -30,9 +30,9 @@ def registrable_domain(host: str) -> str:
         return _suffixes(host).top_domain_under_public_suffix or ".".join(host.split(".")[-2:])
 
 
-def retry_after_seconds(value: str | None) -> float:
+def retry_after_seconds(value: str) -> float:
     """Seconds from a Retry-After header, given in seconds or as a date; PAUSE_SECONDS where it says nothing usable."""
-    text = (value or "").strip()
+    text = value.strip()
     if text.isdecimal():
         return float(text[:9])
     try:

@@ -13,12 +13,12 @@ from mlimages.cluster import own_address
 from mlimages.demo import server, world
 from mlimages.disk import check_room, say_room
 from mlimages.download.build import account_path, read_account
-from mlimages.download.connections import Network
 from mlimages.download.fetching import fetch
 from mlimages.download.ledger import Reason
 from mlimages.download.mirrors import readable_tables
 from mlimages.download.plan import Plan
 from mlimages.download.shards import ledger_path, shard_path
+from mlimages.download.transport import Network
 from mlimages.errors import UserError
 from mlimages.params import Download, Machine
 from mlimages.publish import publish, verify, write_csv, write_json
@@ -52,6 +52,7 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
         plan = Plan(work, Path(lists), manifest, params)
         if plan.todo:
             _preflight(plan, params)
+            plan.begin_fetching()
             proxies = getproxies() if machine.proxies_from_environment else {}
             fetch(plan, params, machine, Network({**demo_hosts, **machine.connect_to}, proxies), work)
         records, known = _summarise(plan)
@@ -117,5 +118,5 @@ def _summarise(plan: Plan) -> tuple[dict[str, int], dict[str, str]]:
               [(part, reason, reasons[part, reason], reason.meaning)
                for part in PARTS for reason in Reason if reasons[part, reason]])
     share = round(totals["images"] / max(totals["lines"], 1), 4)
-    write_json(plan.finished / SUMMARY, {**totals, "share_ok": share})
+    write_json(plan.finished / SUMMARY, {**totals, "share_ok": share, "certificates_verified": plan.verified})
     return records, known

@@ -4,11 +4,12 @@ Lines wait in queues of their hosts, not in threads: a host that is slow, refuse
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mlimages.crew import Crew, Lost
-from mlimages.download.exchange import Answer, Get, Knock, Knocked
+from mlimages.download.exchange import Answer, Get, Probe, Probed
 from mlimages.download.hosts import Domain, Domains, Host, Slot
 from mlimages.download.ledger import Reason
 from mlimages.download.lines import Line
@@ -20,35 +21,33 @@ from mlimages.download.verdict import REFUSED_STATUSES, UNREACHED, Action, Verdi
 from mlimages.params import Download
 
 WINDOW = 50_000  # lines that are read ahead
-HANG_SECONDS = 30.0
-TICK_SECONDS = 0.25
+RECENT_ANSWERS = 200
+HANG_SECONDS, TICK_SECONDS = 30.0, 0.25
 
 
 class Scheduler:
     """Fetches lines through a crew of workers; `on_entry(line, entry)` is called once for each, as they end.
 
     `on_result(result)` takes what workers return of tasks that are not the scheduler's own, `on_lost(worker)` hears of
-    workers that died, and `other_work(worker)` says how many such tasks one has: each takes a thread there. A line with
-    which a worker died is a suspect: until it ends it is tried alone, on worker 0, and not beside such tasks.
+    workers that died, and `other_work(worker)` says how many such tasks one has: each takes a thread there, and none
+    runs beside a suspect. `recent` has the reasons of the last answers, redirects aside.
     """
 
     def __init__(self, params: Download, crew: Crew, *, on_entry: Callable[[Line, Entry], None],
                  on_result: Callable[[Any], None], on_lost: Callable[[int], None],
                  other_work: Callable[[int], int]) -> None:
         self._params, self._crew = params, crew
-        self._on_entry, self._on_result, self._on_lost = on_entry, on_result, on_lost
-        self._other_work = other_work
-        self.domains = Domains(params, crew.workers)
-        self.pending = 0
+        self._on_entry, self._on_result, self._on_lost, self._other_work = on_entry, on_result, on_lost, other_work
+        self.domains, self.pending = Domains(params, crew.workers), 0
         self.outage = Outage(params.outage_seconds)
+        self.recent: deque[Reason] = deque(maxlen=RECENT_ANSWERS)
         self._in_flight: list[dict[int, tuple[Line, Host, Slot]]] = [{} for _ in range(crew.workers)]
         self._suspects = Suspects(self.domains)
         self._up_at = [0.0] * crew.workers
         self._hungry: dict[Domain, None] = {}
         self._suspended: set[Host] = set()
         self._timers: Timers[Line | Host | Domain] = Timers()
-        self._looked_at = 0.0
-        self._stopping = False
+        self._looked_at, self._stopping = 0.0, False
 
     def run(self, lines: Iterator[Line], busy: Callable[[], bool]) -> Iterator[None]:
         """Fetch all lines, and go on while `busy`; yields after each round of results."""
@@ -67,8 +66,8 @@ class Scheduler:
             for worker, result in results:
                 if isinstance(result, Answer):
                     self._answered(worker, result)
-                elif isinstance(result, Knocked):
-                    self.outage.knocked(result.heard, time.monotonic())
+                elif isinstance(result, Probed):
+                    self.outage.probed(result.reached, time.monotonic())
                 elif not isinstance(result, Lost):
                     self._on_result(result)
             yield
@@ -159,6 +158,8 @@ class Scheduler:
         domain.give_back(slot)
         host.in_flight -= 1
         line.seconds_left -= answer.seconds
+        if not answer.redirect:
+            self.recent.append(answer.reason)
         errs = refused = answer.http_status in REFUSED_STATUSES or answer.reason is Reason.TIMEOUT
         if answer.http_status:
             self.outage.answered(host.name, line.url, now)
@@ -204,9 +205,9 @@ class Scheduler:
         self._on_entry(line, Entry(line.line, reason, status, line.address.mirror, stored))
 
     def _watch_the_network(self, now: float) -> None:
-        """Knock where nobody has answered for a while; end the waits of those who can be told from a lost network."""
-        if url := self.outage.knock(now, bool(self._suspended)):
-            self._crew.send(0, Knock(url))
+        """Probe where nobody has answered for a while; end the waits of those who can be told from a lost network."""
+        if url := self.outage.probe(now, bool(self._suspended)):
+            self._crew.send(0, Probe(url))
         was_away = self.outage.ended()
         for parked, again in self.outage.settled():
             if again:
