@@ -20,16 +20,20 @@ FORBIDDEN = ["127.0.0.1", "169.254.169.254", "2130706433", "0x7f000001", "017700
              "[64:ff9b::a9fe:a9fe]", "[2002:7f00:1::]", "[2002:a00:1::1]", "[::7f00:1]", "[fec0::1]", "[ff0e::1]"]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The addresses for which libcurl has got a socket."""
+    """The addresses for which libcurl would have got a socket; it gets none that leads away from this machine."""
     real, opened = Gate.__call__, []
 
     def gate(one: Gate, purpose: int, address: Any) -> Any:
         found = real(one, purpose, address)
-        if found != pycurl.SOCKET_BAD:
-            opened.append(address[3][:2])
-        return found
+        if found == pycurl.SOCKET_BAD:
+            return found
+        opened.append(address[3][:2])
+        if address[3][0] == "127.0.0.1":
+            return found
+        found.close()  # no test leaves this machine, also where the gate is broken
+        return pycurl.SOCKET_BAD
 
     monkeypatch.setattr(Gate, "__call__", gate)
     return opened
@@ -96,9 +100,10 @@ def test_an_unknown_host_has_no_address(fetcher: MakeFetcher, connected: list[An
 def test_a_socket_is_opened_for_public_addresses_only(address: str, public: bool) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     gate, any_gate = Gate(to_any=False), Gate(to_any=True)
-    found = gate(0, (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, (address, 80)))
-    assert (found != pycurl.SOCKET_BAD, gate.opened, gate.refused) == (public, int(public), int(not public))
-    assert any_gate(0, (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, (address, 80))) != pycurl.SOCKET_BAD
+    for one in (gate, any_gate):
+        one(0, (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, (address, 80)))
+    assert (gate.opened, gate.refused) == (int(public), int(not public))
+    assert (any_gate.opened, any_gate.refused) == (1, 0)
 
 
 def test_no_socket_is_opened_for_what_is_no_internet_address(fetcher: MakeFetcher) -> None:
