@@ -24,7 +24,7 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
 def test_the_committed_file_is_valid_and_read_as_typed_sections() -> None:
     params = load(ROOT / "params.yaml")
     assert params.train.batch == 32
-    assert params.acquire.demo.pixels == 96
+    assert params.acquire.demo.pixels == 64
     with pytest.raises(AttributeError):
         params.train.batch = 1  # type: ignore[misc]
 
@@ -39,7 +39,7 @@ def test_what_concerns_all_images_in_every_step_is_not_split(change: dict[str, A
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), [
-    ("learning_rate:", "learning_rat:", ["`train.learning_rat` (0.02)", "nearest known is `train.learning_rate`"]),
+    ("learning_rate:", "learning_rat:", ["`train.learning_rat` (0.001)", "nearest known is `train.learning_rate`"]),
     ("train_images:", "train_image:", ["`acquire.demo.train_image`", "nearest known is `acquire.demo.train_images`"]),
     ("machine:", "machines:", ["unknown key `machines`", "nearest known is `machine`"]),
     ("batch: 32", "batch: 0", ["`train.batch` is 0", ">= 1"]),
@@ -51,9 +51,9 @@ def test_what_concerns_all_images_in_every_step_is_not_split(change: dict[str, A
     ("momentum: 0.9", "momentum: .nan", ["`train.momentum` is nan", "finite"]),
     ("rotate_and_recolour: false", "rotate_and_recolour: no", ["`train.rotate_and_recolour` is 'no'", "boolean"]),
     ("architecture: resnet101", "architecture: vgg", ["`train.architecture` is 'vgg'", '"resnet101"']),
-    ("crop_area: [0.7, 1.0]", "crop_area: [0.7]", ["`train.crop_area` is [0.7]", "items >= 2"]),
-    ("crop_area: [0.7, 1.0]", "crop_area: [1.0, 0.7]", ["`train`: crop_area is [1.0, 0.7]", "smaller share first"]),
-    ("warmup: 1.0", "warmup: 7.0", ["`train`: warmup is 7.0", "at most epochs, 6.0"]),
+    ("crop_area: [0.9, 1.0]", "crop_area: [0.7]", ["`train.crop_area` is [0.7]", "items >= 2"]),
+    ("crop_area: [0.9, 1.0]", "crop_area: [1.0, 0.7]", ["`train`: crop_area is [1.0, 0.7]", "smaller share first"]),
+    ("warmup: 0.1", "warmup: 7.0", ["`train`: warmup is 7.0", "at most epochs, 1.0"]),
     ("decay_at: []", "decay_at: [2.0]", ["`train`: decay_at is [2.0]", "decay: stairs"]),
     ("val_shards: 1 ", "val_shards: null ", ["`convert`: train_shards is 4, val_shards None", "number for shard_mib"]),
     ("shard_mib: null ", "shard_mib: 128 ", ["`convert`: train_shards is 4, val_shards 1", "null where none is"]),
