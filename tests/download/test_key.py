@@ -1,5 +1,6 @@
 """What was fetched stays when only the wording of the code changes, and is fetched again when the format does."""
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -7,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
 from tests.conftest import ScriptedServer
 from tests.download.conftest import HOST, VAL, Lists, serve
+from tests.pictures.crafted import encoded
 
 import mlimages
 from mlimages.download import download
@@ -42,12 +45,18 @@ def test_comments_and_docstrings_fetch_nothing_again(lists_of: Lists, tmp_path: 
 
 def test_the_same_answers_give_the_bytes_of_this_format(quick: Download, here: Machine, server: ScriptedServer,
                                                         lists_of: Lists, tmp_path: Path) -> None:
-    """Where this fails, raise FORMAT in src/mlimages/download/run.py, and put the new values here."""
-    serve(server, [f"{HOST}/0.jpg", *VAL], GIF)
-    out = download(quick, here, lists=lists_of([f"{HOST}/0.jpg", f"{HOST}/1.jpg"], VAL), out=tmp_path / "images")
+    """Where this fails, raise FORMAT in src/mlimages/download/run.py, and put the new values here.
+
+    Of an image that is kept, and of a white one that is made smaller, whose pixels no processor rounds otherwise.
+    """
+    urls = [f"{HOST}/{number}.jpg" for number in range(3)]
+    serve(server, [urls[0], *VAL], GIF)
+    server.on("/1.jpg", body=encoded(Image.new("RGB", (96, 64), "white"), "PNG"))
+    quick = dataclasses.replace(quick, shorter_side=32)
+    out = download(quick, here, lists=lists_of(urls, VAL), out=tmp_path / "images")
     [account] = tmp_path.glob("scratch/download/*/accounts/train-00000.json")
     made = [*(out / "train" / f"00000.{end}" for end in ("tar", "ledger.csv")), account]
     journal = Journal(tmp_path, "train-00000")
     journal.add([Entry(1, Reason.OK, 200, 0, Stored("train-00000.f00.spool", 0, 43, "abc", 1, 1, "gif"))])
     content = b"".join(path.read_bytes() for path in [*made, journal.path])
-    assert (FORMAT, hashlib.sha256(content).hexdigest()[:16]) == (2, "5c6d09f1f337df46")
+    assert (FORMAT, hashlib.sha256(content).hexdigest()[:16]) == (3, "b2c813f0043a626d")

@@ -28,7 +28,7 @@ BYTES_PER_PIXEL = 0.35  # of a photograph made smaller
 
 # Raise it where the same answers would become other shards or ledgers, or where an older work folder could not be
 # continued: everything is fetched again then. tests/download/test_key.py holds the bytes of the current one.
-FORMAT = 2
+FORMAT = 3
 # After a change of these, all is fetched anew; all else says how to ask from now on.
 DECISIVE = ("images_per_shard", "shorter_side", "quality", "ports", "respect_opt_out")
 
