@@ -6,14 +6,16 @@ import socket
 import ssl
 import struct
 import subprocess
+import sys
 import threading
 import time
 import tracemalloc
 from pathlib import Path
 
 import pytest
-from tests.conftest import ScriptedServer
+from tests.conftest import REPOSITORY, ScriptedServer
 from tests.download.conftest import MakeFetcher
+from tests.faults import run
 
 from mlimages.download import transport
 from mlimages.download.ledger import Reason
@@ -29,19 +31,43 @@ def test_an_idle_connection_that_the_host_closed_is_opened_again(fetcher: MakeFe
     assert server.connections == 3
 
 
+def speak_tls(server: ScriptedServer, folder: Path) -> None:
+    """With a certificate that nobody vouches for."""
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
+                    "/CN=images.example", "-keyout", folder / "key", "-out", folder / "crt"],
+                   check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "crt", folder / "key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+
+
 @pytest.mark.parametrize("verify", [True, False])
 def test_a_host_whose_certificate_does_not_hold_is_believed_only_if_asked(
         fetcher: MakeFetcher, server: ScriptedServer, tmp_path: Path, jpeg: bytes, verify: bool) -> None:
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
-                    "/CN=images.example", "-keyout", tmp_path / "key", "-out", tmp_path / "crt"],
-                   check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "crt", tmp_path / "key")
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    speak_tls(server, tmp_path)
     server.on("/a.jpg", body=jpeg)
     found = fetcher(verify=verify).fetch(URL.replace("http:", "https:"))
     assert found[:3] == ((Reason.TLS, 0, 1) if verify else (Reason.OK, 200, 1))
     assert len(server.log) == (0 if verify else 1)
+
+
+AFTER_TENSORFLOW = """
+import dataclasses, sys
+import tensorflow
+from mlimages.download.transport import Network, Transport
+from mlimages.params import load
+params = dataclasses.replace(load(sys.argv[1]).download, verify=False)
+answer = Transport(params, Network({"images.example:443": sys.argv[2]}, {})).fetch(sys.argv[3], ("a", 0), 60.0)
+sys.stdout.buffer.write(answer.body)
+"""
+
+
+def test_tensorflows_own_libcurl_does_not_get_in_the_way(server: ScriptedServer, tmp_path: Path) -> None:
+    speak_tls(server, tmp_path)
+    server.on("/a.jpg", body=b"came")
+    ended = run([sys.executable, "-c", AFTER_TENSORFLOW, str(REPOSITORY / "params.yaml"),
+                 f"127.0.0.1:{server.server_port}", URL.replace("http:", "https:")])
+    assert (ended.returncode, ended.stdout) == (0, "came"), ended.stderr
 
 
 @pytest.mark.parametrize("reset", [True, False])

@@ -3,11 +3,11 @@
 import socket
 from typing import Any
 
-import pycurl
 import pytest
 from tests.conftest import ScriptedServer
 from tests.download.conftest import MakeFetcher
 
+from mlimages.download.curl import pycurl
 from mlimages.download.guard import Failure, Gate, ascii_url, check_literal, check_url
 from mlimages.download.ledger import Reason
 

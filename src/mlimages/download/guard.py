@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import idna
-import pycurl
 
+from mlimages.download.curl import pycurl
 from mlimages.download.ledger import Reason
 
 DEFAULT_PORTS = {"http": 80, "https": 443}

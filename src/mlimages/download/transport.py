@@ -12,8 +12,8 @@ from typing import NamedTuple
 from urllib.parse import SplitResult
 
 import certifi
-import pycurl
 
+from mlimages.download.curl import pycurl
 from mlimages.download.guard import Failure, Gate, ascii_host, ascii_url, check_literal, check_url, port_of
 from mlimages.download.ledger import Reason
 from mlimages.params import Download
