@@ -64,8 +64,9 @@ def here(machine: Machine, server: ScriptedServer, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def quick(params: Params) -> Download:
-    """Five lines a shard, and little patience."""
-    return dataclasses.replace(params.download, images_per_shard=5, attempts=2, timeout_seconds=5.0, outage_seconds=0.0)
+    """Five lines a shard, and few tries. An answer that the server holds back is waited for on a busy machine, too."""
+    return dataclasses.replace(params.download, images_per_shard=5, attempts=2, outage_seconds=0.0,
+                               timeout_seconds=PATIENCE_SECONDS, deadline_seconds=PATIENCE_SECONDS)
 
 
 def rows_of(out: Path, part: str) -> list[Row]:
