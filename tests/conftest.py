@@ -9,7 +9,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -142,9 +142,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.counting.__enter__()
             self.server.connections += 1
         self.server.headers.append(dict(self.headers))
-        with self.server.counted("requests", self.server.most_requests, host):
+        with ExitStack() as request:
+            request.enter_context(self.server.counted("requests", self.server.most_requests, host))
             try:
-                self._play(self.server.reply_to(host, self.path))
+                self._play(self.server.reply_to(host, self.path), request.close)
             except OSError:
                 self.close_connection = True
                 self.server.broken_off[self.path] += 1
@@ -159,38 +160,39 @@ class _Handler(BaseHTTPRequestHandler):
             if self.counting is not None:
                 self.counting.__exit__(None, None, None)
 
-    def _play(self, reply: Reply) -> None:
+    def _play(self, reply: Reply, end: Callable[[], None]) -> None:
+        """Send it; `end` is called before its last byte leaves, from when on the client may ask for something else."""
         self.close_connection = (reply.hang or reply.drop or reply.endless or reply.then_close or bool(reply.raw)
                                  or reply.cut is not None)
-        if reply.until:
-            reply.until.wait(PATIENCE_SECONDS)
-        if reply.meet:
-            reply.meet.wait(PATIENCE_SECONDS)
+        if others := reply.until or reply.meet:
+            others.wait(PATIENCE_SECONDS)
         if reply.hang:
             self.server.closing.wait()
         if reply.raw is not None:
-            self._drip(reply.raw, reply.raw_drip_seconds) if reply.raw_drip_seconds else self.wfile.write(reply.raw)
+            self._send(reply.raw, reply.raw_drip_seconds, end)
         if reply.hang or reply.drop or reply.raw is not None:
             return
         self.send_response(reply.status)
         length = {} if reply.endless else {"Content-Length": str(len(reply.body))}
         for name, value in {"Content-Type": "image/jpeg", **length, **reply.headers}.items():
             self.send_header(name, value)
+        if not (reply.drip_seconds or reply.endless):
+            end()
         self.end_headers()
         if reply.endless:
-            for _ in range(ENDLESS_BYTES // 65_536):
-                self.wfile.write(bytes(65_536))
-        elif reply.drip_seconds:
-            self._drip(reply.body, reply.drip_seconds)
+            self.wfile.writelines([bytes(65_536)] * (ENDLESS_BYTES // 65_536))
         else:
-            self.wfile.write(reply.body[: reply.cut])
+            self._send(reply.body[: reply.cut], reply.drip_seconds, end)
         if reply.reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             os.close(self.connection.detach())
 
-    def _drip(self, content: bytes, seconds: float) -> None:
-        for number in range(len(content)):
-            self.wfile.write(content[number: number + 1])
+    def _send(self, content: bytes, seconds: float, end: Callable[[], None]) -> None:
+        pieces = [bytes([one]) for one in content] if seconds else [content]
+        for number, piece in enumerate(pieces, start=1):
+            if number == len(pieces):
+                end()
+            self.wfile.write(piece)
             if self.server.closing.wait(seconds):
                 break
 

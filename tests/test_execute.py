@@ -76,7 +76,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_a_signal_interrupts_the_notebook_which_saves(start: Start, tmp_path: Path, number: signal.Signals,
                                                      all_at_once: bool) -> None:
     (tmp_path / "params.yaml").write_text(
-        (ROOT / "params.yaml").read_text().replace("learning_rate: 0.02", "learning_rate: 1e-5"))
+        (ROOT / "params.yaml").read_text().replace("learning_rate: 0.001", "learning_rate: 1e-5"))
     process = start(WORKS)
     for pid in [*([int((tmp_path / "pid").read_text())] if all_at_once else []), process.pid]:
         os.kill(pid, number)

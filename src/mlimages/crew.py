@@ -83,6 +83,10 @@ class Crew:
                 raise result
         return results
 
+    def is_up(self, worker: int) -> bool:
+        """Whether it has started, and takes tasks."""
+        return self._up[worker]
+
     def kill(self, worker: int) -> None:
         """End a worker whose work hangs; `receive` then tells that it is lost."""
         self._processes[worker].kill()

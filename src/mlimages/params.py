@@ -1,6 +1,7 @@
 """The sections of params.yaml as frozen dataclasses, strict in names, types and ranges."""
 
 import dataclasses
+import re
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,9 @@ Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Pixels = Annotated[int, Field(ge=16, le=2048)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+OUR_HEADERS = {"accept-encoding", "connection", "content-length", "expect", "host", "range", "te", "transfer-encoding",
+               "upgrade"}
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -70,7 +74,7 @@ class Mirror:
 
 @dataclass(frozen=True, config=STRICT)
 class Download:
-    """Limits are for a registrable domain, such as flickr.com, where they say `host`."""
+    """Limits per `host` are for a registrable domain, such as flickr.com. `verify`: whether certificates must hold."""
 
     images_per_shard: Annotated[int, Field(ge=1, le=100_000)]
     connections_per_host: Annotated[int, Field(ge=1, le=64)]
@@ -86,10 +90,18 @@ class Download:
     quality: Annotated[int, Field(ge=1, le=100)]
     ports: Annotated[list[Annotated[int, Field(ge=1, le=65_535)]], Field(min_length=1)]
     contact: Annotated[str, Field(pattern=r"^[ -~]{1,200}$")] | None
+    headers: Annotated[dict[str, Annotated[str, Field(pattern=r"^[ -~]{1,4096}$")]], Field(max_length=50)]
+    verify: bool
     respect_opt_out: bool
     placeholders: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
     mirrors: Annotated[list[Mirror], Field(min_length=1)]
     retry: list[str]
+
+    def __post_init__(self) -> None:
+        for name in self.headers:
+            if not HEADER_NAME.fullmatch(name) or name.lower() in OUR_HEADERS:
+                raise ValueError(f"headers names {name!r}, expected the name of a request header, and none of "
+                                 f"{', '.join(sorted(OUR_HEADERS))}, which the download sets itself")
 
 
 @dataclass(frozen=True, config=STRICT)

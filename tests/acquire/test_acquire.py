@@ -230,10 +230,15 @@ def test_a_finished_list_that_has_gone_from_scratch_is_checked_again(from_releas
 
 def test_a_list_that_changed_is_checked_anew(from_release: Acquire, machine: Machine, release: Path,
                                              tmp_path: Path) -> None:
-    acquire(from_release, machine, out=tmp_path / "lists")
+    out = acquire(from_release, machine, out=tmp_path / "lists")
+    kept = {path: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / "cache").mkdir()
+    for path in kept:  # as DVC's cache does with cache.type = hardlink
+        (tmp_path / "cache" / path.name).hardlink_to(path)
     (release / TRAIN_URLS).write_text(f"{_url(7)}\t3:1\n")
     (release / VAL_IDS).unlink()
-    out = acquire(from_release, machine, out=tmp_path / "lists")
+    assert acquire(from_release, machine, out=tmp_path / "lists") == out
+    assert {path: (tmp_path / "cache" / path.name).read_bytes() for path in kept} == kept
     assert (out / TRAIN_URLS).read_text() == f"{_url(7)}\t3:1\n"
     assert (out / VAL_IDS).read_bytes() == b""
     assert _statistics(out, VAL_IDS)["images"] == 0

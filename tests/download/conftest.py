@@ -23,7 +23,6 @@ from tests.faults import environment
 from mlimages.crew import Crew
 from mlimages.download import download, hosts, outage, scheduler, verdict
 from mlimages.download.build import read_account
-from mlimages.download.connections import Network
 from mlimages.download.exchange import Exchange, Get
 from mlimages.download.ledger import Reason, Row, read_ledger
 from mlimages.download.lines import Line, Shard
@@ -31,6 +30,7 @@ from mlimages.download.mirrors import Mirrors
 from mlimages.download.scheduler import Scheduler
 from mlimages.download.shards import index_shard, ledger_path
 from mlimages.download.spool import Entry, Spools
+from mlimages.download.transport import Network
 from mlimages.params import Download, Machine, Params
 from mlimages.publish import MANIFEST, sha256
 
@@ -64,8 +64,9 @@ def here(machine: Machine, server: ScriptedServer, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def quick(params: Params) -> Download:
-    """Five lines a shard, and little patience."""
-    return dataclasses.replace(params.download, images_per_shard=5, attempts=2, timeout_seconds=5.0, outage_seconds=0.0)
+    """Five lines a shard, and few tries. An answer that the server holds back is waited for on a busy machine, too."""
+    return dataclasses.replace(params.download, images_per_shard=5, attempts=2, outage_seconds=0.0,
+                               timeout_seconds=PATIENCE_SECONDS, deadline_seconds=PATIENCE_SECONDS)
 
 
 def rows_of(out: Path, part: str) -> list[Row]:
@@ -111,14 +112,19 @@ def no_final_name(tmp_path: Path) -> None:
     """Nothing that was not finished has a name that says so: every shard and ledger is whole, and as its account says.
     """
     assert not (tmp_path / "images").exists()
-    for account in tmp_path.glob("scratch/download/*/accounts/*.json"):
-        part, _, number = account.stem.partition("-")
-        shard = account.parents[1] / "out" / part / f"{number}.tar"
-        assert read_account(account)["sha256"] == {"tar": sha256(shard), "ledger": sha256(ledger_path(shard))}
+    accounts_are_true(tmp_path)
     for shard in tmp_path.glob("scratch/download/*/out/*/*.tar"):
         sizes = [len(member.read()) for member in index_shard(shard)]
         if ledger_path(shard).exists():
             assert sizes == [row.bytes for row in read_ledger(ledger_path(shard)) if row.reason is Reason.OK]
+
+
+def accounts_are_true(tmp_path: Path) -> None:
+    """Every shard that has an account is as that says."""
+    for account in tmp_path.glob("scratch/download/*/accounts/*.json"):
+        part, _, number = account.stem.partition("-")
+        shard = account.parents[1] / "out" / part / f"{number}.tar"
+        assert read_account(account)["sha256"] == {"tar": sha256(shard), "ledger": sha256(ledger_path(shard))}
 
 
 wait_for = partial(waiting.wait_for, seconds=PATIENCE_SECONDS)
@@ -161,6 +167,7 @@ class ThreadCrew:
         self._pool = ThreadPoolExecutor(self.threads)
         self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.requests: Counter[int] = Counter()
+        self.killed = 0
 
     def send(self, worker: int, task: Any) -> None:
         if isinstance(task, Get):
@@ -169,9 +176,15 @@ class ThreadCrew:
 
     def _work(self, task: Any) -> None:
         try:
-            self._results.put(self._exchange.get(task) if isinstance(task, Get) else self._exchange.knock(task))
+            self._results.put(self._exchange.get(task) if isinstance(task, Get) else self._exchange.probe(task))
         except Exception as error:
             self._results.put(error)
+
+    def is_up(self, worker: int) -> bool:
+        return True
+
+    def kill(self, worker: int) -> None:
+        self.killed += 1
 
     def receive(self, seconds: float) -> list[tuple[int, Any]]:
         try:
@@ -193,6 +206,7 @@ class Fetcher:
         folder.mkdir(exist_ok=True)
         self.crew = ThreadCrew(Exchange(params, Network(self.hosts, proxies), folder))
         self.entries: dict[int, Entry] = {}
+        self.other_work: Callable[[int], int] = lambda worker: 0
         self.ended: list[str] = []
 
     def _on_entry(self, line: Line, entry: Entry) -> None:
@@ -212,7 +226,7 @@ class Fetcher:
         self.crew.requests.clear()
         self.scheduler = Scheduler(self.params, cast(Crew, self.crew), on_entry=self._on_entry,
                                    on_result=lambda result: None, on_lost=lambda worker: None,
-                                   other_work=lambda worker: False)
+                                   other_work=lambda worker: self.other_work(worker))
         yield from self.scheduler.run(self._lines(urls), lambda: False)
 
     def fetch_all(self, urls: Sequence[str]) -> list[Outcome]:
@@ -234,9 +248,9 @@ MakeFetcher = Callable[..., Fetcher]
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hardly any wait between tries and knocks."""
+    """Hardly any wait between tries and probes."""
     monkeypatch.setattr(verdict, "BACKOFF_SECONDS", 0.001)
-    monkeypatch.setattr(outage, "KNOCK_EVERY_SECONDS", 0.2)
+    monkeypatch.setattr(outage, "PROBE_EVERY_SECONDS", 0.2)
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Mach
         f"{HOST}/round.jpg": (Reason.REDIRECTS, {"status": 302, "headers": {"Location": "/round.jpg"}}),
         f"{HOST}/inside.jpg": (Reason.FORBIDDEN_ADDRESS, {"status": 302, "headers": {"Location": "http://127.0.0.1/"}}),
         f"{HOST}/private.jpg": (Reason.OPT_OUT, {"body": jpeg, "headers": {"X-Robots-Tag": "noai"}}),
+        f"{HOST}/nonsense.jpg": (Reason.BAD_ANSWER, {"raw": b"SSH-2.0-OpenSSH_9.6\r\n"}),
         f"{HOST}/known.jpg": (Reason.PLACEHOLDER, {"body": jpeg + b"known"}),
         "https://images.example/plain.jpg": (Reason.TLS, None),
         "http://dead.example/a.jpg": (Reason.CONNECT, None),
@@ -61,6 +62,7 @@ def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Mach
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["lines"], summary["images"], summary["bytes"]) == (len(fates) + 1, 2, 2 * len(jpeg))
     assert summary["share_ok"] == round(2 / (len(fates) + 1), 4)
+    assert summary["certificates_verified"] is True
 
 
 def test_shards_hold_the_images_as_they_came_with_url_and_labels(quick: Download, here: Machine, jpeg: bytes,
@@ -136,11 +138,24 @@ def test_a_finished_download_asks_no_host_again(quick: Download, here: Machine, 
     changed: dict[str, Any] = {
         "attempts": 3, "connections_per_host": 2, "contact": "ada@university.example", "deadline_seconds": 9.0,
         "max_bytes": 2**20, "max_pixels": 10**6, "min_bytes_per_second": 1.0, "outage_seconds": 9.0,
+        "headers": {"Referer": "http://university.example"}, "verify": False,
         "placeholders": ["0" * 64], "rate_per_host": 20.0, "timeout_seconds": 2.0,
         "mirrors": [Mirror("http://other.example/{path}")]}
     assert verify(download(dataclasses.replace(quick, **changed), here, lists=lists, out=tmp_path / "images"),
                   "download") == first
     assert server.requests == asked, "a change of how to ask fetched anew"
+
+
+def test_the_summary_says_for_good_that_certificates_were_not_verified(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    server.on("/0.jpg", status=404)
+    serve(server, [f"{HOST}/0.jpg", *VAL], jpeg)
+    lists, out = lists_of([f"{HOST}/0.jpg"], VAL), tmp_path / "images"
+    download(dataclasses.replace(quick, verify=False), here, lists=lists, out=out)
+    assert json.loads((out / "summary.json").read_text())["certificates_verified"] is False
+    download(dataclasses.replace(quick, retry=["gone"]), here, lists=lists, out=out)
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["images"], summary["certificates_verified"]) == (2, False)
 
 
 @pytest.mark.parametrize("changed", [{"shorter_side": 16}, {"images_per_shard": 3}, {"ports": [80]},

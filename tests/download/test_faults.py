@@ -94,10 +94,34 @@ def test_what_crashes_or_hangs_the_decoder_fails_alone(quick: Download, here: Ma
 
 
 @pytest.mark.usefixtures("poisoned")
+def test_what_kills_behind_redirects_costs_two_workers(quick: Download, here: Machine, server: ScriptedServer,
+                                                       lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    losses: list[int] = []
+    real = Scheduler._take_back
+
+    def take_back(one: Scheduler, lost: Mapping[int, Lost]) -> None:
+        losses.extend(lost)
+        real(one, lost)
+
+    monkeypatch.setattr(Scheduler, "_take_back", take_back)
+    urls = [f"{HOST}/{number}.jpg" for number in range(200)]
+    serve(server, [url for number, url in enumerate(urls) if number != 100] + VAL, jpeg)
+    server.on("/100.jpg", status=302, headers={"Location": "/once.jpg"})
+    server.on("/once.jpg", status=302, headers={"Location": "/twice.jpg"})
+    server.on("/twice.jpg", body=jpeg + b"CRASH")
+    quick = dataclasses.replace(quick, rate_per_host=100_000.0, images_per_shard=100)
+    rows = rows_of(download(quick, here, lists=lists_of(urls, VAL), out=tmp_path / "images"), "train")
+    assert [row.line - 1 for row in rows if row.reason is not Reason.OK] == [100]
+    assert rows[100].reason is Reason.CRASHED
+    assert len(losses) == 2
+
+
+@pytest.mark.usefixtures("poisoned")
 def test_a_line_that_kills_takes_no_shard_with_it(quick: Download, here: Machine, server: ScriptedServer,
                                                   lists_of: Lists, jpeg: bytes, tmp_path: Path,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    beside: list[bool] = []
+    beside: list[int] = []
     real = Scheduler._take_back
 
     def take_back(one: Scheduler, lost: Mapping[int, Lost]) -> None:

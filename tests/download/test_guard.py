@@ -1,33 +1,17 @@
 """Only public hosts are asked, only by http and https, and a refused address sees no connection."""
 
-import contextlib
 import socket
-import sys
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from tests.conftest import ScriptedServer
 from tests.download.conftest import MakeFetcher
 
-from mlimages.download import guard
-from mlimages.download.guard import Failure, check_literal, check_url, public_addresses
+from mlimages.download.curl import pycurl
+from mlimages.download.guard import Failure, Gate, ascii_url, check_literal, check_url
 from mlimages.download.ledger import Reason
 
 PORTS = (80, 443)
-# Every address that this process connects to while a test listens; an audit hook cannot be taken off again.
-_listeners: list[list[Any]] = []
-
-
-def _hear(event: str, args: tuple[Any, ...]) -> None:
-    if event == "socket.connect":
-        for heard in _listeners:
-            heard.append(args[1])
-        if _listeners and args[1][0] != "127.0.0.1":
-            raise ConnectionRefusedError("no test leaves this machine")
-
-
-sys.addaudithook(_hear)
 
 FORBIDDEN = ["127.0.0.1", "169.254.169.254", "2130706433", "0x7f000001", "017700000001", "127.1", "[::1]",
              "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "0.0.0.0", "10.0.0.1", "192.168.1.1", "172.16.0.1",  # noqa: S104
@@ -36,13 +20,23 @@ FORBIDDEN = ["127.0.0.1", "169.254.169.254", "2130706433", "0x7f000001", "017700
              "[64:ff9b::a9fe:a9fe]", "[2002:7f00:1::]", "[2002:a00:1::1]", "[::7f00:1]", "[fec0::1]", "[ff0e::1]"]
 
 
-@pytest.fixture
-def connected() -> Iterator[list[Any]]:
-    """The addresses that anything in this process connects to."""
-    heard: list[Any] = []
-    _listeners.append(heard)
-    yield heard
-    _listeners.remove(heard)
+@pytest.fixture(autouse=True)
+def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The addresses for which libcurl would have got a socket; it gets none that leads away from this machine."""
+    real, opened = Gate.__call__, []
+
+    def gate(one: Gate, purpose: int, address: Any) -> Any:
+        found = real(one, purpose, address)
+        if found == pycurl.SOCKET_BAD:
+            return found
+        opened.append(address[3][:2])
+        if address[3][0] == "127.0.0.1":
+            return found
+        found.close()  # no test leaves this machine, also where the gate is broken
+        return pycurl.SOCKET_BAD
+
+    monkeypatch.setattr(Gate, "__call__", gate)
+    return opened
 
 
 @pytest.mark.parametrize("url", [
@@ -50,13 +44,12 @@ def connected() -> Iterator[list[Any]]:
     "images.example/a.jpg", "//images.example/a.jpg", "", "http://", "http:///a.jpg", "http://user@images.example/a.jpg",
     "http://user:password@images.example/a.jpg", "http://@images.example/", "http://images.example:22/a.jpg",
     "http://images.example:6379/", "https://images.example:8443/", "http://images.example:0/",
-    "http://images.example:99999/", "http://images.example:port/", "http://images.example/../etc/passwd",
-    "http://images.example/a/../../b.jpg", "http://images.example/..", "http://[images.example/", "http://[::1/a.jpg",
-    "http://images.example/" + "a" * 4096])
+    "http://images.example:99999/", "http://images.example:port/", "http://[images.example/", "http://[::1/a.jpg",
+    "http://images.example%2F.other.example/", "http://images%40example/", "http://images.example/" + "a" * 4096])
 def test_what_must_not_be_asked_for_is_refused_without_a_connection(fetcher: MakeFetcher, connected: list[Any],
                                                                     url: str) -> None:
     with pytest.raises(Failure) as failure:
-        check_url(url, PORTS)
+        ascii_url(check_url(url, PORTS))
     assert failure.value.reason is Reason.BAD_URL
     assert fetcher(attempts=1).fetch(url)[:3] == (Reason.BAD_URL, 0, 1)
     assert connected == []
@@ -100,59 +93,44 @@ def test_an_unknown_host_has_no_address(fetcher: MakeFetcher, connected: list[An
     assert connected == []
 
 
-def _resolver(*addresses: str) -> Callable[..., Any]:
-    def getaddrinfo(host: str, port: int, *args: Any, **kwargs: Any) -> Any:
-        return [(socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port))
-                for one in addresses]
-
-    return getaddrinfo
-
-
-def test_of_public_and_private_addresses_only_the_public_ones_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", _resolver("10.0.0.1", "8.8.8.8", "::1", "2606:4700::1", "127.0.0.1",
-                                                         "64:ff9b::a00:1", "64:ff9b::808:808", "::ffff:10.0.0.1",
-                                                         "::ffff:8.8.8.8"))
-    assert public_addresses("mixed.example", 80) == ["8.8.8.8", "2606:4700::1", "64:ff9b::808:808", "::ffff:8.8.8.8"]
+@pytest.mark.parametrize(("address", "public"), [
+    ("10.0.0.1", False), ("8.8.8.8", True), ("::1", False), ("2606:4700::1", True), ("127.0.0.1", False),
+    ("64:ff9b::a00:1", False), ("64:ff9b::808:808", True), ("::ffff:10.0.0.1", False), ("::ffff:8.8.8.8", True),
+    ("fe80::1%2", False)])
+def test_a_socket_is_opened_for_public_addresses_only(address: str, public: bool) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    gate, any_gate = Gate(to_any=False), Gate(to_any=True)
+    for one in (gate, any_gate):
+        one(0, (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, (address, 80)))
+    assert (gate.opened, gate.refused) == (int(public), int(not public))
+    assert (any_gate.opened, any_gate.refused) == (1, 0)
 
 
-def test_a_name_that_resolves_differently_a_moment_later_gains_nothing(
-        fetcher: MakeFetcher, connected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [["8.8.8.8"], ["127.0.0.1"]]
-
-    def getaddrinfo(host: str, port: int, *args: Any, **kwargs: Any) -> Any:
-        known = [host] if host[0].isdigit() else answers.pop(0)
-        return _resolver(*known)(host, port)
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    assert fetcher(attempts=1).fetch("http://rebinding.example/a.jpg").reason is Reason.CONNECT
-    assert [address[0] for address in connected] == ["8.8.8.8"]
-    assert answers == [["127.0.0.1"]]
+def test_no_socket_is_opened_for_what_is_no_internet_address(fetcher: MakeFetcher) -> None:
+    assert Gate(to_any=False)(0, (socket.AF_UNIX, socket.SOCK_STREAM, 0, b"/run/docker.sock")) == pycurl.SOCKET_BAD
 
 
-def test_where_the_first_address_is_silent_the_next_one_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A socket that listens and whose queue is full is silent: Linux drops what asks for a connection."""
-    real, given = socket.create_connection, []
+@pytest.mark.parametrize("host", FORBIDDEN)
+def test_the_gate_alone_refuses_it_too(fetcher: MakeFetcher, connected: list[Any], monkeypatch: pytest.MonkeyPatch,
+                                       host: str) -> None:
+    monkeypatch.setattr("mlimages.download.transport.check_literal", lambda host: None)
+    one = fetcher(attempts=1).fetch(f"http://{host}/latest/meta-data")
+    assert one.reason in (Reason.FORBIDDEN_ADDRESS, Reason.DNS) and one.http_status == 0
+    assert connected == []
 
-    def create_connection(address: Any, seconds: float) -> socket.socket:
-        given.append(seconds)
-        return real(address, seconds)
 
-    monkeypatch.setattr(socket, "create_connection", create_connection)
-    with socket.create_server(("127.0.0.2", 0), backlog=0) as silent, contextlib.ExitStack() as waiting:
-        port = silent.getsockname()[1]
-        for _ in range(2):
-            one = waiting.enter_context(socket.socket())
-            one.setblocking(False)
-            one.connect_ex(("127.0.0.2", port))
-        with socket.create_server(("127.0.0.3", port)):
-            monkeypatch.setattr(guard, "public_addresses", lambda host, port: ["127.0.0.2", "127.0.0.3"])
-            with guard.open_socket("two.example", port, 1.0, {}) as opened:
-                assert opened.getpeername()[0] == "127.0.0.3"
-        assert 0.4 < given[0] <= 0.5, "the first address did not get its half of the time"
-        with pytest.raises(Failure) as failure:
-            monkeypatch.setattr(guard, "public_addresses", lambda host, port: ["127.0.0.2"] * 2)
-            guard.open_socket("two.example", port, 0.2, {})
-        assert failure.value.reason is Reason.TIMEOUT
+@pytest.mark.parametrize(("url", "asked"), [
+    ("http://images.example", "http://images.example/"),
+    ("HTTP://IMAGES.example:80/a b.jpg?q=\u00e4#x", "http://images.example:80/a%20b.jpg?q=%C3%A4"),
+    ("http://images.example/caf\u00e9.jpg", "http://images.example/caf%C3%A9.jpg"),
+    ("http://images.example/%41%zz?a=%20&b=c?d", "http://images.example/%41%zz?a=%20&b=c?d"),
+    ("http://fa\u00df.example/a", "http://xn--fa-hia.example/a"),  # IDNA 2003 would ask fass.example
+    ("http://M\u00dcNCHEN.example/a", "http://xn--mnchen-3ya.example/a"),
+    ("http://b%C3%BCcher.example/a", "http://xn--bcher-kva.example/a"),
+    ("http://under_score.example/a", "http://under_score.example/a"),
+    ("http://[2606:4700::1]:443/a", "http://[2606:4700::1]:443/a")])
+def test_a_url_is_asked_for_in_ascii(url: str, asked: str) -> None:
+    assert ascii_url(check_url(url, PORTS)) == asked
 
 
 def test_other_ports_are_asked_where_the_parameters_say_so(fetcher: MakeFetcher, server: ScriptedServer,

@@ -21,7 +21,7 @@ GUARDED = """
 import io, subprocess, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from mlimages.download.connections import Network
+from mlimages.download.transport import Network
 from mlimages.download.exchange import Exchange, Get
 from mlimages.params import load
 subprocess.run("ip link set lo up && ip addr add 93.184.216.34/32 dev lo && ip addr add 10.1.2.3/32 dev lo && "
@@ -49,18 +49,23 @@ answer = exchange.get(Get(1, "http://93.184.216.34/away", ("a", 0), 5.0, "s"))
 print(answer.redirect)
 print(exchange.get(Get(2, answer.redirect, ("b", 0), 5.0, "s")).reason)
 print(exchange.get(Get(3, "http://both.example/b.jpg", ("c", 0), 5.0, "s")).reason)
+print(exchange.get(Get(4, "http://turns.example/c.jpg", ("d", 0), 5.0, "s")).reason)
+Path(sys.argv[2], "hosts").write_text("10.1.2.3 turns.example\\n")
+print(exchange.get(Get(5, "http://turns.example/d.jpg", ("d", 1), 5.0, "s")).reason)
+print(exchange.get(Get(6, "http://turns.example/e.jpg", ("d", 0), 5.0, "s")).reason)
 """
 
 
 @needs_network
 def test_a_public_address_is_asked_and_a_private_one_of_the_same_name_sees_nothing(jpeg: bytes, tmp_path: Path) -> None:
     params = Path(__file__).parents[2] / "params.yaml"
-    (tmp_path / "hosts").write_text("10.1.2.3 both.example\n93.184.216.34 both.example\n")
+    (tmp_path / "hosts").write_text("10.1.2.3 both.example\n93.184.216.34 both.example turns.example\n")
     ended = subprocess.run(["unshare", "-rnm", sys.executable, "-c", GUARDED, str(params), str(tmp_path), jpeg.hex()],
                            env=environment(), capture_output=True, text=True, timeout=60)
     assert ended.stdout.splitlines() == [
         "asked /a.jpg of 93.184.216.34", "ok", "asked /away of 93.184.216.34", "http://10.1.2.3/inside",
-        "forbidden_address", "asked /b.jpg of 93.184.216.34", "ok"], ended.stderr
+        "forbidden_address", "asked /b.jpg of 93.184.216.34", "ok", "asked /c.jpg of 93.184.216.34", "ok",
+        "forbidden_address", "asked /e.jpg of 93.184.216.34", "ok"], ended.stderr
 
 
 AWAY = """
@@ -70,7 +75,7 @@ from mlimages.download import download, hosts, outage
 def ip(*words): subprocess.run(["ip", *words], check=True)
 ip("link", "set", "lo", "up")
 ip("addr", "add", "93.184.216.1/24", "dev", "lo")  # all 256 addresses are here
-outage.KNOCK_EVERY_SECONDS, hosts.LAST_PAUSE_SECONDS = 0.3, 1.0
+outage.PROBE_EVERY_SECONDS, hosts.LAST_PAUSE_SECONDS = 0.3, 1.0
 params, machine, lists, out, jpeg, back = pickle.loads(bytes.fromhex(sys.argv[1]))
 asked = threading.Semaphore(0)
 class Handler(BaseHTTPRequestHandler):

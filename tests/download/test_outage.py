@@ -1,14 +1,17 @@
-"""What counts as a sign of a network, and where it is knocked for one."""
+"""What counts as a sign of a network, and where it is probed for one."""
 
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tests.conftest import ScriptedServer
-from tests.download.conftest import HOST, NOBODY, MakeFetcher
+from tests.download.conftest import HOST, NOBODY, MakeFetcher, ThreadCrew
 
+from mlimages.crew import Lost
 from mlimages.download import outage, scheduler
+from mlimages.download.exchange import Probe
 from mlimages.download.ledger import Reason
 from mlimages.errors import UserError
 
@@ -47,24 +50,50 @@ def test_what_must_not_be_asked_for_is_no_sign_of_a_network(fetcher: MakeFetcher
     assert 0 not in one.entries
 
 
-def test_it_knocks_at_another_host_where_the_last_one_is_gone(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+def test_it_probes_another_host_where_the_last_one_is_gone(fetcher: MakeFetcher, server: ScriptedServer) -> None:
     one = outage.Outage(10.0)
     for number, name in enumerate("abcda"):
         one.answered(name, f"http://{name}", 100.0 + number)
-    knocked = []
+    probed = []
     for now in range(200, 212, 4):
-        knocked.append(one.knock(float(now), suspended=True))
-        one.knocked(False, now - 4.0)
-    assert knocked == ["http://c", "http://d", "http://a"]
+        probed.append(one.probe(float(now), suspended=True))
+        one.probed(False, now - 4.0)
+    assert probed == ["http://c", "http://d", "http://a"]
 
 
-def test_knocks_do_not_come_while_others_answer(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+def test_probes_do_not_come_while_others_answer(fetcher: MakeFetcher, server: ScriptedServer) -> None:
     quiet = outage.Outage(10.0)
     quiet.answered("images.example", HOST, 100.0)
-    assert quiet.knock(100.1, suspended=True) is None
-    assert quiet.knock(101.0, suspended=False) is None
-    assert quiet.knock(101.0, suspended=True) == HOST
-    assert quiet.knock(101.1, suspended=True) is None, "it knocked twice at once"
+    assert quiet.probe(100.1, suspended=True) is None
+    assert quiet.probe(101.0, suspended=False) is None
+    assert quiet.probe(101.0, suspended=True) == HOST
+    assert quiet.probe(101.1, suspended=True) is None, "it probed twice at once"
+
+
+def test_a_probe_that_dies_with_its_worker_is_sent_again(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    lost, send = [Lost(None)], ThreadCrew.send
+
+    def losing(crew: ThreadCrew, worker: int, task: Any) -> None:
+        if isinstance(task, Probe) and lost and not any(one.scheduler._in_flight):
+            crew._results.put(lost.pop())
+        else:
+            send(crew, worker, task)
+
+    monkeypatch.setattr(ThreadCrew, "send", losing)
+    monkeypatch.setattr(scheduler, "WINDOW", 1)
+    server.on("/a.jpg", body=jpeg)
+    one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=3.0)
+
+    def urls() -> Iterator[str]:
+        yield f"{HOST}/a.jpg"
+        monkeypatch.setattr(scheduler, "WINDOW", 100)  # that one has been answered
+        yield from (f"http://dead.example/{number}.jpg" for number in range(9))
+
+    for _ in one.run(urls()):
+        pass
+    assert [one.entries[number].reason for number in range(10)] == [Reason.OK] + [Reason.CONNECT] * 9
+    assert lost == []
 
 
 def test_nobody_is_asked_while_the_network_is_away(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
@@ -89,7 +118,7 @@ def test_nobody_is_asked_while_the_network_is_away(fetcher: MakeFetcher, server:
 def test_a_network_that_was_away_too_shortly_to_be_noticed_costs_no_line(fetcher: MakeFetcher, server: ScriptedServer,
                                                                          jpeg: bytes, others: str,
                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outage, "KNOCK_EVERY_SECONDS", 1000.0)
+    monkeypatch.setattr(outage, "PROBE_EVERY_SECONDS", 1000.0)
     monkeypatch.setattr(outage, "SILENCE_SECONDS", 0.0 if others == "silent" else 1000.0)
     monkeypatch.setattr(scheduler, "WINDOW", 1)
     server.on("/a.jpg", body=jpeg)

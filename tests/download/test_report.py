@@ -19,7 +19,8 @@ from tests.download.conftest import (
 )
 
 from mlimages.download import download, hosts
-from mlimages.download.report import Report
+from mlimages.download.ledger import Reason
+from mlimages.download.report import Report, mostly_errors
 from mlimages.params import Download, Machine
 from mlimages.progress import progress
 
@@ -68,11 +69,37 @@ def test_a_network_that_is_away_is_said(fetcher: MakeFetcher, talkative: Machine
                                         capsys: pytest.CaptureFixture[str]) -> None:
     one = fetcher()
     list(one.run([]))
-    one.scheduler.outage.knocked(False, time.monotonic() - 35)
+    one.scheduler.outage.probed(False, time.monotonic() - 35)
     with Report(talkative, 1, 0, 0) as report:
         time.sleep(2 * talkative.progress_seconds)
         report.show(one.scheduler)
     assert "the network has been away for 35 s" in capsys.readouterr().out
+
+
+def test_a_warning_stands_there_while_most_answers_are_errors(
+        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, talkative: Machine,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(65, 100):
+        server.on(f"/{number}.jpg", body=jpeg)
+    one = fetcher(rate_per_host=100_000.0)
+    with Report(talkative, 100, 0, 0) as report:
+        for _ in one.run([f"{HOST}/{number}.jpg" for number in range(60)]):
+            report.show(one.scheduler)
+        time.sleep(2 * talkative.progress_seconds)
+        report.show(one.scheduler)
+        errors = capsys.readouterr().out
+        for _ in one.run([f"{HOST}/{number}.jpg" for number in range(65, 100)]):
+            report.show(one.scheduler)
+    assert errors.count("of the last") > errors.count("is it the list, the network or a proxy") == 1
+    assert re.search(r"WARNING: (\d+) of the last \1 answers are errors \(gone \1\)", errors)
+    assert "WARNING" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("reasons", "warned"), [
+    ([Reason.GONE] * 49, False), ([Reason.GONE] * 50, True), ([Reason.OK] * 50 + [Reason.HTTP_ERROR] * 50, False),
+    ([Reason.OK] * 50 + [Reason.HTTP_ERROR] * 51, True)])
+def test_it_warns_of_more_than_half_of_enough_answers(reasons: list[Reason], warned: bool) -> None:
+    assert bool(mostly_errors(reasons)) is warned
 
 
 def test_nothing_is_worked_out_that_is_not_said(machine: Machine) -> None:

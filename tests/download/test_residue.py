@@ -40,5 +40,6 @@ def test_a_finished_download_leaves_its_shards_alone(quick: Download, here: Mach
     serve(server, [*urls, *VAL], jpeg)
     download(quick, here, lists=lists_of(urls, VAL), out=tmp_path / "images")
     [work] = (tmp_path / "scratch" / "download").iterdir()
-    assert {path.relative_to(work).parts[0] for path in work.rglob("*") if path.is_file()} == {"accounts", "out"}
+    assert {path.relative_to(work).parts[0] for path in work.rglob("*") if path.is_file()} == {
+        "accounts", "out", "published"}
     assert sum(jpeg in content for content in kept(work)) == 2, "one shard of each part"

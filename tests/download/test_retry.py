@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import ScriptedServer
-from tests.download.conftest import HOST, VAL, Lists, rows_of, serve, started
+from tests.download.conftest import HOST, VAL, Lists, accounts_are_true, command, rows_of, serve, started, straight
+from tests.faults import DISK, needs_strace, told, with_fault
 
 from mlimages.download import download
 from mlimages.download.ledger import Reason
@@ -78,6 +79,77 @@ def test_a_killed_round_goes_on_and_fetches_no_shard_twice(quick: Download, here
     download(retry, here, lists=lists, out=out)
     assert server.requests["/0.jpg"] == 2
     assert [row.line for row in rows_of(out, "train") if row.reason is not Reason.OK] == [1]
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize(("call", "moments"), [("rename", (1, 2, 3, 4, 6)), ("unlink", (1, 2, 3, 5, 8)),
+                                               ("fsync", (1, 2, 4, 6, 9)), ("write", (10, 20, 30, 45, 70))])
+def test_a_kill_at_any_call_of_a_round_publishes_what_an_undisturbed_round_does(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
+        call: str, moments: tuple[int, ...]) -> None:
+    """Two shards have one line to retry each, and all of them give an image then."""
+    for number in (1, 6):
+        server.on(f"/{number}.jpg", status=404)
+    serve(server, URLS[:10] + VAL, jpeg)
+    lists, out = lists_of(URLS[:10], VAL), tmp_path / "images"
+    download(quick, here, lists=lists, out=out)
+    expected = straight(quick, here, lists, tmp_path)  # by now all lines give an image
+    retry = dataclasses.replace(quick, retry=["gone"])
+    shutil.copytree(tmp_path / "scratch", tmp_path / "before")
+    ended = 0
+    for nth in moments:
+        shutil.rmtree(tmp_path / "scratch")
+        shutil.copytree(tmp_path / "before", tmp_path / "scratch")
+        shutil.rmtree(out)
+        killed = with_fault(f"{call}:signal=KILL:when={nth}", command(retry, here, lists, out))
+        ended += killed.returncode != 0
+        accounts_are_true(tmp_path)
+        download(retry, here, lists=lists, out=out)
+        assert (out / MANIFEST).read_bytes() == expected, f"after a kill at call {nth}"
+        verify(out, "download")
+    assert ended >= 1, "no kill met the round"
+
+
+@needs_strace
+@pytest.mark.parametrize("retried", [["gone"], []])
+def test_a_round_that_ended_before_a_shards_account_was_written_is_finished(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
+        retried: list[str]) -> None:
+    """The tar and the ledger are new, and nothing is left to retry; also where the next command retries nothing."""
+    server.on("/1.jpg", status=404)
+    serve(server, URLS[:5] + VAL, jpeg)
+    lists, out = lists_of(URLS[:5], VAL), tmp_path / "images"
+    download(quick, here, lists=lists, out=out)
+    expected = straight(quick, here, lists, tmp_path)
+    shutil.copytree(tmp_path / "scratch", tmp_path / "before")
+    ended_between = 0
+    for nth in (4, 5, 6, 7):
+        shutil.rmtree(tmp_path / "scratch")
+        shutil.copytree(tmp_path / "before", tmp_path / "scratch")
+        retry = dataclasses.replace(quick, retry=["gone"])
+        told(with_fault(f"fsync:error=EIO:when={nth}+", command(retry, here, lists, out)), *DISK)
+        accounts_are_true(tmp_path)
+        [account] = tmp_path.glob("scratch/download/*/accounts/val-00000.json")
+        ended_between += rows_of(account.parents[1] / "out", "train")[1].reason is Reason.OK
+        download(dataclasses.replace(quick, retry=retried), here, lists=lists, out=out)
+        assert (out / MANIFEST).read_bytes() == expected
+    assert ended_between > 0
+
+
+def test_a_lost_shard_ends_no_round_for_the_others(quick: Download, here: Machine, server: ScriptedServer,
+                                                   lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    for number in (1, 6):
+        server.on(f"/{number}.jpg", status=404)
+    serve(server, URLS[:10] + VAL, jpeg)
+    lists, out = lists_of(URLS[:10], VAL), tmp_path / "images"
+    download(quick, here, lists=lists, out=out)
+    [tar] = tmp_path.glob("scratch/download/*/out/train/00000.tar")
+    tar.unlink()
+    asked = server.requests.copy()
+    download(dataclasses.replace(quick, retry=["gone"]), here, lists=lists, out=out)
+    assert server.requests - asked == {f"/{number}.jpg": 1 for number in (0, 1, 2, 3, 4, 6)}
+    assert {row.reason for row in rows_of(out, "train")} == {Reason.OK}
 
 
 @pytest.mark.parametrize("shorter_side", [None, 16])

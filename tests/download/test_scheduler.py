@@ -202,6 +202,35 @@ def test_a_line_that_lost_its_worker_twice_is_to_blame_unless_the_whole_node_was
     assert fetcher().fetch(url).reason is reason
 
 
+def test_a_worker_whose_threads_are_busy_with_other_work_is_sent_no_line(
+        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a line would wait there, and count as one that hangs."""
+    monkeypatch.setattr(ThreadCrew, "threads", 1)
+    one, rounds = fetcher(), 0
+    one.other_work = lambda worker: int(rounds < 5)
+    for _ in one.run(serve(server, jpeg, 3)):
+        assert rounds >= 5 or not one.crew.requests
+        rounds += 1
+    assert {entry.reason for entry in one.entries.values()} == {Reason.OK}
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_what_waits_for_a_worker_that_still_starts_does_not_hang(
+        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch, up: bool) -> None:
+    monkeypatch.setattr(scheduler, "HANG_SECONDS", 0.1)
+    monkeypatch.setattr(ThreadCrew, "is_up", lambda crew, worker: up)
+    released, looks = threading.Event(), 0
+    server.on("/a.jpg", body=jpeg, until=released)
+    one = fetcher(deadline_seconds=1000.0)
+    for _ in one.run([f"{HOST}/a.jpg"]):
+        for line, _, _ in one.scheduler._in_flight[0].values():
+            line.seconds_left = 0.0
+        looks += 1
+        if looks == 8:  # of a TICK each
+            released.set()
+    assert (one.crew.killed > 0) is up
+
+
 def test_what_a_successor_is_sent_is_not_taken_for_what_the_lost_worker_had(
         fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A redirect sends worker 0's successor a line in the same round in which worker 0 is lost."""

@@ -120,8 +120,10 @@ def _sound() -> Iterator[tuple[str, bytes]]:
         yield f"PNG, eXIf {number}", png(chunk(b"eXIf", garbage))
         if garbage:
             yield f"WebP, EXIF {number}", encoded(scene(), "WEBP", exif=garbage)
-    for kind in ("JPEG", "WEBP", "PNG"):
-        yield f"{kind}, ICC garbage", encoded(scene(), kind, icc_profile=b"garbage" * 20)
+    garbage = b"garbage" * 20
+    yield "JPEG, ICC garbage", encoded(scene(), quality=90, icc_profile=garbage)
+    yield "PNG, ICC garbage", png(chunk(b"iCCP", b"p\0\0" + zlib.compress(garbage)))
+    yield "WebP, ICC garbage", encoded(scene(), "WEBP", icc_profile=garbage)
     yield "WebP, XMP garbage", encoded(scene(), "WEBP", xmp=b"\xff" * 100)
     yield "WebP, two frames", encoded(scene(), "WEBP", save_all=True, append_images=[scene().rotate(90)])
     yield "WebP, lossless and transparent", encoded(scene().convert("RGBA"), "WEBP", lossless=True, icc_profile=b"bad")

@@ -81,8 +81,8 @@ def _check_lists(raw: Path, surveys: Mapping[str, Survey], work: Path, tree: Cla
             lists[one.name] = check.statistics
         else:
             write_csv(_refused(work, one.name), REFUSAL_COLUMNS, [])
-            target.parent.mkdir(exist_ok=True)
-            target.write_bytes(b"")
+            with atomic(target):
+                pass
             _sources(work, one.name).write_bytes(b"")
             lists[one.name] = ListStatistics(one, len(tree))
         write_json(note, {"of": of, "statistics": lists[one.name].kept()})

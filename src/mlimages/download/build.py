@@ -14,7 +14,7 @@ from mlimages.download.lines import Shard
 from mlimages.download.shards import Member, Sample, index_shard, key_of, ledger_path, shard_path, write_shard
 from mlimages.download.spool import Entry, Journal, Spools
 from mlimages.errors import UserError, redo
-from mlimages.publish import sha256, write_json
+from mlimages.publish import fsync, sha256, write_json
 
 
 class Build(NamedTuple):
@@ -42,13 +42,18 @@ def account_path(accounts: Path, shard: Shard) -> Path:
 def build(job: Build) -> Built:
     """Write the tar, the ledger, and last the account: reasons, bytes, and the sha256 of both files.
 
-    UserError where a spool does not hold what was put there: its lines are to be fetched again.
+    An account of an earlier build is removed first: while the files change, the shard is not finished. UserError where
+    a spool does not hold what was put there: its lines are to be fetched again.
     """
     path = shard_path(job.finished, job.shard.part, job.shard.number)
+    account = account_path(job.accounts, job.shard)
+    if account.exists():
+        account.unlink()
+        fsync(job.accounts)
     rows: list[Row] = []
     write_shard(path, _samples(job, path, rows))
     write_ledger(ledger_path(path), rows)
-    write_json(account_path(job.accounts, job.shard), {
+    write_json(account, {
         "lines": len(rows), "images": sum(row.reason is Reason.OK for row in rows),
         "bytes": sum(row.bytes for row in rows),
         "reasons": Counter(row.reason for row in rows),

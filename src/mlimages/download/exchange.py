@@ -1,36 +1,30 @@
 """One request and what came of it: a worker's share of the download.
 
-A worker holds the connections, reads and checks what they bring, and keeps good images in spools. When to ask whom
-is the scheduler's.
+A worker holds the connections, checks what they bring, and keeps good images in spools. When to ask whom is the
+scheduler's.
 """
 
 import hashlib
-import http.client
-import ssl
 import time
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
-from mlimages.download.connections import Connection, Connections, Network, Slot
-from mlimages.download.guard import Failure, check_url
+from mlimages.download.encodings import decoded
+from mlimages.download.guard import Failure
 from mlimages.download.images import check_image
 from mlimages.download.ledger import Reason
+from mlimages.download.opt_outs import opts_out
 from mlimages.download.politeness import retry_after_seconds
 from mlimages.download.spool import Spools, Stored
-from mlimages.download.watchdog import Watch, Watchdog
+from mlimages.download.transport import Network, Response, Slot, Transport
 from mlimages.params import Download
 
-OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex"}
 PLACEHOLDER_TARGETS = ("photo_unavailable", "image_unavailable")
 REDIRECTS = (301, 302, 303, 307, 308)
 SLOW_DOWN = (429, 503)
 TOO_EARLY = (408, 425)
-READ_BYTES = 262_144
-SMALL_BYTES = 65_536  # a body that is read only to keep its connection
-GRACE_SECONDS = 5.0  # before a body is called too slow
+IN_A_URL = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class Get(NamedTuple):
@@ -63,14 +57,14 @@ class Answer(NamedTuple):
     stored: Stored | None = None
 
 
-class Knock(NamedTuple):
-    """Find out whether anybody is there: open a connection to the URL's host, ask for nothing."""
+class Probe(NamedTuple):
+    """Find out whether the network is there: open a connection to the URL's host, ask for nothing."""
 
     url: str
 
 
-class Knocked(NamedTuple):
-    heard: bool
+class Probed(NamedTuple):
+    reached: bool
 
 
 class Exchange:
@@ -78,156 +72,75 @@ class Exchange:
 
     def __init__(self, params: Download, network: Network, spools: Path) -> None:
         self._params, self._spools = params, Spools(spools)
-        self._connections = Connections(params.timeout_seconds, network)
-        self._watchdog = Watchdog()
-        contact = f"; {params.contact}" if params.contact else ""
-        self._headers = {"User-Agent": f"mlimages/0.1 (image list downloader for research{contact})",
-                         "Accept": "image/*", "Accept-Encoding": "identity"}
+        self._transport = Transport(params, network)
 
     def get(self, task: Get) -> Answer:
         """Never raises for what the network does; UserError where the disk does not take the image."""
         begun = time.monotonic()
+        status, wait, redirect, stored = 0, None, "", None
         try:
-            with self._watchdog.until(task.seconds) as watch:
-                body = _told_as_failure(watch, lambda: self._read(task, watch))
-            if isinstance(body, str):
-                return Answer(task.number, Reason.REDIRECTS, 302, time.monotonic() - begun, redirect=body)
-            return Answer(task.number, Reason.OK, 200, time.monotonic() - begun, stored=self._keep(task, body))
+            response = self._transport.fetch(task.url, task.slot, task.seconds)
+            status = response.status
+            if status in REDIRECTS:
+                reason, redirect = Reason.REDIRECTS, _target(task.url, response)
+            else:
+                reason, stored = Reason.OK, self._keep(task, self._image(response))
         except Failure as failure:
-            return Answer(task.number, failure.reason, failure.http_status, time.monotonic() - begun,
-                          failure.retry_after)
+            reason, status, wait = failure.reason, status or failure.http_status, failure.retry_after
+        return Answer(task.number, reason, status, time.monotonic() - begun, wait, redirect, stored)
 
-    def knock(self, task: Knock) -> Knocked:
+    def probe(self, task: Probe) -> Probed:
         """Whether the host takes a connection."""
-        try:
-            with self._watchdog.until(self._params.timeout_seconds) as watch:
-                self._connections.open(urlsplit(task.url), watch).close()
-        except (Failure, OSError):
-            return Knocked(False)
-        return Knocked(True)
+        return Probed(self._transport.reaches(task.url))
+
+    def _image(self, response: Response) -> bytes:
+        """The body of an answer with a status of 2xx, decoded; Failure for any other answer, and for opt-outs."""
+        status = response.status
+        if not 200 <= status < 300:
+            wait = retry_after_seconds(response.value("retry-after")) if status in SLOW_DOWN else None
+            raise Failure(_reason_of(status), retry_after=wait)
+        if self._params.respect_opt_out and opts_out(response.values("x-robots-tag")):
+            raise Failure(Reason.OPT_OUT)
+        body = response.body
+        for encodings in reversed(response.values("content-encoding")):
+            for encoding in reversed(encodings.split(",")):
+                body = decoded(body, encoding, self._params.max_bytes)
+        return body
 
     def _keep(self, task: Get, body: bytes) -> Stored:
         if task.md5 and hashlib.md5(body, usedforsecurity=False).hexdigest() != task.md5:
-            raise Failure(Reason.CHANGED, 200)
+            raise Failure(Reason.CHANGED)
         digest = hashlib.sha256(body).hexdigest()
         if digest in self._params.placeholders:
-            raise Failure(Reason.PLACEHOLDER, 200)
+            raise Failure(Reason.PLACEHOLDER)
         picture = check_image(body, max_pixels=self._params.max_pixels, shorter_side=self._params.shorter_side,
                               quality=self._params.quality, turn=task.turn)
         if picture.body is not body:
             digest = hashlib.sha256(picture.body).hexdigest()
             if digest in self._params.placeholders:  # by the hash that stands in the ledger
-                raise Failure(Reason.PLACEHOLDER, 200)
+                raise Failure(Reason.PLACEHOLDER)
         return self._spools.keep(task.spool, picture, digest)
-
-    def _read(self, task: Get, watch: Watch) -> bytes | str:
-        """The body behind the URL, or where a redirect leads."""
-        parts = check_url(task.url, self._params.ports)
-        connection, reused = self._connections.take(task.slot, parts, watch)
-        try:
-            response = self._ask(connection, parts)
-        except ConnectionError:
-            connection.close()
-            if not reused:
-                raise
-            connection = self._connections.open(parts, watch)  # the host had closed the idle one
-            response = self._ask(connection, parts)
-        try:
-            watch.http_status = response.status
-            return self._answer(task.url, response)
-        finally:
-            self._connections.give_back(task.slot, parts, connection, response)
-
-    def _answer(self, url: str, response: http.client.HTTPResponse) -> bytes | str:
-        status = response.status
-        if status != 200 and response.length is not None and response.length <= SMALL_BYTES:
-            response.read()
-        if status in REDIRECTS:
-            return _target(url, response)
-        if status != 200:
-            wait = retry_after_seconds(response.getheader("Retry-After")) if status in SLOW_DOWN else None
-            raise Failure(_reason_of(status), status, retry_after=wait)
-        tags = (response.getheader("X-Robots-Tag") or "").lower().replace(":", ",").split(",")
-        if self._params.respect_opt_out and OPT_OUTS.intersection(tag.strip() for tag in tags):
-            raise Failure(Reason.OPT_OUT, 200)
-        return self._decoded(response, self._body(response))
-
-    def _body(self, response: http.client.HTTPResponse) -> bytes:
-        announced, body, begun = response.length, bytearray(), time.monotonic()
-        while announced is None or len(body) < announced:
-            chunk = response.read1(READ_BYTES)
-            if not chunk:
-                break
-            body += chunk
-            if len(body) > self._params.max_bytes:
-                raise Failure(Reason.TOO_LARGE, 200)
-            seconds = time.monotonic() - begun
-            if (seconds > GRACE_SECONDS and len(body) < seconds * self._params.min_bytes_per_second
-                    and len(body) != announced):
-                raise Failure(Reason.TIMEOUT, 200)
-        if len(body) < (announced if announced is not None else 1):  # nothing at all: the headers were cut
-            raise Failure(Reason.TRUNCATED, 200)
-        response.close()
-        return bytes(body)
-
-    def _decoded(self, response: http.client.HTTPResponse, body: bytes) -> bytes:
-        """The body without its gzip or deflate, which we did not ask for but some hosts apply."""
-        if (response.getheader("Content-Encoding") or "identity").lower() not in ("gzip", "x-gzip", "deflate"):
-            return body
-        decoder = zlib.decompressobj(wbits=47)  # either of the two, by its header
-        try:
-            plain = decoder.decompress(body, self._params.max_bytes + 1)
-        except zlib.error:
-            raise Failure(Reason.TRUNCATED, 200) from None
-        if len(plain) > self._params.max_bytes:
-            raise Failure(Reason.TOO_LARGE, 200)
-        if not decoder.eof:
-            raise Failure(Reason.TRUNCATED, 200)
-        return plain
-
-    def _ask(self, connection: Connection, parts: SplitResult) -> http.client.HTTPResponse:
-        target = quote(parts.path or "/", safe="/%:=&~+!$,;'@()*[]") + (
-            "?" + quote(parts.query, safe="/%:=&~+!$,;'@()*[]?") if parts.query else "")
-        connection.request("GET", self._connections.prefix(parts) + target, headers=self._headers)
-        return connection.getresponse()
-
-
-def _told_as_failure(watch: Watch, read: Callable[[], bytes | str]) -> bytes | str:
-    """What `read` returns; every fault of the network as a Failure."""
-    try:
-        body = read()
-    except Failure as failure:
-        if not watch.overdue:
-            raise
-        raise Failure(Reason.TIMEOUT, failure.http_status) from None
-    except http.client.InvalidURL:
-        raise Failure(Reason.BAD_URL) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        status = watch.http_status
-        if watch.overdue or isinstance(error, TimeoutError):
-            raise Failure(Reason.TIMEOUT, status) from None
-        if isinstance(error, ssl.SSLError):
-            raise Failure(Reason.TLS) from None
-        raise Failure(Reason.TRUNCATED if status else Reason.CONNECT, status) from None
-    if watch.overdue:  # a body without an announced length that was cut looks like a whole one
-        raise Failure(Reason.TIMEOUT, watch.http_status)
-    return body
 
 
 def _reason_of(status: int) -> Reason:
-    """What an HTTP status means that is neither 200 nor a redirect that we follow."""
+    """What an HTTP status means that is neither 2xx nor a redirect that we follow."""
+    if status < 300:
+        return Reason.BAD_ANSWER
     if status < 400:
         return Reason.REDIRECTS
     return Reason.HTTP_ERROR if status >= 500 or status in SLOW_DOWN + TOO_EARLY else Reason.GONE
 
 
-def _target(url: str, response: http.client.HTTPResponse) -> str:
+def _target(url: str, response: Response) -> str:
     """Where a redirect leads; Failure where that is nowhere, or to a picture that stands for a missing one."""
     try:
-        target = urljoin(url, response.headers["Location"].strip())
+        location = quote(response.value("location").encode("latin-1"), safe=IN_A_URL)  # its bytes as they came
+        target = urljoin(url, location)
         path = urlsplit(target).path
-    except (ValueError, AttributeError):
-        raise Failure(Reason.REDIRECTS, response.status) from None
+    except ValueError:
+        location = ""
+    if not location:
+        raise Failure(Reason.REDIRECTS)
     if any(mark in path for mark in PLACEHOLDER_TARGETS):
-        raise Failure(Reason.PLACEHOLDER, response.status)
+        raise Failure(Reason.PLACEHOLDER)
     return target

@@ -10,14 +10,14 @@ from typing import Any
 
 from mlimages.crew import Crew
 from mlimages.download.build import Build, Built, account_path, build, read_account
-from mlimages.download.connections import Network
-from mlimages.download.exchange import Answer, Exchange, Get, Knock, Knocked
+from mlimages.download.exchange import Answer, Exchange, Get, Probe, Probed
 from mlimages.download.lines import Line, Shard
 from mlimages.download.mirrors import Mirrors
 from mlimages.download.plan import Plan
 from mlimages.download.report import Report
 from mlimages.download.scheduler import Scheduler
 from mlimages.download.spool import Entry, Journal
+from mlimages.download.transport import Network
 from mlimages.engine import open_crew
 from mlimages.errors import UserError
 from mlimages.interrupts import Interrupts
@@ -25,7 +25,7 @@ from mlimages.params import Download, Machine
 
 STOPPING_SECONDS = 3.0  # for what is under way when a signal comes
 BUILDS = 3  # of a shard whose worker dies
-Task = Get | Knock | Build
+Task = Get | Probe | Build
 
 
 def fetch(plan: Plan, params: Download, machine: Machine, network: Network, tables: Path) -> None:
@@ -41,17 +41,16 @@ def fetch(plan: Plan, params: Download, machine: Machine, network: Network, tabl
 
 def _images(plan: Plan) -> int:
     """How many images earlier runs have got."""
-    accounts = [account_path(plan.accounts, shard) for shard in plan.shards]
-    waiting = (entry for shard in plan.todo for entry in Journal(plan.spools, shard.name).read())
-    return (sum(read_account(path)["images"] for path in accounts if path.exists())
-            + sum(entry.stored is not None for entry in waiting))
+    todo = set(plan.todo)
+    return sum(plan.images(shard) if shard in todo else read_account(account_path(plan.accounts, shard))["images"]
+               for shard in plan.shards)
 
 
 class _Fetching:
     def __init__(self, plan: Plan, params: Download, crew: Crew, report: Report, mirrors: Mirrors) -> None:
         self._plan, self._crew, self._report, self._mirrors = plan, crew, report, mirrors
         self._scheduler = Scheduler(params, crew, on_entry=self._on_entry, on_result=self._on_built,
-                                    on_lost=self._on_lost, other_work=lambda worker: bool(self._building[worker]))
+                                    on_lost=self._on_lost, other_work=lambda worker: len(self._building[worker]))
         self._left: dict[Shard, int] = {}
         self._unwritten: defaultdict[Shard, list[Entry]] = defaultdict(list)
         self._building: list[dict[str, Build]] = [{} for _ in range(crew.workers)]
@@ -124,15 +123,15 @@ class _Fetching:
             self._crew.send(worker, job)
 
 
-def _worker(params: Download, network: Network, spools: Path) -> Callable[[Task], Answer | Knocked | Built]:
+def _worker(params: Download, network: Network, spools: Path) -> Callable[[Task], Answer | Probed | Built]:
     """What a worker process does with a task."""
     exchange = Exchange(params, network, spools)
 
     def work(task: Task) -> Any:
         if isinstance(task, Get):
             return exchange.get(task)
-        if isinstance(task, Knock):
-            return exchange.knock(task)
+        if isinstance(task, Probe):
+            return exchange.probe(task)
         return build(task)
 
     return work

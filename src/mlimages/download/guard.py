@@ -1,23 +1,29 @@
-"""Where a connection may go: public addresses only, checked at every connection, redirects included.
+"""Which URLs may be asked for, and which addresses a socket may go to: public ones only, at every hop.
 
-A name is resolved once, its addresses are checked, and the connection goes to an address that passed: a name that
-resolves differently a moment later gains nothing.
+The address is checked when libcurl opens a socket for it: a name that resolves differently a moment later gains
+nothing.
 """
 
 import contextlib
 import ipaddress
+import re
 import socket
-import time
-from collections.abc import Collection, Mapping
-from urllib.parse import SplitResult, urlsplit
+from collections.abc import Collection
+from typing import Any
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+import idna
+
+from mlimages.download.curl import pycurl
 from mlimages.download.ledger import Reason
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_URL_CHARACTERS = 4096
-LEAST_SECONDS = 0.001  # for an address whose turn comes when the time is over: 0 would mean without a timeout
 # The IPv6 addresses of single hosts in the Internet (RFC 4291), and those that stand for IPv4's (RFC 6052).
 UNICAST, NAT64 = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b::/96")
+# What a percent-encoded host must not hide: it would end the host's name in a URL.
+NOT_IN_A_HOST = re.compile(r"[\x00-\x20\x7f/?#@\\:<>\[\]^|%]")
+SAFE_IN_A_PATH = "/%:=&~+!$,;'@()*[]"
 
 
 class Failure(Exception):
@@ -36,7 +42,7 @@ def check_url(url: str, ports: Collection[int]) -> SplitResult:
     try:
         parts = urlsplit(url)
         usable = (len(url) <= MAX_URL_CHARACTERS and parts.scheme in DEFAULT_PORTS and parts.hostname
-                  and port_of(parts) in ports and "@" not in parts.netloc and ".." not in parts.path.split("/"))
+                  and port_of(parts) in ports and "@" not in parts.netloc)
     except ValueError:
         usable = False
     if not usable:
@@ -49,16 +55,27 @@ def port_of(parts: SplitResult) -> int:
     return DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
 
 
-def public_addresses(host: str, port: int) -> list[str]:
-    """The public IP addresses of a host; Failure DNS or FORBIDDEN_ADDRESS where there is none."""
+def ascii_host(parts: SplitResult) -> str:
+    """The URL's host, by IDNA 2008 where it is not ASCII; Failure where there can be no such name."""
+    host = parts.hostname or ""
+    if "%" in host and ":" not in host:
+        host = unquote(host)
+        if NOT_IN_A_HOST.search(host):
+            raise Failure(Reason.BAD_URL)
+    if host.isascii():
+        return host
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
+        return idna.encode(host, uts46=True).decode()
+    except idna.IDNAError:
         raise Failure(Reason.DNS) from None
-    public = [str(address[0]) for *_, address in found if _is_public(str(address[0]))]
-    if not public:
-        raise Failure(Reason.FORBIDDEN_ADDRESS)
-    return public
+
+
+def ascii_url(parts: SplitResult) -> str:
+    """The URL as it is asked for: an ASCII host, and percent-encoded what a path or a query cannot hold."""
+    host = ascii_host(parts)
+    netloc = (f"[{host}]" if ":" in host else host) + (f":{parts.port}" if parts.port is not None else "")
+    query = f"?{quote(parts.query, safe=SAFE_IN_A_PATH + '?')}" if parts.query else ""
+    return f"{parts.scheme}://{netloc}{quote(parts.path or '/', safe=SAFE_IN_A_PATH)}{query}"
 
 
 def check_literal(host: str) -> None:
@@ -71,32 +88,11 @@ def check_literal(host: str) -> None:
     except OSError:
         address = host
     with contextlib.suppress(ValueError):
-        if not _is_public(address):
+        if not is_public(address):
             raise Failure(Reason.FORBIDDEN_ADDRESS)
 
 
-def open_socket(host: str, port: int, seconds: float, connect_to: Mapping[str, str]) -> socket.socket:
-    """A connection to a public address of the host, with a timeout of so many seconds, shared by its addresses.
-
-    `connect_to` maps "host:port" to the "address:port" to connect to instead, unchecked: the user asked for it.
-    Failure DNS, FORBIDDEN_ADDRESS, TIMEOUT or CONNECT where no address takes it.
-    """
-    target = connect_to.get(f"{host}:{port}")
-    address, _, target_port = target.rpartition(":") if target else ("", "", str(port))
-    addresses = [address] if target else public_addresses(host, port)
-    reason, ends = Reason.CONNECT, time.monotonic() + seconds
-    for number, address in enumerate(addresses):
-        share = max(ends - time.monotonic(), LEAST_SECONDS) / (len(addresses) - number)
-        try:
-            opened = socket.create_connection((address, int(target_port)), share)
-            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return opened
-        except OSError as error:
-            reason = Reason.TIMEOUT if isinstance(error, TimeoutError) else Reason.CONNECT
-    raise Failure(reason)
-
-
-def _is_public(address: str) -> bool:
+def is_public(address: str) -> bool:
     """Also of the IPv4 address to which a gateway would lead from one of IPv6."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
@@ -105,3 +101,26 @@ def _is_public(address: str) -> bool:
             return ip in UNICAST and ip.is_global
         ip = behind
     return ip.is_global and not ip.is_multicast
+
+
+class Gate:
+    """Opens the sockets of one transfer: to public addresses only, or to any, where the user named the address.
+
+    An instance is libcurl's CURLOPT_OPENSOCKETFUNCTION. `refused` counts the addresses that were not let through.
+    """
+
+    def __init__(self, *, to_any: bool) -> None:
+        self._to_any = to_any
+        self.opened = self.refused = 0
+
+    def __call__(self, purpose: int, address: Any) -> Any:
+        family, kind, protocol, where = address
+        if not self._to_any and (family not in (socket.AF_INET, socket.AF_INET6) or not is_public(where[0])):
+            self.refused += 1
+            return pycurl.SOCKET_BAD
+        try:
+            opened = socket.socket(family, kind, protocol)
+        except OSError:
+            return pycurl.SOCKET_BAD
+        self.opened += 1
+        return opened

@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from mlimages.download.guard import Failure, ascii_host
 from mlimages.download.ledger import Reason
 from mlimages.download.lines import Line
 from mlimages.download.politeness import Pace, registrable_domain
@@ -44,9 +45,8 @@ class Host:
         self._pause, self._to_give_up = FIRST_PAUSE_SECONDS, FIRST_GIVEN_UP
 
     def admits(self, now: float) -> bool:
-        """Whether one more of its lines may be asked now, as far as its health goes."""
-        return bool(self.lines) and now >= self.not_before and (
-            self.in_flight == 0 or (self._heard and self.suspended_at is None))
+        """Whether one more line may be asked now, as far as its health goes."""
+        return now >= self.not_before and (self.in_flight == 0 or (self._heard and self.suspended_at is None))
 
     def answered(self, number: int, *, erred: bool) -> bool:
         """Note that somebody is there; whether different lines in a row were told of an error of the host's own."""
@@ -117,7 +117,7 @@ class Domain:
         """A host with a line that may be asked now, each in its turn; hosts without one leave the circle."""
         while self.ready:
             host = next(iter(self.ready))
-            if host.admits(now):
+            if host.lines and host.admits(now):
                 self.ready.move_to_end(host)
                 return host
             del self.ready[host]
@@ -147,8 +147,8 @@ class Domains(dict[str, Domain]):
     def host_of(self, url: str) -> Host:
         """The host to ask for it; one without a name where it has none, so that a worker says what is wrong with it."""
         try:
-            name = urlsplit(url).hostname or ""
-        except ValueError:
+            name = ascii_host(urlsplit(url)).rstrip(".")
+        except (ValueError, Failure):
             name = ""
         key = registrable_domain(name)
         if key not in self:

@@ -6,9 +6,9 @@ from mlimages.download.ledger import Reason
 from mlimages.download.lines import Line
 from mlimages.errors import UserError
 
-KNOCK_EVERY_SECONDS = 5.0
-SILENCE_SECONDS = 1.0  # of all hosts, which may have been a network away for too short a time to knock
-DOORS = 3  # hosts, of those that answered last, at which it is knocked in turn
+PROBE_EVERY_SECONDS = 5.0
+SILENCE_SECONDS = 1.0  # of all hosts, which may have been a network away for too short a time to probe
+DOORS = 3  # hosts, of those that answered last, at which it is probed in turn
 
 
 class Parked(NamedTuple):
@@ -23,7 +23,7 @@ class Outage:
     """Signs of life, and what waits for one.
 
     A sign is an answer with an HTTP status: that a connection is refused, or a name unknown, may be the work of a
-    router, a firewall or a VPN on this side. Where none comes by itself, the scheduler knocks at hosts that gave one.
+    router, a firewall or a VPN on this side. Where none comes by itself, the scheduler probes hosts that gave one.
     Times are seconds of one monotonic clock.
     """
 
@@ -33,11 +33,11 @@ class Outage:
         self._alive_at = self._back_at = self._heard_again_at = float("-inf")
         self._waiting_since: float | None = None
         self._doors: dict[str, str] = {}
-        self._knocking, self._knock_at = False, 0.0
+        self._probing, self._probe_at = False, 0.0
         self._parked: list[Parked] = []
 
     def answered(self, host: str, url: str, now: float) -> None:
-        """A host answered, so that this address of it is good to knock at."""
+        """A host answered, so that this address of it is good for a probe."""
         self._alive(now)
         self._doors.pop(host, None)
         self._doors[host] = url
@@ -55,12 +55,12 @@ class Outage:
     def park(self, line: Line, reason: Reason, now: float) -> None:
         self._parked.append(Parked(line, reason, now))
 
-    def knock(self, now: float, suspended: bool) -> str | None:
-        """The address to knock at now, where somebody waits for a sign of life; None: nothing to do.
+    def probe(self, now: float, suspended: bool) -> str | None:
+        """The address to probe now, where somebody waits for a sign of life; None: nothing to do.
 
         Raises UserError where no sign has come for longer than the patience.
         """
-        if not (self._parked or suspended) or self.alive_since(now - KNOCK_EVERY_SECONDS):
+        if not (self._parked or suspended) or self.alive_since(now - PROBE_EVERY_SECONDS):
             self._waiting_since = None
             return None
         if self._waiting_since is None:
@@ -70,16 +70,20 @@ class Outage:
                 f"no host has answered for {now - self._waiting_since:.0f} s: the network seems to be away. No line "
                 f"was recorded as failed for that; run the same command again when it is back. Where only hosts that "
                 f"are gone for good are left, download.outage_seconds = 0 records them")
-        if not self._doors or self._knocking or now < self._knock_at:
+        if not self._doors or self._probing or now < self._probe_at:
             return None
-        self._knocking = True
+        self._probing = True
         host = next(iter(self._doors))
         self._doors[host] = url = self._doors.pop(host)
         return url
 
-    def knocked(self, heard: bool, now: float) -> None:
-        """What came of a knock."""
-        self._knocking, self._knock_at = False, now + KNOCK_EVERY_SECONDS
+    def probe_lost(self) -> None:
+        """The worker that probed has died: another probe may go out at once."""
+        self._probing = False
+
+    def probed(self, heard: bool, now: float) -> None:
+        """What came of a probe."""
+        self._probing, self._probe_at = False, now + PROBE_EVERY_SECONDS
         if not heard and self.away_since is None:
             self.away_since = now
         if heard:

@@ -14,30 +14,44 @@ from mlimages.download.ledger import Reason, Row, read_ledger
 from mlimages.download.lines import Line, Shard
 from mlimages.download.mirrors import Mirrors
 from mlimages.download.shards import ledger_path, shard_path
-from mlimages.download.spool import Journal
+from mlimages.download.spool import Journal, remove_orphans
 from mlimages.params import Download
 from mlimages.publish import write_json
 
 ROUND = "round.json"
+PUBLISHED = "published"
+UNVERIFIED = "unverified"
 
 
 class Plan:
     """The work folder of a download: `finished` shards, their `accounts`, and the `spools` of those under way.
 
-    A round of retries is a folder with the reasons to retry and a mark for each shard that it is done with.
+    A round of retries is a folder with the reasons to retry and a mark for each shard that it is done with. It begins
+    only once all has been published. A shard is finished when its account exists. A journal holds results that no
+    build has used yet, so its shard is built again.
     """
 
     def __init__(self, work: Path, lists: Path, manifest: Mapping[str, Any], params: Download) -> None:
         self.finished, self.accounts, self.spools = work / "out", work / "accounts", work / "spools"
         self.spools.mkdir(exist_ok=True)
-        self._round = work / "round"
+        self._round, self._published, self._unverified = work / "round", work / PUBLISHED, work / UNVERIFIED
         self._lists, self._manifest, self._params = lists, manifest, params
         self.shards = [shard for part in PARTS for shard in self._shards(part)]
+        remove_orphans(self.spools)
         for shard in self.shards:
             self._forget_lost(shard)
-        unfinished = [shard for shard in self.shards if not account_path(self.accounts, shard).exists()]
-        self._retried = self._begin_round() if params.retry and (not unfinished or self._round.exists()) else set()
-        self.todo = unfinished or [shard for shard in self.shards if self._retried and self._to_retry(shard)]
+        self._retried = self._begin_round() if params.retry and self._published.exists() else set()
+        self.todo = [shard for shard in self.shards if self._unfinished(shard) or self._to_retry(shard)]
+
+    def begin_fetching(self) -> None:
+        """Note for good where certificates are not verified."""
+        if not self._params.verify:
+            self._unverified.touch()
+
+    @property
+    def verified(self) -> bool:
+        """Whether the certificates of all hosts had to hold, in every run that fetched something."""
+        return not self._unverified.exists()
 
     def lines_of(self, part: Part) -> int:
         """How many lines the part's list has."""
@@ -57,6 +71,13 @@ class Plan:
         """How many lines `to_fetch` yields."""
         return shard.lines - len(self._known(shard))
 
+    def images(self, shard: Shard) -> int:
+        """How many of the shard's lines have an image by now, in the shard or waiting for it."""
+        ledger = ledger_path(shard_path(self.finished, shard.part, shard.number))
+        have = {row.line: row.reason is Reason.OK for row in read_ledger(ledger)} if ledger.exists() else {}
+        have |= {entry.line: entry.stored is not None for entry in Journal(self.spools, shard.name).read()}
+        return sum(have.values())
+
     def job(self, shard: Shard) -> Build:
         """What makes the shard once its lines have ended."""
         placed = shard._replace(offset=self._offsets[shard.part][shard.number])
@@ -71,6 +92,7 @@ class Plan:
 
     def end_round(self) -> None:
         """All is published: the next run with `download.retry` begins a new round."""
+        self._published.touch()
         shutil.rmtree(self._round, ignore_errors=True)
 
     def _shards(self, part: Part) -> Iterator[Shard]:
@@ -99,10 +121,13 @@ class Plan:
             write_json(marker, reasons)
         return {Reason(reason) for reason in reasons}  # type: ignore[call-arg]
 
+    def _unfinished(self, shard: Shard) -> bool:
+        return not account_path(self.accounts, shard).exists() or Journal(self.spools, shard.name).path.exists()
+
     def _to_retry(self, shard: Shard) -> bool:
-        ledger = ledger_path(shard_path(self.finished, shard.part, shard.number))
-        done = (self._round / shard.name).exists()
-        return not done and any(map(self._again, read_ledger(ledger)))
+        if not self._retried or (self._round / shard.name).exists():
+            return False
+        return any(map(self._again, read_ledger(ledger_path(shard_path(self.finished, shard.part, shard.number)))))
 
     def _again(self, row: Row) -> bool:
         """Whether this round asks for a line again: also for an image that is called a placeholder by now."""

@@ -30,9 +30,9 @@ def registrable_domain(host: str) -> str:
         return _suffixes(host).top_domain_under_public_suffix or ".".join(host.split(".")[-2:])
 
 
-def retry_after_seconds(value: str | None) -> float:
+def retry_after_seconds(value: str) -> float:
     """Seconds from a Retry-After header, given in seconds or as a date; PAUSE_SECONDS where it says nothing usable."""
-    text = (value or "").strip()
+    text = value.strip()
     if text.isdecimal():
         return float(text[:9])
     try:
@@ -59,6 +59,10 @@ class Pace:
     def slowed(self) -> bool:
         """Whether the domain asked for a slower pace than the greatest one."""
         return self.rate < self._most
+
+    def paused(self, now: float) -> bool:
+        """Whether a pause that the domain asked for is not over."""
+        return now < self._pause_ends
 
     def ready_at(self) -> float:
         """When the next request may leave."""

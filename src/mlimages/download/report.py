@@ -1,8 +1,9 @@
 """What a person sees while it downloads, and what the log gets."""
 
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -14,6 +15,7 @@ from mlimages.progress import progress
 
 NAMED = 3  # hosts of each kind of trouble
 PAUSE_SECONDS = 1.0  # the least that is called one
+ENOUGH_ANSWERS = 50  # to warn of
 
 
 class Report:
@@ -28,6 +30,7 @@ class Report:
         self._bytes, self._begun = 0, time.monotonic()
         self._total, self._images, self._images_before = total, 0, images
         self._log: TextIO | None = None
+        self._warned = False
         if machine.download_log:
             self._log = Path(machine.download_log).open("a", encoding="utf-8", buffering=1)
 
@@ -53,12 +56,28 @@ class Report:
 
     def show(self, scheduler: Scheduler) -> None:
         """Say how far it is and what it waits for, where it is time to."""
-        self._bar.tick(lambda: "; ".join([self._figures(), *_troubles(scheduler, time.monotonic())]))
+        warning = mostly_errors(scheduler.recent)
+        if warning and not self._warned:
+            self._bar.write(f"WARNING: {warning}; is it the list, the network or a proxy, or do hosts refuse us "
+                            f"(download.rate_per_host, download.headers)?", file=sys.stdout)
+        self._warned = bool(warning)
+        self._bar.tick(lambda: "; ".join([*([f"WARNING: {warning}"] if warning else []), self._figures(),
+                                          *_troubles(scheduler, time.monotonic())]))
 
     def _figures(self) -> str:
         seconds = max(time.monotonic() - self._begun, 1e-3)
         reasons = ", ".join(f"{reason} {lines:,}" for reason, lines in self._reasons.most_common(4))
         return f"{self._images / seconds:,.1f} images/s, {self._bytes / seconds / 1e6:,.1f} MB/s; {reasons}"
+
+
+def mostly_errors(recent: Collection[Reason]) -> str:
+    """What to warn of while most of the recent answers are errors, else ""."""
+    reasons = Counter(recent)
+    errors = len(recent) - reasons.pop(Reason.OK, 0)
+    if len(recent) < ENOUGH_ANSWERS or errors <= len(recent) / 2:
+        return ""
+    most = ", ".join(f"{reason} {answers}" for reason, answers in reasons.most_common(NAMED))
+    return f"{errors} of the last {len(recent)} answers are errors ({most})"
 
 
 def _troubles(scheduler: Scheduler, now: float) -> Iterator[str]:

@@ -2,37 +2,33 @@
 
 import contextlib
 import dataclasses
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.request import getproxies
 
 from mlimages import scratch
-from mlimages.acquire import formats
 from mlimages.acquire.formats import PARTS
 from mlimages.cluster import own_address
 from mlimages.demo import server, world
 from mlimages.disk import check_room, say_room
-from mlimages.download import build, images, ledger, shards, spool
 from mlimages.download.build import account_path, read_account
-from mlimages.download.connections import Network
 from mlimages.download.fetching import fetch
 from mlimages.download.ledger import Reason
 from mlimages.download.mirrors import readable_tables
 from mlimages.download.plan import Plan
 from mlimages.download.shards import ledger_path, shard_path
+from mlimages.download.transport import Network
 from mlimages.errors import UserError
 from mlimages.params import Download, Machine
-from mlimages.pictures import colour, jpeg, kinds, png, reading, scaling
 from mlimages.publish import publish, verify, write_csv, write_json
-
-THIS = sys.modules[__name__]
-PICTURES = (colour, jpeg, kinds, png, reading, scaling)
 
 BYTES_PER_IMAGE = 300_000  # about what a photograph of 1,024 pixels takes, such as Open Images mirrors hold
 BYTES_PER_PIXEL = 0.35  # of a photograph made smaller
 
+# Raise it where the same answers would become other shards or ledgers, or where an older work folder could not be
+# continued: everything is fetched again then. tests/download/test_key.py holds the bytes of the current one.
+FORMAT = 3
 # After a change of these, all is fetched anew; all else says how to ask from now on.
 DECISIVE = ("images_per_shard", "shorter_side", "quality", "ports", "respect_opt_out")
 
@@ -56,6 +52,7 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
         plan = Plan(work, Path(lists), manifest, params)
         if plan.todo:
             _preflight(plan, params)
+            plan.begin_fetching()
             proxies = getproxies() if machine.proxies_from_environment else {}
             fetch(plan, params, machine, Network({**demo_hosts, **machine.connect_to}, proxies), work)
         records, known = _summarise(plan)
@@ -79,17 +76,16 @@ def _preflight(plan: Plan, params: Download) -> None:
 
 
 def _key(params: Download, lists: str | Path, source: str) -> str:
-    """What names the folder to resume from: the demo's images cost nobody anything, so each change fetches them anew.
+    """What names the folder to resume from: FORMAT, the lists, and the parameters that decide what an image is.
 
-    Others stay when patience, pace, mirrors or code change, but for code that decides how they lie on the disk.
+    What was fetched costs other people's servers, so it stays when patience, pace, mirrors or code change. The demo's
+    images cost nobody anything: there each change of a parameter, or of what its hosts serve, fetches them anew.
     """
     tables = readable_tables(params.mirrors)
     if source == "demo":
-        return scratch.key(dataclasses.replace(params, retry=[]), inputs=[lists], files=tables, code=[
-            build, formats, images, ledger, *PICTURES, server, shards, spool, world])
-    made_smaller = [images, *PICTURES] if params.shorter_side else []
-    return scratch.key({name: getattr(params, name) for name in DECISIVE}, inputs=[lists],
-                       code=[build, ledger, shards, spool, *made_smaller])
+        values = dataclasses.asdict(dataclasses.replace(params, retry=[]))
+        return scratch.key({"format": FORMAT, **values}, inputs=[lists], files=tables, code=[server, world])
+    return scratch.key({"format": FORMAT, **{name: getattr(params, name) for name in DECISIVE}}, inputs=[lists])
 
 
 def _check_retry(params: Download) -> None:
@@ -122,5 +118,5 @@ def _summarise(plan: Plan) -> tuple[dict[str, int], dict[str, str]]:
               [(part, reason, reasons[part, reason], reason.meaning)
                for part in PARTS for reason in Reason if reasons[part, reason]])
     share = round(totals["images"] / max(totals["lines"], 1), 4)
-    write_json(plan.finished / SUMMARY, {**totals, "share_ok": share})
+    write_json(plan.finished / SUMMARY, {**totals, "share_ok": share, "certificates_verified": plan.verified})
     return records, known

@@ -3,52 +3,51 @@
 Lines wait in queues of their hosts, not in threads: a host that is slow, refuses or is away holds up nobody else.
 """
 
-import heapq
-import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mlimages.crew import Crew, Lost
-from mlimages.download.exchange import Answer, Get, Knock, Knocked
+from mlimages.download.exchange import Answer, Get, Probe, Probed
 from mlimages.download.hosts import Domain, Domains, Host, Slot
 from mlimages.download.ledger import Reason
 from mlimages.download.lines import Line
 from mlimages.download.outage import Outage
 from mlimages.download.spool import Entry, Stored
+from mlimages.download.suspects import Suspects
+from mlimages.download.timers import Timers
 from mlimages.download.verdict import REFUSED_STATUSES, UNREACHED, Action, Verdict, judge
 from mlimages.params import Download
 
 WINDOW = 50_000  # lines that are read ahead
-HANG_SECONDS = 30.0
-TICK_SECONDS = 0.25
+RECENT_ANSWERS = 200
+HANG_SECONDS, TICK_SECONDS = 30.0, 0.25
 
 
 class Scheduler:
     """Fetches lines through a crew of workers; `on_entry(line, entry)` is called once for each, as they end.
 
     `on_result(result)` takes what workers return of tasks that are not the scheduler's own, `on_lost(worker)` hears of
-    workers that died, and `other_work(worker)` says whether one has such tasks: a line that is tried alone, because a
-    worker died while it was there, is not tried beside them.
+    workers that died, and `other_work(worker)` says how many such tasks one has: each takes a thread there, and none
+    runs beside a suspect. `recent` has the reasons of the last answers, redirects aside.
     """
 
     def __init__(self, params: Download, crew: Crew, *, on_entry: Callable[[Line, Entry], None],
                  on_result: Callable[[Any], None], on_lost: Callable[[int], None],
-                 other_work: Callable[[int], bool]) -> None:
+                 other_work: Callable[[int], int]) -> None:
         self._params, self._crew = params, crew
-        self._on_entry, self._on_result, self._on_lost = on_entry, on_result, on_lost
-        self._other_work = other_work
-        self.domains = Domains(params, crew.workers)
-        self.pending = 0
+        self._on_entry, self._on_result, self._on_lost, self._other_work = on_entry, on_result, on_lost, other_work
+        self.domains, self.pending = Domains(params, crew.workers), 0
         self.outage = Outage(params.outage_seconds)
+        self.recent: deque[Reason] = deque(maxlen=RECENT_ANSWERS)
         self._in_flight: list[dict[int, tuple[Line, Host, Slot]]] = [{} for _ in range(crew.workers)]
-        self._suspects: list[Line] = []
+        self._suspects = Suspects(self.domains)
+        self._up_at = [0.0] * crew.workers
         self._hungry: dict[Domain, None] = {}
         self._suspended: set[Host] = set()
-        self._timers: list[tuple[float, int, Line | Host | Domain]] = []
-        self._ticket = itertools.count()
-        self._looked_at = 0.0
-        self._stopping = False
+        self._timers: Timers[Line | Host | Domain] = Timers()
+        self._looked_at, self._stopping = 0.0, False
 
     def run(self, lines: Iterator[Line], busy: Callable[[], bool]) -> Iterator[None]:
         """Fetch all lines, and go on while `busy`; yields after each round of results."""
@@ -62,13 +61,13 @@ class Scheduler:
                     self.pending += 1
                     self._enqueue(line)
             self._wake()
-            results = self._crew.receive(self._patience())
+            results = self._crew.receive(self._timers.wait(time.monotonic(), TICK_SECONDS))
             self._take_back({worker: result for worker, result in results if isinstance(result, Lost)})
             for worker, result in results:
                 if isinstance(result, Answer):
                     self._answered(worker, result)
-                elif isinstance(result, Knocked):
-                    self.outage.knocked(result.heard, time.monotonic())
+                elif isinstance(result, Probed):
+                    self.outage.probed(result.reached, time.monotonic())
                 elif not isinstance(result, Lost):
                     self._on_result(result)
             yield
@@ -79,16 +78,19 @@ class Scheduler:
         return not any(self._in_flight)
 
     def tries_alone(self, worker: int) -> bool:
-        """Whether a line with which a worker died is there now, or is the next to be: no place for other work."""
-        return worker == 0 and (bool(self._suspects) or any(line.lost for line, _, _ in self._in_flight[0].values()))
+        """Whether a suspect is there now, or is the next to be: no place for other work."""
+        return worker == 0 and self._suspects.due(time.monotonic())
 
     def _enqueue(self, line: Line, *, first: bool = False) -> None:
-        """Let a line wait for its host."""
+        """Let a line wait for its host, or, a suspect, for its turn."""
         host = self.domains.host_of(line.url)
-        (host.lines.appendleft if first else host.lines.append)(line)
-        host.domain.ready[host] = None
         if host.suspended_at is not None:
             self._suspended.add(host)
+        if line.lost:
+            self._suspects.add(line, first=first)
+            return
+        (host.lines.appendleft if first else host.lines.append)(line)
+        host.domain.ready[host] = None
         self._dispatch(host.domain)
 
     def _dispatch(self, domain: Domain) -> None:
@@ -96,11 +98,14 @@ class Scheduler:
         now = time.monotonic()
         if self._stopping or self.outage.away_since is not None:
             return
+        if self._suspects.hold(domain, now):
+            self._hungry[domain] = None
+            return
         while domain.has_free_slot and (host := domain.next_host(now)):
             if (ready_at := domain.pace.ready_at()) > now:
                 if domain.timer is None or ready_at < domain.timer:
                     domain.timer = ready_at
-                    self._at(ready_at, domain)
+                    self._timers.add(ready_at, domain)
                 return
             slot = domain.take_slot(host, self._has_room, now)
             if slot is None:
@@ -110,7 +115,8 @@ class Scheduler:
             self._send(host.lines.popleft(), host, slot, slot.worker, now)
 
     def _has_room(self, worker: int) -> bool:
-        return len(self._in_flight[worker]) < self._crew.threads and not (worker == 0 and self._suspects)
+        busy = len(self._in_flight[worker]) + self._other_work(worker)
+        return busy < self._crew.threads and not self.tries_alone(worker)
 
     def _send(self, line: Line, host: Host, slot: Slot, worker: int, now: float) -> None:
         host.in_flight += 1
@@ -120,18 +126,11 @@ class Scheduler:
                                     min(line.seconds_left, self._params.deadline_seconds), line.shard.name,
                                     line.address.md5, line.address.turn))
 
-    def _at(self, moment: float, what: Line | Host | Domain) -> None:
-        heapq.heappush(self._timers, (moment, next(self._ticket), what))
-
-    def _patience(self) -> float:
-        until_timer = self._timers[0][0] - time.monotonic() if self._timers else TICK_SECONDS
-        return min(max(until_timer, 0.0), TICK_SECONDS)
-
     def _wake(self) -> None:
         """Everything whose time, or turn, has come."""
         now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            what = heapq.heappop(self._timers)[2]
+        self._try_a_suspect(now)
+        for what in self._timers.due(now):
             if isinstance(what, Line):
                 self._enqueue(what, first=True)
             elif isinstance(what, Host):
@@ -148,17 +147,19 @@ class Scheduler:
             self._dispatch(domain)
         if now - self._looked_at > TICK_SECONDS:
             self._looked_at = now
-            self._try_a_suspect(now)
             self._end_hangs(now)
             self._watch_the_network(now)
 
     def _answered(self, worker: int, answer: Answer) -> None:
         now = time.monotonic()
         line, host, slot = self._in_flight[worker].pop(answer.number)
+        self._suspects.ended(line)
         domain = host.domain
         domain.give_back(slot)
         host.in_flight -= 1
         line.seconds_left -= answer.seconds
+        if not answer.redirect:
+            self.recent.append(answer.reason)
         errs = refused = answer.http_status in REFUSED_STATUSES or answer.reason is Reason.TIMEOUT
         if answer.http_status:
             self.outage.answered(host.name, line.url, now)
@@ -174,7 +175,7 @@ class Scheduler:
             line.url = answer.redirect
             self._enqueue(line, first=True)
         elif verdict.action is Action.BACK_OFF:
-            self._at(now + verdict.seconds, line)
+            self._timers.add(now + verdict.seconds, line)
         elif verdict.action is Action.PARK:
             self.outage.park(line, answer.reason, now)
         elif verdict.action is Action.FAIL:
@@ -186,7 +187,7 @@ class Scheduler:
     def _revive(self, host: Host, now: float) -> None:
         """Let a host's waiting lines be looked at again, now or when its pause ends."""
         if host.lines and host.not_before > now:
-            self._at(host.not_before, host)
+            self._timers.add(host.not_before, host)
         elif host.lines:
             host.domain.ready[host] = None
         self._dispatch(host.domain)
@@ -204,9 +205,9 @@ class Scheduler:
         self._on_entry(line, Entry(line.line, reason, status, line.address.mirror, stored))
 
     def _watch_the_network(self, now: float) -> None:
-        """Knock where nobody has answered for a while; end the waits of those who can be told from a lost network."""
-        if url := self.outage.knock(now, bool(self._suspended)):
-            self._crew.send(0, Knock(url))
+        """Probe where nobody has answered for a while; end the waits of those who can be told from a lost network."""
+        if url := self.outage.probe(now, bool(self._suspended)):
+            self._crew.send(0, Probe(url))
         was_away = self.outage.ended()
         for parked, again in self.outage.settled():
             if again:
@@ -219,29 +220,36 @@ class Scheduler:
                 host.suspended_at = host.suspended_at and now
             for host in [host for domain in self.domains.values() for host in domain.hosts.values()]:
                 self._revive(host, now)
+        awaited = self._suspects.hosts()
         self._suspended = {host for host in self._suspended
-                           if host.suspended_at is not None and (host.lines or host.in_flight)}
+                           if host.suspended_at is not None and (host.lines or host.in_flight or host in awaited)}
         for host in [*self._suspended]:
             since = host.suspended_at or now
             if now > since + self._params.outage_seconds and self.outage.alive_since(since):
-                for line in host.give_up(now):
+                for line in [*self._suspects.give_up(host), *host.give_up(now)]:
                     self._failed(line, host.last_reason, 0)
 
     def _end_hangs(self, now: float) -> None:
         for worker, under_way in enumerate(self._in_flight):
-            if any(now > line.sent_at + max(line.seconds_left, 0) + HANG_SECONDS for line, _, _ in under_way.values()):
+            if not self._crew.is_up(worker):
+                self._up_at[worker] = now  # what was sent there has not begun
+            up_at = self._up_at[worker]
+            if any(now > max(line.sent_at, up_at) + max(line.seconds_left, 0) + HANG_SECONDS
+                   for line, _, _ in under_way.values()):
                 self._crew.kill(worker)
 
     def _take_back(self, lost: Mapping[int, Lost]) -> None:
         """The lines of workers that died, of all of them before anything is sent to the successor of one."""
+        if 0 in lost:
+            self._suspects.alone = None
+            self.outage.probe_lost()
         under_way = {worker: self._in_flight[worker] for worker in lost}
         self._in_flight = [{} if worker in lost else lines for worker, lines in enumerate(self._in_flight)]
         for worker, lines in under_way.items():
             self._lost(worker, lines, blameless=lost[worker].with_node)
 
     def _lost(self, worker: int, under_way: Mapping[int, tuple[Line, Host, Slot]], *, blameless: bool) -> None:
-        """A worker died of one of its lines: each is tried again alone, to find the one that kills again; where its
-        whole node was lost, they are simply tried again."""
+        """The lines of a worker that died become suspects, or wait again where its whole node was lost."""
         alone = len(under_way) == 1 and not self._other_work(worker)
         self._on_lost(worker)
         for line, host, slot in under_way.values():
@@ -253,15 +261,20 @@ class Scheduler:
                 continue
             line.lost += 1
             if line.lost == 1 or not alone:
-                self._suspects.append(line)
+                self._enqueue(line)
             else:
                 self._failed(line, Reason.CRASHED, 200)
         for host in {host for _, host, _ in under_way.values()}:
             self._revive(host, time.monotonic())
 
     def _try_a_suspect(self, now: float) -> None:
-        """One line that was there when a worker died, alone on worker 0, where its host has a slot free."""
-        if self._suspects and not self._stopping and not self._in_flight[0] and not self._other_work(0):
-            host = self.domains.host_of(self._suspects[0].url)
-            if slot := host.domain.take_slot(host, lambda worker: True, now):
-                self._send(self._suspects.pop(0), host, slot, 0, now)
+        """Send the next suspect, alone to worker 0, once its host has a free slot and its domain's pace allows it."""
+        blocked = self._stopping or self.outage.away_since is not None or self._in_flight[0] or self._other_work(0)
+        if blocked or (suspect := self._suspects.next(now)) is None:
+            return
+        line, host = suspect
+        if host.domain.pace.ready_at() <= now and (slot := host.domain.take_slot(host, lambda worker: True, now)):
+            self._suspects.begin(line)
+            host.domain.pace.sent(now)
+            self._send(line, host, slot, 0, now)
+            self._dispatch(host.domain)

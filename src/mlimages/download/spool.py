@@ -86,10 +86,17 @@ class Journal:
                 yield entry
 
     def remove(self) -> None:
-        """The journal and the spools of its shard."""
+        """The journal, and then the spools of its shard: a journal never names a spool that is gone."""
+        self.path.unlink(missing_ok=True)
         for path in self._folder.glob(f"{self._name}.*.spool"):
             path.unlink()
-        self.path.unlink(missing_ok=True)
+
+
+def remove_orphans(folder: Path) -> None:
+    """Remove the spools that no journal names, which a killed run left. No worker may be writing."""
+    for path in folder.glob("*.spool"):
+        if not Journal(folder, path.name.partition(".")[0]).path.exists():
+            path.unlink()
 
 
 def _entry(line: bytes) -> Entry | None:

@@ -54,7 +54,7 @@ def judge(line: Line, host: Host, answer: Answer, params: Download, now: float) 
     spent = line.tries >= params.attempts or line.seconds_left <= 0
     if not answer.http_status and answer.reason in UNREACHED:
         return _unreached(line, host, answer, params, now, spent)
-    again = answer.reason in (Reason.HTTP_ERROR, Reason.TIMEOUT, Reason.TRUNCATED)
+    again = answer.reason in (Reason.HTTP_ERROR, Reason.TIMEOUT, Reason.TRUNCATED, Reason.BAD_ANSWER)
     return _back_off(line) if again and not spent else Verdict(Action.FAIL)
 
 

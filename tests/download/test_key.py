@@ -1,0 +1,62 @@
+"""What was fetched stays when only the wording of the code changes, and is fetched again when the format does."""
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+from tests.conftest import ScriptedServer
+from tests.download.conftest import HOST, VAL, Lists, serve
+from tests.pictures.crafted import encoded
+
+import mlimages
+from mlimages.download import download
+from mlimages.download.ledger import Reason
+from mlimages.download.run import FORMAT
+from mlimages.download.spool import Entry, Journal, Stored
+from mlimages.params import Download, Machine
+
+GIF = bytes.fromhex("47494638396101000100800000ffffff00000021f90401000000002c00000000010001000002024401003b")
+KEY = """
+import sys
+from mlimages.download.run import _key
+from mlimages.params import load
+print(_key(load(sys.argv[1]).download, sys.argv[2], "folder"))
+"""
+
+
+def key_with(source: Path, lists: Path) -> str:
+    params = Path(__file__).parents[2] / "params.yaml"
+    return subprocess.run([sys.executable, "-c", KEY, str(params), str(lists)], check=True, capture_output=True,
+                          text=True, env={**os.environ, "PYTHONPATH": str(source)}).stdout
+
+
+def test_comments_and_docstrings_fetch_nothing_again(lists_of: Lists, tmp_path: Path) -> None:
+    lists, edited = lists_of([f"{HOST}/0.jpg"], VAL), tmp_path / "src"
+    shutil.copytree(Path(mlimages.__file__).parents[1], edited)
+    for path in edited.rglob("*.py"):
+        path.write_text(path.read_text().replace('"""', '"""Edited. ', 1) + "\n# A comment.\n")
+    assert key_with(edited, lists) == key_with(Path(mlimages.__file__).parents[1], lists)
+
+
+def test_the_same_answers_give_the_bytes_of_this_format(quick: Download, here: Machine, server: ScriptedServer,
+                                                        lists_of: Lists, tmp_path: Path) -> None:
+    """Where this fails, raise FORMAT in src/mlimages/download/run.py, and put the new values here.
+
+    Of an image that is kept, and of a white one that is made smaller, whose pixels no processor rounds otherwise.
+    """
+    urls = [f"{HOST}/{number}.jpg" for number in range(3)]
+    serve(server, [urls[0], *VAL], GIF)
+    server.on("/1.jpg", body=encoded(Image.new("RGB", (96, 64), "white"), "PNG"))
+    quick = dataclasses.replace(quick, shorter_side=32)
+    out = download(quick, here, lists=lists_of(urls, VAL), out=tmp_path / "images")
+    [account] = tmp_path.glob("scratch/download/*/accounts/train-00000.json")
+    made = [*(out / "train" / f"00000.{end}" for end in ("tar", "ledger.csv")), account]
+    journal = Journal(tmp_path, "train-00000")
+    journal.add([Entry(1, Reason.OK, 200, 0, Stored("train-00000.f00.spool", 0, 43, "abc", 1, 1, "gif"))])
+    content = b"".join(path.read_bytes() for path in [*made, journal.path])
+    assert (FORMAT, hashlib.sha256(content).hexdigest()[:16]) == (3, "b2c813f0043a626d")
