@@ -268,18 +268,12 @@ SECTIONS: dict[str, Any] = {field.name: field.type for field in dataclasses.fiel
 
 
 def load(path: str | Path = "params.yaml") -> Params:
-    """Read and check the whole file with the YAML that DVC reads it with.
-
-    Raises UserError for a missing file, a damaged or unsafe one, and everything that `Params` does not allow.
-    """
+    """The whole file, read as DVC reads it; UserError if it is missing, damaged, unsafe or not as `Params` says."""
     return checked(Params, read_yaml(path), str(path), "", SECTIONS)
 
 
 def section(verb: str, values: Mapping[str, Any]) -> Any:
-    """One section from a notebook's `parameters` cell.
-
-    `values` is the notebook's `globals()`: the section's names are taken from it, and checked as in params.yaml.
-    """
+    """One section from the names in a notebook's `globals()`, checked as in params.yaml."""
     names = [field.name for field in dataclasses.fields(SECTIONS[verb])]
     found = {name: values[name] for name in names if name in values}
     return checked(SECTIONS[verb], found, "the notebook's parameters cell", f"{verb}.", names)

@@ -37,5 +37,5 @@ def small_stages(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Sm
                                 warmup=0.0, loss="sigmoid", shuffle_buffer=64, checkpoint_steps=10,
                                 validation_images=0)
     model = train(small, machine, tfrecords=tfrecords, out=root / "model")
-    evaluation = dataclasses.replace(params.evaluate, batch=8, frequency_groups=[40, 10])
+    evaluation = dataclasses.replace(params.evaluate, batch=8, central_fraction=0.8, frequency_groups=[40, 10])
     return SmallStages(lists, tfrecords, model, evaluation, machine)

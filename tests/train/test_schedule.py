@@ -61,11 +61,13 @@ def test_params_full_txt_makes_params_yaml_the_released_training(tmp_path: Path)
     assert set(options[::2]) == {"-S"}
     apply_overrides(path, options[1::2])
     full, demo = load(path), load(ROOT / "params.yaml")
-    assert (full.acquire.source, full.evaluate, full.machine) == ("full", demo.evaluate, demo.machine)
+    evaluate = dataclasses.replace(demo.evaluate, central_fraction=0.8)
+    assert (full.acquire.source, full.evaluate, full.machine) == ("full", evaluate, demo.machine)
     assert build_schedule(full.train, records=17_609_752) == RELEASED
     expected = {"architecture": "resnet101", "pixels": 224, "batch": 4096, "momentum": 0.9, "weight_decay": 1e-4,
                 "batch_norm_momentum": 0.997, "loss": "class_balanced", "positive_threshold": 0.7,
                 "negative_selection": 0.1, "positive_weight": 12.0, "crop_area": [0.7, 1.0],
+                "optimizer": "momentum", "zero_init_residual": False, "validation_fraction": 0.8,
                 "rotate_and_recolour": True, "reference_batch": None, "clip_norm": None, "average_decay": None}
     assert {name: getattr(full.train, name) for name in expected} == expected
 
