@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
@@ -19,6 +20,7 @@ from mlimages.acquire.hierarchy import read_tree
 from mlimages.demo import release, server, world
 from mlimages.download import verdict
 from mlimages.download.ledger import Reason
+from mlimages.download.politeness import registrable_domain
 from mlimages.params import Params
 
 PRINT_DEMO = """
@@ -113,6 +115,12 @@ def test_the_hosts_do_what_the_fault_says(fetcher: Fetcher, fault: str | None) -
     assert outcome.requests == (2 if fault in ("busy", "unavailable", "short") else 1)
     if outcome.image:
         assert outcome.image[0] == world.draw(image_id, 32)
+
+
+def test_a_host_that_asks_for_a_pause_pauses_no_other_one() -> None:
+    assert len({registrable_domain(host) for host in server.HOSTS}) == len(server.HOSTS)
+    served = {urlsplit(server.url_of(one, 32)).hostname for one in world.image_ids(0, "train/openimages", 500)}
+    assert served == set(server.HOSTS)
 
 
 def test_all_announced_faults_are_tried_above() -> None:

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.train.outcomes import Trained, log, weights
 
 from mlimages.params import Params, Train
+from mlimages.processor import onednn_is_on
 from mlimages.publish import read_manifest, sha256, verify
 from mlimages.train.inputs import Records, evaluation_batches
 from mlimages.train.log import read_log
@@ -62,6 +63,7 @@ def test_the_record_says_what_made_the_model(trained: Trained, small_train: Trai
     cores = len(os.sched_getaffinity(0))
     assert (run["environment"]["cores"], run["environment"]["gpus"]) == (cores, [])
     assert run["environment"]["processor"] in Path("/proc/cpuinfo").read_text()
+    assert run["environment"]["onednn"] == onednn_is_on()
     assert run["environment"]["devices"] == ["/device:CPU:0"]
     card = (trained.out / "model_card.md").read_text()
     code, data = run["environment"]["git"], run["data"]["manifest_sha256"]

@@ -32,6 +32,17 @@ def test_batch_norm_has_the_released_constants_and_the_momentum_asked_for() -> N
     assert build("tiny", 3, batch_norm_momentum=0.5).get_layer("stages_0_block_0_conv1_b1_bn").momentum == 0.5
 
 
+def test_blocks_that_start_as_the_identity_leave_a_network_of_first_blocks() -> None:
+    """The first block of each stage starts as it does without: its shortcut alone would skip three of four pixels."""
+    deep, shallow = (resnet(depth, 3, width=8, zero_init_residual=True) for depth in ((2, 3), (1, 1)))
+    for layer in shallow.layers:
+        layer.set_weights(deep.get_layer(layer.name).get_weights() if layer.weights else [])
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_allclose(deep(images), shallow(images), rtol=1e-5)
+    zeros = {layer.name for layer in deep.layers if layer.name.endswith("_conv3_b2") and not layer.kernel.numpy().any()}
+    assert zeros == {f"stages_{stage}_block_{block}_conv3_b2" for stage, block in ((0, 1), (1, 1), (1, 2))}
+
+
 def test_every_stage_halves_the_sides() -> None:
     model = build("tiny", 3)
     shapes = keras.Model(model.input, model.get_layer("global_pool_bn").output)(np.zeros((1, 64, 48, 3), np.float32))
