@@ -55,15 +55,16 @@ def workspace(verb: str, machine: Machine, key: str, out: str | Path) -> Iterato
 def kept(verb: str, machine: Machine, name: str) -> Iterator[Path]:
     """A folder of a verb, locked until the block ends: its content outlives every change of the parameters.
 
-    What killed processes left half-written there is removed.
+    What killed processes left half-written there is removed. DiskError where the disk is full, or fails, in the block.
     """
     folder = root(machine) / verb / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with _lock(_locks(machine) / f"{verb}-{name}", folder):
-        for left in folder.rglob(PARTIALS):
-            if left.is_file():
-                left.unlink()
-        yield folder
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(_locks(machine) / f"{verb}-{name}", folder):
+            for left in folder.rglob(PARTIALS):
+                if left.is_file():
+                    left.unlink()
+            yield folder
 
 
 def root(machine: Machine) -> Path:
