@@ -9,7 +9,7 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,8 @@ CHOICES: dict[str, Callable[[], None]] = {choice.__name__: choice for choice in 
     memory_given_back, without_layout_pass, one_operation_at_a_time, threads_that_sleep_at_once)}
 
 
-def measure() -> None:
-    for pixels, batch in SIZES:
+def measure(sizes: Sequence[tuple[int, int]]) -> None:
+    for pixels, batch in sizes:
         rivals = [Rival(name, sys.executable, str(Path(__file__)), "--child", name, str(pixels), str(batch))
                   for name in CHOICES]
         take_turns(rivals)
@@ -98,6 +98,7 @@ def measure() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--isa", choices=["AVX2"], help="the most that oneDNN may use")
+    parser.add_argument("--pixels", type=int, choices=[pixels for pixels, _ in SIZES], help="only images of this side")
     parser.add_argument("--child", nargs=3, metavar=("CHOICE", "PIXELS", "BATCH"), help="one of the processes")
     chosen = parser.parse_args()
     if chosen.child:
@@ -110,7 +111,7 @@ def main() -> None:
     lower(chosen.isa)
     print(f"{os.cpu_count()} cores, {platform.machine()}, {chosen.isa or 'all instructions'}, Python "
           f"{platform.python_version()}, medians of {ROUNDS}")
-    measure()
+    measure([size for size in SIZES if chosen.pixels in (None, size[0])])
 
 
 if __name__ == "__main__":
