@@ -1,7 +1,7 @@
 """What depends on the processor: whether TensorFlow computes with oneDNN, and with which instructions.
 
 TensorFlow 2.21 switches oneDNN on by itself only for processors with AVX-512 VNNI, BF16 or AMX. With AVX2 alone its
-other kernels, Eigen's, take nearly twice the time for a training step (docs/benchmarks.md).
+other kernels, Eigen's, take twice the time for a training step (docs/benchmarks.md).
 """
 
 import os

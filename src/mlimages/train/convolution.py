@@ -3,7 +3,7 @@
 For a convolution oneDNN lays the kernel out anew in every step, forward, backward and for the kernel's gradient; for a
 product of matrices it need not. Two of three convolutions of a bottleneck ResNet are of one pixel. A step of the whole
 network on images of 64 pixels takes 4 to 9 % less time with products where oneDNN has AVX-512. With AVX2 alone the
-kernel's gradient is faster as a convolution, by 3 % of the step (docs/benchmarks.md).
+kernel's gradient is faster as a convolution, by 1 to 3 % of the step (docs/benchmarks.md).
 """
 
 from typing import Any
