@@ -65,6 +65,13 @@ def close(rivals: list[Rival]) -> None:
         rival.close()
 
 
+def compare(rivals: list[Rival]) -> dict[str, float]:
+    """Have them take turns, end them, and give the median seconds of a step by their names."""
+    take_turns(rivals)
+    close(rivals)
+    return {rival.name: statistics.median(rival.seconds) for rival in rivals}
+
+
 def lower(isa: str | None) -> None:
     """Have all processes that start from now on use no more than AVX2; None leaves them as they are."""
     if isa:
@@ -88,12 +95,10 @@ def measure_step(torch: str | None) -> None:
                   ours("applications", pixels, batch, CLASSES),
                   ours("sgemm", pixels, batch, CLASSES, "as many operations in products of 2048 x 2048"),
                   *in_torch(torch, pixels, batch, "plain", "kept")]
-        take_turns(rivals)
-        close(rivals)
-        own = statistics.median(rivals[0].seconds)
-        for rival in rivals:
-            median = statistics.median(rival.seconds)
-            print(f"| {pixels} px, batch {batch} | {rival.name} | {batch / median:.1f} images/s | ours is "
+        medians = compare(rivals)
+        own = medians[rivals[0].name]
+        for name, median in medians.items():
+            print(f"| {pixels} px, batch {batch} | {name} | {batch / median:.1f} images/s | ours is "
                   f"{median / own:.2f} times as fast |", flush=True)
 
 
@@ -121,9 +126,7 @@ def measure_busy(torch: str | None) -> None:
 def measure_overhead() -> None:
     for pixels, batch in SIZES:
         bare, full = (ours(what, pixels, batch, 11_166) for what in ("bare", "full"))
-        take_turns([bare, full])
-        close([bare, full])
-        one, other = statistics.median(bare.seconds), statistics.median(full.seconds)
+        one, other = compare([bare, full]).values()
         print(f"| {pixels} px, batch {batch}, 11,166 classes | bare {batch / one:.1f} images/s | full step "
               f"{batch / other:.1f} images/s | {100 * (other / one - 1):+.1f} % |", flush=True)
 

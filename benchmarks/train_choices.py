@@ -7,13 +7,12 @@
 import argparse
 import os
 import platform
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from train import CLASSES, ROUNDS, SIZES, Rival, close, lower, take_turns
+from train import CLASSES, ROUNDS, SIZES, Rival, compare, lower
 
 
 def replace(owner: Any, name: str, value: Any) -> None:
@@ -86,12 +85,10 @@ def measure(sizes: Sequence[tuple[int, int]]) -> None:
     for pixels, batch in sizes:
         rivals = [Rival(name, sys.executable, str(Path(__file__)), "--child", name, str(pixels), str(batch))
                   for name in CHOICES]
-        take_turns(rivals)
-        close(rivals)
-        own = statistics.median(rivals[0].seconds)
-        for rival in rivals:
-            median = statistics.median(rival.seconds)
-            print(f"| {pixels} px, batch {batch} | {rival.name.replace('_', ' ')} | {batch / median:.1f} images/s | "
+        medians = compare(rivals)
+        own = medians[as_it_is.__name__]
+        for name, median in medians.items():
+            print(f"| {pixels} px, batch {batch} | {name.replace('_', ' ')} | {batch / median:.1f} images/s | "
                   f"{own / median:.2f} of the speed as it is |", flush=True)
 
 
