@@ -198,7 +198,7 @@ def test_ctrl_c_in_a_repro_saves_the_training_which_then_continues(tmp_path: Pat
 
 def test_a_stage_whose_dvc_was_killed_is_named_and_ends_with_its_papermill(tmp_path: Path, finished: Path) -> None:
     copy = branch(finished, tmp_path)
-    change(copy, {"download": {"rate_per_host": 2.0}})
+    change(copy, {"download": {"rate_per_host": 0.2}})
     process = subprocess.Popen(["dvc", "repro", "download"], cwd=copy, env=environment(), stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)
     wait_for(lambda: any(copy.glob("scratch/download/*/spools/*.journal")), PATIENCE_SECONDS)
