@@ -31,9 +31,9 @@ from PIL import Image
 
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, LISTS, Labels, read_list
+from mlimages.core.params import load
+from mlimages.core.publish import publish
 from mlimages.download.shards import Sample, key_of, shard_path, write_shard
-from mlimages.params import load
-from mlimages.publish import publish
 
 ROOT = Path(__file__).parents[1]
 PARAMS = load(ROOT / "params.yaml")
@@ -80,7 +80,7 @@ def machine(folder: Path) -> Any:
 def ours(folder: Path, shorter_side: int | None) -> Callable[[], object]:
     """Convert: read, decode, make smaller, serialize, write, hash, publish."""
     from mlimages.convert import convert
-    from mlimages.convert.images import to_jpeg
+    from mlimages.convert.encode_image import to_jpeg
 
     to_jpeg(drawn(), quality=QUALITY, shorter_side=16)  # TensorFlow loads its kernels at the first call
     params = dataclasses.replace(PARAMS.convert, imagenet=None, train_shards=8, shorter_side=shorter_side,
@@ -163,7 +163,7 @@ def speed(folder: Path, options: argparse.Namespace) -> None:
 
 def labels(folder: Path, options: argparse.Namespace) -> None:
     """Bytes that the labels of a record take."""
-    from mlimages.convert.images import Jpeg
+    from mlimages.convert.encode_image import Jpeg
     from mlimages.convert.records import serialize, serialize_dense
 
     rng = random.Random(0)  # noqa: S311

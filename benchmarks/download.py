@@ -30,7 +30,7 @@ from photographs import photographs
 
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, LISTS
-from mlimages.params import load
+from mlimages.core.params import load
 
 ROOT = Path(__file__).parents[1]
 PARAMS = load(ROOT / "params.yaml")

@@ -27,7 +27,7 @@ from photographs import photographs
 
 from convert import make_inputs
 from download import lists_of
-from mlimages.params import load
+from mlimages.core.params import load
 
 ROOT = Path(__file__).parents[1]
 PARAMS = load(ROOT / "params.yaml")

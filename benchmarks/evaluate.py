@@ -22,9 +22,9 @@ import numpy as np
 from lists import RELEASED_CLASSES
 from sklearn.metrics import average_precision_score
 
-from mlimages.evaluate.decisions import best
-from mlimages.evaluate.measurement import Measurement
 from mlimages.evaluate.predictions import writing_predictions
+from mlimages.metrics.decisions import best
+from mlimages.metrics.measurement import Measurement
 
 RELEASED_IMAGES = 88_739
 BATCH, KEPT = 64, 100

@@ -31,15 +31,15 @@ from lists import RELEASED_CLASSES
 from photographs import HEIGHT, WIDTH, photographs
 
 from mlimages.acquire.formats import Labels
-from mlimages.convert.images import Jpeg
+from mlimages.convert.encode_image import Jpeg
 from mlimages.convert.records import parse_sparse, serialize, serialize_dense, shard_name
-from mlimages.convert.writing import shard
-from mlimages.memory import STEPS, keep_freed
-from mlimages.params import load
-from mlimages.publish import publish, read_manifest
-from mlimages.train.augment import decode
-from mlimages.train.inputs import Records, training_batches
-from mlimages.train.reader import Batch
+from mlimages.convert.shard_writer import shard
+from mlimages.core.params import load
+from mlimages.core.publish import publish, read_manifest
+from mlimages.core.tuning import STEPS, keep_freed
+from mlimages.inputs.pipeline import Records, training_batches
+from mlimages.inputs.preprocess import decode
+from mlimages.inputs.reader import Batch
 
 ROOT = Path(__file__).parents[1]
 PARAMS = dataclasses.replace(load(ROOT / "params.yaml").train, pixels=224, batch=32, crop_area=[0.7, 1.0])

@@ -22,9 +22,9 @@ from apart import apart
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, list_file, offsets, read_list
 from mlimages.acquire.hierarchy import read_tree
+from mlimages.core.params import load
+from mlimages.core.publish import read_manifest
 from mlimages.download.plan import Plan
-from mlimages.params import load
-from mlimages.publish import read_manifest
 
 ROOT = Path(__file__).parents[1]
 TRAIN, VAL = list_file("train", "openimages"), list_file("val", "openimages")

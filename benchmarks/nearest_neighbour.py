@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
-from mlimages.publish import read_manifest
-from mlimages.train.inputs import Records
+from mlimages.core.publish import read_manifest
+from mlimages.inputs.pipeline import Records
 
 SIDE = 16
 NEIGHBOURS = (1, 5, 20, 50)

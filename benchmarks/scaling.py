@@ -29,16 +29,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from mlimages.acquire import acquire  # noqa: E402
 from mlimages.convert import convert  # noqa: E402
+from mlimages.core.params import load  # noqa: E402
 from mlimages.download import download  # noqa: E402
-from mlimages.params import load  # noqa: E402
-from mlimages.train.launch.tf_config import hold  # noqa: E402
+from mlimages.launch.tf_config import hold  # noqa: E402
 
 HERE = Path(__file__).parent
 PIXELS, WARM_UPS = 64, 2
 KILLED_STEPS = 100_000
 TRAINS = """
 import json, sys
-from mlimages.params import Machine, Train
+from mlimages.core.params import Machine, Train
 from mlimages.train import train
 
 params, machine, tfrecords, out = json.loads(sys.argv[1])

@@ -27,10 +27,10 @@ import mlimages  # noqa: E402, F401 - sets what TensorFlow reads when it is impo
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from mlimages import memory  # noqa: E402
-from mlimages.params import load  # noqa: E402
-from mlimages.train.step import Trainer  # noqa: E402
-from mlimages.train.strategy import build_strategy, distribute  # noqa: E402
+from mlimages.core import tuning  # noqa: E402
+from mlimages.core.params import load  # noqa: E402
+from mlimages.training.distribution import build_strategy, distribute  # noqa: E402
+from mlimages.training.step import Trainer  # noqa: E402
 
 CLASSES = 1000
 
@@ -43,7 +43,7 @@ def main() -> None:
                                  strategy=STRATEGY,  # type: ignore[arg-type]
                                  exchange=EXCHANGE)  # type: ignore[arg-type]
     machine = dataclasses.replace(loaded.machine, logical_devices=2 if STRATEGY == "mirrored" else 1)
-    memory.keep_freed(memory.STEPS)  # as `fit` does
+    tuning.keep_freed(tuning.STEPS)  # as `fit` does
     strategy = build_strategy(params, machine)
     trainer = Trainer(params, CLASSES, strategy, steps_per_call=int(LOCAL))
     share = int(BATCH) // strategy.num_replicas_in_sync

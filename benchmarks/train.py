@@ -6,7 +6,7 @@
     python benchmarks/train.py --only step,busy,overhead,memory,start
 
 Every rival is a process of its own, trains on random images, and gives the seconds of one step when it is asked: they
-take turns, so that all see the same machine. All in TensorFlow keep freed memory (`src/mlimages/memory.py`), and
+take turns, so that all see the same machine. All in TensorFlow keep freed memory (`src/mlimages/core/tuning.py`), and
 PyTorch is measured as it comes and with memory kept. `busy` measures them again beside other processes, each of which
 keeps a core busy.
 """

@@ -24,27 +24,27 @@ def as_it_is() -> None:
 
 
 def plain_convolutions() -> None:
-    from mlimages.train import convolution
+    from mlimages.network import layers
 
-    replace(convolution, "_on_tensorflows_cpu", lambda: False)
+    replace(layers, "_on_tensorflows_cpu", lambda: False)
 
 
 def kernel_gradient_as_product() -> None:
-    from mlimages.train import convolution
+    from mlimages.network import layers
 
-    replace(convolution, "onednn_has_avx512", lambda: True)
+    replace(layers, "onednn_has_avx512", lambda: True)
 
 
 def kernel_gradient_as_convolution() -> None:
-    from mlimages.train import convolution
+    from mlimages.network import layers
 
-    replace(convolution, "onednn_has_avx512", lambda: False)
+    replace(layers, "onednn_has_avx512", lambda: False)
 
 
 def batch_norm_of_keras() -> None:
     import keras
 
-    from mlimages.train.batch_norm import FusedBatchNormalization
+    from mlimages.network.layers import FusedBatchNormalization
 
     replace(FusedBatchNormalization, "call", keras.layers.BatchNormalization.call)
 

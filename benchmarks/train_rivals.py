@@ -25,19 +25,19 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from mlimages.acquire.formats import Labels  # noqa: E402
-from mlimages.convert.images import to_jpeg  # noqa: E402
+from mlimages.convert.encode_image import to_jpeg  # noqa: E402
 from mlimages.convert.records import serialize, shard_name  # noqa: E402
-from mlimages.convert.writing import shard  # noqa: E402
+from mlimages.convert.shard_writer import shard  # noqa: E402
+from mlimages.core.params import load  # noqa: E402
+from mlimages.core.publish import publish, read_manifest  # noqa: E402
+from mlimages.core.tuning import STEPS, keep_freed  # noqa: E402
 from mlimages.demo import world  # noqa: E402
-from mlimages.memory import STEPS, keep_freed  # noqa: E402
-from mlimages.params import load  # noqa: E402
-from mlimages.publish import publish, read_manifest  # noqa: E402
-from mlimages.train.inputs import Records, training_batches  # noqa: E402
-from mlimages.train.log import TrainingLog  # noqa: E402
-from mlimages.train.loss import ClassBalancedLoss  # noqa: E402
-from mlimages.train.resnet import build  # noqa: E402
-from mlimages.train.step import Trainer  # noqa: E402
-from mlimages.train.strategy import distribute, mirrored_strategy  # noqa: E402
+from mlimages.inputs.pipeline import Records, training_batches  # noqa: E402
+from mlimages.network.resnet import build  # noqa: E402
+from mlimages.training.distribution import distribute, mirrored_strategy  # noqa: E402
+from mlimages.training.losses import ClassBalancedLoss  # noqa: E402
+from mlimages.training.metrics_log import TrainingLog  # noqa: E402
+from mlimages.training.step import Trainer  # noqa: E402
 
 PARAMS = load(Path(__file__).parents[1] / "params.yaml")
 RECORDS, SHARDS = 256, 4

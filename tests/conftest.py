@@ -19,7 +19,9 @@ from PIL import Image
 
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, LISTS, PARTS
-from mlimages.params import Acquire, Machine, Params, load
+from mlimages.core.params import Acquire, Machine, Params, load
+
+pytest_plugins = ["tests.training.fixtures"]
 
 # What nohup, or a shell's background, has told to ignore Ctrl-C would pass that on to every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

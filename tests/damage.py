@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from mlimages.acquire.formats import Labels
-from mlimages.convert import writing
-from mlimages.convert.images import Jpeg
+from mlimages.convert import shard_writer
+from mlimages.convert.encode_image import Jpeg
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, index_path, read_index, serialize, serialize_dense
 
 CLASSES = 12
@@ -26,7 +26,7 @@ def a_record(number: int = 0, classes: tuple[int, ...] = (2, 5), confidences: tu
 def a_shard(folder: Path, *records: bytes) -> Path:
     """A shard of these records, by default five, with its index."""
     path = folder / "train-00000-of-00001.tfrecord"
-    with writing.shard(path) as add:
+    with shard_writer.shard(path) as add:
         for number, record in enumerate(records or [a_record(number) for number in range(5)]):
             add(record, f"train-{number:08d}")
     return path

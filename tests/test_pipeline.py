@@ -137,7 +137,7 @@ def test_nbval_runs_every_notebook(finished: Path, tmp_path: Path) -> None:
 
 
 def test_an_experiment_in_a_copy_runs_the_copys_code_and_parameters(finished: Path) -> None:
-    path = finished / "src/mlimages/evaluate/figures.py"
+    path = finished / "src/mlimages/metrics/average_precision.py"
     before = path.read_text()
     path.write_text(before.replace('"images": self.images,', '"images": self.images, "marked": 1,'))
     run(finished, "git", "add", "dvc.lock", "data")
@@ -208,7 +208,7 @@ def test_a_stage_whose_dvc_was_killed_is_named_and_ends_with_its_papermill(tmp_p
     assert second.returncode != 0
     named = re.search(r"data/images is being made by process (\d+)", second.stdout + second.stderr)
     assert named and int(named[1]) in processes_in(copy)
-    [papermill] = [pid for pid, arguments in processes_in(copy).items() if "-m mlimages.execute" in arguments
+    [papermill] = [pid for pid, arguments in processes_in(copy).items() if "-m mlimages.run_notebook" in arguments
                    and "PYTHONPATH" not in arguments]
     os.kill(papermill, signal.SIGKILL)
     wait_for(lambda: not processes_in(copy), PATIENCE_SECONDS)

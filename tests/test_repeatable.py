@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.faults import environment
 
-from mlimages.params import Machine, Params
+from mlimages.core.params import Machine, Params
 
 # Lists, images and records of a demo, with pictures in its ImageNet archive that cannot be decoded.
 RUN_STAGES = """

@@ -5,7 +5,7 @@ Import it before TensorFlow: it sets environment variables that TensorFlow reads
 
 import os
 
-from mlimages.processor import switch_onednn_on
+from mlimages.core.tuning import switch_onednn_on
 
 # TensorFlow's notices would drown a stage's own progress.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlimages.errors import UserError, redo, unreadable
-from mlimages.publish import read_manifest
+from mlimages.core.errors import UserError, redo, unreadable
+from mlimages.core.publish import read_manifest
 
 
 def summary(data: str | Path = "data") -> str:

@@ -17,9 +17,9 @@ from tests.conftest import PATIENCE_SECONDS
 
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import ARCHIVE, CLASSES, DICTIONARY, LISTS, REJECTED, STATISTICS, read_list
-from mlimages.errors import UserError
-from mlimages.params import Acquire, Machine, Params
-from mlimages.publish import MANIFEST, verify
+from mlimages.core.errors import UserError
+from mlimages.core.params import Acquire, Machine, Params
+from mlimages.core.publish import MANIFEST, verify
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN_IDS, TRAIN_URLS, VAL_IDS, VAL_URLS = (name for *_, name in LISTS)

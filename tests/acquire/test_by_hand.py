@@ -8,8 +8,8 @@ import pytest
 from mlimages.acquire import acquire, sources
 from mlimages.acquire.formats import LISTS
 from mlimages.acquire.sources import Released
-from mlimages.params import Acquire, Machine
-from mlimages.publish import verify
+from mlimages.core.params import Acquire, Machine
+from mlimages.core.publish import verify
 
 TRAIN_URLS = LISTS[1].name
 

@@ -9,13 +9,13 @@ from tests.faults import DISK, needs_strace, needs_unshare, on_small_disk, pytho
 
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import LISTS
-from mlimages.params import Acquire, Machine
-from mlimages.publish import MANIFEST
+from mlimages.core.params import Acquire, Machine
+from mlimages.core.publish import MANIFEST
 
 ACQUIRE = """
 import pickle, sys
 from mlimages.acquire import acquire
-from mlimages.errors import UserError
+from mlimages.core.errors import UserError
 params, machine, out = pickle.loads(bytes.fromhex(sys.argv[1]))
 try:
     acquire(params, machine, out=out)

@@ -21,7 +21,7 @@ from mlimages.acquire.formats import (
     raw_lines,
     read_list,
 )
-from mlimages.errors import UserError
+from mlimages.core.errors import UserError
 
 URL = "http://images.example/a.jpg"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlimages.acquire.hierarchy import read_tree
-from mlimages.errors import UserError
+from mlimages.core.errors import UserError
 
 HEADER = "category_index\tcategory_id\tindex_of_parent_category\tcategory name"
 ROWS = ["0\tn01\t-1\tthing", "1\tn02\t3\tcat, house cat", "2\tn03\t-1\tplace", "3\tn04\t0\tanimal", "4\tn05\t3\tdog"]

@@ -20,8 +20,8 @@ from mlimages.acquire.formats import (
     Origin,
     read_list,
 )
-from mlimages.errors import UserError
-from mlimages.params import Acquire, Machine
+from mlimages.core.errors import UserError
+from mlimages.core.params import Acquire, Machine
 
 TRAIN_IDS, TRAIN_URLS, VAL_IDS, VAL_URLS = (name for *_, name in LISTS)
 URL = "http://images.example/a.jpg"

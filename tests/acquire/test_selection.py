@@ -9,9 +9,9 @@ import pytest
 
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import LISTS, STATISTICS, read_list
-from mlimages.errors import UserError
-from mlimages.params import Acquire, Machine
-from mlimages.publish import MANIFEST
+from mlimages.core.errors import UserError
+from mlimages.core.params import Acquire, Machine
+from mlimages.core.publish import MANIFEST
 
 TRAIN_URLS, VAL_URLS = LISTS[1].name, LISTS[3].name
 URL = "http://images.example/{}.jpg"

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from mlimages.acquire import acquire, sources, transfer
+from mlimages.acquire import acquire, fetch_files, sources
 from mlimages.acquire.formats import DICTIONARY, LISTS, read_list
 from mlimages.acquire.sources import TINY, Released
-from mlimages.errors import UserError
-from mlimages.params import Acquire, Machine
-from mlimages.publish import verify
+from mlimages.core.errors import UserError
+from mlimages.core.params import Acquire, Machine
+from mlimages.core.publish import verify
 
 if TYPE_CHECKING:
     from tests.conftest import ScriptedServer
@@ -50,7 +50,7 @@ def released(server: "ScriptedServer", release: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sources, "RELEASED_CLASSES", 5)
     monkeypatch.setattr(sources, "RELEASED_ROOTS", 1)
     monkeypatch.setattr(sources, "TINY_LINES", 12)
-    monkeypatch.setattr(transfer, "ATTEMPTS", 0)
+    monkeypatch.setattr(fetch_files, "ATTEMPTS", 0)
     server.on(f"/data/{DICTIONARY}", body=(release / DICTIONARY).read_bytes())
     server.on(f"/data/{TINY}", body=_content(TINY, 12))
     return server
@@ -213,13 +213,13 @@ def test_a_web_page_from_elsewhere_is_named(released: "ScriptedServer", full: Ac
 
 def test_a_list_without_end_is_cut_off(released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
                                        monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "MAX_BYTES", 10**6)
+    monkeypatch.setattr(fetch_files, "MAX_BYTES", 10**6)
     _serve(released, **{TRAIN_IDS: {"endless": True}})
     with pytest.raises(UserError, match="sent more than 1,000,000 bytes"):
         acquire(full, machine, out=tmp_path / "lists")
     released.on("/data/endless", endless=True)
     with pytest.raises(UserError, match="sent more than 1,000,000 bytes"):
-        transfer.fetch(sources.RELEASE + "endless", tmp_path / "endless", lambda path: None)
+        fetch_files.fetch(sources.RELEASE + "endless", tmp_path / "endless", lambda path: None)
     assert not list(tmp_path.glob("*endless*"))
 
 
@@ -227,7 +227,7 @@ def test_a_host_that_does_not_answer_is_named(tiny: Acquire, machine: Machine, t
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "RELEASE", f"http://127.0.0.1:{server.server_port}/data/")
     server.on(f"/data/{DICTIONARY}", hang=True)
-    monkeypatch.setattr(transfer, "TIMEOUT", (0.2, 0.2))
+    monkeypatch.setattr(fetch_files, "TIMEOUT", (0.2, 0.2))
     with pytest.raises(UserError, match=rf"{DICTIONARY} cannot be fetched: .*timed out.*acquire\.source: folder"):
         acquire(tiny, machine, out=tmp_path / "lists")
 
@@ -236,7 +236,7 @@ KILLED = """
 import dataclasses, sys
 from mlimages.acquire import acquire, sources
 from mlimages.acquire.sources import Released
-from mlimages.params import load
+from mlimages.core.params import load
 
 port, scratch, out = sys.argv[1:]
 sources.RELEASE, sources.DRIVE = f"http://127.0.0.1:{port}/data/", f"http://127.0.0.1:{port}/drive/"

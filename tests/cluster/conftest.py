@@ -16,10 +16,10 @@ import psutil
 import pytest
 from tests import waiting
 from tests.convert.conftest import small_convert, small_demo  # noqa: F401 - fixtures
-from tests.train.conftest import small_machine, small_python, small_tfrecords, small_train  # noqa: F401 - fixtures
+from tests.training.fixtures import small_machine, small_python, small_tfrecords, small_train  # noqa: F401 - fixtures
 
-from mlimages.cluster import attached
-from mlimages.params import Machine, Params, load
+from mlimages.core.params import Machine, Params, load
+from mlimages.core.ray_backend import attached
 
 ROOT = Path(__file__).parents[2]
 SYSTEM = {"health_check_period_ms": 500}  # a dead node is known after five checks

@@ -20,11 +20,11 @@ from tests.download.conftest import HOST, RUN_DOWNLOAD, Lists
 from tests.faults import environment, python
 
 from mlimages.acquire import acquire
-from mlimages.cluster import RayCrew
 from mlimages.convert import convert
-from mlimages.crew import Lost
+from mlimages.core.params import Convert, Download, Machine, Params
+from mlimages.core.ray_backend import RayCrew
+from mlimages.core.worker_pool import Lost
 from mlimages.download import download
-from mlimages.params import Convert, Download, Machine, Params
 
 pytestmark = pytest.mark.cluster
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.cluster.conftest import PATIENCE_SECONDS, Nodes, meanwhile, node_of, the_node, wait_for
+from tests.core.test_worker_pool import MAKE, _broken, collect
 from tests.faults import python, run
-from tests.test_crew import MAKE, _broken, collect
 
 import mlimages
-from mlimages import cluster
-from mlimages.crew import Lost
-from mlimages.engine import map_units, open_crew
-from mlimages.errors import UserError
-from mlimages.params import Machine, Params
+from mlimages.core import ray_backend
+from mlimages.core.errors import UserError
+from mlimages.core.parallel import map_units, open_crew
+from mlimages.core.params import Machine, Params
+from mlimages.core.worker_pool import Lost
 
 pytestmark = pytest.mark.cluster
 
@@ -74,7 +74,7 @@ def test_units_run_on_all_nodes_in_this_folder_with_this_code_and_those_of_a_kil
 # In a process of its own, which has no cluster yet.
 PRIORITY = """
 import os, pickle, sys
-from mlimages.engine import map_units
+from mlimages.core.parallel import map_units
 print(*map_units(os.nice, [0], machine=pickle.loads(bytes.fromhex(sys.argv[1])), ahead=1))
 """
 
@@ -88,7 +88,7 @@ def test_workers_of_a_cluster_that_starts_here_have_the_priority_of_this_process
 
 def test_an_error_on_the_cluster_is_raised_as_itself_and_a_unit_that_always_kills_is_named(
         on_ray: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "RETRIES", 1)
+    monkeypatch.setattr(ray_backend, "RETRIES", 1)
     with pytest.raises(UserError) as raised:
         list(map_units(fail, range(5), machine=on_ray, ahead=1))
     assert str(raised.value) == "no unit 3"
@@ -100,13 +100,13 @@ def test_a_cluster_without_a_free_core_is_not_waited_for_without_end(on_ray: Mac
                                                                      ) -> None:
     import ray
 
-    monkeypatch.setattr(cluster, "START_SECONDS", 2.0)
+    monkeypatch.setattr(ray_backend, "START_SECONDS", 2.0)
     holder = ray.remote(num_cpus=1)(Holder).remote()
     ray.get(holder.hold.remote())
     with pytest.raises(UserError, match="of the 1 CPUs of the Ray cluster none became free in 2 s"):
         list(map_units(node_of, [0], machine=on_ray, ahead=1))
     ray.kill(holder)
-    monkeypatch.setattr(cluster, "START_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(ray_backend, "START_SECONDS", PATIENCE_SECONDS)
     assert list(map_units(node_of, [0], machine=on_ray, ahead=1)) == [node_of(0)]
 
 
@@ -155,7 +155,7 @@ def test_a_crew_has_workers_on_every_node_and_none_on_one_that_died_as_they_bega
 
 def test_a_worker_that_cannot_begin_on_the_cluster_is_an_error_and_no_endless_restart(
         on_ray: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "STARTS", 1)
+    monkeypatch.setattr(ray_backend, "STARTS", 1)
     with (pytest.raises(UserError, match="ended 1 times before it could work"),
           open_crew(_broken, dataclasses.replace(on_ray, workers=1))):
         pytest.fail("it began")

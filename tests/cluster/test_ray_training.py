@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.cluster.conftest import Nodes, meanwhile, wait_for
-from tests.train.outcomes import as_json
-from tests.train.running import TRAINS, Running
+from tests.training.outcomes import as_json
+from tests.training.running import TRAINS, Running
 
-from mlimages.params import Machine, Train
+from mlimages.core.params import Machine, Train
 from mlimages.train import train
 
 pytestmark = pytest.mark.cluster

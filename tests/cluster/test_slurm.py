@@ -17,11 +17,11 @@ import psutil
 import pytest
 from tests.cluster.conftest import ROOT
 from tests.test_pipeline import change, environment, make_copy
-from tests.train.outcomes import log
+from tests.training.outcomes import log
 
-from mlimages.params import load
+from mlimages.core.params import load
+from mlimages.launch.launchers import COMMAND
 from mlimages.train import train
-from mlimages.train.launch.launchers import COMMAND
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
 MISSING = [name for name in ("munged", "sbatch", "slurmctld", "slurmd", "unshare")
@@ -39,7 +39,7 @@ REVOKED_SECONDS = 3.0  # after which a node lets in again a job that was taken f
 # Prints with what steps of the job end that are killed, kill themselves, and end; a signal to them then does nothing.
 ENDS = r"""
 import os, queue, signal
-from mlimages.train.launch.launchers import Step
+from mlimages.launch.launchers import Step
 
 def end(command, kill=False):
     heard = queue.SimpleQueue()

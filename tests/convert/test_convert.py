@@ -16,14 +16,14 @@ from tests.convert.conftest import SmallDemo
 
 from mlimages.acquire.formats import PARTS, Part, list_file, read_list
 from mlimages.convert import convert
-from mlimages.convert.checking import check_shards
+from mlimages.convert.check_records import check_shards
 from mlimages.convert.records import HEADER_BYTES, index_path, parse, parse_sparse, read_index, shard_paths
+from mlimages.core.errors import UserError
+from mlimages.core.params import Convert, Machine
+from mlimages.core.publish import MANIFEST, verify
 from mlimages.demo import world
 from mlimages.download.ledger import Reason, read_ledger
 from mlimages.download.shards import shard_path
-from mlimages.errors import UserError
-from mlimages.params import Convert, Machine
-from mlimages.publish import MANIFEST, verify
 
 CLASSES = len(world.CLASSES)
 

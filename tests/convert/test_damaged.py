@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from mlimages.convert.images import to_jpeg
-from mlimages.download.guard import Failure
-from mlimages.download.images import check_image
-from mlimages.pictures.jpeg import LONGEST_SIDE
-from mlimages.pictures.reading import ORIENTATION, Defect, PictureFile, Undecodable
+from mlimages.convert.encode_image import to_jpeg
+from mlimages.download.check_image import check_image
+from mlimages.download.http.address_guard import Failure
+from mlimages.images.decode import ORIENTATION, Defect, PictureFile, Undecodable
+from mlimages.images.jpeg import LONGEST_SIDE
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
 

@@ -18,16 +18,16 @@ from tests.faults import DISK, environment, needs_strace, needs_unshare, on_smal
 
 from mlimages.acquire.formats import list_file, read_list
 from mlimages.convert import convert
-from mlimages.convert.checking import check_shards
-from mlimages.params import Convert, Machine
-from mlimages.publish import MANIFEST, verify
+from mlimages.convert.check_records import check_shards
+from mlimages.core.params import Convert, Machine
+from mlimages.core.publish import MANIFEST, verify
 
-NO_PREFLIGHT = "import mlimages.disk; mlimages.disk.check_room = lambda *about: None"
+NO_PREFLIGHT = "import mlimages.core.disk; mlimages.core.disk.check_room = lambda *about: None"
 RUN_CONVERT = """
 import pickle, sys
 from mlimages.acquire.formats import list_file, read_list
 from mlimages.convert import convert
-from mlimages.errors import UserError
+from mlimages.core.errors import UserError
 params, machine, lists, images, out = pickle.loads(bytes.fromhex(sys.argv[1]))
 try:
     convert(params, machine, lists=lists, images=images, out=out)

@@ -11,8 +11,8 @@ import pytest
 from mlimages.acquire.formats import PARTS, list_file
 from mlimages.convert.imagenet import Archive, open_archive
 from mlimages.convert.members import open_table
-from mlimages.errors import UserError
-from mlimages.params import Machine
+from mlimages.core.errors import UserError
+from mlimages.core.params import Machine
 
 KINDS = ("tar", "tars", "images")
 WNIDS = ("n00000007", "n00000003", "n00000012")  # not in order, as in ImageNet's own archive

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from mlimages.acquire.formats import Labels
-from mlimages.convert.images import Jpeg
+from mlimages.convert.encode_image import Jpeg
 from mlimages.convert.records import (
     HEADER_BYTES,
     index_path,
@@ -23,7 +23,7 @@ from mlimages.convert.records import (
     shard_name,
     shard_paths,
 )
-from mlimages.errors import UserError
+from mlimages.core.errors import UserError
 
 LABELS = Labels((2, 5, 9), (1.0, 0.25, 0.9))
 CLASSES = 12

@@ -14,12 +14,12 @@ from PIL import Image
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import PARTS, Labels
 from mlimages.convert import convert
-from mlimages.convert.images import to_jpeg
+from mlimages.convert.encode_image import to_jpeg
 from mlimages.convert.records import read_index, shard_paths
+from mlimages.core.errors import UserError
+from mlimages.core.params import Acquire, Convert, Machine, Params
+from mlimages.core.publish import publish, verify
 from mlimages.download.shards import Sample, index_shard, key_of, places, read_sample, shard_path, write_shard
-from mlimages.errors import UserError
-from mlimages.params import Acquire, Convert, Machine, Params
-from mlimages.publish import publish, verify
 
 IMAGES, SHARDS = 120, 6
 

@@ -20,19 +20,20 @@ from tests import waiting
 from tests.conftest import PATIENCE_SECONDS, ScriptedServer
 from tests.faults import environment
 
-from mlimages.crew import Crew
-from mlimages.download import download, hosts, outage, scheduler, verdict
+from mlimages.core.params import Download, Machine, Params
+from mlimages.core.publish import MANIFEST, sha256
+from mlimages.core.worker_pool import Crew
+from mlimages.download import download
 from mlimages.download.build import read_account
-from mlimages.download.exchange import Exchange, Get
+from mlimages.download.http.exchange import Exchange, Get
+from mlimages.download.http.transport import Network
 from mlimages.download.ledger import Reason, Row, read_ledger
 from mlimages.download.lines import Line, Shard
 from mlimages.download.mirrors import Mirrors
-from mlimages.download.scheduler import Scheduler
+from mlimages.download.schedule import hosts, outage, retry_policy, scheduler
+from mlimages.download.schedule.scheduler import Scheduler
 from mlimages.download.shards import index_shard, ledger_path
 from mlimages.download.spool import Entry, Spools
-from mlimages.download.transport import Network
-from mlimages.params import Download, Machine, Params
-from mlimages.publish import MANIFEST, sha256
 
 SHARD = Shard("train", 0, 1, 1_000_000, 0)
 
@@ -45,7 +46,7 @@ URLS = [f"{HOST}/{number}.jpg" for number in range(23)]
 RUN_DOWNLOAD = """
 import pickle, sys
 from mlimages.download import download
-from mlimages.errors import UserError
+from mlimages.core.errors import UserError
 params, machine, lists, out = pickle.loads(bytes.fromhex(sys.argv[1]))
 try:
     download(params, machine, lists=lists, out=out)
@@ -57,7 +58,7 @@ except UserError as error:
 @pytest.fixture
 def here(machine: Machine, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """A machine on which images.example is the scripted server, and that hardly waits between tries."""
-    monkeypatch.setattr(verdict, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(retry_policy, "BACKOFF_SECONDS", 0.001)
     hosts = {**server.connect_to("images.example"), "dead.example:80": NOBODY}
     return dataclasses.replace(machine, connect_to=hosts)
 
@@ -249,7 +250,7 @@ MakeFetcher = Callable[..., Fetcher]
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hardly any wait between tries and probes."""
-    monkeypatch.setattr(verdict, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(retry_policy, "BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(outage, "PROBE_EVERY_SECONDS", 0.2)
 
 

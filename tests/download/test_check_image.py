@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlimages.download.guard import Failure
-from mlimages.download.images import Picture, check_image
+from mlimages.download.check_image import Picture, check_image
+from mlimages.download.http.address_guard import Failure
 from mlimages.download.ledger import Reason
 
 ROTATED = 6  # EXIF: turn a quarter clockwise to see it upright

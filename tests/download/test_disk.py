@@ -20,9 +20,9 @@ from tests.download.conftest import (
 )
 from tests.faults import DISK, environment, needs_strace, needs_unshare, on_small_disk, told, with_fault
 
+from mlimages.core.params import Download, Machine
+from mlimages.core.publish import MANIFEST
 from mlimages.download import download
-from mlimages.params import Download, Machine
-from mlimages.publish import MANIFEST
 
 
 @needs_strace

@@ -13,12 +13,12 @@ from tests.conftest import ScriptedServer
 from tests.download.conftest import HOST, VAL, Lists, rows_of, serve, serve_and_hold, started
 
 from mlimages.acquire.formats import LISTS
+from mlimages.core.errors import UserError
+from mlimages.core.params import Download, Machine, Mirror, Params
+from mlimages.core.publish import MANIFEST, verify
 from mlimages.download import download
 from mlimages.download.ledger import Reason, Row
 from mlimages.download.shards import index_shard
-from mlimages.errors import UserError
-from mlimages.params import Download, Machine, Mirror, Params
-from mlimages.publish import MANIFEST, verify
 
 
 def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Machine, server: ScriptedServer,

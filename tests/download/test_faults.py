@@ -26,13 +26,14 @@ from tests.download.conftest import (
 )
 from tests.faults import environment, needs_strace, with_fault
 
-from mlimages.crew import Lost
-from mlimages.download import download, scheduler
+from mlimages.core.errors import UserError
+from mlimages.core.params import Download, Machine
+from mlimages.core.publish import MANIFEST, verify
+from mlimages.core.worker_pool import Lost
+from mlimages.download import download
 from mlimages.download.ledger import Reason
-from mlimages.download.scheduler import Scheduler
-from mlimages.errors import UserError
-from mlimages.params import Download, Machine
-from mlimages.publish import MANIFEST, verify
+from mlimages.download.schedule import scheduler
+from mlimages.download.schedule.scheduler import Scheduler
 
 # No image is known that crashes or hangs this decoder: these two stand for one, in every worker process.
 POISON = """

@@ -11,20 +11,20 @@ from pathlib import Path
 from PIL import Image
 from tests.conftest import ScriptedServer
 from tests.download.conftest import HOST, VAL, Lists, serve
-from tests.pictures.crafted import encoded
+from tests.images.crafted import encoded
 
 import mlimages
+from mlimages.core.params import Download, Machine
 from mlimages.download import download
 from mlimages.download.ledger import Reason
 from mlimages.download.run import FORMAT
 from mlimages.download.spool import Entry, Journal, Stored
-from mlimages.params import Download, Machine
 
 GIF = bytes.fromhex("47494638396101000100800000ffffff00000021f90401000000002c00000000010001000002024401003b")
 KEY = """
 import sys
 from mlimages.download.run import _key
-from mlimages.params import load
+from mlimages.core.params import load
 print(_key(load(sys.argv[1]).download, sys.argv[2], "folder"))
 """
 

@@ -6,9 +6,9 @@ import pytest
 from tests.conftest import ScriptedServer
 from tests.download.conftest import HOST, VAL, Lists, rows_of
 
+from mlimages.core.params import Download, Machine
 from mlimages.download import download
 from mlimages.download.ledger import Reason
-from mlimages.params import Download, Machine
 
 
 @pytest.mark.parametrize(("character", "asked"), [

@@ -11,17 +11,17 @@ import pytest
 from tests.conftest import ScriptedServer
 from tests.download.conftest import HOST, VAL, Lists, command, rows_of
 from tests.faults import DISK, needs_unshare, on_small_disk, told
-from tests.pictures.crafted import encoded, exif, scene
+from tests.images.crafted import encoded, exif, scene
 
-from mlimages.convert.images import to_jpeg
+from mlimages.convert.encode_image import to_jpeg
+from mlimages.core.errors import UserError
+from mlimages.core.params import Download, Machine, Mirror
 from mlimages.download import download
 from mlimages.download.ledger import Reason
 from mlimages.download.lines import Address
 from mlimages.download.mirrors import COLUMNS, Mirrors
 from mlimages.download.shards import index_shard
-from mlimages.errors import UserError
-from mlimages.params import Download, Machine, Mirror
-from mlimages.pictures.reading import PictureFile
+from mlimages.images.decode import PictureFile
 
 URL = "https://farm1.staticflickr.com/5/a.jpg?x=1"
 

@@ -18,11 +18,12 @@ from tests.download.conftest import (
     kill_amid_the_second_shard,
 )
 
-from mlimages.download import download, hosts
+from mlimages.core.params import Download, Machine
+from mlimages.core.progress import progress
+from mlimages.download import download
 from mlimages.download.ledger import Reason
 from mlimages.download.report import Report, mostly_errors
-from mlimages.params import Download, Machine
-from mlimages.progress import progress
+from mlimages.download.schedule import hosts
 
 
 @pytest.fixture

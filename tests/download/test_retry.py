@@ -10,12 +10,12 @@ from tests.conftest import ScriptedServer
 from tests.download.conftest import HOST, VAL, Lists, accounts_are_true, command, rows_of, serve, started, straight
 from tests.faults import DISK, needs_strace, told, with_fault
 
+from mlimages.core.errors import UserError
+from mlimages.core.params import Download, Machine
+from mlimages.core.publish import MANIFEST, verify
 from mlimages.download import download
 from mlimages.download.ledger import Reason
 from mlimages.download.shards import index_shard
-from mlimages.errors import UserError
-from mlimages.params import Download, Machine
-from mlimages.publish import MANIFEST, verify
 
 URLS = [f"{HOST}/{number}.jpg" for number in range(20)]
 

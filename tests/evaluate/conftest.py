@@ -8,8 +8,8 @@ import pytest
 
 from mlimages.acquire import acquire
 from mlimages.convert import convert
+from mlimages.core.params import Demo, Evaluate, Machine, Params
 from mlimages.download import download
-from mlimages.params import Demo, Evaluate, Machine, Params
 from mlimages.train import train
 
 

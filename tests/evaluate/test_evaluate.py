@@ -15,14 +15,14 @@ from sklearn.metrics import average_precision_score
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import read_tree
 from mlimages.convert.records import parse_sparse
+from mlimages.core.errors import UserError
+from mlimages.core.publish import MANIFEST, publish, read_manifest, verify
 from mlimages.demo import world
-from mlimages.errors import UserError
 from mlimages.evaluate import evaluate, measure
 from mlimages.evaluate.network import load_keras
 from mlimages.evaluate.predictions import read_predictions
-from mlimages.figures.explore import prediction_browser
-from mlimages.publish import MANIFEST, publish, read_manifest, verify
-from mlimages.train.inputs import Records, evaluation_batches
+from mlimages.inputs.pipeline import Records, evaluation_batches
+from mlimages.plots.explore import prediction_browser
 
 METRICS = {"images", "classes", "mean_average_precision_macro", "mean_average_precision_macro_error",
            "mean_average_precision_weighted", "mean_average_precision_micro", "base_rate", "base_rate_weighted",

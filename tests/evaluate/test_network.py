@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mlimages.errors import UserError
+from mlimages.core.errors import UserError
 from mlimages.evaluate import measure
 from mlimages.evaluate.network import load_keras, load_network, probabilities
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlimages.errors import UserError
-from mlimages.evaluate.decisions import best
+from mlimages.core.errors import UserError
 from mlimages.evaluate.predictions import LABELS, PREDICTIONS, read_predictions, writing_predictions
+from mlimages.metrics.decisions import best
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.random((25, 6), np.float32)

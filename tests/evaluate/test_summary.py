@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.evaluate.conftest import SmallStages
 
-from mlimages.errors import UserError
+from mlimages.core.errors import UserError
 from mlimages.evaluate import evaluate
 from mlimages.summary import summary
 

@@ -12,23 +12,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.train.outcomes import Trained, as_json, assert_same_weights, log, weights
-from tests.train.running import TRAINS
+from tests.training.outcomes import Trained, as_json, assert_same_weights, log, weights
+from tests.training.running import TRAINS
 
-from mlimages.errors import UserError
-from mlimages.interrupts import Interrupts
-from mlimages.params import Machine, Train
-from mlimages.processor import ONEDNN, onednn_is_on
-from mlimages.train import result, train
-from mlimages.train.step import Trainer
+from mlimages.core.errors import UserError
+from mlimages.core.params import Machine, Train
+from mlimages.core.signals import Interrupts
+from mlimages.core.tuning import ONEDNN, onednn_is_on
+from mlimages.train import train
+from mlimages.training import result
+from mlimages.training.step import Trainer
 
 # Sends itself the signal that comes first as soon as the row of step 10 is in the log: after the checkpoint of step 6,
 # before the next one.
 INTERRUPTED = """
 import json, os, signal, sys
-from mlimages.params import Machine, Train
+from mlimages.core.params import Machine, Train
 from mlimages.train import train
-from mlimages.train.log import TrainingLog
+from mlimages.training.metrics_log import TrainingLog
 
 write = TrainingLog.row
 
@@ -46,10 +47,10 @@ train(Train(**params), Machine(**machine), tfrecords=tfrecords, out=out)
 TWO_REPLICAS = """
 import dataclasses, json, os, signal, sys
 from pathlib import Path
-from mlimages.errors import UserError
-from mlimages.params import Machine, Train
+from mlimages.core.errors import UserError
+from mlimages.core.params import Machine, Train
 from mlimages.train import train
-from mlimages.train.log import TrainingLog
+from mlimages.training.metrics_log import TrainingLog
 
 params, machine, tfrecords, out = json.loads(sys.argv[1])
 params, machine, out = Train(**params), Machine(**machine), Path(out)
@@ -99,7 +100,7 @@ def test_a_signal_saves_the_step_that_was_done_and_the_end_is_the_same(
     out = tmp_path / "model"
     before = signal.getsignal(received)
     with monkeypatch.context() as patch:
-        patch.setattr("mlimages.train.step.Trainer.train", stopping_at(step, received))
+        patch.setattr("mlimages.training.step.Trainer.train", stopping_at(step, received))
         with pytest.raises(UserError, match=f"{received.name} stopped the training after step {step} of 15.*continue"):
             train(small_train, machine, tfrecords=small_tfrecords, out=out)
     assert signal.getsignal(received) == before
@@ -118,7 +119,7 @@ def test_a_training_that_began_with_other_arithmetic_is_not_continued(
         small_python: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params, machine = dataclasses.replace(small_train, validation_images=0), small_machine(tmp_path / "scratch")
     with monkeypatch.context() as patch:
-        patch.setattr("mlimages.train.step.Trainer.train", stopping_at(2, signal.SIGTERM))
+        patch.setattr("mlimages.training.step.Trainer.train", stopping_at(2, signal.SIGTERM))
         with pytest.raises(UserError, match="after step 2 of 15"):
             train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
     switched = {**os.environ, ONEDNN: str(int(not onednn_is_on()))}
@@ -135,7 +136,7 @@ def test_the_loss_scale_and_the_averages_continue_too_and_the_averages_are_publi
     params = dataclasses.replace(small_train, precision="mixed_float16", average_decay=0.9, steps=3, epochs=None,
                                  warmup=0.0, validation_images=0)
     with monkeypatch.context() as patch:
-        patch.setattr("mlimages.train.step.Trainer.train", stopping_at(2, signal.SIGTERM))
+        patch.setattr("mlimages.training.step.Trainer.train", stopping_at(2, signal.SIGTERM))
         with pytest.raises(UserError, match="after step 2 of 3"):
             train(params, small_machine(tmp_path / "b"), tfrecords=small_tfrecords, out=tmp_path / "model_b")
     trainers: list[Trainer] = []
@@ -144,7 +145,7 @@ def test_the_loss_scale_and_the_averages_continue_too_and_the_averages_are_publi
         trainers.append(trainer)
         result.write_result(params, trainer, *arguments, **options)
 
-    monkeypatch.setattr("mlimages.train.fit.write_result", write)
+    monkeypatch.setattr("mlimages.training.loop.write_result", write)
     for name in ("a", "b"):
         train(params, small_machine(tmp_path / name), tfrecords=small_tfrecords, out=tmp_path / f"model_{name}")
     assert_same_weights(tmp_path / "model_a", tmp_path / "model_b")

@@ -15,24 +15,24 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tests.train.outcomes import Trained, as_json, assert_same_weights, log, weights
+from tests.training.outcomes import Trained, as_json, assert_same_weights, log, weights
 
-from mlimages.errors import UserError
-from mlimages.params import Machine, Train
-from mlimages.publish import read_manifest, sha256, verify
+from mlimages.core.errors import UserError
+from mlimages.core.params import Machine, Train
+from mlimages.core.publish import read_manifest, sha256, verify
+from mlimages.network.load_weights import released_name
+from mlimages.network.resnet import build
 from mlimages.train import train
-from mlimages.train.checkpoint import released_name
-from mlimages.train.optimizer import is_decayed
-from mlimages.train.resnet import build
-from mlimages.train.schedule import build_schedule
-from mlimages.train.step import Trainer
+from mlimages.training.optimizer import is_decayed
+from mlimages.training.schedule import build_schedule
+from mlimages.training.step import Trainer
 
 # Trains twice, then draws a random number without a seed, which determinism does not allow.
 DETERMINISTIC = """
 import dataclasses, json, sys
 from pathlib import Path
 import tensorflow as tf
-from mlimages.params import Machine, Train
+from mlimages.core.params import Machine, Train
 from mlimages.train import train
 
 params, machine, tfrecords, out = json.loads(sys.argv[1])
@@ -142,7 +142,7 @@ def test_a_finished_training_is_published_again_without_a_step(
         monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = read_manifest(trained.out, "train")
     shutil.rmtree(trained.out)
-    monkeypatch.setattr("mlimages.train.fit.Trainer", None)
+    monkeypatch.setattr("mlimages.training.loop.Trainer", None)
     train(small_train, small_machine(trained.out.parent / "scratch"), tfrecords=small_tfrecords, out=trained.out)
     assert verify(trained.out, "train") == manifest
 
@@ -172,7 +172,7 @@ def test_of_several_steps_in_one_call_the_one_whose_loss_is_not_finite_is_told_w
         monkeypatch: pytest.MonkeyPatch) -> None:
     params = dataclasses.replace(small_train, warmup=4.0, validation_images=0)
     machine = dataclasses.replace(small_machine(tmp_path / "scratch"), steps_per_call=4)
-    monkeypatch.setattr("mlimages.train.step.Trainer.train",
+    monkeypatch.setattr("mlimages.training.step.Trainer.train",
                         lambda *arguments, **options: np.array([1.0, 2.0, np.nan, np.inf], np.float32))
     rate = float(build_schedule(params, records=24)(2))
     with pytest.raises(UserError, match=f"the loss is nan at step 3, with the learning rate {rate:.3g}; the last good"):
@@ -191,7 +191,7 @@ def test_float16_gradients_that_overflow_at_any_loss_scale_stop_the_training(
             kernel = self.model.get_layer("logits").kernel
             kernel.assign(1e7 * kernel)
 
-    monkeypatch.setattr("mlimages.train.fit.Trainer", Steep)
+    monkeypatch.setattr("mlimages.training.loop.Trainer", Steep)
     params = dataclasses.replace(small_train, precision="mixed_float16", epochs=10.0, validation_images=0)
     machine = dataclasses.replace(small_machine(tmp_path / "scratch"), steps_per_call=steps_per_call)
     # Fifteen steps halve the scale from 2 ** 15 to 1.

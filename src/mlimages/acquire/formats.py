@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from mlimages.errors import UserError
+from mlimages.core.errors import UserError
 
 DICTIONARY = "dictionary_and_semantic_hierarchy.txt"
 ARCHIVE = "imagenet.tar"

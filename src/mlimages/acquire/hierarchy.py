@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mlimages.errors import UserError
+from mlimages.core.errors import UserError
 
 
 @dataclass(frozen=True)

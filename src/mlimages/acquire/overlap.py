@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlimages.acquire.repeats import chunks
+from mlimages.acquire.duplicates import chunks
 from mlimages.acquire.selection import Selection
 
 COLUMNS = ("list", "source")

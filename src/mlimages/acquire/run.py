@@ -7,17 +7,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mlimages import scratch
 from mlimages.acquire import formats, overlap, sources
-from mlimages.acquire.checking import REFUSAL_COLUMNS, ListCheck
+from mlimages.acquire.check_lists import REFUSAL_COLUMNS, ListCheck
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.acquire.selection import Selection
 from mlimages.acquire.sources import Survey
 from mlimages.acquire.statistics import CLASS_COLUMNS, ListStatistics, class_rows, summarise
-from mlimages.disk import check_room
-from mlimages.errors import UserError
-from mlimages.params import Acquire, Machine
-from mlimages.publish import atomic, publish, write_csv, write_json
+from mlimages.core import scratch
+from mlimages.core.disk import check_room
+from mlimages.core.errors import UserError
+from mlimages.core.params import Acquire, Machine
+from mlimages.core.publish import atomic, publish, write_csv, write_json
 
 
 def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists") -> Path:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from mlimages.acquire.formats import Entry, Labels
 from mlimages.acquire.hierarchy import ClassTree
-from mlimages.errors import UserError
-from mlimages.params import Acquire
+from mlimages.core.errors import UserError
+from mlimages.core.params import Acquire
 
 
 class Selection:

@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from mlimages import scratch
+from mlimages.acquire.fetch_files import BY_HAND, fetch, fetch_from_drive
 from mlimages.acquire.formats import DICTIONARY, LISTS, PARTS, list_file
 from mlimages.acquire.hierarchy import ClassTree, read_tree
-from mlimages.acquire.transfer import BY_HAND, fetch, fetch_from_drive
+from mlimages.core import scratch
+from mlimages.core.disk import check_room
+from mlimages.core.errors import UserError
+from mlimages.core.params import Acquire, Machine
+from mlimages.core.publish import atomic
 from mlimages.demo import release
-from mlimages.disk import check_room
-from mlimages.errors import UserError
-from mlimages.params import Acquire, Machine
-from mlimages.publish import atomic
 
 RELEASE = "https://raw.githubusercontent.com/Tencent/tencent-ml-images/master/data/"
 DRIVE = "https://drive.google.com/uc?id="

@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlimages import scratch
 from mlimages.acquire.formats import IMAGENET_ID
-from mlimages.disk import room
-from mlimages.engine import map_units
-from mlimages.errors import UserError
-from mlimages.params import Machine
-from mlimages.publish import atomic, write_json
+from mlimages.core import scratch
+from mlimages.core.disk import room
+from mlimages.core.errors import UserError
+from mlimages.core.parallel import map_units
+from mlimages.core.params import Machine
+from mlimages.core.publish import atomic, write_json
 
 # Such as n04310904_1234567890; no name in the lists is longer.
 NAME = np.dtype("S20")

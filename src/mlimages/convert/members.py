@@ -15,10 +15,10 @@ import numpy as np
 
 from mlimages.acquire.formats import PARTS, Entry, Part, list_file, read_list, starts
 from mlimages.convert.imagenet import Archive
-from mlimages.disk import room
+from mlimages.core.disk import room
+from mlimages.core.errors import UserError, redo
+from mlimages.core.publish import atomic, write_json
 from mlimages.download.shards import Place, Sample, places, read_sample
-from mlimages.errors import UserError, redo
-from mlimages.publish import atomic, write_json
 
 # Of a downloaded image, `facts` is the size of its JSON, and `line` 0; of one from ImageNet, the byte at which its
 # line begins in the list, and the line's number. An `offset` of 0 is a file of its own.

@@ -24,8 +24,8 @@ import numpy as np
 import tensorflow as tf
 
 from mlimages.acquire.formats import Labels
-from mlimages.convert.images import Jpeg
-from mlimages.errors import UserError, redo, unreadable
+from mlimages.convert.encode_image import Jpeg
+from mlimages.core.errors import UserError, redo, unreadable
 
 Schema = Literal["sparse", "dense"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from mlimages.acquire.formats import PARTS, Part
 from mlimages.convert.members import MISSING, Coverage, Table
 from mlimages.convert.records import CLASSES
-from mlimages.publish import atomic, write_csv, write_json
+from mlimages.core.publish import atomic, write_csv, write_json
 
 FAILURES = "failures.csv"
 SUMMARY = "summary.json"

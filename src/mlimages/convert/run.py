@@ -10,23 +10,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlimages import scratch
 from mlimages.acquire import formats
 from mlimages.acquire.formats import DICTIONARY, PARTS, Part
 from mlimages.acquire.hierarchy import read_tree
-from mlimages.convert import members, records, report, writing
+from mlimages.convert import members, records, report, shard_writer
+from mlimages.convert.encode_image import to_jpeg
 from mlimages.convert.imagenet import open_archive
-from mlimages.convert.images import to_jpeg
 from mlimages.convert.members import Table, open_table
 from mlimages.convert.report import Note, summarise
-from mlimages.disk import room
+from mlimages.core import scratch
+from mlimages.core.disk import room
+from mlimages.core.errors import UserError
+from mlimages.core.parallel import map_units
+from mlimages.core.params import Convert, Machine
+from mlimages.core.progress import progress
+from mlimages.core.publish import publish, sha256, verify
 from mlimages.download.shards import Sample
-from mlimages.engine import map_units
-from mlimages.errors import UserError
-from mlimages.params import Convert, Machine
-from mlimages.pictures.reading import Undecodable
-from mlimages.progress import progress
-from mlimages.publish import publish, sha256, verify
+from mlimages.images.decode import Undecodable
 
 # So many images tell how large a record is on average.
 SAMPLED = 100
@@ -150,7 +150,7 @@ def write_unit(job: Job, unit: Unit) -> Unit:
     failures: list[tuple[str, str, str, str]] = []
     of_class = np.zeros(job.table.classes, int)
     files = _files(job, unit)
-    with writing.shard(files[0]) as add:
+    with shard_writer.shard(files[0]) as add:
         for row in job.table.rows(unit.part)[unit.first: unit.last]:
             sample = job.table.read(unit.part, row)
             try:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mlimages.acquire.formats import ARCHIVE, DICTIONARY, LISTS, Entry, Labels, format_line
+from mlimages.core.params import Demo
+from mlimages.core.publish import atomic
 from mlimages.demo import server, world
-from mlimages.params import Demo
-from mlimages.publish import atomic
 
 # Of a thousand ImageNet ids, so many have no image in the archive, as in the real lists; one image is damaged.
 MISSING, DAMAGED = 15, 5

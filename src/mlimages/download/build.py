@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlimages.acquire.formats import read_list
+from mlimages.core.errors import UserError, redo
+from mlimages.core.publish import fsync, sha256, write_json
 from mlimages.download.ledger import Reason, Row, read_ledger, write_ledger
 from mlimages.download.lines import Shard
 from mlimages.download.shards import Member, Sample, index_shard, key_of, ledger_path, shard_path, write_shard
 from mlimages.download.spool import Entry, Journal, Spools
-from mlimages.errors import UserError, redo
-from mlimages.publish import fsync, sha256, write_json
 
 
 class Build(NamedTuple):

@@ -8,20 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlimages.crew import Crew
+from mlimages.core.errors import UserError
+from mlimages.core.parallel import open_crew
+from mlimages.core.params import Download, Machine
+from mlimages.core.signals import Interrupts
+from mlimages.core.worker_pool import Crew
 from mlimages.download.build import Build, Built, account_path, build, read_account
-from mlimages.download.exchange import Answer, Exchange, Get, Probe, Probed
+from mlimages.download.http.exchange import Answer, Exchange, Get, Probe, Probed
+from mlimages.download.http.transport import Network
 from mlimages.download.lines import Line, Shard
 from mlimages.download.mirrors import Mirrors
 from mlimages.download.plan import Plan
 from mlimages.download.report import Report
-from mlimages.download.scheduler import Scheduler
+from mlimages.download.schedule.scheduler import Scheduler
 from mlimages.download.spool import Entry, Journal
-from mlimages.download.transport import Network
-from mlimages.engine import open_crew
-from mlimages.errors import UserError
-from mlimages.interrupts import Interrupts
-from mlimages.params import Download, Machine
 
 STOPPING_SECONDS = 3.0  # for what is under way when a signal comes
 BUILDS = 3  # of a shard whose worker dies

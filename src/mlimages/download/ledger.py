@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from mlimages.publish import write_csv
+from mlimages.core.publish import write_csv
 
 
 class Reason(StrEnum):

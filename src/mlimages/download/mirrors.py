@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mlimages.disk import writing
+from mlimages.core.disk import writing
+from mlimages.core.errors import UserError
+from mlimages.core.params import Mirror
+from mlimages.core.publish import sha256, take_name
 from mlimages.download.lines import Address
-from mlimages.errors import UserError
-from mlimages.params import Mirror
-from mlimages.publish import sha256, take_name
 
 COLUMNS = ("OriginalURL", "ImageID", "Subset", "OriginalMD5")
 ROTATION = "Rotation"  # a column that a table may have: by how many degrees to turn an image, counterclockwise

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mlimages.acquire.formats import PARTS, Part, list_file, offsets, read_list
+from mlimages.core.params import Download
+from mlimages.core.publish import write_json
 from mlimages.download.build import Build, account_path
 from mlimages.download.ledger import Reason, Row, read_ledger
 from mlimages.download.lines import Line, Shard
 from mlimages.download.mirrors import Mirrors
 from mlimages.download.shards import ledger_path, shard_path
 from mlimages.download.spool import Journal, remove_orphans
-from mlimages.params import Download
-from mlimages.publish import write_json
 
 ROUND = "round.json"
 PUBLISHED = "published"

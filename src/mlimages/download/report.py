@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from mlimages.core.params import Machine
+from mlimages.core.progress import progress
 from mlimages.download.ledger import Reason
-from mlimages.download.scheduler import Scheduler
+from mlimages.download.schedule.scheduler import Scheduler
 from mlimages.download.spool import Entry
-from mlimages.params import Machine
-from mlimages.progress import progress
 
 NAMED = 3  # hosts of each kind of trouble
 PAUSE_SECONDS = 1.0  # the least that is called one

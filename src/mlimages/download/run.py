@@ -7,21 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.request import getproxies
 
-from mlimages import scratch
 from mlimages.acquire.formats import PARTS
-from mlimages.cluster import own_address
+from mlimages.core import scratch
+from mlimages.core.disk import check_room, say_room
+from mlimages.core.errors import UserError
+from mlimages.core.params import Download, Machine
+from mlimages.core.publish import publish, verify, write_csv, write_json
+from mlimages.core.ray_backend import own_address
 from mlimages.demo import server, world
-from mlimages.disk import check_room, say_room
 from mlimages.download.build import account_path, read_account
 from mlimages.download.fetching import fetch
+from mlimages.download.http.transport import Network
 from mlimages.download.ledger import Reason
 from mlimages.download.mirrors import readable_tables
 from mlimages.download.plan import Plan
 from mlimages.download.shards import ledger_path, shard_path
-from mlimages.download.transport import Network
-from mlimages.errors import UserError
-from mlimages.params import Download, Machine
-from mlimages.publish import publish, verify, write_csv, write_json
 
 BYTES_PER_IMAGE = 300_000  # about what a photograph of 1,024 pixels takes, such as Open Images mirrors hold
 BYTES_PER_PIXEL = 0.35  # of a photograph made smaller

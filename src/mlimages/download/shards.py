@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from mlimages.acquire.formats import Labels, Part
-from mlimages.errors import UserError, redo
-from mlimages.publish import atomic
+from mlimages.core.errors import UserError, redo
+from mlimages.core.publish import atomic
 
 
 class Sample(NamedTuple):

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mlimages.disk import writing
-from mlimages.download.images import Picture
+from mlimages.core.disk import writing
+from mlimages.download.check_image import Picture
 from mlimages.download.ledger import Reason
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from mlimages.errors import UserError, redo
-from mlimages.evaluate.figures import Figures
-from mlimages.evaluate.measurement import Measurement
-from mlimages.publish import MANIFEST
+from mlimages.core.errors import UserError, redo
+from mlimages.core.publish import MANIFEST
+from mlimages.metrics.average_precision import Figures
+from mlimages.metrics.measurement import Measurement
 
 Activation = Literal["sigmoid", "softmax", "none"]
 Network = Callable[[Any], Any]

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from mlimages.errors import UserError, redo
-from mlimages.publish import atomic
+from mlimages.core.errors import UserError, redo
+from mlimages.core.publish import atomic
 
 PREDICTIONS = "predictions.npy"
 LABELS = "labels.npy"

@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from mlimages import scratch
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import read_tree
 from mlimages.convert.records import CLASSES, records_by_class
-from mlimages.errors import UserError
-from mlimages.evaluate.decisions import best
-from mlimages.evaluate.measurement import Measurement
+from mlimages.core import scratch
+from mlimages.core.errors import UserError
+from mlimages.core.params import Evaluate, Machine
+from mlimages.core.progress import progress
+from mlimages.core.publish import publish, verify
 from mlimages.evaluate.network import MODEL, load_network, probabilities
 from mlimages.evaluate.predictions import LABELS, PREDICTIONS, writing_predictions
 from mlimages.evaluate.tables import write_tables
-from mlimages.params import Evaluate, Machine
-from mlimages.progress import progress
-from mlimages.publish import publish, verify
-from mlimages.train.inputs import Records, evaluation_batches, told
+from mlimages.inputs.pipeline import Records, evaluation_batches, told
+from mlimages.metrics.decisions import best
+from mlimages.metrics.measurement import Measurement
 
 
 def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/model",

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from mlimages.acquire.hierarchy import ClassTree
-from mlimages.evaluate.figures import Figures
-from mlimages.publish import write_csv, write_json
+from mlimages.core.publish import write_csv, write_json
+from mlimages.metrics.average_precision import Figures
 
 METRICS = "metrics.json"
 PER_CLASS = "per_class.csv"

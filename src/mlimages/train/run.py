@@ -3,14 +3,14 @@
 import shutil
 from pathlib import Path
 
-from mlimages import scratch
-from mlimages.params import Machine, Train
-from mlimages.publish import publish, read_manifest, verify
-from mlimages.train.files import CHECKPOINTS, METRICS, start_files
-from mlimages.train.launch.on_tf_config import serve
-from mlimages.train.launch.supervisor import supervise
-from mlimages.train.launch.tf_config import read_environment
-from mlimages.train.start import find_start
+from mlimages.core import scratch
+from mlimages.core.params import Machine, Train
+from mlimages.core.publish import publish, read_manifest, verify
+from mlimages.launch.on_tf_config import serve
+from mlimages.launch.supervisor import supervise
+from mlimages.launch.tf_config import read_environment
+from mlimages.network.checkpoint_files import CHECKPOINTS, METRICS, start_files
+from mlimages.network.initial_weights import find_start
 
 
 def work_folder(params: Train, machine: Machine, tfrecords: str | Path) -> Path:
@@ -51,6 +51,6 @@ def _train(params: Train, machine: Machine, tfrecords: Path, work: Path) -> None
     if params.strategy == "multi_worker":
         supervise(params, machine, tfrecords=tfrecords, work=work)
     else:
-        from mlimages.train.fit import fit  # which imports TensorFlow
+        from mlimages.training.loop import fit  # which imports TensorFlow
 
         fit(params, machine, tfrecords=tfrecords, work=work)

@@ -1,0 +1,73 @@
+"""Fetch one released file: whole and accepted it takes its name, or not at all."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import requests
+
+from mlimages.core.disk import writing
+from mlimages.core.errors import UserError
+from mlimages.core.params import Machine
+from mlimages.core.progress import progress
+from mlimages.core.publish import atomic, take_name
+
+# Seconds to connect, and seconds without a byte.
+TIMEOUT = (15.0, 60.0)
+ATTEMPTS = 5
+# No released file is nearly as large: what goes on and on is none of them.
+MAX_BYTES = 8 * 10**9
+BY_HAND = ("run the same command again later, or put the lists and the dictionary into a folder by hand and set "
+           "acquire.source: folder and acquire.folder")
+
+Accept = Callable[[Path], None]
+
+
+def fetch(url: str, path: Path, accept: Accept) -> None:
+    """Fetch `url` over HTTPS; `accept` raises UserError where the file is not what it should be."""
+    try:
+        with atomic(path) as file:
+            with requests.get(url, stream=True, timeout=TIMEOUT) as response:
+                response.raise_for_status()
+                for chunk in response.iter_content(2**20):
+                    file.write(chunk)
+                    _check_bytes(url, file.tell())
+            file.flush()
+            accept(Path(file.name))
+    except requests.RequestException as error:
+        raise UserError(f"{url} cannot be fetched: {error}; {BY_HAND}") from None
+
+
+def fetch_from_drive(url: str, path: Path, accept: Accept, machine: Machine) -> None:
+    """Fetch a large file from Google Drive; what an earlier run had of it is not fetched again."""
+    import gdown  # only here, so that the later verbs need not load it
+    from gdown.exceptions import DownloadError, FileURLRetrievalError
+
+    partial = path.with_name(f".{path.name}.download")
+    try:
+        with writing(path), progress(f"fetch {path.name}", total=0, unit=" MB", machine=machine) as bar:
+
+            def show(done: int, total: int | None) -> None:
+                _check_bytes(url, done)
+                bar.total = total and total // 10**6
+                bar.update(done // 10**6 - bar.n)
+
+            gdown.download(url, str(partial), quiet=True, use_cookies=False, resume=True, timeout=TIMEOUT,
+                           retries=ATTEMPTS, progress=show)
+    except FileURLRetrievalError:
+        raise UserError(f"Google Drive answered {url} with a page instead of {path.name}: its download quota is used "
+                        f"up for now, or it asks for consent; {BY_HAND}") from None
+    except (DownloadError, requests.RequestException) as error:
+        reason = str(error).partition("\n")[0]  # then gdown's own advice, which is for its command line
+        raise UserError(f"{url} ({path.name}) cannot be fetched: {reason}; {BY_HAND}. What was fetched is kept in "
+                        f"{partial}*; remove that to begin anew") from None
+    try:
+        accept(partial)
+    except UserError:
+        partial.unlink()
+        raise
+    take_name(partial, path)
+
+
+def _check_bytes(url: str, done: int) -> None:
+    if done > MAX_BYTES:
+        raise UserError(f"{url} sent more than {MAX_BYTES:,} bytes, which no released file has; {BY_HAND}")

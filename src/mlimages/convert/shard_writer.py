@@ -1,0 +1,43 @@
+"""Write one record shard with its index, whole or not at all."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from mlimages.convert.records import index_path, index_rows
+from mlimages.core.publish import atomic
+
+Add = Callable[[bytes, str], None]
+
+
+@contextlib.contextmanager
+def shard(path: Path) -> Iterator[Add]:
+    """A function that adds a record and its key; when the block ends, the shard and its index have their names."""
+    lengths: list[int] = []
+    keys: list[str] = []
+    with atomic(path) as file, _told_as_os_errors(), tf.io.TFRecordWriter(file.name) as writer:
+
+        def add(record: bytes, key: str) -> None:
+            writer.write(record)
+            lengths.append(len(record))
+            keys.append(key)
+
+        yield add
+    with atomic(index_path(path)) as file:
+        np.save(file, index_rows(lengths, keys), allow_pickle=False)
+
+
+@contextlib.contextmanager
+def _told_as_os_errors() -> Iterator[None]:
+    """TensorFlow has its own errors for a disk that is full or fails."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+    except tf.errors.OpError:
+        raise OSError(errno.EIO, os.strerror(errno.EIO)) from None

@@ -1,0 +1,1 @@
+"""What every stage needs: parameters, errors, atomic publishing, resuming, progress and worker pools."""

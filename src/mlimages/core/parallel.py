@@ -1,0 +1,51 @@
+"""Where work runs: on the cores of this machine, or on a Ray cluster (`machine.engine`), with the same results."""
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from mlimages.core import ray_backend
+from mlimages.core.params import Machine
+from mlimages.core.worker_pool import Crew, Work
+
+Unit = TypeVar("Unit")
+Result = TypeVar("Result")
+
+
+def map_units(function: Callable[[Unit], Result], units: Iterable[Unit], *, machine: Machine,
+              ahead: int) -> Iterator[Result]:
+    """`ordered_map` by `machine.workers` threads here or as many processes of a cluster, with a window of `ahead` each.
+
+    On a cluster, functions, units and results are pickled; a unit whose node is lost is done again on another one.
+    """
+    place = ray_backend.remote(function, machine) if machine.engine == "ray" else contextlib.nullcontext(function)
+    with place as anywhere:
+        yield from ordered_map(anywhere, units, workers=machine.workers, window=ahead * machine.workers)
+
+
+def open_crew(make: Callable[[], Work], machine: Machine) -> Crew:
+    """`machine.workers` processes of `machine.threads` threads, here or on a cluster."""
+    if machine.engine == "ray":
+        return ray_backend.RayCrew(make, machine)
+    return Crew(make, workers=machine.workers, threads=machine.threads)
+
+
+def ordered_map(function: Callable[[Unit], Result], units: Iterable[Unit], *, workers: int,
+                window: int) -> Iterator[Result]:
+    """Yield `function(unit)` in the order of `units`, by threads, at most `window` of them begun and not yet yielded.
+
+    The first exception ends the map: what has not begun is cancelled, and the exception is raised.
+    """
+    pending: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for unit in units:
+            if len(pending) >= window:
+                yield pending.popleft().result()
+            pending.append(pool.submit(function, unit))
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

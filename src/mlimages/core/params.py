@@ -1,0 +1,279 @@
+"""The sections of params.yaml as frozen dataclasses, strict in names, types and ranges."""
+
+import dataclasses
+import re
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from mlimages.core.param_errors import checked, read_yaml
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Pixels = Annotated[int, Field(ge=16, le=2048)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+OUR_HEADERS = {"accept-encoding", "connection", "content-length", "expect", "host", "range", "te", "transfer-encoding",
+               "upgrade"}
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Demo:
+    """The miniature world: how many images its four lists name in all, and their side in pixels."""
+
+    seed: Seed
+    train_images: Annotated[int, Field(ge=20, le=1_000_000)]
+    val_images: Annotated[int, Field(ge=10, le=1_000_000)]
+    pixels: Pixels
+
+
+@dataclass(frozen=True, config=STRICT)
+class Acquire:
+    """What is taken of the lists: `limit` lines of each at most, of a `sample` of the sources (a fraction, the same
+    for the same `seed`), with one of `classes` (WordNet ids; none: all) or a descendant; null takes all.
+    """
+
+    source: Literal["demo", "tiny", "full", "folder"]
+    folder: str | None
+    malformed_fraction: Fraction
+    limit: Annotated[int, Field(ge=1, le=100_000_000)] | None
+    sample: PositiveFraction | None
+    seed: Seed
+    classes: list[Annotated[str, Field(min_length=1)]]
+    complete_ancestors: bool
+    demo: Demo
+
+
+@dataclass(frozen=True, config=STRICT)
+class Mirror:
+    """Where images may also lie: for URLs of `host` ("*": of any), `template` with {url} or {scheme}, {host}, {path}.
+
+    With `table`, a CSV file like Open Images' of image ids, also {id} and {subset}, for URLs that it knows; an image
+    from the URL itself must then have the MD5 that the table gives. Where the table has a column Rotation, images
+    without an EXIF orientation get theirs from it.
+    """
+
+    template: Annotated[str, Field(min_length=1)]
+    host: str = "*"
+    table: str | None = None
+
+    def __post_init__(self) -> None:
+        known = {"url", "scheme", "host", "path"} | ({"id", "subset"} if self.table else set())
+        used = [field for field in string.Formatter().parse(self.template) if field[1] is not None]
+        if any(name not in known or form or conversion for _, name, form, conversion in used):
+            raise ValueError(f"template is {self.template!r}, expected only {sorted(known)} in braces")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Download:
+    """Limits per `host` are for a registrable domain, such as flickr.com. `verify`: whether certificates must hold."""
+
+    images_per_shard: Annotated[int, Field(ge=1, le=100_000)]
+    connections_per_host: Annotated[int, Field(ge=1, le=64)]
+    rate_per_host: Annotated[float, Field(gt=0, le=100_000)]
+    attempts: Annotated[int, Field(ge=1, le=20)]
+    timeout_seconds: Seconds
+    deadline_seconds: Seconds
+    min_bytes_per_second: Annotated[float, Field(ge=0, le=1e9)]
+    outage_seconds: Annotated[float, Field(ge=0, le=86_400)]
+    max_bytes: Annotated[int, Field(ge=1024, le=2**31)]
+    max_pixels: Annotated[int, Field(ge=1024, le=178_956_970)]  # Pillow opens nothing larger
+    shorter_side: Annotated[int, Field(ge=16, le=8192)] | None
+    quality: Annotated[int, Field(ge=1, le=100)]
+    ports: Annotated[list[Annotated[int, Field(ge=1, le=65_535)]], Field(min_length=1)]
+    contact: Annotated[str, Field(pattern=r"^[ -~]{1,200}$")] | None
+    headers: Annotated[dict[str, Annotated[str, Field(pattern=r"^[ -~]{1,4096}$")]], Field(max_length=50)]
+    verify: bool
+    respect_opt_out: bool
+    placeholders: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+    mirrors: Annotated[list[Mirror], Field(min_length=1)]
+    retry: list[str]
+
+    def __post_init__(self) -> None:
+        for name in self.headers:
+            if not HEADER_NAME.fullmatch(name) or name.lower() in OUR_HEADERS:
+                raise ValueError(f"headers names {name!r}, expected the name of a request header, and none of "
+                                 f"{', '.join(sorted(OUR_HEADERS))}, which the download sets itself")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Convert:
+    """The records of a part go into as many shards as it says, or, where that is null, as have `shard_mib` MiB each.
+
+    What is written anew is in sRGB; with `to_srgb`, JPEGs of other colour profiles are written anew, too.
+    """
+
+    seed: Seed
+    imagenet: str | None
+    labels: Literal["sparse", "dense"]
+    train_shards: Annotated[int, Field(ge=1, le=99_999)] | None
+    val_shards: Annotated[int, Field(ge=1, le=99_999)] | None
+    shard_mib: Annotated[int, Field(ge=1, le=65_536)] | None
+    shorter_side: Annotated[int, Field(ge=16, le=8192)] | None
+    quality: Annotated[int, Field(ge=1, le=100)]
+    to_srgb: bool
+
+    def __post_init__(self) -> None:
+        if (None in (self.train_shards, self.val_shards)) == (self.shard_mib is None):
+            raise ValueError(f"train_shards is {self.train_shards}, val_shards {self.val_shards} and shard_mib "
+                             f"{self.shard_mib}, expected a number for shard_mib where one of the others is null, and "
+                             f"null where none is")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Train:
+    """`batch` is the global one, however many replicas share it. The training ends after `epochs` or after `steps`, of
+    which one is null; `warmup` and `decay_at` count the same. `learning_rate` is for `reference_batch`, and linear in
+    the batch; null: for the batch that there is. `crop_area` and rates are as the released program's. `rand_augment`
+    is a strength, `mixup` the alpha of a Beta distribution; both, rotation and colours happen where `augment_on` says.
+    """
+
+    seed: Seed
+    strategy: Literal["one_device", "mirrored", "multi_worker"]
+    architecture: Literal["resnet50", "resnet101", "resnet152", "tiny"]
+    initialize_from: str | None
+    initialize_logits: bool
+    pixels: Pixels
+    batch: Annotated[int, Field(ge=1, le=1_000_000)]
+    epochs: Annotated[float, Field(gt=0, le=10_000)] | None
+    steps: Annotated[int, Field(ge=1, le=1_000_000_000)] | None
+    learning_rate: Annotated[float, Field(gt=0, le=100)]
+    reference_batch: Annotated[int, Field(ge=1, le=1_000_000)] | None
+    warmup: Annotated[float, Field(ge=0, le=1_000_000_000)]
+    decay: Literal["cosine", "stairs"]
+    decay_at: list[Annotated[float, Field(ge=0, le=1_000_000_000)]]
+    optimizer: Literal["momentum", "adamw"]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    second_momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0, le=1)]
+    clip_norm: Annotated[float, Field(gt=0, le=1e9)] | None
+    average_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    batch_norm: Literal["local", "synchronized"]
+    batch_norm_momentum: Annotated[float, Field(ge=0, lt=1)]
+    zero_init_residual: bool
+    loss: Literal["class_balanced", "sigmoid", "asymmetric", "focal", "softmax"]
+    positive_threshold: PositiveFraction
+    negative_selection: Fraction
+    positive_weight: Annotated[float, Field(gt=0, le=1000)]
+    focusing: Annotated[float, Field(ge=0, le=20)]
+    positive_share: PositiveFraction
+    negative_focusing: Annotated[float, Field(ge=0, le=20)]
+    probability_margin: Annotated[float, Field(ge=0, lt=1)]
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]
+    exchange: Literal["float32", "bfloat16", "float16"]
+    xla: Literal["auto", "on", "off"]
+    accumulate: Annotated[int, Field(ge=1, le=1024)]
+    local_steps: Annotated[int, Field(ge=1, le=10_000)]
+    deterministic: bool
+    crop_area: Annotated[list[PositiveFraction], Field(min_length=2, max_length=2)]
+    rotate_and_recolour: bool
+    rand_augment: PositiveFraction | None
+    mixup: PositiveFraction | None
+    augment_on: Literal["host", "device"]
+    image_dtype: Literal["uint8", "float32"]
+    shuffle_buffer: Count
+    checkpoint_steps: Count
+    validation_images: Annotated[int, Field(ge=0, le=1_000_000)]
+    validation_fraction: PositiveFraction
+    publish: Literal["last", "best"]
+
+    @property
+    def activation(self) -> str:
+        """What makes probabilities of the network's logits."""
+        return "softmax" if self.loss == "softmax" else "sigmoid"
+
+    def __post_init__(self) -> None:
+        if self.crop_area[0] > self.crop_area[1]:
+            raise ValueError(f"crop_area is {self.crop_area}, expected the smaller share first")
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}, expected one of them, the other null")
+        unit, length = ("epochs", self.epochs) if self.steps is None else ("steps", self.steps)
+        if length is not None and self.warmup > length:
+            raise ValueError(f"warmup is {self.warmup}, expected at most {unit}, {length}")
+        if self.decay_at and self.decay != "stairs":
+            raise ValueError(f"decay_at is {self.decay_at}, which has an effect only with decay: stairs")
+        for whole, part in (("batch", "accumulate"), ("checkpoint_steps", "local_steps")):
+            if getattr(self, whole) % (parts := getattr(self, part)):
+                raise ValueError(f"{whole} is {getattr(self, whole)}, expected a multiple of {part}, {parts}")
+        if self.batch_norm == "synchronized" and (self.accumulate, self.local_steps) != (1, 1):
+            raise ValueError(f"accumulate is {self.accumulate} and local_steps {self.local_steps}, expected 1 for both "
+                             f"with batch_norm: synchronized, which is to see the whole batch at once")
+        if self.precision == "mixed_float16" and self.local_steps > 1:
+            raise ValueError(f"local_steps is {self.local_steps}, expected 1 with precision: mixed_float16, whose loss "
+                             f"scale all replicas share")
+        if self.exchange == "float16" and self.local_steps > 1 and self.optimizer == "adamw":
+            raise ValueError(f"exchange is 'float16', expected bfloat16 or float32 with optimizer: adamw and "
+                             f"local_steps: {self.local_steps}, as the mean squares of gradients travel then, which "
+                             f"are too small for float16")
+        if self.batch_norm == "synchronized" and self.xla == "on":
+            raise ValueError("xla is 'on', expected auto or off: XLA cannot compile batch_norm: synchronized")
+        if self.publish == "best" and not self.validation_images:
+            raise ValueError("publish is 'best', expected validation_images above 0, by which the best is known")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Evaluate:
+    batch: Annotated[int, Field(ge=1, le=100_000)]
+    preprocessing: Literal["central", "shorter_side"]
+    central_fraction: PositiveFraction
+    at_k: Annotated[list[Annotated[int, Field(ge=1, le=1000)]], Field(min_length=1)]
+    threshold: PositiveFraction
+    score_threshold: PositiveFraction
+    frequency_groups: Annotated[list[Count], Field(min_length=1)]
+    predictions_kept: Count
+
+
+@dataclass(frozen=True, config=STRICT)
+class Machine:
+    threads: Annotated[int, Field(ge=1, le=4096)]
+    workers: Annotated[int, Field(ge=1, le=1024)]
+    engine: Literal["local", "ray"]
+    ray_address: Annotated[str, Field(pattern=r"^(auto|local|[A-Za-z0-9._-]+:[0-9]{1,5})$")] | None
+    logical_devices: Annotated[int, Field(ge=1, le=64)]
+    launcher: Literal["local", "slurm", "ray", "environment"]
+    train_workers: Annotated[int, Field(ge=1, le=4096)]
+    start_timeout: Seconds
+    step_timeout: Seconds
+    max_restarts: Annotated[int, Field(ge=0, le=1000)]
+    collective: Literal["auto", "ring", "nccl"]
+    pack_mib: Annotated[int, Field(ge=0, le=4096)]
+    steps_per_call: Annotated[int, Field(ge=1, le=10_000)]
+    checkpoints_kept: Annotated[int, Field(ge=1, le=1000)]
+    scratch: Annotated[str, Field(min_length=1)]
+    connect_to: dict[str, str]
+    proxies_from_environment: bool
+    download_log: str | None
+    progress_seconds: Seconds
+
+
+@dataclass(frozen=True, config=STRICT)
+class Params:
+    acquire: Acquire
+    download: Download
+    convert: Convert
+    train: Train
+    evaluate: Evaluate
+    machine: Machine
+
+
+SECTIONS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Params)}
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """The whole file, read as DVC reads it; UserError if it is missing, damaged, unsafe or not as `Params` says."""
+    return checked(Params, read_yaml(path), str(path), "", SECTIONS)
+
+
+def section(verb: str, values: Mapping[str, Any]) -> Any:
+    """One section from the names in a notebook's `globals()`, checked as in params.yaml."""
+    names = [field.name for field in dataclasses.fields(SECTIONS[verb])]
+    found = {name: values[name] for name in names if name in values}
+    return checked(SECTIONS[verb], found, "the notebook's parameters cell", f"{verb}.", names)

@@ -1,0 +1,199 @@
+"""Worker processes with threads of their own, for work that one scheduler hands out piece by piece.
+
+`engine` maps a function over units; here the caller decides at every moment which worker gets what, and a worker that
+is killed by the work it was given is replaced.
+"""
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, wait
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from mlimages.core import tuning
+from mlimages.core.errors import UserError
+
+Work = Callable[[Any], Any]
+
+KILLED_STARTS = 3  # in a row, of a worker that something kills before it can work, such as a short memory
+
+
+class Lost(NamedTuple):
+    """A worker process that ended before it was told to; `with_node`: because its whole machine was lost."""
+
+    exit_code: int | None
+    with_node: bool = False
+
+
+class Crew:
+    """`workers` processes; in each, `threads` threads call what `make()` returned there with one task at a time.
+
+    Tasks, results and `make` are pickled, so `make` is a module's and not the script's. A context manager: at its end
+    no process is left; if this process dies first, the workers end by themselves.
+    """
+
+    def __init__(self, make: Callable[[], Work], *, workers: int, threads: int) -> None:
+        self._make, self.workers, self.threads = make, workers, threads
+        self._outbox: list[list[Any]] = [[] for _ in range(workers)]
+        self._processes: list[Any] = [None] * workers
+        self._pipes: list[Connection] = [None] * workers  # type: ignore[list-item]
+        self._up = [False] * workers
+        self._killed_starts = [0] * workers
+
+    def __enter__(self) -> "Crew":
+        for worker in range(self.workers):
+            self._start(worker)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for pipe, process in zip(self._pipes, self._processes, strict=True):
+            pipe.close()
+            process.kill()
+        for process in self._processes:
+            process.join()
+
+    def send(self, worker: int, task: Any) -> None:
+        """Hand a task to a worker; it leaves with the next `receive`."""
+        self._outbox[worker].append(task)
+
+    def receive(self, seconds: float) -> list[tuple[int, Any]]:
+        """Workers and their results, or their `Lost`, as soon as there are any; empty after so many seconds."""
+        for worker, tasks in enumerate(self._outbox):
+            if tasks:
+                self._outbox[worker] = []
+                self._give(worker, tasks)
+        results: list[tuple[int, Any]] = []
+        for worker in self._ready(seconds):
+            taken = self._take(worker)
+            if isinstance(taken, Lost):
+                results.append((worker, taken))
+                self._replace(worker)
+            else:
+                results += [(worker, result) for result in taken]
+                self._up[worker], self._killed_starts[worker] = True, 0
+        for _, result in results:
+            if isinstance(result, Exception):
+                raise result
+        return results
+
+    def is_up(self, worker: int) -> bool:
+        """Whether it has started, and takes tasks."""
+        return self._up[worker]
+
+    def kill(self, worker: int) -> None:
+        """End a worker whose work hangs; `receive` then tells that it is lost."""
+        self._processes[worker].kill()
+
+    def _replace(self, worker: int) -> None:
+        self._outbox[worker] = []
+        self._start(worker)
+
+    def _start(self, worker: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(self._make, self.threads, theirs), daemon=True)
+        try:
+            with _no_main():
+                process.start()
+        except OSError as error:
+            raise UserError(f"a worker process does not start: {error}; lower machine.workers") from None
+        theirs.close()
+        self._pipes[worker], self._processes[worker], self._up[worker] = ours, process, False
+
+    def _give(self, worker: int, tasks: list[Any]) -> None:
+        with contextlib.suppress(OSError):  # it is lost, and `_take` will tell
+            self._pipes[worker].send(tasks)
+
+    def _ready(self, seconds: float) -> list[int]:
+        """Workers of which there is something to take; waits so long for the first."""
+        return [self._pipes.index(pipe) for pipe in wait(self._pipes, seconds)]  # type: ignore[arg-type]
+
+    def _take(self, worker: int) -> list[Any] | Lost:
+        """Its results; UserError where it ended before it began and its successor would not begin either."""
+        try:
+            return all_sent(self._pipes[worker])
+        except (EOFError, OSError):
+            self._processes[worker].join()
+            lost = Lost(self._processes[worker].exitcode)
+        killed = lost.exit_code is not None and lost.exit_code < 0
+        self._killed_starts[worker] += killed and not self._up[worker]
+        if not self._up[worker] and (not killed or self._killed_starts[worker] == KILLED_STARTS):
+            raise UserError(f"a worker process ended before it could work, with exit code {lost.exit_code}; its own "
+                            f"message stands above. Where memory is short, lower machine.workers")
+        return lost
+
+
+def all_sent(pipe: Connection) -> list[Any]:
+    """All results that have come through a pipe, in whatever many messages; EOFError or OSError where it ends first.
+
+    One message at a time would leave results of a busy worker behind in the pipe, and its threads without tasks.
+    """
+    results = pipe.recv()
+    with contextlib.suppress(EOFError, OSError):  # the next call tells
+        while pipe.poll():
+            results += pipe.recv()
+    return results
+
+
+@contextlib.contextmanager
+def _no_main() -> Iterator[None]:
+    """Let a new process not run the caller's script again, which may have no `if __name__ == "__main__"`."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _serve(make: Callable[[], Work], threads: int, pipe: Connection) -> None:
+    """A worker's life: until the pipe to its scheduler ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the scheduler, which ends its workers
+    Staff(make, threads).attend(pipe)
+    os._exit(0)
+
+
+class Staff:
+    """Inside a worker: threads that call what `make()` returns with one task at a time."""
+
+    def __init__(self, make: Callable[[], Work], threads: int) -> None:
+        self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        tuning.keep_freed(tuning.PICTURES)
+        work = make()
+        gc.freeze()  # what was imported and made lives as long as the worker: not to be looked at again and again
+        for _ in range(threads):
+            threading.Thread(target=self._run, args=(work,), daemon=True).start()
+
+    def attend(self, pipe: Connection) -> None:
+        """Say that it is up, then take tasks from the pipe, and send results as they come, until the pipe ends."""
+        pipe.send([])
+        threading.Thread(target=self._report, args=(pipe,), daemon=True).start()
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                for task in pipe.recv():
+                    self._tasks.put(task)
+
+    def _report(self, pipe: Connection) -> None:
+        """Send all results at once that have come."""
+        with contextlib.suppress(OSError):
+            while True:
+                batch = [self._results.get()]
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        batch.append(self._results.get_nowait())
+                pipe.send(batch)
+
+    def _run(self, work: Work) -> None:
+        while True:
+            try:
+                self._results.put(work(self._tasks.get()))
+            except Exception as error:  # noqa: BLE001 - it is raised again where `receive` is called
+                self._results.put(error)

@@ -1,0 +1,1 @@
+"""One HTTP request: which addresses are allowed, how much is read, and what the answer is worth."""

@@ -1,0 +1,1 @@
+"""Which URL is asked for when: hosts, politeness, retries and lost networks."""

@@ -1,0 +1,1 @@
+"""Records to batches: reading, sampling, cropping, augmentation and the input pipeline."""

@@ -1,0 +1,1 @@
+"""Multi-label metrics, gathered batch by batch."""

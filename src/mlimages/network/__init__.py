@@ -1,0 +1,1 @@
+"""The network: its layers, its checkpoints and the weights that it can start from."""

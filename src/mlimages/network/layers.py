@@ -1,0 +1,85 @@
+"""Batch normalization by TensorFlow's fused kernel, where TensorFlow is Keras' backend.
+
+Keras' own layer takes the mean, the variance and the product one after the other: on CPUs a step of the whole network
+then takes a third longer.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from mlimages.core.tuning import onednn_has_avx512
+
+
+@keras.saving.register_keras_serializable("mlimages")
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalization over the channels of [batch, height, width, channels].
+
+    The same weights and the same result as Keras' own layer; the variance that it keeps is the unbiased one, as in the
+    released program. It is Keras' own layer on other backends, and where `synchronized`, which no kernel does.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if keras.backend.backend() != "tensorflow" or self.synchronized:
+            return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf  # only here: the network must be importable without it
+
+        learning = bool(training) and self.trainable
+        fixed = {} if learning else {"mean": tf.convert_to_tensor(self.moving_mean),
+                                     "variance": tf.convert_to_tensor(self.moving_variance)}
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), epsilon=self.epsilon,
+            is_training=learning, **fixed)
+        if learning:
+            self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
+            self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
+        return outputs
+
+
+@keras.saving.register_keras_serializable("mlimages")
+class Convolution(keras.layers.Conv2D):
+    """Keras' own layer of [batch, height, width, channels], without bias or activation, with the same weights."""
+
+    def call(self, inputs: Any) -> Any:
+        if self.kernel_size != (1, 1) or not _on_tensorflows_cpu():
+            return super().call(inputs)
+        rows, columns = self.strides
+        pixels = inputs[:, ::rows, ::columns] if self.strides != (1, 1) else inputs
+        product = _product if onednn_has_avx512() or pixels.dtype != "float32" else _product_with_convolved_gradient
+        return product(pixels, self.kernel)
+
+
+def _product(pixels: Any, kernel: Any) -> Any:
+    """[batch, height, width, channels] by a kernel [1, 1, channels, filters]: [batch, height, width, filters]."""
+    *places, channels = ops.shape(pixels)
+    filters = kernel.shape[-1]
+    product = ops.matmul(ops.reshape(pixels, (-1, channels)), ops.reshape(kernel, (channels, filters)))
+    return ops.reshape(product, (*places, filters))
+
+
+def _product_with_convolved_gradient(pixels: Any, kernel: Any) -> Any:
+    """The same, whose gradient by the kernel is computed as that of a convolution."""
+    import tensorflow as tf  # only here: the network must be importable without it
+
+    @tf.custom_gradient
+    def product(pixels: Any, kernel: Any) -> Any:
+        def gradient(upstream: Any) -> tuple[Any, Any]:
+            channels, filters = kernel.shape[2:]
+            by_pixels = tf.matmul(tf.reshape(upstream, (-1, filters)), tf.reshape(kernel, (channels, filters)),
+                                  transpose_b=True)
+            by_kernel = tf.raw_ops.Conv2DBackpropFilter(input=pixels, filter_sizes=kernel.shape, out_backprop=upstream,
+                                                        strides=[1] * 4, padding="VALID")
+            return tf.reshape(by_pixels, tf.shape(pixels)), by_kernel
+
+        return _product(pixels, kernel), gradient
+
+    return product(pixels, tf.convert_to_tensor(kernel))
+
+
+def _on_tensorflows_cpu() -> bool:
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.config.list_physical_devices("GPU")

@@ -1,0 +1,80 @@
+"""The released network: a pre-activation bottleneck ResNet, in keras alone.
+
+Source: Tencent ML-Images' models/resnet.py; He et al., arXiv 1603.05027, for pre-activation.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from mlimages.network.layers import Convolution, FusedBatchNormalization
+
+DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+def resnet(depth: int | Sequence[int], classes: int, *, batch_norm_momentum: float = 0.997,
+           batch_norm_epsilon: float = 1e-5, width: int = 64, zero_init_residual: bool = False,
+           synchronized: bool = False, dtype: str = "float32", stock: bool = False) -> keras.Model:
+    """Images float32 [batch, height, width, 3] in [-1, 1] to logits float32 [batch, classes].
+
+    `depth` is 50, 101 or 152, or the number of blocks of each stage; the stem has `width` channels, the stages put
+    out 4, 8, 16, ... times as many. The layer `features` gives the float32 means [batch, channels of the last stage].
+    Weight layers are named as the released checkpoint names them, with `_` for `/`. With `zero_init_residual` the last
+    convolution of every block but the first of a stage starts at zero, so that these blocks start as the identity
+    (after Goyal et al., arXiv 1706.02677, section 5.1). The first ones make images smaller: their shortcut alone would
+    skip three of four pixels. The released program starts all blocks alike. `synchronized` batch norm sees the images
+    of all replicas; `dtype` is Keras' policy for all before the features, such as mixed_bfloat16. `stock`: of Keras'
+    own layers alone, which compute the same, so that a saved network is loaded without this project.
+
+    Raises ValueError for a depth that has no name.
+    """
+    if isinstance(depth, int) and depth not in DEPTHS:
+        raise ValueError(f"depth is {depth}, expected one of {sorted(DEPTHS)} or the number of blocks of each stage")
+
+    convolution = keras.layers.Conv2D if stock else Convolution
+    batch_norm = keras.layers.BatchNormalization if stock else FusedBatchNormalization
+
+    def convolve(x: Any, channels: int, kernel: int, strides: int, name: str, zeros: bool = False) -> Any:
+        if strides > 1 and kernel > 1:
+            before = (kernel - 1) // 2
+            x = keras.layers.ZeroPadding2D(((before, kernel - 1 - before),) * 2, dtype=dtype)(x)
+        return convolution(channels, kernel, strides, padding="valid" if strides > 1 else "same", use_bias=False,
+                           kernel_initializer="zeros" if zeros else _initializer(), dtype=dtype, name=name)(x)
+
+    def activate(x: Any, name: str) -> Any:
+        x = batch_norm(momentum=batch_norm_momentum, epsilon=batch_norm_epsilon, synchronized=synchronized,
+                       dtype=dtype, name=name)(x)
+        return keras.layers.ReLU(dtype=dtype)(x)
+
+    def block(x: Any, channels: int, first: bool, name: str) -> Any:
+        strides, shortcut = 1, x
+        if first:
+            strides = 2
+            shortcut = convolve(activate(x, f"{name}_conv1_b1_bn"), channels, 1, strides, f"{name}_conv1_b1")
+        x = convolve(activate(x, f"{name}_conv1_b2_bn"), channels // 4, 1, 1, f"{name}_conv1_b2")
+        x = convolve(activate(x, f"{name}_conv2_b2_bn"), channels // 4, 3, strides, f"{name}_conv2_b2")
+        x = convolve(activate(x, f"{name}_conv3_b2_bn"), channels, 1, 1, f"{name}_conv3_b2",
+                     zeros=zero_init_residual and not first)
+        return keras.layers.Add(dtype=dtype)([shortcut, x])
+
+    images = keras.Input((None, None, 3), name="images")
+    x = convolve(images, width, 7, 2, "init_conv")
+    for stage, blocks in enumerate(DEPTHS[depth] if isinstance(depth, int) else depth):
+        for index in range(blocks):
+            x = block(x, 4 * width * 2**stage, index == 0, f"stages_{stage}_block_{index}")
+    x = activate(x, "global_pool_bn")
+    features = keras.layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
+    logits = keras.layers.Dense(classes, kernel_initializer=_initializer(), dtype="float32", name="logits")(features)
+    return keras.Model(images, logits, name="resnet")
+
+
+def build(architecture: str, classes: int, **options: Any) -> keras.Model:
+    """The network that params.yaml names: resnet50, resnet101, resnet152, or `tiny` for tests."""
+    if architecture == "tiny":
+        return resnet((1, 1), classes, width=8, **options)
+    return resnet(int(architecture.removeprefix("resnet")), classes, **options)
+
+
+def _initializer() -> keras.initializers.Initializer:
+    return keras.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal")

@@ -1,0 +1,128 @@
+"""Execute a verb's notebook with its section of params.yaml, by papermill.
+
+    python -m mlimages.run_notebook train data/reports/4_train.ipynb
+
+SIGTERM and Ctrl-C interrupt what the notebook runs, as JupyterLab's button does, so that it saves first.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import papermill
+from jupyter_client.asynchronous import AsyncKernelClient
+from jupyter_client.manager import AsyncKernelManager
+from traitlets import Type
+
+from mlimages.core.errors import UserError
+from mlimages.core.params import SECTIONS, load
+
+VERBS = [name for name in SECTIONS if name != "machine"]
+KILLING = 3  # signals
+TICK_SECONDS, BEGUN_SECONDS = 0.05, 0.5  # after the latter a cell's own code runs, not the kernel's before it
+
+
+class Cells(AsyncKernelClient):
+    """Has the kernel run the cells, none any more once a signal came."""
+
+    def execute(self, *arguments: Any, **options: Any) -> str:
+        cast(Kernel, self.parent).begin_cell()
+        return super().execute(*arguments, **options)
+
+
+class Kernel(AsyncKernelManager):
+    """That of the notebook; SIGTERM and SIGINT interrupt its cell, but for one that is ignored already.
+
+    The third of them kills it: it may be where no interrupt reaches it.
+    """
+
+    client_factory = Type(Cells, klass=AsyncKernelClient)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._signals: list[str] = []
+        self._began = math.inf  # the cell that runs
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._interrupt)
+
+    def begin_cell(self) -> None:
+        """UserError where a signal came: before the first cell or after the last one, or too late to interrupt it."""
+        if self._signals:
+            raise UserError(f"{self._signals[0]} stopped the notebook between two cells; run the same command to "
+                            f"continue")
+        self._began = time.monotonic()
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._signals.append(signal.Signals(number).name)
+        print(f"{self._signals[-1]}: interrupting the notebook", file=sys.stderr, flush=True)
+        if self.has_kernel:
+            threading.Thread(target=self._pass_on, args=[self.provisioner.pid],  # type: ignore[union-attr]
+                             daemon=True).start()
+
+    def _pass_on(self, pid: int) -> None:
+        """Once a cell's own code runs: between cells a kernel ignores SIGINT, and while it takes a message it loses it.
+
+        Where the cell has ended before, the next one does not begin.
+        """
+        since = self._began
+        with contextlib.suppress(OSError):  # it has ended
+            while len(self._signals) < KILLING:
+                if _ignores(pid, signal.SIGINT):
+                    since = time.monotonic()
+                elif time.monotonic() - since >= BEGUN_SECONDS:
+                    break
+                time.sleep(TICK_SECONDS)
+            os.kill(pid, signal.SIGINT if len(self._signals) < KILLING else signal.SIGKILL)
+
+
+def _ignores(pid: int, number: int) -> bool:
+    """Whether a process ignores a signal; OSError where it is none."""
+    [mask] = re.findall(r"^SigIgn:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def execute(verb: str, out: str | Path) -> None:
+    """Write the executed notebook to `out`, and what its cells say to the output of this process.
+
+    UserError for a wrong params.yaml, before any cell has run; papermill.PapermillExecutionError, which holds the
+    cell's own error, and RuntimeError for a kernel that died.
+    """
+    parameters = json.loads(json.dumps(dataclasses.asdict(getattr(load(), verb))))
+    [notebook] = Path("notebooks").glob(f"[0-9]_{verb}.ipynb")
+    papermill.execute_notebook(notebook, out, parameters, kernel_name="python3", log_output=True, progress_bar=False,
+                               kernel_manager_class=Kernel)
+
+
+def main(arguments: list[str]) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if len(arguments) != 2 or arguments[0] not in VERBS:
+        print(f"usage: python -m mlimages.run_notebook {'|'.join(VERBS)} OUTPUT.ipynb", file=sys.stderr)
+        return 2
+    try:
+        execute(*arguments)
+    except (UserError, papermill.PapermillExecutionError) as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+    except RuntimeError as error:  # of nbclient and jupyter_client, for a kernel that ended
+        print(f"ERROR: the notebook's kernel died ({error}); where nobody killed it, the system's log (`dmesg`) tells "
+              f"whether memory was short", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("ERROR: interrupted while no notebook ran", file=sys.stderr)
+    else:
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

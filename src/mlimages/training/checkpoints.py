@@ -1,0 +1,132 @@
+"""What a training resumes from: all variables after a step, whole or not at all; the data follow from the step.
+
+    checkpoints/step-00000050/variables.index, variables.data-*   TensorFlow's, written by tf.train.Checkpoint
+                              facts.json                          step, seconds, network, sha256 of the files
+"""
+
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from mlimages.core.errors import UserError
+from mlimages.core.publish import fsync, sha256, write_json
+from mlimages.network.checkpoint_files import FACTS, VARIABLES, examine, folders, read_facts
+
+
+class Resumed(NamedTuple):
+    """The steps that were done, and the losses of those of them that are in no row of the log yet."""
+
+    step: int
+    losses: list[float]
+
+
+class Checkpoints:
+    """The last `kept` checkpoints in a folder, and the best: that of the lowest score.
+
+    `variables` are saved; `network` says of what, such as its number of classes, and must be the same to restore. So
+    must `machine`, which says what of the machine decides the weights, such as the number of replicas. `began` is when
+    this run of the training did, by time.monotonic().
+    """
+
+    def __init__(self, folder: Path, variables: Mapping[str, list[Any]], network: Mapping[str, Any],
+                 machine: Mapping[str, Any], kept: int, began: float) -> None:
+        self._folder, self._network, self._machine, self._kept = folder, dict(network), dict(machine), kept
+        self._began, self._before = began, 0.0
+        self._checkpoint = tf.train.Checkpoint(**variables)
+
+    @property
+    def seconds(self) -> float:
+        """That the training took until now: in this run, and in those before until what this one resumed from."""
+        return self._before + time.monotonic() - self._began
+
+    def save(self, step: int, losses: list[float], score: float | None = None) -> None:
+        """Save after `step` steps; a lower score, if any, is better, and one that is not finite is none.
+
+        UserError where the disk does not take it; the checkpoint before is kept then.
+        """
+        final = self._folder / f"step-{step:08d}"
+        partial = self._folder / f".{final.name}.partial"
+        for leftover in self._folder.glob(".*.partial"):
+            shutil.rmtree(leftover)
+        if score is not None and not math.isfinite(score):
+            print(f"the score of {final.name} is {score}: it cannot be the best")
+            score = None
+        try:
+            partial.mkdir(parents=True)
+            self._checkpoint.write(str(partial / VARIABLES))
+            digests = {path.name: sha256(path) for path in sorted(partial.iterdir())}
+            write_json(partial / FACTS, {"step": step, "losses": losses, "score": score, "seconds": self.seconds,
+                                         "network": self._network, "machine": self._machine, "files": digests})
+            for path in [*partial.iterdir(), partial]:
+                fsync(path)
+            if final.exists():  # of the same step, and older than what is to replace it
+                shutil.rmtree(final)
+            partial.rename(final)
+            fsync(self._folder)
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(f"{final}: {error}; the checkpoint before is kept: make room there, or set "
+                            f"machine.scratch to another disk, and run the same command again") from None
+        self._prune()
+
+    def restore(self, *, mend: bool = True) -> Resumed:
+        """Load the newest checkpoint that is whole; `mend`: say which damaged ones were passed over, and remove them.
+
+        Without any checkpoint, 0 steps are done. UserError where all are damaged, or where one is of another network.
+        """
+        passed = []
+        for folder in reversed(folders(self._folder)):
+            facts, fault = examine(folder)
+            if facts is None:
+                passed.append((folder, fault))
+                continue
+            self._load(folder, facts)
+            self._before = facts["seconds"]
+            for damaged, reason in passed if mend else []:
+                print(f"{damaged} is damaged ({reason}); going back to {folder.name}")
+                shutil.rmtree(damaged)
+            return Resumed(facts["step"], facts["losses"])
+        if passed:
+            faults = "; ".join(f"{damaged.name}: {reason}" for damaged, reason in passed)
+            raise UserError(f"every checkpoint in {self._folder} is damaged ({faults}); bring one back, or remove the "
+                            f"folder to train from the start")
+        return Resumed(0, [])
+
+    def restore_best(self) -> int:
+        """Load the checkpoint of the lowest score; returns its step."""
+        for folder, _ in self._by_score():
+            facts, fault = examine(folder)
+            if facts is not None:
+                self._load(folder, facts)
+                return facts["step"]
+            print(f"{folder} is damaged ({fault}); taking the next best")
+        raise UserError(f"{self._folder} holds no whole checkpoint with a finite score, of which to publish the best; "
+                        f"set train.publish to last")
+
+    def _load(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        for name, expected in self._network.items():
+            if facts["network"].get(name) != expected:
+                raise UserError(f"{folder} is of a network with {name} {facts['network'].get(name)}, expected "
+                                f"{expected}; remove {self._folder} to train from the start")
+        for name, expected in self._machine.items():
+            if facts["machine"].get(name) != expected:
+                raise UserError(f"{folder} was trained with {name} {facts['machine'].get(name)!r}, here it is "
+                                f"{expected!r}, which gives other weights: go on where it began (see machine.* in "
+                                f"params.yaml), or begin a new training from it: `dvc exp run -S "
+                                f"train.initialize_from={folder}`; remove {self._folder} to train from the start")
+        self._checkpoint.read(str(folder / VARIABLES)).assert_consumed()
+
+    def _by_score(self) -> list[tuple[Path, dict[str, Any]]]:
+        """The checkpoints that have a score, by their facts alone, the best first."""
+        scored = [(folder, facts) for folder in folders(self._folder)
+                  if (facts := read_facts(folder)[0]) is not None and facts["score"] is not None]
+        return sorted(scored, key=lambda one: one[1]["score"])
+
+    def _prune(self) -> None:
+        """Remove all but the last ones and the best. No file is hashed for that: weights may be large, saves many."""
+        for folder in set(folders(self._folder)[: -self._kept]) - {folder for folder, _ in self._by_score()[:1]}:
+            shutil.rmtree(folder)

@@ -1,0 +1,85 @@
+"""Loss, learning rate and speed as they come: a CSV file for DVC's plots, and TensorBoard."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mlimages.core.publish import write_csv
+
+LOG = "training.csv"
+TENSORBOARD = "tensorboard"
+COLUMNS = ("step", "epoch", "loss", "validation_loss", "validation_mean_average_precision", "learning_rate",
+           "images_per_second")
+SHOWN_CLASSES = 5
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The rows of a log, each with a number for every one of COLUMNS; NaN where there was no validation."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+class TrainingLog:
+    """Appends a row at a time; opening it again drops the rows after the step that is resumed from."""
+
+    def __init__(self, path: Path, tensorboard: Path, resumed_step: int) -> None:
+        kept = [row for row in read_log(path) if row["step"] <= resumed_step] if path.exists() else []
+        write_csv(path, COLUMNS, [[as_text(row[name]) for name in COLUMNS] for row in kept])
+        self._file = path.open("a", encoding="utf-8", newline="")
+        self._csv = csv.writer(self._file, lineterminator="\n")
+        self._tensorboard = tf.summary.create_file_writer(str(tensorboard))
+
+    def __enter__(self) -> "TrainingLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+    def row(self, step: int, epoch: float, loss: float, validation_loss: float,
+            validation_mean_average_precision: float, learning_rate: float, images_per_second: float) -> None:
+        """What was measured over the steps since the last row; `loss` is their mean, NaN stands for no value."""
+        values = (step, epoch, loss, validation_loss, validation_mean_average_precision, learning_rate,
+                  images_per_second)
+        self._csv.writerow([as_text(value) for value in values])
+        self._file.flush()
+        with self._tensorboard.as_default(step):
+            for name, value in list(zip(COLUMNS, values, strict=True))[2:]:
+                if not math.isnan(value):
+                    tf.summary.scalar(name, value)
+        self._tensorboard.flush()
+
+    def histograms(self, step: int, values: Mapping[str, Any]) -> None:
+        """The distribution of each array, in TensorBoard."""
+        with self._tensorboard.as_default(step):
+            for name, array in values.items():
+                tf.summary.histogram(name, array)
+        self._tensorboard.flush()
+
+    def predictions(self, step: int, images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray,
+                    names: Sequence[str]) -> None:
+        """Images float32 [n, height, width, 3] in [-1, 1] in TensorBoard, with a table of labels and best classes."""
+        rows = ["| image | classes | most likely |", "| --- | --- | --- |"]
+        for number, (confidences, scores) in enumerate(zip(labels, probabilities, strict=True)):
+            true = ", ".join(names[index] for index in np.flatnonzero(confidences > 0).tolist())
+            best = ", ".join(f"{names[index]} ({scores[index]:.2f})"
+                             for index in np.argsort(-scores)[:SHOWN_CLASSES].tolist())
+            rows.append(f"| {number} | {true} | {best} |")
+        with self._tensorboard.as_default(step):
+            tf.summary.image("validation/images", (images + 1) / 2, max_outputs=len(images))
+            tf.summary.text("validation/predictions", "\n".join(rows))
+        self._tensorboard.flush()
+
+
+def as_text(value: float) -> str:
+    """A number as the log has it: nothing for NaN."""
+    if math.isnan(value):
+        return ""
+    return f"{value:.6g}" if not math.isfinite(value) or value != int(value) else str(int(value))

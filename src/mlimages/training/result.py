@@ -1,0 +1,133 @@
+"""What comes of a training: the network, its log, and what the run was and came to."""
+
+import dataclasses
+import math
+import shutil
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mlimages.core.params import Train
+from mlimages.core.publish import write_csv, write_json
+from mlimages.network.checkpoint_files import METRICS, MODEL, PROFILE
+from mlimages.network.resnet import build
+from mlimages.training.metrics_log import LOG, as_text, read_log
+from mlimages.training.run_record import environment, write_card
+from mlimages.training.step import Trainer
+
+SAVED_MODEL = "saved_model"
+ROUNDS = 5  # of the measured exchange
+INPUT_STEPS = 4
+RUN = "run.json"
+CARD = "model_card.md"
+# The rows of the log that have them: what draws a line through all rows draws none between those.
+VALIDATION = "validation.csv"
+TRIED = {"loss": "validation_loss", "mean_average_precision": "validation_mean_average_precision"}
+
+
+def write_result(params: Train, trainer: Trainer, data: dict[str, Any], published: int, *, log: Path, out: Path,
+                 exchange: float, made: float, machine: dict[str, int], seconds: float) -> None:
+    """Write all of it to `out`, the metrics last, which say that all is there.
+
+    `data` is what it was trained on, `published` the step of the weights; `exchange` and `made` are the seconds in
+    which replicas add up gradients, and the input makes a batch; `machine` says how many workers and readers there
+    were, `seconds` how long all of it took.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _save(params, trainer, data["classes"], out)
+    shutil.copyfile(log, out / LOG)
+    rows = read_log(log)
+    write_csv(out / VALIDATION, ("step", *TRIED), [[as_text(row[name]) for name in ("step", *TRIED.values())]
+                                                   for row in rows if not math.isnan(row["validation_loss"])])
+    metrics = _metrics(params, trainer, rows, published, seconds)
+    warning = divergence(rows)
+    if warning:
+        print(f"WARNING: {warning}", flush=True)
+    write_profile(out, trainer, step=params.batch / metrics["images_per_second"], exchange=exchange, made=made)
+    run = {"params": dataclasses.asdict(params), "data": data, "activation": params.activation,
+           "initialized": trainer.loaded and trainer.loaded._asdict(), "machine": machine, "environment": environment(),
+           "xla": trainer.compiled, "metrics": metrics, "warning": warning}
+    write_json(out / RUN, run)
+    write_card(out / CARD, run)
+    write_json(out / METRICS, metrics)
+
+
+def _save(params: Train, trainer: Trainer, classes: int, out: Path) -> None:
+    """Save with Keras' own layers, so that `keras.models.load_model` needs nothing of this project."""
+    plain = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum, stock=True)
+    plain.set_weights(trainer.weights())
+    plain.save(out / MODEL)
+    # Keras' own `export` writes every variable twice: once as TensorFlow's, once as its own that wraps it.
+    served = tf.Module()
+    served.weights = [variable.value for variable in plain.variables]
+    served.serve = tf.function(lambda images: plain(images, training=False), autograph=False,
+                               input_signature=[tf.TensorSpec(plain.input_shape, tf.float32, name="images")])
+    tf.saved_model.save(served, out / SAVED_MODEL,
+                        signatures={"serve": served.serve, "serving_default": served.serve})
+
+
+def divergence(rows: Sequence[Mapping[str, float]]) -> str | None:
+    """What is to be said of a training at whose end the loss, or the validation loss, is above that of its beginning.
+
+    `rows` are those of the log. A loss that stays finite stops no training, and what comes of it is published.
+    """
+    for name, what in (("loss", "training"), ("validation_loss", "validation")):
+        values = [row[name] for row in rows if not math.isnan(row[name])]
+        if values and values[-1] > values[0]:
+            return (f"the {what} loss ended at {values[-1]:.4g}, above the {values[0]:.4g} of its first row: this "
+                    f"training diverged, or learnt nothing; lower train.learning_rate, or lengthen train.warmup")
+    return None
+
+
+def _metrics(params: Train, trainer: Trainer, rows: list[dict[str, float]], published: int,
+             wall_seconds: float) -> dict[str, Any]:
+    images = [(row["step"] - before["step"]) * params.batch
+              for before, row in zip([{"step": 0.0}, *rows], rows, strict=False)]
+    seconds = sum(seen / row["images_per_second"] for seen, row in zip(images, rows, strict=True))
+    [tried] = [{name: None if math.isnan(row[name]) else row[name] for name in TRIED.values()}
+               for row in rows if row["step"] == published]
+    return {
+        "steps": int(rows[-1]["step"]), "published_step": published, "images": sum(map(int, images)),
+        "weights": trainer.model.count_params(), "replicas": trainer.strategy.num_replicas_in_sync,
+        "final_loss": rows[-1]["loss"], **tried,
+        "images_per_second": statistics.median(row["images_per_second"] for row in rows),
+        "training_seconds": round(seconds, 1), "wall_seconds": round(wall_seconds, 1)}
+
+
+
+
+def exchange_seconds(trainer: Trainer) -> float:
+    """What a step spends, at least, on adding up over the replicas; every worker calls it, and does nothing else."""
+
+    def add_up() -> Any:
+        return [total[..., :1] for total in trainer.exchange([tf.zeros(shape) for shape in trainer.exchanged_shapes])]
+
+    exchange = tf.function(lambda: trainer.strategy.run(add_up), autograph=False)
+    seconds = []
+    for _ in range(ROUNDS + 1):
+        began = time.monotonic()
+        exchange()
+        seconds.append(time.monotonic() - began)
+    return statistics.median(seconds[1:]) / trainer.local_steps  # the first one is traced
+
+
+def input_seconds(batches: Iterable[Any]) -> float:
+    """The time in which this worker's share of a batch is made while nothing else is; of INPUT_STEPS batches."""
+    began = time.monotonic()
+    for _ in batches:
+        pass
+    return (time.monotonic() - began) / INPUT_STEPS
+
+
+def write_profile(out: Path, trainer: Trainer, *, step: float, exchange: float, made: float) -> None:
+    """Seconds of a step, and of its exchange and its input by themselves, beside the bytes that a step exchanges."""
+    replicas = trainer.strategy.num_replicas_in_sync
+    values = sum(int(np.prod(shape)) for shape in trainer.exchanged_shapes) if replicas > 1 else 0
+    write_json(out / PROFILE, {"step_seconds": step, "exchange_seconds": exchange, "input_seconds": made,
+                               "exchanged_bytes": values * trainer.exchanged.size / trainer.local_steps,
+                               "replicas": replicas})

@@ -1,0 +1,78 @@
+"""A look at some validation images now and then, while the network is trained."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from mlimages.core.errors import UserError
+from mlimages.core.params import Train
+from mlimages.inputs.pipeline import Records, evaluation_batches
+from mlimages.metrics.score_histograms import UNKNOWN, ScoreHistograms
+from mlimages.training.step import Trainer
+
+BATCH = 50
+# As params.yaml's section `evaluate` has them.
+TRUE_CONFIDENCE = np.float32(0.5)
+SHOWN = 4
+
+
+class Tried(NamedTuple):
+    """What the network is worth on the validation images, and the first of them with their confidences.
+
+    `loss` is the mean, every class weighted alike. `mean_average_precision` is the mean over the classes that are true
+    of an image that was tried; NaN where there is no such class, or where the network gives no numbers.
+    `probabilities` are the network's for the first images, `names` those of the classes.
+    """
+
+    loss: float
+    mean_average_precision: float
+    images: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+    names: Sequence[str]
+
+
+class Validation:
+    """`params.validation_images` of the validation records, evenly spread over all; UserError where there are none.
+
+    Each shows its middle, `params.validation_fraction` of each side. They are decoded anew each time: what is kept in
+    memory does not grow with their number.
+    """
+
+    def __init__(self, records: Records, names: Sequence[str], params: Train, *, readers: int) -> None:
+        if not len(records):
+            raise UserError("train.validation_images asks for validation images, but there are no validation records; "
+                            "set it to 0, or run `dvc repro convert` with some")
+        self._batches = evaluation_batches(records, batch=BATCH, pixels=params.pixels, preprocessing="central",
+                                           central_fraction=params.validation_fraction, readers=readers,
+                                           positions=records.spread(params.validation_images))
+        self._names = names
+        self._activation: Callable[[Any], Any] = keras.activations.get(params.activation)
+
+    def run(self, trainer: Trainer, tell: Callable[..., None]) -> Tried:
+        """Try the network; `tell(validated=...)` counts the images for whoever waits."""
+        losses, seen, first, finite = 0.0, 0, None, True
+        for images, labels, _ in self._batches:
+            loss, logits = trainer.evaluate(images, labels)
+            confidences, probabilities = labels.numpy(), self._activation(logits).numpy()
+            losses += float(loss) * len(images)
+            seen += len(images)
+            tell(validated=seen)
+            if first is None:
+                first = Tried(float("nan"), float("nan"), images[:SHOWN].numpy(), confidences[:SHOWN],
+                              probabilities[:SHOWN], self._names)
+                histograms = ScoreHistograms(confidences.shape[1])
+            finite = finite and bool(np.isfinite(probabilities).all())
+            if finite:
+                histograms.update(np.where(confidences >= 0, probabilities, UNKNOWN), confidences >= TRUE_CONFIDENCE)
+        if first is None:
+            raise UserError("the validation records hold no image; set train.validation_images to 0")
+        return first._replace(loss=losses / seen, mean_average_precision=(
+            _mean_average_precision(histograms) if finite else float("nan")))
+
+
+def _mean_average_precision(histograms: ScoreHistograms) -> float:
+    found = [ranks.average_precision for ranks in histograms.ranks() if len(ranks.scores)]
+    return float(np.mean(found)) if found else float("nan")

@@ -1,0 +1,48 @@
+"""Of lines with one source the first stays, however far apart they are, and memory is a few bytes a line."""
+
+import random
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from mlimages.acquire import duplicates
+from mlimages.acquire.duplicates import Digests
+
+
+def _digest(number: int) -> bytes:
+    return (number * 0x9E3779B97F4A7C15 % 2**64).to_bytes(8)
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2, 9, 200])
+@pytest.mark.parametrize("different", [1, 5, 1000])
+def test_repeats_are_those_that_a_dictionary_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: int,
+                                                   different: int) -> None:
+    monkeypatch.setattr(duplicates, "CHUNK", 7)
+    rng = random.Random(lines + different)  # noqa: S311
+    first: dict[int, int] = {}
+    expected, conflicting = [], 0
+    with Digests(tmp_path) as digests:
+        for line in range(lines):
+            source, labels = rng.randrange(different), rng.randrange(2)
+            digests.add(_digest(source), _digest(labels))
+            if source in first:
+                expected.append(line)
+                conflicting += labels != first[source]
+            first.setdefault(source, labels)
+        found = digests.repeats()
+    assert (found.lines.tolist(), found.conflicting) == (expected, conflicting)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_a_few_bytes_a_line(tmp_path: Path) -> None:
+    lines = 3 * duplicates.CHUNK
+    with Digests(tmp_path) as digests:
+        tracemalloc.start()
+        for number in range(0, lines, 1024):
+            digests.add(b"".join(map(_digest, range(number, number + 1024))), bytes(8 * 1024))
+        digests.add(_digest(5), bytes(8))
+        assert digests.repeats().lines.tolist() == [lines]
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 22 * lines

@@ -1,0 +1,70 @@
+"""What a stage may resume follows from what its code means: from all that it imports, not from how it is written."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mlimages.core.scratch import PACKAGE, SOURCE, meaning, reached
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A copy of this project's code, to be changed."""
+    shutil.copytree(SOURCE / PACKAGE, tmp_path / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def of_stage(stage: str, source: Path) -> str:
+    return meaning(reached(f"{PACKAGE}.{stage}.run", source), source)
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+STAGES = ["acquire", "convert", "train", "evaluate"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_comments_docstrings_and_line_breaks_mean_nothing(source: Path, stage: str) -> None:
+    before = of_stage(stage, source)
+    for path in reached(f"{PACKAGE}.{stage}.run", source):
+        change(path, '"""', '"""Other words. ')  # every module begins with its docstring
+        path.write_text(f"{path.read_text()}\n\n# A comment.\nif __name__ == '__main__':\n    print('a command')\n")
+    change(source / PACKAGE / "core" / "errors.py", '"""The command that', '"""The very command that')
+    assert of_stage(stage, source) == before
+
+
+@pytest.mark.parametrize(("file", "old", "new", "changed"), [
+    ("training/local_sgd.py", "total / self._replicas", "total * self._replicas", {"train"}),
+    ("training/result.py", "INPUT_STEPS = ", "INPUT_STEPS = 1 + ", {"train"}),
+    ("training/run_record.py", "A pre-activation ResNet", "A ResNet", {"train"}),  # a text that is published
+    ("training/loop.py", "PARTING_SECONDS = ", "PARTING_SECONDS = 1 + ", {"train"}),  # imported inside a function
+    ("inputs/preprocess.py", "", "MORE = 1\n", {"train", "evaluate"}),
+    ("acquire/formats.py", "", "MORE = 1\n", set(STAGES)),
+    ("acquire/selection.py", "", "MORE = 1\n", {"acquire"}),
+    ("convert/shard_writer.py", "", "MORE = 1\n", {"convert"}),
+    ("evaluate/tables.py", "", "MORE = 1\n", {"evaluate"}),
+    ("core/tuning.py", 'environment[ONEDNN] = "1"', 'environment[ONEDNN] = "0"', set(STAGES)),
+    ("plots/training.py", "SMOOTHED_ROWS = ", "SMOOTHED_ROWS = 1 + ", set()),
+])
+def test_a_change_of_code_counts_for_the_stages_that_reach_it(source: Path, file: str, old: str, new: str,
+                                                              changed: set[str]) -> None:
+    before = {stage: of_stage(stage, source) for stage in STAGES}
+    change(source / PACKAGE / file, old, new)
+    assert {stage for stage in STAGES if of_stage(stage, source) != before[stage]} == changed
+
+
+def test_a_module_that_is_imported_from_now_on_counts_and_so_does_what_a_package_names(source: Path) -> None:
+    before = of_stage("evaluate", source)
+    (source / PACKAGE / "more").mkdir()
+    (source / PACKAGE / "more" / "__init__.py").write_text("from mlimages.more.inner import value\n")
+    (source / PACKAGE / "more" / "inner.py").write_text("value = 1\n")
+    assert of_stage("evaluate", source) == before
+    change(source / PACKAGE / "evaluate" / "run.py", "import ", "from mlimages.more import value\nimport ")
+    first = of_stage("evaluate", source)
+    (source / PACKAGE / "more" / "inner.py").write_text("value = 2\n")
+    assert len({before, first, of_stage("evaluate", source)}) == 3

@@ -1,0 +1,94 @@
+"""A wrong params.yaml stops at once, with the key, the value, what is allowed and the nearest known name."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.utils.serialize import parse_yaml
+
+from mlimages.core.errors import UserError
+from mlimages.core.params import load, section
+
+ROOT = Path(__file__).parents[2]
+
+
+def changed(tmp_path: Path, old: str, new: str) -> Path:
+    text = (ROOT / "params.yaml").read_text()
+    assert old in text
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def test_the_committed_file_is_valid_and_read_as_typed_sections() -> None:
+    params = load(ROOT / "params.yaml")
+    assert params.train.batch == 32
+    assert params.acquire.demo.pixels == 64
+    with pytest.raises(AttributeError):
+        params.train.batch = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"batch_norm": "synchronized", "local_steps": 2}, "accumulate is 1 and local_steps 2, expected 1 for both"),
+    ({"batch_norm": "synchronized", "accumulate": 2}, "accumulate is 2 and local_steps 1, expected 1 for both"),
+    ({"precision": "mixed_float16", "local_steps": 2}, "local_steps is 2, expected 1 with precision: mixed_float16"),
+    ({"exchange": "float16", "local_steps": 2, "optimizer": "adamw"}, "exchange is 'float16', expected bfloat16 or")])
+def test_what_concerns_all_images_in_every_step_is_not_split(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(load(ROOT / "params.yaml").train, **change)
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), [
+    ("learning_rate:", "learning_rat:", ["`train.learning_rat` (0.001)", "nearest known is `train.learning_rate`"]),
+    ("train_images:", "train_image:", ["`acquire.demo.train_image`", "nearest known is `acquire.demo.train_images`"]),
+    ("machine:", "machines:", ["unknown key `machines`", "nearest known is `machine`"]),
+    ("batch: 32", "batch: 0", ["`train.batch` is 0", ">= 1"]),
+    ("batch: 32", 'batch: "32"', ["`train.batch` is '32'", "integer"]),
+    ("batch: 32", "batch: 32.5", ["`train.batch` is 32.5", "integer"]),
+    ("batch: 32", "batch: true", ["`train.batch` is True", "integer"]),
+    ("batch: 32", "batch: 32\n  out: ../elsewhere", ["unknown key `train.out`"]),
+    ("momentum: 0.9", "momentum: -1", ["`train.momentum` is -1", ">= 0"]),
+    ("momentum: 0.9", "momentum: .nan", ["`train.momentum` is nan", "finite"]),
+    ("rotate_and_recolour: false", "rotate_and_recolour: no", ["`train.rotate_and_recolour` is 'no'", "boolean"]),
+    ("architecture: resnet101", "architecture: vgg", ["`train.architecture` is 'vgg'", '"resnet101"']),
+    ("crop_area: [0.9, 1.0]", "crop_area: [0.9]", ["`train.crop_area` is [0.9]", "items >= 2"]),
+    ("crop_area: [0.9, 1.0]", "crop_area: [1.0, 0.9]", ["`train`: crop_area is [1.0, 0.9]", "smaller share first"]),
+    ("warmup: 0.1", "warmup: 7.0", ["`train`: warmup is 7.0", "at most epochs, 1.0"]),
+    ("decay_at: []", "decay_at: [2.0]", ["`train`: decay_at is [2.0]", "decay: stairs"]),
+    ("val_shards: 1 ", "val_shards: null ", ["`convert`: train_shards is 4, val_shards None", "number for shard_mib"]),
+    ("shard_mib: null ", "shard_mib: 128 ", ["`convert`: train_shards is 4, val_shards 1", "null where none is"]),
+    ("accumulate: 1 ", "accumulate: 3 ", ["`train`: batch is 32", "a multiple of accumulate, 3"]),
+    ("local_steps: 1 ", "local_steps: 3 ", ["`train`: checkpoint_steps is 100", "a multiple of local_steps, 3"]),
+    ("  threads: 16", "  threads: 32\n  threads: 3", ["duplicate key", "line"]),
+    ("architecture: resnet101", "architecture: !!python/object/apply:os.getcwd []", ["not plain YAML", "line"]),
+])
+def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        load(changed(tmp_path, old, new))
+    for text in expected:
+        assert text in str(error.value)
+
+
+@pytest.mark.parametrize(("old", "new", "key", "value"), [
+    ("weight_decay: 0.0001", "weight_decay: 1e-5", "weight_decay", 1e-5), ("batch: 32", "batch: 010", "batch", 10)])
+def test_numbers_have_one_meaning_for_dvc_and_the_code(tmp_path: Path, old: str, new: str, key: str,
+                                                       value: float) -> None:
+    path = changed(tmp_path, old, new)
+    assert getattr(load(path).train, key) == value
+    assert parse_yaml(path.read_text(), str(path))["train"][key] == value
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.yaml is missing"):
+        load(tmp_path / "nowhere.yaml")
+
+
+def test_a_notebooks_cell_is_checked_like_the_file() -> None:
+    values = {"batch": 64, "preprocessing": "central", "central_fraction": 0.8, "at_k": [1], "threshold": 0.5,
+              "score_threshold": 0.5, "frequency_groups": [100], "predictions_kept": 5, "unrelated": object()}
+    assert section("evaluate", values).batch == 64
+    with pytest.raises(UserError, match=r"parameters cell: `evaluate\.batch` is 0"):
+        section("evaluate", {**values, "batch": 0})
+    with pytest.raises(UserError, match=r"`evaluate\.threshold` is missing"):
+        section("evaluate", {key: value for key, value in values.items() if key != "threshold"})

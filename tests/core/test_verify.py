@@ -1,0 +1,97 @@
+"""What a stage reads of its inputs before it begins: nothing twice unless it changed, only what it uses."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlimages.core.errors import UserError
+from mlimages.core.publish import MANIFEST, main, publish, read_manifest, verify
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A folder that a stage `bake` published: a.bin and deep/b.bin."""
+    (tmp_path / "work" / "deep").mkdir(parents=True)
+    (tmp_path / "work" / "a.bin").write_bytes(b"abc")
+    (tmp_path / "work" / "deep" / "b.bin").write_bytes(bytes(range(256)) * 1000)
+    publish(tmp_path / "work", tmp_path / "made", verb="bake", records={})
+    return tmp_path / "made"
+
+
+def in_place(path: Path, *, keep: bool) -> None:
+    """Flip a bit of a file in its place; `keep` its time of change."""
+    state, content = path.stat(), bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + (0 if keep else 1)))
+
+
+def by_another_file(path: Path) -> None:
+    """Put another file of the same size and time of change in its place."""
+    state, held = path.stat(), path.open("rb")  # held open, its inode is not given to the new one
+    path.unlink()
+    path.write_bytes(bytes(state.st_size))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert path.stat().st_ino != state.st_ino
+    held.close()
+
+
+def test_what_was_found_sound_is_not_read_again_and_a_full_check_is_one_command_away(
+        made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stamps = tmp_path / "stamps"
+    assert verify(made, "bake", stamps=stamps) == read_manifest(made, "bake")
+    assert main(str(made)) == 0
+    assert capsys.readouterr().out == f"{made}: 2 sound files of 256,003 bytes\n"
+    in_place(made / "deep" / "b.bin", keep=True)
+    assert verify(made, "bake", stamps=stamps) == read_manifest(made, "bake")
+    assert main(str(made)) == 2
+    assert re.search(r"ERROR: .*deep/b\.bin has the sha256 .* --force bake", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("damage", [lambda path: in_place(path, keep=False), by_another_file,
+                                    lambda path: path.write_bytes(b"ab"), Path.unlink])
+def test_what_changed_since_it_was_found_sound_is_found(made: Path, tmp_path: Path,
+                                                        damage: Callable[[Path], object]) -> None:
+    verify(made, "bake", stamps=tmp_path / "stamps")
+    damage(made / "a.bin")
+    for _ in range(2):  # what is damaged leaves no stamp
+        with pytest.raises(UserError, match=r"a\.bin .*`dvc repro --force bake`"):
+            verify(made, "bake", stamps=tmp_path / "stamps")
+
+
+def test_a_stamp_holds_for_the_sha256_of_its_manifest_alone(made: Path, tmp_path: Path) -> None:
+    verify(made, "bake", stamps=tmp_path / "stamps")
+    manifest = (made / MANIFEST).read_text()
+    assert manifest.count("ba7816bf") == 1
+    (made / MANIFEST).write_text(manifest.replace("ba7816bf", "00000000"))
+    with pytest.raises(UserError, match=r"a\.bin has the sha256 ba7816bf"):
+        verify(made, "bake", stamps=tmp_path / "stamps")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+def test_a_damaged_stamp_counts_as_none(made: Path, tmp_path: Path, content: bytes) -> None:
+    verify(made, "bake", stamps=tmp_path / "stamps")
+    [stamp] = (tmp_path / "stamps").iterdir()
+    sound = stamp.read_bytes()
+    stamp.write_bytes(content)
+    verify(made, "bake", stamps=tmp_path / "stamps")
+    assert stamp.read_bytes() == sound
+
+
+def test_only_what_is_used_is_checked_and_what_was_checked_before_stays_so(made: Path, tmp_path: Path) -> None:
+    verify(made, "bake", stamps=tmp_path / "stamps")
+    [stamp] = (tmp_path / "stamps").iterdir()
+    os.utime(made / "a.bin", ns=(0, 1))
+    (made / "deep" / "b.bin").rename(tmp_path / "away")
+    verify(made, "bake", stamps=tmp_path / "stamps", uses="a.bin".__eq__)
+    assert sorted(json.loads(stamp.read_text())) == ["a.bin", "deep/b.bin"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b"], ["/nowhere"]])
+def test_the_full_check_says_what_it_wants(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(*arguments) == 2
+    assert "expected a folder that a stage published" in capsys.readouterr().err

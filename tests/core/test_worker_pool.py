@@ -1,0 +1,183 @@
+"""Worker processes: what they return, how they end, and what is known of those that end too early."""
+
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mlimages.core.errors import UserError
+from mlimages.core.worker_pool import Crew, Lost
+
+PATIENCE_SECONDS = 240.0
+
+
+def _square(number: Any) -> Any:
+    if number == "raise":
+        raise UserError("no square")
+    if number == "pid":
+        return os.getpid()
+    if number == "sleep":
+        time.sleep(3600)
+    if number == "die":
+        os._exit(7)
+    return number * number
+
+
+def _make(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return work
+
+
+def _pages_for(rounds: Any) -> int:
+    """How many pages came from the kernel while so many times three blocks of 10 MiB were filled and freed."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        blocks = [bytes([number]) * (10 * 2**20) for number in (1, 2, 3)]
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def _broken() -> Callable[[Any], Any]:
+    os._exit(3)
+
+
+def collect(crew: Crew, count: int) -> list[tuple[int, Any]]:
+    results: list[tuple[int, Any]] = []
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while len(results) < count:
+        assert time.monotonic() < ends, results
+        results += crew.receive(1.0)
+    return results
+
+
+MAKE = partial(_make, _square)
+
+
+def test_every_task_has_one_result_of_its_worker() -> None:
+    with Crew(MAKE, workers=2, threads=3) as crew:
+        for number in range(100):
+            crew.send(number % 2, number)
+        results = collect(crew, 100)
+    assert sorted(results) == sorted((number % 2, number * number) for number in range(100))
+
+
+def test_threads_work_at_the_same_time() -> None:
+    with Crew(MAKE, workers=1, threads=3) as crew:
+        for task in ("sleep", "sleep", 5):
+            crew.send(0, task)
+        assert collect(crew, 1) == [(0, 25)]
+
+
+def test_an_error_in_a_worker_is_raised_here() -> None:
+    with Crew(MAKE, workers=1, threads=1) as crew, pytest.raises(UserError, match="no square"):
+        crew.send(0, "raise")
+        collect(crew, 1)
+
+
+def test_a_worker_that_dies_is_told_and_replaced() -> None:
+    with Crew(MAKE, workers=2, threads=1) as crew:
+        crew.send(1, "die")
+        assert collect(crew, 1) == [(1, Lost(7))]
+        crew.send(1, 3)
+        assert collect(crew, 1) == [(1, 9)]
+
+
+def test_a_worker_that_hangs_can_be_killed() -> None:
+    with Crew(MAKE, workers=1, threads=1) as crew:
+        crew.send(0, 2)
+        assert collect(crew, 1) == [(0, 4)]
+        crew.send(0, "sleep")
+        crew.receive(0.1)
+        crew.kill(0)
+        assert collect(crew, 1) == [(0, Lost(-signal.SIGKILL))]
+
+
+def test_a_worker_that_cannot_begin_is_an_error_and_no_endless_restart() -> None:
+    with (Crew(_broken, workers=1, threads=1) as crew,
+          pytest.raises(UserError, match="ended before it could work, with exit code 3")):
+        collect(crew, 1)
+
+
+def test_a_worker_that_is_killed_before_it_can_work_is_replaced_twice() -> None:
+    with Crew(MAKE, workers=1, threads=1) as crew:
+        for _ in range(2):
+            crew.kill(0)
+            assert collect(crew, 1) == [(0, Lost(-signal.SIGKILL))]
+        crew.send(0, 3)
+        assert collect(crew, 1) == [(0, 9)]
+    with Crew(MAKE, workers=1, threads=1) as crew, pytest.raises(UserError, match="exit code -9"):
+        for _ in range(3):
+            crew.kill(0)
+            collect(crew, 1)
+
+
+def test_no_process_is_left_at_the_end() -> None:
+    with Crew(MAKE, workers=2, threads=1) as crew:
+        for worker in range(2):
+            crew.send(worker, "pid")
+        pids = [pid for _, pid in collect(crew, 2)]
+        crew.send(0, "sleep")
+        crew.receive(0.1)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+PARENT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_worker_pool import MAKE, collect
+from mlimages.core.worker_pool import Crew
+with Crew(MAKE, workers=2, threads=1) as crew:
+    for worker in range(2):
+        crew.send(worker, "pid")
+    print(*[pid for _, pid in collect(crew, 2)], flush=True)
+    crew.send(0, "sleep")
+    crew.receive(3600)
+"""
+
+
+def test_no_process_outlives_a_scheduler_that_was_killed() -> None:
+    here = Path(__file__).parent
+    source = here.parents[1] / "src"
+    process = subprocess.Popen([sys.executable, "-c", PARENT, str(here)], stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONPATH": str(source)})
+    assert process.stdout
+    workers = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert psutil.wait_procs(workers, PATIENCE_SECONDS)[1] == []
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told how to keep memory")
+def test_a_worker_uses_freed_memory_again_instead_of_asking_for_more() -> None:
+    with Crew(partial(_make, _pages_for), workers=1, threads=2) as crew:
+        crew.send(0, 10)
+        [(_, pages)] = collect(crew, 1)
+    assert pages * resource.getpagesize() < 2 * 3 * 10 * 2**20
+
+
+def test_a_script_needs_no_guard_around_what_starts_workers() -> None:
+    script = """
+from functools import partial
+from operator import methodcaller
+from mlimages.core.worker_pool import Crew
+with Crew(partial(methodcaller, "upper"), workers=2, threads=1) as crew:
+    crew.send(0, "done")
+    results = []
+    while not results:
+        results = crew.receive(1.0)
+    print(results)
+"""
+    known = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    ended = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True,
+                           timeout=PATIENCE_SECONDS, env=known)
+    assert (ended.stdout, ended.stderr) == ("[(0, 'DONE')]\n", "")

@@ -1,0 +1,160 @@
+"""What counts as a sign of a network, and where it is probed for one."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.conftest import ScriptedServer
+from tests.download.conftest import HOST, NOBODY, MakeFetcher, ThreadCrew
+
+from mlimages.core.errors import UserError
+from mlimages.core.worker_pool import Lost
+from mlimages.download.http.exchange import Probe
+from mlimages.download.ledger import Reason
+from mlimages.download.schedule import outage, scheduler
+
+pytestmark = pytest.mark.usefixtures("short_pauses")
+
+
+def test_a_host_for_which_nothing_waits_is_not_kept_in_mind(fetcher: MakeFetcher, server: ScriptedServer,
+                                                            jpeg: bytes) -> None:
+    released = threading.Event()
+    server.on("/held.jpg", body=jpeg, until=released)
+    dead = [f"{number}.example" for number in range(20)]
+    one = fetcher(also={f"{name}:80": NOBODY for name in dead}, outage_seconds=0.3)
+    server.on("/0.jpg", body=jpeg)
+    for _ in one.run([*(f"http://{name}/{number}.jpg" for name in dead for number in range(5)), f"{HOST}/0.jpg",
+                      "http://other.example/held.jpg"]):
+        if len(one.entries) == 101 and not one.scheduler._suspended:
+            released.set()
+    assert len(one.entries) == 102
+
+
+@pytest.mark.parametrize("silent", [NOBODY, "nowhere.invalid:80"])
+def test_that_connections_are_refused_and_names_unknown_is_no_sign_of_a_network(fetcher: MakeFetcher,
+                                                                                silent: str) -> None:
+    names = [f"{number}.example" for number in range(20)]
+    one = fetcher(also={f"{name}:80": silent for name in names}, outage_seconds=0.5)
+    with pytest.raises(UserError, match="no host has answered for .* the network seems to be away"):
+        one.fetch_all([f"http://{name}/{number}.jpg" for name in names for number in range(4)])
+    assert one.entries == {}
+
+
+def test_what_must_not_be_asked_for_is_no_sign_of_a_network(fetcher: MakeFetcher) -> None:
+    one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=0.5)
+    urls = ["http://dead.example/a.jpg", *["file:///etc/passwd", "http://127.0.0.1/a.jpg"] * 100]
+    with pytest.raises(UserError, match="no host has answered"):
+        one.fetch_all(urls)
+    assert 0 not in one.entries
+
+
+def test_it_probes_another_host_where_the_last_one_is_gone(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+    one = outage.Outage(10.0)
+    for number, name in enumerate("abcda"):
+        one.answered(name, f"http://{name}", 100.0 + number)
+    probed = []
+    for now in range(200, 212, 4):
+        probed.append(one.probe(float(now), suspended=True))
+        one.probed(False, now - 4.0)
+    assert probed == ["http://c", "http://d", "http://a"]
+
+
+def test_probes_do_not_come_while_others_answer(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+    quiet = outage.Outage(10.0)
+    quiet.answered("images.example", HOST, 100.0)
+    assert quiet.probe(100.1, suspended=True) is None
+    assert quiet.probe(101.0, suspended=False) is None
+    assert quiet.probe(101.0, suspended=True) == HOST
+    assert quiet.probe(101.1, suspended=True) is None, "it probed twice at once"
+
+
+def test_a_probe_that_dies_with_its_worker_is_sent_again(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    lost, send = [Lost(None)], ThreadCrew.send
+
+    def losing(crew: ThreadCrew, worker: int, task: Any) -> None:
+        if isinstance(task, Probe) and lost and not any(one.scheduler._in_flight):
+            crew._results.put(lost.pop())
+        else:
+            send(crew, worker, task)
+
+    monkeypatch.setattr(ThreadCrew, "send", losing)
+    monkeypatch.setattr(scheduler, "WINDOW", 1)
+    server.on("/a.jpg", body=jpeg)
+    one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=3.0)
+
+    def urls() -> Iterator[str]:
+        yield f"{HOST}/a.jpg"
+        monkeypatch.setattr(scheduler, "WINDOW", 100)  # that one has been answered
+        yield from (f"http://dead.example/{number}.jpg" for number in range(9))
+
+    for _ in one.run(urls()):
+        pass
+    assert [one.entries[number].reason for number in range(10)] == [Reason.OK] + [Reason.CONNECT] * 9
+    assert lost == []
+
+
+def test_nobody_is_asked_while_the_network_is_away(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+    away = {f"{number}.example:80": NOBODY for number in range(20)}
+    here = server.connect_to("images.example", *(name.removesuffix(":80") for name in away))
+    server.on("/a.jpg", body=jpeg)
+    one = fetcher(also=away, outage_seconds=60.0)
+    asked, looked = None, 0
+    for _ in one.run([f"{HOST}/a.jpg", *(f"http://{name}/a.jpg" for name in away for _ in range(3))]):
+        if one.entries and asked is None:
+            one.hosts["images.example:80"] = NOBODY
+        if one.scheduler.outage.away_since is not None:
+            asked, looked = asked or one.crew.requests.total(), looked + 1
+            assert one.crew.requests.total() == asked
+            if looked == 10:  # rounds, of a TICK each: hosts that are looked at alone would have been asked again
+                one.hosts.update(here)
+    assert looked >= 10
+    assert [entry.reason for entry in one.entries.values()] == [Reason.OK] * 61
+
+
+@pytest.mark.parametrize("others", ["silent", "heard"])
+def test_a_network_that_was_away_too_shortly_to_be_noticed_costs_no_line(fetcher: MakeFetcher, server: ScriptedServer,
+                                                                         jpeg: bytes, others: str,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage, "PROBE_EVERY_SECONDS", 1000.0)
+    monkeypatch.setattr(outage, "SILENCE_SECONDS", 0.0 if others == "silent" else 1000.0)
+    monkeypatch.setattr(scheduler, "WINDOW", 1)
+    server.on("/a.jpg", body=jpeg)
+    one = fetcher(also={"b.example:80": NOBODY}, outage_seconds=60.0, attempts=2)
+    for _ in one.run([f"{HOST}/a.jpg", "http://b.example/a.jpg"]):
+        if one.scheduler.outage._parked:
+            one.hosts.update(server.connect_to("b.example"))
+            one.scheduler.outage.answered("images.example", HOST, time.monotonic())
+    assert one.entries[1].reason is (Reason.OK if others == "silent" else Reason.CONNECT)
+
+
+def test_a_host_that_is_gone_is_doubted_once(fetcher: MakeFetcher, server: ScriptedServer,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage, "SILENCE_SECONDS", 0.0)
+    one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=60.0, attempts=2)
+    for _ in one.run(["http://dead.example/a.jpg"]):
+        one.scheduler.outage.answered("images.example", HOST, time.monotonic())
+        assert one.crew.requests.total() <= 4, "more than two tries, and two more"
+    assert one.entries[0].reason is Reason.CONNECT
+    assert one.crew.requests.total() == 4
+
+
+def test_a_line_that_met_no_network_has_all_its_tries_again(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "WINDOW", 1)
+    server.on("/a.jpg", body=jpeg)
+    server.on("/b.jpg", status=502)
+    server.on("/b.jpg", body=jpeg)
+    one = fetcher(also={"b.example:80": NOBODY}, outage_seconds=60.0, attempts=2)
+
+    def urls() -> Iterator[str]:
+        yield f"{HOST}/a.jpg"
+        one.hosts["images.example:80"] = NOBODY
+        yield "http://b.example/b.jpg"
+
+    for _ in one.run(urls()):
+        if one.scheduler.outage.away_since is not None:
+            one.hosts.update(server.connect_to("images.example", "b.example"))
+    assert [entry.reason for entry in one.entries.values()] == [Reason.OK, Reason.OK]

@@ -1,0 +1,48 @@
+"""One picture, one verdict: what download calls ok, convert accepts, and the other way round."""
+
+import pytest
+import tensorflow as tf
+from tests.images.crafted import HEIGHT, OK, VERDICTS
+
+from mlimages.convert.encode_image import to_jpeg
+from mlimages.download.check_image import check_image
+from mlimages.download.http.address_guard import Failure
+from mlimages.images.decode import Undecodable
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, on what does not concern the pixels
+MAX_PIXELS = 100_000_000
+
+
+def verdict_of_download(body: bytes, shorter_side: int | None) -> tuple[str, bytes]:
+    """The verdict, and what is kept or else the detail."""
+    try:
+        return OK, check_image(body, max_pixels=MAX_PIXELS, shorter_side=shorter_side, quality=90).body
+    except Failure as failure:
+        return str(failure.reason), str(failure.__cause__).encode()
+
+
+def verdict_of_convert(body: bytes, *, shorter_side: int | None, to_srgb: bool) -> str:
+    """The verdict; what comes out is decoded as training does it."""
+    try:
+        jpeg = to_jpeg(body, quality=90, shorter_side=shorter_side, to_srgb=to_srgb)
+    except Undecodable as error:
+        assert " at 0x" not in error.detail
+        return str(error.reason)
+    assert tf.io.decode_jpeg(jpeg.body).shape[:2] == (jpeg.height, jpeg.width)
+    return OK
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_download_and_convert_agree(name: str) -> None:
+    body, expected = VERDICTS[name]
+    verdict, kept = verdict_of_download(body, None)
+    assert verdict == expected, kept
+    for shorter_side in (None, HEIGHT):  # as it came
+        for to_srgb in (False, True):
+            assert verdict_of_convert(body, shorter_side=shorter_side, to_srgb=to_srgb) == expected
+    if name != "too long for a JPEG":  # which it is not when it is made smaller
+        smaller, kept = verdict_of_download(body, 16)
+        assert smaller == expected, kept
+        assert verdict_of_convert(body, shorter_side=16, to_srgb=False) == expected
+        if smaller == OK:
+            assert verdict_of_convert(kept, shorter_side=None, to_srgb=False) == OK

@@ -1,0 +1,239 @@
+"""Workers on this machine train as one process would; whatever happens to one of them, all end or go on together."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from tests.training.fixtures import LONG_STEPS, write_tfrecords
+from tests.training.outcomes import as_json, assert_close, free_addresses, log
+from tests.training.running import PATIENCE_SECONDS, TRAINS, Running, with_tf_config
+
+from mlimages.core.errors import UserError
+from mlimages.core.params import Machine, Train
+from mlimages.launch.tf_config import Cluster
+from mlimages.network.checkpoint_files import newest
+from mlimages.train import train
+
+pytestmark = pytest.mark.cluster
+
+# The hints and the lengths of the messages in which two workers add up six tensors of 1 MiB.
+PACKS = """
+import dataclasses, json, sys
+import tensorflow as tf
+from mlimages.core.params import Machine, Train
+from mlimages.training.distribution import all_reduce, build_strategy
+
+params, machine, changes = json.loads(sys.argv[1])
+for change in changes:
+    strategy = build_strategy(Train(**params), dataclasses.replace(Machine(**machine), **change))
+    exchange = tf.function(lambda: strategy.run(lambda: all_reduce([tf.ones(2**18)] * 6)), autograph=False)
+    found = [(one.get_attr("communication_hint").decode(), one.inputs[0].shape[0] >> 18)
+             for one in exchange.get_concrete_function().graph.get_operations() if one.type == "CollectiveReduceV2"]
+    print("found", json.dumps(found))
+"""
+
+# Python runs it in every process that starts with it on its path: by these signals a worker is stuck in Python for
+# ever, fails in a step, or finds a weight of its replica another one, or no number.
+FAULTS = """
+import gc, signal, time
+
+def stick(*_):
+    time.sleep(1e6)
+
+def fail(*_):
+    # Asks for one more step than there are learning rates, of which TensorFlow finds none.
+    import tensorflow as tf
+    [trainer] = [one for one in gc.get_objects() if type(one).__name__ == "Trainer"]
+    steps = trainer.steps_per_call
+    trainer.train = lambda batches, rates, stop: trainer.call(
+        batches, tf.zeros(steps), tf.constant(steps + 1), tf.constant(0.0))
+
+def spoil(number, _):
+    [trainer] = [one for one in gc.get_objects() if type(one).__name__ == "Trainer"]
+    weight = trainer.model.trainable_variables[0]
+    weight.assign(weight.value * {signal.SIGHUP: float("nan"), signal.SIGWINCH: 1.5}[number])
+
+signal.signal(signal.SIGUSR2, stick)
+signal.signal(signal.SIGPWR, fail)
+signal.signal(signal.SIGHUP, spoil)
+signal.signal(signal.SIGWINCH, spoil)
+"""
+
+
+@pytest.fixture(scope="module")
+def uneven_tfrecords(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """23 records in two shards, which no number of workers shares evenly."""
+    return write_tfrecords(tmp_path_factory.mktemp("uneven_tfrecords"), [13, 10])
+
+
+@pytest.fixture(scope="module")
+def alone(uneven_tfrecords: Path, cluster_train: Train, small_machine: Callable[..., Machine],
+          tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same training by one process."""
+    root = tmp_path_factory.mktemp("alone")
+    return train(dataclasses.replace(cluster_train, strategy="one_device"), small_machine(root / "scratch"),
+                 tfrecords=uneven_tfrecords, out=root / "model")
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_take_the_steps_of_one_process_also_where_there_are_fewer_shards_than_workers(
+        alone: Path, uneven_tfrecords: Path, cluster_train: Train, cluster_machine: Callable[..., Machine],
+        tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int) -> None:
+    out = train(cluster_train, cluster_machine(tmp_path / "scratch", train_workers=workers), tfrecords=uneven_tfrecords,
+                out=tmp_path / "model")
+    assert_close(out, alone)
+    losses, expected = ([float(row["loss"]) for row in log(folder)] for folder in (out, alone))
+    np.testing.assert_allclose(losses, expected, rtol=1e-2)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (metrics["replicas"], metrics["steps"]) == (workers, 10)
+    profile = json.loads((out / "profile.json").read_text())
+    assert all(profile[f"{name}_seconds"] > 0 for name in ("step", "exchange", "input"))
+    network = keras.models.load_model(out / "model.keras", compile=False)
+    assert profile["exchanged_bytes"] == 4 * sum(int(np.prod(one.shape)) for one in network.trainable_variables)
+    said, share = capfd.readouterr().out, 12 // workers
+    for index in range(workers):
+        assert f"worker {index} of {workers}: images {index * share} to {index * share + share - 1} of the 12 of " \
+               f"every step, steps 1 to 10, from 2 shards" in said
+        [text] = [path.read_text() for path in tmp_path.glob(f"scratch/train/*/workers/worker-{index}.log")]
+        assert all(line.startswith(f"[worker {index}] ") for line in text.splitlines())
+    assert "begin again" not in said
+
+
+STRIKES = [
+    (1, signal.SIGKILL, r"worker 1 \(\S+\) was killed by SIGKILL (in|after) step \d+; training resumes from .*step-0"),
+    (0, signal.SIGKILL, r"worker 0, the chief \(\S+\) was killed by SIGKILL (in|after) step \d+; training resumes"),
+    (1, signal.SIGSTOP, r"worker 1 \(\S+\) was stopped or hung (in|after) step \d+"),
+    (0, signal.SIGSTOP, r"worker 0, the chief \(\S+\) was stopped or hung (in|after) step \d+"),
+    (1, signal.SIGTERM, r"worker 1 \S+ was told to end: SIGTERM stopped the training after step \d+"),
+    (0, signal.SIGTERM, r"worker 0, the chief \S+ was told to end: SIGTERM stopped the training after step \d+"),
+    (1, signal.SIGUSR2, r"worker 1 \(\S+\) hung (in|after) step \d+ for \d+ s")]
+
+
+def test_whatever_happens_to_a_worker_all_begin_again_and_end_with_the_weights_of_a_straight_training(
+        small_tfrecords: Path, long_train: Train, cluster_machine: Callable[..., Machine],
+        small_python: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = train(long_train, cluster_machine(tmp_path / "a"), tfrecords=small_tfrecords, out=tmp_path / "straight")
+    (tmp_path / "sitecustomize.py").write_text(FAULTS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    machine = cluster_machine(tmp_path / "scratch", max_restarts=len(STRIKES), step_timeout=20.0)
+    out = tmp_path / "model"
+    command = small_python(TRAINS, as_json(long_train, machine, small_tfrecords, out))
+    running, step = Running(command, tmp_path / "scratch"), 10
+
+    for start, (index, number, _) in enumerate(STRIKES, start=1):
+        running.wait(start, lambda: running.step() >= step)  # noqa: B023
+        running.strike(index, number)
+        assert running.seconds_to_end(start) < 60
+        step = running.step() + 5
+    running.wait(len(STRIKES) + 1, lambda: running.step() >= step)
+    running.process.send_signal(signal.SIGTERM)
+    said = running.finish()
+    for expected in (*(message for _, _, message in STRIKES), f"restart {len(STRIKES)} of {len(STRIKES)}",
+                     r"the end of .*worker-1.log\n\[worker 1\] ",
+                     rf"UserError: SIGTERM stopped the training after step \d+ of {LONG_STEPS}; .*run the same "):
+        assert re.search(expected, said), (expected, said[-6000:])
+    assert "in stick" in running.log(1), "the log tells where it hung"
+    resumed = [int(step) for step in re.findall(r"resumed after step (\d+)", running.log(0))]
+    assert len(resumed) == len(STRIKES) and 0 < resumed[0] and resumed == sorted(resumed)
+
+    # What one worker fails by, differs, or is no number on one replica, stops all, and is not tried again.
+    for number, expected in [(signal.SIGPWR, r"worker 1 failed by itself: .*slice index"),
+                             (signal.SIGWINCH, r"the workers have different weights after step \d+"),
+                             # Between the last step before a checkpoint and that, it is the weights that are found out.
+                             (signal.SIGHUP, r"the (loss is nan|weights are no longer finite) at step \d+, .*last good "
+                                             r"checkpoint is kept")]:
+        step, running = running.step(), Running(command, tmp_path / "scratch")
+        running.wait(1, lambda: running.step() > step)  # noqa: B023
+        running.strike(1, number)
+        said = running.finish()
+        assert re.search(f"UserError: {expected}", said), said
+        assert "begin again" not in said
+
+    # The chief may not end before all is written; what happens to another one then is no matter.
+    running = Running(command, tmp_path / "scratch")
+    running.wait(1, lambda: running.written("model.keras") > 0)
+    running.strike(0, signal.SIGKILL)
+    killed = running.written("model.keras")
+    running.wait(2, lambda: running.written("model.keras") > killed)
+    running.strike(1, signal.SIGSTOP)
+    running.wait(2, lambda: running.written("metrics.json") > 0)
+    running.strike(1, signal.SIGKILL)
+    said = running.finish()
+    assert re.search(rf"the chief \S+ was killed by SIGKILL after step {LONG_STEPS}; .* restart 1 of", said), said
+    assert "restart 2 of" not in said and f"trained {out}" in said, said
+    assert log(out)[-1]["step"] == str(LONG_STEPS)
+    assert_close(out, straight)
+
+
+def test_a_worker_that_dies_at_every_start_ends_the_training_after_so_many_restarts(
+        small_tfrecords: Path, cluster_train: Train, cluster_machine: Callable[..., Machine], tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "nonsense")
+    with pytest.raises(UserError, match="exit code 1 before its first step; there is no checkpoint.*After 1 restarts"):
+        train(cluster_train, cluster_machine(tmp_path / "scratch", max_restarts=1), tfrecords=small_tfrecords,
+              out=tmp_path / "model")
+    assert "restart 1 of 1" in (said := capfd.readouterr().out) and "nonsense" in said, "the log's end tells why"
+
+
+def test_where_tf_config_tells_of_the_workers_only_the_chief_publishes(
+        alone: Path, uneven_tfrecords: Path, cluster_train: Train, cluster_machine: Callable[..., Machine],
+        small_python: Callable[..., list[str]], tmp_path: Path) -> None:
+    # Folders of their own show who writes what.
+    machines = [cluster_machine(tmp_path / f"scratch_{index}", launcher="environment") for index in range(2)]
+    commands = [small_python(TRAINS, as_json(cluster_train, machine, uneven_tfrecords, tmp_path / f"model_{index}"))
+                for index, machine in enumerate(machines)]
+    said = with_tf_config(commands)
+    assert f"trained {tmp_path / 'model_0'}" in said[0], said[0]
+    assert f"trained {tmp_path / 'scratch_1'}" in said[1], said[1]
+    assert not (tmp_path / "model_1").exists()
+    written = {path.parent.name for path in (tmp_path / "scratch_1").rglob("*") if path.is_file()}
+    assert written == {"sound"}, "no more than a note of the records that it found to be sound"
+    logs = tmp_path.glob("scratch_0/train/*/workers/*")
+    assert sorted(path.name for path in logs) == ["worker-0.log", "worker-1.log"]
+    assert_close(tmp_path / "model_0", alone)
+
+
+def test_where_tf_config_tells_of_the_workers_all_begin_again_and_a_signal_to_any_process_saves(
+        small_tfrecords: Path, long_train: Train, cluster_machine: Callable[..., Machine],
+        small_python: Callable[..., list[str]], tmp_path: Path) -> None:
+    machine = cluster_machine(tmp_path / "scratch", launcher="environment", max_restarts=1)
+    program = small_python(TRAINS, as_json(long_train, machine, small_tfrecords, tmp_path / "model"))
+    addresses = free_addresses(2)
+    chief, other = (["env", f"TF_CONFIG={Cluster(addresses, index).as_json()}", *program] for index in range(2))
+    running = Running(chief, tmp_path / "scratch")
+    process = subprocess.Popen(other, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    running.wait(1, lambda: running.step() >= 15)
+    running.strike(1, signal.SIGKILL)
+    assert running.seconds_to_end(1) < 60
+    struck = running.step()
+    running.wait(2, lambda: running.step() >= struck + 5)
+    process.send_signal(signal.SIGTERM)
+    said = [running.finish(), process.communicate(timeout=PATIENCE_SECONDS)[0]]
+    assert re.search(r"worker 1 \(127.0.0.1:\d+\) was killed by SIGKILL (in|after) step \d+; training resumes from "
+                     r".*restart 1 of 1", said[0]), said[0]
+    assert "resumed after step " in running.log(0) and "resumed after step " in running.log(1)
+    for each in said:
+        assert re.search(rf"UserError: SIGTERM stopped the training after step \d+ of {LONG_STEPS}; its checkpoint is "
+                         r"kept", each), each
+    checkpoint = newest(next(tmp_path.glob("scratch/train/*/checkpoints")))
+    assert checkpoint and f"after step {int(checkpoint.name.removeprefix('step-'))} of" in said[0]
+
+
+def test_gradients_travel_in_messages_of_so_many_mebibytes_by_the_communication_that_is_asked_for(
+        cluster_train: Train, cluster_machine: Callable[..., Machine], small_python: Callable[..., list[str]],
+        tmp_path: Path) -> None:
+    changes = [{"collective": "ring", "pack_mib": 0}, {"collective": "auto", "pack_mib": 3}]
+    task = json.dumps([dataclasses.asdict(cluster_train), dataclasses.asdict(cluster_machine(tmp_path)), changes])
+    for said in with_tf_config([small_python(PACKS, task)] * 2):
+        found = [json.loads(line.removeprefix("found ")) for line in said.splitlines() if line.startswith("found ")]
+        # A message ends with what makes it longer than that.
+        assert found == [[["ring", 6]], [["auto", 4], ["auto", 2]]]

@@ -1,0 +1,66 @@
+"""What a user sees of the input pipeline: its first images, and the images per second up to each of its stages."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import pytest
+
+from mlimages.core.params import Params, Train
+from mlimages.core.publish import publish
+from mlimages.inputs.pipeline import Records
+from mlimages.inputs.stage_rates import measure
+from mlimages.plots.inputs import main
+
+ALWAYS = ["reading records", "decoding", "crop, resize, flip", "labels and batches", "on the device"]
+
+
+@pytest.fixture
+def command(small_train: Train, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+            capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command in a folder with a params.yaml of a tiny training; exit code, what it printed and complained."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mlimages.plots.inputs.load", lambda: dataclasses.replace(params, train=small_train))
+    backend = matplotlib.get_backend()
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main([*arguments, "--seconds", "0.01"])
+        matplotlib.use(backend)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(("changes", "more"), [
+    ({"rotate_and_recolour": False}, []),
+    ({"rotate_and_recolour": True}, ["rotation and colour"]),
+    ({"rotate_and_recolour": True, "augment_on": "device"}, []),
+    ({"rotate_and_recolour": False, "mixup": 0.2}, ["RandAugment, mixup"])])
+def test_the_stages_are_those_that_the_parameters_ask_for(small_records: Records, small_train: Train,
+                                                          changes: dict[str, Any], more: list[str]) -> None:
+    stages = measure(small_records, dataclasses.replace(small_train, **changes), readers=2, seconds=0.01)
+    assert sorted(stage.name for stage in stages) == sorted([*ALWAYS, *more])
+    assert all(stage.images_per_second > 0 for stage in stages)
+
+
+def test_the_command_prints_a_table_and_draws_a_picture(command: Any, small_tfrecords: Path, tmp_path: Path) -> None:
+    code, printed, _ = command("--tfrecords", str(small_tfrecords), "--out", "seen.png")
+    assert code == 0
+    assert all(name in printed for name in ALWAYS) and "seen.png" in printed
+    picture = cv2.imread(str(tmp_path / "seen.png"))
+    assert picture is not None and picture.shape[1] >= 1000 and picture.std() > 10
+
+
+def test_without_records_the_command_says_what_to_run(command: Any, tmp_path: Path) -> None:
+    code, _, complaint = command("--tfrecords", "nowhere")
+    assert code == 2
+    assert complaint == ("ERROR: nowhere/manifest.json is missing: the stage convert has not finished; run `dvc repro "
+                         "convert`\n")
+    (tmp_path / "work").mkdir()
+    publish(tmp_path / "work", tmp_path / "empty", verb="convert", records={}, classes=3)
+    code, _, complaint = command("--tfrecords", "empty")
+    assert code == 2
+    assert complaint.startswith("ERROR: empty holds no training records, expected at least one; run `dvc repro")
+    assert not (tmp_path / "inputs.png").exists()

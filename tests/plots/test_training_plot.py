@@ -1,0 +1,184 @@
+"""The pictures of a training: its plan, and its course while the log grows."""
+
+import dataclasses
+import io
+import queue
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+from tests.conftest import PATIENCE_SECONDS
+from tests.training.outcomes import Trained
+
+from mlimages.core.errors import UserError
+from mlimages.core.params import Machine, Train
+from mlimages.plots import training
+from mlimages.train import train
+from mlimages.train.run import work_folder
+from mlimages.training.metrics_log import TrainingLog, read_log
+from mlimages.training.schedule import build_schedule
+
+NONE = float("nan")
+Live = Callable[..., AbstractContextManager[None]]
+
+
+class Display:
+    """What a notebook would show, one thing after the other."""
+
+    def __init__(self) -> None:
+        self._shown: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def __call__(self, shown: Any, *, display_id: bool) -> "Display":
+        assert display_id
+        self.update(shown)
+        return self
+
+    def update(self, shown: Any) -> None:
+        self._shown.put(shown)
+
+    def next(self) -> Any:
+        return self._shown.get(timeout=PATIENCE_SECONDS)
+
+    def begin(self) -> None:
+        assert "comes with the first steps" in self.next()
+
+    def next_picture(self) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(self.next().data)))
+
+
+@pytest.fixture
+def often(machine: Machine) -> Machine:
+    return dataclasses.replace(machine, progress_seconds=0.05)
+
+
+@pytest.fixture
+def work(often: Machine, small_train: Train, small_tfrecords: Path) -> Path:
+    """Where the training works that is followed."""
+    folder = work_folder(small_train, often, small_tfrecords)
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def log(work: Path) -> Iterator[TrainingLog]:
+    with TrainingLog(work / "training.csv", work / "tensorboard", 0) as opened:
+        yield opened
+
+
+@pytest.fixture
+def live(often: Machine, small_train: Train, small_tfrecords: Path) -> Live:
+    def begin(**changes: Any) -> AbstractContextManager[None]:
+        return training.live_course(small_train, dataclasses.replace(often, **changes), small_tfrecords)
+
+    return begin
+
+
+@pytest.fixture
+def display(monkeypatch: pytest.MonkeyPatch) -> Display:
+    collecting = Display()
+    monkeypatch.setattr(training, "display", collecting)
+    return collecting
+
+
+def test_the_course_is_drawn_again_while_the_log_grows(live: Live, log: TrainingLog, display: Display) -> None:
+    with live():
+        display.begin()
+        log.row(5, 0.5, 9.0, NONE, NONE, 0.1, 100.0)
+        first = display.next_picture()
+        log.row(10, 1.0, 8.0, 8.5, 0.5, 0.1, 100.0)
+        second = display.next_picture()
+        log.row(100, 10.0, 1.0, NONE, NONE, 0.1, 100.0)
+        third = display.next_picture()
+    assert len(first) < len(second), "validation has a panel of its own"
+    assert second.shape == third.shape and (second != third).any()
+
+
+def test_only_the_log_of_this_training_is_followed(live: Live, work: Path, log: TrainingLog, display: Display) -> None:
+    other = work.with_name("other")
+    other.mkdir()
+    with TrainingLog(other / "training.csv", other / "tensorboard", 0) as newer, live():
+        display.begin()
+        newer.row(5, 0.5, 9.0, NONE, NONE, 0.1, 100.0)
+        time.sleep(0.5)  # in which it would have been drawn
+        log.row(5, 0.5, 9.0, 9.0, 0.5, 0.1, 100.0)
+        shown = display.next_picture()
+    assert shown.shape[0] == pytest.approx(4 * training.PANEL_HEIGHT * 80), "the own one, with validation, comes first"
+
+
+def test_the_last_rows_are_drawn_though_the_training_ends_before_it_is_time(live: Live, log: TrainingLog,
+                                                                            display: Display) -> None:
+    with live(progress_seconds=600.0):
+        display.begin()
+        log.row(5, 0.5, 9.0, NONE, NONE, 0.1, 100.0)
+    assert display.next().format == "png"
+
+
+def test_a_training_that_was_finished_before_is_called_so_and_shown(
+        trained: Trained, small_train: Train, small_tfrecords: Path, small_machine: Callable[..., Machine],
+        display: Display, tmp_path: Path) -> None:
+    machine = small_machine(trained.out.parent / "scratch")
+    with training.live_course(small_train, machine, small_tfrecords):
+        train(small_train, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
+    assert "was finished before" in display.next()
+    assert display.next().format == "png"
+
+
+def test_a_plot_that_fails_is_told_and_neither_the_training_nor_the_next_plot_is_stopped(
+        live: Live, work: Path, log: TrainingLog, display: Display) -> None:
+    with live():
+        display.begin()
+        damaged = work / "training.csv"
+        good = damaged.read_text()
+        damaged.write_text(f"{good}5,0.5,what,,,0.1,100\n")
+        assert "could not be drawn (ValueError: could not convert string to float: 'what'); the training" in \
+            display.next()
+        damaged.write_text(f"{good}5,0.5,9,,,0.1,100\n10,1,8,,,0.1,100\n")
+        while isinstance(shown := display.next(), str):
+            assert "could not be drawn" in shown
+        assert shown.format == "png"
+
+
+def test_records_that_are_missing_are_named_before_the_training(often: Machine, small_train: Train,
+                                                                tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="dvc repro convert"), training.live_course(small_train, often, tmp_path):
+        pytest.fail("it has begun")
+
+
+def test_the_mean_of_the_last_rows_begins_with_the_rows_that_there_are() -> None:
+    losses = [12.0, 6.0, 3.0, *[1.0] * 20]
+    smooth = training.smoothed(losses)
+    assert smooth[:4] == [12.0, 9.0, 7.0, 5.5]
+    assert (len(smooth), smooth[-1]) == (len(losses), 1.0)
+
+
+def test_both_losses_share_an_axis(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plt, "show", lambda: None)
+    training.course(trained.out)
+    loss, precision, rate, speed = plt.gcf().axes
+    rows = read_log(trained.out / "training.csv")
+    tried = [row for row in rows if not np.isnan(row["validation_loss"])]
+    drawn = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in loss.lines}
+    assert drawn["training, since the last row"] == [row["loss"] for row in rows]
+    assert drawn["validation, all classes weighted alike"] == [row["validation_loss"] for row in tried]
+    found = np.asarray(precision.lines[0].get_ydata()).tolist()
+    assert found == [row["validation_mean_average_precision"] for row in tried]
+    assert [ax.get_ylabel() for ax in (loss, rate, speed)] == ["loss", "learning rate", "images per second"]
+    plt.close("all")
+
+
+@pytest.mark.parametrize("decay, decay_at", [("cosine", []), ("stairs", [2.0, 3.0])])
+def test_the_plan_draws_the_rate_that_every_step_will_have(small_tfrecords: Path, small_train: Train, decay: Any,
+                                                           decay_at: list[float]) -> None:
+    params = dataclasses.replace(small_train, warmup=1.0, decay=decay, decay_at=decay_at)
+    training.learning_rate_plan(params, small_tfrecords)
+    [line] = plt.gca().lines
+    steps, rates = (np.asarray(values) for values in (line.get_xdata(), line.get_ydata()))
+    assert steps.tolist() == list(range(15))
+    assert rates.tolist() == build_schedule(params, 24)(steps).tolist()
+    plt.close("all")
