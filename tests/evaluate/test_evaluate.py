@@ -20,7 +20,7 @@ from mlimages.errors import UserError
 from mlimages.evaluate import evaluate, measure
 from mlimages.evaluate.network import load_keras
 from mlimages.evaluate.predictions import read_predictions
-from mlimages.figures.explore import prediction_browser
+from mlimages.figures.predictions import prediction_browser
 from mlimages.publish import MANIFEST, publish, read_manifest, verify
 from mlimages.train.inputs import Records, evaluation_batches
 
