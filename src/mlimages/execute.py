@@ -25,8 +25,10 @@ from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import Type
 
+from mlimages.disk import writing
 from mlimages.errors import UserError
 from mlimages.params import SECTIONS, load
+from mlimages.repository import check_data
 
 VERBS = [name for name in SECTIONS if name != "machine"]
 KILLING = 3  # signals
@@ -96,13 +98,16 @@ def _ignores(pid: int, number: int) -> bool:
 def execute(verb: str, out: str | Path) -> None:
     """Write the executed notebook to `out`, and what its cells say to the output of this process.
 
-    UserError for a wrong params.yaml, before any cell has run; papermill.PapermillExecutionError, which holds the
-    cell's own error, and RuntimeError for a kernel that died.
+    UserError for a wrong params.yaml or a `data` that DVC cannot track, before any cell has run, and for a disk that
+    does not take `out`; papermill.PapermillExecutionError, which holds the cell's own error, and RuntimeError for a
+    kernel that died.
     """
+    check_data(Path.cwd())
     parameters = json.loads(json.dumps(dataclasses.asdict(getattr(load(), verb))))
     [notebook] = Path("notebooks").glob(f"[0-9]_{verb}.ipynb")
-    papermill.execute_notebook(notebook, out, parameters, kernel_name="python3", log_output=True, progress_bar=False,
-                               kernel_manager_class=Kernel)
+    with writing(Path(out)):
+        papermill.execute_notebook(notebook, out, parameters, kernel_name="python3", log_output=True,
+                                   progress_bar=False, kernel_manager_class=Kernel)
 
 
 def main(arguments: list[str]) -> int:
