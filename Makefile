@@ -6,6 +6,7 @@ export PATH := $(BIN):$(PATH)
 .PHONY: repro test cluster quick lint lab tensorboard lock clean
 
 repro: .venv/installed
+	@PYTHONPATH=src python -m mlimages.repository
 	dvc repro
 	@PYTHONPATH=src python -m mlimages.summary
 

@@ -153,6 +153,20 @@ def test_a_kernel_that_dies_fails_the_stage(start: Start) -> None:
     assert "ERROR: the notebook's kernel died" in said and process.returncode == 1
 
 
+@pytest.mark.parametrize("variable", ["JUPYTER_PATH", "JUPYTER_DATA_DIR"])
+def test_a_kernel_of_that_name_of_another_python_is_not_started(start: Start, tmp_path: Path, variable: str,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = tmp_path / "jupyter/kernels/python3/kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text('{"argv": ["/bin/false", "{connection_file}"], "display_name": "another", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    monkeypatch.setenv(variable, str(tmp_path / "jupyter"))
+    process = start("import sys\nfrom pathlib import Path\nPath('python').write_text(sys.executable)", ready="python")
+    said = process.communicate(timeout=PATIENCE_SECONDS)[0]
+    assert process.returncode == 0, said
+    assert (tmp_path / "python").read_text() == sys.executable
+
+
 def test_a_wrong_parameter_is_told_in_one_line_before_any_cell_runs(start: Start, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("batch: 32", "batch: -3"))
     process = start(WORKS)

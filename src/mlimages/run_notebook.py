@@ -21,15 +21,21 @@ from types import FrameType
 from typing import Any, cast
 
 import papermill
+from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.asynchronous import AsyncKernelClient
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import Type
 
+from mlimages.core.disk import writing
 from mlimages.core.errors import UserError
+from mlimages.core.noise import standard_error
 from mlimages.core.params import SECTIONS, load
+from mlimages.repository import check_data
 
 VERBS = [name for name in SECTIONS if name != "machine"]
 KILLING = 3  # signals
+LAST_WORDS_SECONDS = 2.0  # in which what a kernel wrote is passed on; what it leaves running may keep the pipe open
 TICK_SECONDS, BEGUN_SECONDS = 0.05, 0.5  # after the latter a cell's own code runs, not the kernel's before it
 
 
@@ -41,6 +47,15 @@ class Cells(AsyncKernelClient):
         return super().execute(*arguments, **options)
 
 
+class ThisInterpreter(KernelSpecManager):
+    """Whatever kernels are installed, and under which names: the one of the Python that runs this."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        """What libraries write below Python goes to the kernel's own outputs, where lines are whole, and not to cells.
+        """
+        return KernelSpec(**get_kernel_dict(extra_arguments=["--IPKernelApp.capture_fd_output=False"]))
+
+
 class Kernel(AsyncKernelManager):
     """That of the notebook; SIGTERM and SIGINT interrupt its cell, but for one that is ignored already.
 
@@ -50,12 +65,29 @@ class Kernel(AsyncKernelManager):
     client_factory = Type(Cells, klass=AsyncKernelClient)
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(kernel_spec_manager=ThisInterpreter(), transport_encryption="auto", **options)
+        self._errors: threading.Thread | None = None
         self._signals: list[str] = []
         self._began = math.inf  # the cell that runs
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._interrupt)
+
+    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+        end, self._errors = standard_error()
+        try:
+            await super().start_kernel(stderr=end, **options)
+        finally:
+            os.close(end)
+
+    async def cleanup_resources(self, restart: bool = False) -> None:  # type: ignore[override]
+        await super().cleanup_resources(restart)
+        if self._errors is not None:
+            self._errors.join(LAST_WORDS_SECONDS)
+
+    async def _async_interrupt_kernel(self) -> None:
+        """Nothing, before a shutdown: no cell runs then, and what is interrupted would say so at the end of the stage.
+        """
 
     def begin_cell(self) -> None:
         """UserError where a signal came: before the first cell or after the last one, or too late to interrupt it."""
@@ -96,17 +128,20 @@ def _ignores(pid: int, number: int) -> bool:
 def execute(verb: str, out: str | Path) -> None:
     """Write the executed notebook to `out`, and what its cells say to the output of this process.
 
-    UserError for a wrong params.yaml, before any cell has run; papermill.PapermillExecutionError, which holds the
-    cell's own error, and RuntimeError for a kernel that died.
+    UserError for a wrong params.yaml or a `data` that DVC cannot track, before any cell has run, and for a disk that
+    does not take `out`; papermill.PapermillExecutionError, which holds the cell's own error, and RuntimeError for a
+    kernel that died.
     """
+    check_data(Path.cwd())
     parameters = json.loads(json.dumps(dataclasses.asdict(getattr(load(), verb))))
     [notebook] = Path("notebooks").glob(f"[0-9]_{verb}.ipynb")
-    papermill.execute_notebook(notebook, out, parameters, kernel_name="python3", log_output=True, progress_bar=False,
-                               kernel_manager_class=Kernel)
+    with writing(Path(out)):
+        papermill.execute_notebook(notebook, out, parameters, kernel_name="python3", progress_bar=False,
+                                   stdout_file=sys.stdout, stderr_file=sys.stderr, kernel_manager_class=Kernel)
 
 
 def main(arguments: list[str]) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if len(arguments) != 2 or arguments[0] not in VERBS:
         print(f"usage: python -m mlimages.run_notebook {'|'.join(VERBS)} OUTPUT.ipynb", file=sys.stderr)
         return 2

@@ -22,7 +22,7 @@ from mlimages.evaluate import evaluate, measure
 from mlimages.evaluate.network import load_keras
 from mlimages.evaluate.predictions import read_predictions
 from mlimages.inputs.pipeline import Records, evaluation_batches
-from mlimages.plots.explore import prediction_browser
+from mlimages.plots.predictions import prediction_browser
 
 METRICS = {"images", "classes", "mean_average_precision_macro", "mean_average_precision_macro_error",
            "mean_average_precision_weighted", "mean_average_precision_micro", "base_rate", "base_rate_weighted",

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from typing import Any, TextIO
 
+from mlimages.core.noise import is_noise
 from mlimages.launch.launchers import Process
 from mlimages.launch.worker import MARK
 
@@ -55,7 +56,7 @@ class Worker:
                 if isinstance(told, dict):
                     self._learn(told)
                     return told
-        if line.strip():
+        if line.strip() and not is_noise(line):
             self.tail.append(f"[worker {self.index}] {line}")
             print(self.tail[-1], file=self._log, flush=True)
         return {}

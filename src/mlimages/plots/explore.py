@@ -1,23 +1,16 @@
-"""Widgets and pictures of the notebooks that explore: choose a class or an image and look."""
+"""The widget and the picture of explore_dataset.ipynb: choose a class and look. Nothing here needs TensorFlow."""
 
 from pathlib import Path
 from typing import Any
 
 import ipywidgets
-import matplotlib.pyplot as plt
 
 from mlimages.acquire.formats import CLASSES, DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
-from mlimages.core.publish import read_manifest
-from mlimages.evaluate.predictions import read_predictions
-from mlimages.inputs.pipeline import Records
-from mlimages.inputs.preprocess import decode
 from mlimages.plots.canvas import GOOD, TRAIN, bars, table
 from mlimages.plots.downloads import images_of_class
-from mlimages.plots.predictions import true_threshold
 
 UP = "(up)"
-SHOWN = 15  # classes of an image
 
 
 def ancestor_counts(lists: str | Path, index: int) -> None:
@@ -55,30 +48,6 @@ def class_browser(lists: str | Path, images: str | Path) -> Any:
     choice.value = None
     choice.observe(go, names="value")
     return ipywidgets.VBox([path, ipywidgets.HBox([choice, shown])])
-
-
-def prediction_browser(evaluation: str | Path, tfrecords: str | Path, lists: str | Path) -> Any:
-    """A widget that shows one validation image and the network's best classes for it."""
-    tree = read_tree(Path(lists) / DICTIONARY)
-    predictions, threshold = read_predictions(evaluation), true_threshold(evaluation)
-    records = Records(tfrecords, read_manifest(tfrecords, "convert"), "val")
-    positions = records.in_order()
-
-    def show(image: int) -> None:
-        row = predictions.best[image]
-        best, true = row["class"][:SHOWN], set(predictions.true(image, threshold).tolist())
-        _, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(1, 2), layout="constrained")
-        left.imshow(decode(records.reader.example(*positions[image].tolist()).jpeg))
-        left.set_title(row["key"].decode(), fontsize=9)
-        left.axis("off")
-        right.barh([tree.label(one) for one in best], row["score"][:SHOWN],
-                   color=[GOOD if int(one) in true else "#bbbbbb" for one in best])
-        right.set(title="Best classes (green: true)", xlabel="probability", xlim=(0, 1))
-        right.invert_yaxis()
-        plt.show()
-
-    slider = ipywidgets.IntSlider(0, 0, len(predictions.best) - 1, description="image", continuous_update=False)
-    return ipywidgets.interactive(show, image=slider)
 
 
 def _choices(tree: ClassTree, counts: list[int], index: int) -> list[tuple[str, int]]:

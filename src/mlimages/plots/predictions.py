@@ -1,7 +1,9 @@
 """Pictures of what the network takes for what."""
 
 from pathlib import Path
+from typing import Any
 
+import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -9,12 +11,15 @@ from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.core.publish import read_manifest
 from mlimages.evaluate.predictions import Predictions, read_predictions
-from mlimages.plots.canvas import VALIDATION, axes
+from mlimages.inputs.pipeline import Records
+from mlimages.inputs.preprocess import decode
+from mlimages.plots.canvas import GOOD, VALIDATION, axes
 
 # Images of one class without the other that a confusion must be seen in.
 LEAST_IMAGES = 5
 IMAGES_AT_ONCE = 4096
 MOST_CLASSES = 50  # that have room in a matrix
+SHOWN = 15  # classes of an image in the browser
 
 
 def true_threshold(evaluation: str | Path) -> float:
@@ -117,6 +122,30 @@ def best_leaves(evaluation: str | Path, tree: ClassTree) -> tuple[np.ndarray, np
         found.add(classes, best + 1, np.ones(len(classes)))
     pairs = np.stack(np.divmod(found.pairs, len(tree) + 1), axis=1) - [0, 1]
     return np.bincount(true["class"], minlength=len(tree)), pairs, found.sums.astype(np.int64)
+
+
+def prediction_browser(evaluation: str | Path, tfrecords: str | Path, lists: str | Path) -> Any:
+    """A widget that shows one validation image and the network's best classes for it."""
+    tree = read_tree(Path(lists) / DICTIONARY)
+    predictions, threshold = read_predictions(evaluation), true_threshold(evaluation)
+    records = Records(tfrecords, read_manifest(tfrecords, "convert"), "val")
+    positions = records.in_order()
+
+    def show(image: int) -> None:
+        row = predictions.best[image]
+        best, true = row["class"][:SHOWN], set(predictions.true(image, threshold).tolist())
+        _, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(1, 2), layout="constrained")
+        left.imshow(decode(records.reader.example(*positions[image].tolist()).jpeg))
+        left.set_title(row["key"].decode(), fontsize=9)
+        left.axis("off")
+        right.barh([tree.label(one) for one in best], row["score"][:SHOWN],
+                   color=[GOOD if int(one) in true else "#bbbbbb" for one in best])
+        right.set(title="Best classes (green: true)", xlabel="probability", xlim=(0, 1))
+        right.invert_yaxis()
+        plt.show()
+
+    slider = ipywidgets.IntSlider(0, 0, len(predictions.best) - 1, description="image", continuous_update=False)
+    return ipywidgets.interactive(show, image=slider)
 
 
 def _looked_up(keys: np.ndarray, known: np.ndarray, classes: np.ndarray,
