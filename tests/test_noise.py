@@ -135,8 +135,8 @@ def execute(folder: Path, *cells: str) -> tuple[subprocess.CompletedProcess[str]
     # A kernel that sees pytest's variable takes in less than it does for users.
     unset = {"TF_CPP_MIN_LOG_LEVEL", "PYTEST_CURRENT_TEST"}
     kept = {name: value for name, value in environment().items() if name not in unset}
-    ended = subprocess.run([sys.executable, "-m", "mlimages.run_notebook", "acquire", "out.ipynb"], cwd=folder, env=kept,
-                           capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-m", "mlimages.run_notebook", "acquire", "out.ipynb"], cwd=folder,
+                           env=kept, capture_output=True, text=True)
     outputs = [output for cell in json.loads((folder / "out.ipynb").read_text())["cells"]
                for output in cell.get("outputs", [])]
     return ended, "".join("".join(output.get("text", "")) for output in outputs)
