@@ -51,13 +51,13 @@ def build(job: Build) -> Built:
         account.unlink()
         fsync(job.accounts)
     rows: list[Row] = []
-    write_shard(path, _samples(job, path, rows))
+    digest = write_shard(path, _samples(job, path, rows))
     write_ledger(ledger_path(path), rows)
     write_json(account, {
         "lines": len(rows), "images": sum(row.reason is Reason.OK for row in rows),
         "bytes": sum(row.bytes for row in rows),
         "reasons": Counter(row.reason for row in rows),
-        "sha256": {"tar": sha256(path), "ledger": sha256(ledger_path(path))},
+        "sha256": {"tar": digest, "ledger": sha256(ledger_path(path))},
     })
     return Built(job.shard.name)
 
