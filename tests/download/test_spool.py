@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.download.images import Picture
+from mlimages.download.check_image import Picture
 from mlimages.download.spool import Spools
 
 
