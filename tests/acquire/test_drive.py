@@ -80,7 +80,6 @@ def test_the_question_is_not_answered_for_ever(google: "ScriptedServer", machine
     ({"body": b"<html><title>Google  Drive</title></html>"}, "without a download form, with the title 'Google Drive'"),
     ({"body": b"<html></html>"}, "without a download form, with the title ''"),
     ({"body": b'<form id="download-form"><input type="hidden" name="id" value="x"></form>'}, "form has no address"),
-    ({"endless": True}, "without a download form"),
     ({"drop": True}, "Connection aborted"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_what_comes_instead_of_a_file_is_named(google: "ScriptedServer", machine: Machine, tmp_path: Path,
@@ -93,6 +92,14 @@ def test_what_comes_instead_of_a_file_is_named(google: "ScriptedServer", machine
     assert ("quota" in message) == ("quota" in words)
     assert google.requests[PATH] == 1
     assert not list(tmp_path.glob("*list*"))
+
+
+def test_no_more_of_a_page_is_read_than_a_page_has(google: "ScriptedServer", machine: Machine, tmp_path: Path) -> None:
+    google.on(PATH, endless=True, headers=HTML)
+    with pytest.raises(UserError, match="without a download form"):
+        _fetch(machine, tmp_path)
+    google.wait_until(lambda: google.finished[PATH] == 1)
+    assert google.broken_off[PATH] == 1
 
 
 def test_a_fault_that_passes_is_waited_for(google: "ScriptedServer", machine: Machine, tmp_path: Path,
