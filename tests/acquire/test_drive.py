@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from mlimages.acquire import drive, transfer
+from mlimages.acquire import drive, fetch_files
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine
 

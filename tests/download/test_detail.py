@@ -71,7 +71,7 @@ def test_the_detail_says_what_was_found(fetcher: MakeFetcher, server: ScriptedSe
 def test_the_detail_says_which_limit_in_time(fetcher: MakeFetcher, server: ScriptedServer, changes: dict[str, float],
                                              reply: dict[str, Any], detail: str,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlimages.download.transport.GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("mlimages.download.http.transport.GRACE_SECONDS", 0.2)
     server.on("/a.jpg", **reply)
     one = fetcher(**{"attempts": 1, "timeout_seconds": 5.0, "min_bytes_per_second": 0.0, **changes})
     assert one.fetch(f"{HOST}/a.jpg").reason is Reason.TIMEOUT
