@@ -14,7 +14,7 @@ from mlimages.core import noise
 from mlimages.core.noise import has_gpu, is_noise, standard_error
 from mlimages.core.params import Machine, Params
 from mlimages.download import download
-from mlimages.launch.worker_state import Worker
+from mlimages.launch.worker_state import WorkerLog
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_GPU = [
@@ -117,11 +117,12 @@ def test_what_another_process_writes_passes_in_order_without_noise(capfd: pytest
 
 
 def test_the_end_of_a_workers_log_has_room_for_what_says_something(tmp_path: Path) -> None:
-    with (tmp_path / "log").open("w") as log:
-        worker = Worker(0, log)
-        for line in ["the error", *NOISE * 9]:
-            worker.hear("err", line)
-    assert list(worker.tail) == ["[worker 0] the error"]
+    log = WorkerLog(0, tmp_path / "log")
+    for line in ["the error", *NOISE * 9]:
+        log.write(line)
+    log.close()
+    assert list(log.tail) == ["[worker 0] the error"]
+    assert (tmp_path / "log").read_text() == "[worker 0] the error\n"
 
 
 def execute(folder: Path, *cells: str) -> tuple[subprocess.CompletedProcess[str], str]:

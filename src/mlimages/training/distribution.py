@@ -1,6 +1,7 @@
 """The devices that train together, in one process or in several, and what they exchange."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -115,3 +116,25 @@ class Role:
 
 
 ALONE = Role()
+
+
+# TensorFlow's status codes do not say whether an error is this worker's own: an error that ends the collective
+# operations on one worker reaches the others with the same code. Only the text tells, which is read here alone.
+# Lines that TensorFlow writes above the error of a graph.
+TRACE = re.compile(r"^(Graph execution error:|Detected at node .*| +File .*)$", re.MULTILINE)
+# How a message starts, in every release of TensorFlow so far, if another worker's error ended a collective operation.
+ABORTED = "Collective ops is aborted by"
+
+
+def first_line(error: Any) -> str:
+    """The first line of an OpError that says something."""
+    return TRACE.sub("", str(error.message)).strip().partition("\n")[0]
+
+
+def own_failure(error: Any, role: Role) -> str:
+    """The message of an OpError by which this worker itself failed; "" if it follows from the loss of another one."""
+    line = first_line(error)
+    if ABORTED in line or not isinstance(error, tf.errors.InvalidArgumentError | tf.errors.ResourceExhaustedError):
+        return ""
+    return (f"worker {role.index} failed by itself: {line}; where it is memory that it lacks, lower train.batch or "
+            f"raise train.accumulate, else please report this with its log")

@@ -16,7 +16,7 @@ from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.core.progress import progress
 from mlimages.core.publish import MANIFEST, read_manifest, sha256
-from mlimages.core.signals import Interrupts
+from mlimages.core.signals import Interrupts, TrainingStopped
 from mlimages.inputs.pipeline import Records, telling, training_batches
 from mlimages.network.checkpoint_files import CHECKPOINTS, newest
 from mlimages.network.initial_weights import find_start
@@ -106,10 +106,6 @@ LOGGED_STEPS = 5
 NOT_TRIED = (float("nan"), float("nan"))
 
 
-class Stopped(UserError):
-    """The training was told to stop, and saved first."""
-
-
 class Row(NamedTuple):
     """One of the log: the step that ends it, the mean loss since the row before, the learning rate."""
 
@@ -126,7 +122,7 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
     However many steps a call takes, it ends at a checkpoint, and the log has the same rows, but for their speed.
 
     Of several workers only the chief writes, and looks at validation images. UserError, with the last good checkpoint
-    kept, for what is no longer finite; Stopped, with a checkpoint of the last step that was done, on all
+    kept, for what is no longer finite; TrainingStopped, with a checkpoint of the last step that was done, on all
     workers after the same step, after SIGTERM or SIGINT of any.
     """
     done, losses = resumed
@@ -172,8 +168,10 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
                 if not role.alone:
                     with contextlib.suppress(tf.errors.OpError):  # one of them leaves first
                         meet(trainer.strategy)
-                raise Stopped(f"{interrupts.received or 'A signal to another worker'} stopped the training after step "
-                              f"{done} of {plan.total_steps}; its checkpoint is kept: run the same command to continue")
+                raise TrainingStopped(
+                    f"{interrupts.received or 'A signal to another worker'} stopped the training after step {done} of "
+                    f"{plan.total_steps}; its checkpoint is kept: run the same command to continue",
+                    interrupts.received)
 
 
 def _log(work: Path, done: int, role: Role) -> contextlib.AbstractContextManager[TrainingLog | None]:
