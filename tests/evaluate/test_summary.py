@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.evaluate.conftest import SmallStages
+from tests.evaluate.fixtures import SmallStages
 
 from mlimages.core.errors import UserError
 from mlimages.evaluate import evaluate
