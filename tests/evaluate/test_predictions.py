@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mlimages.core.errors import UserError
-from mlimages.evaluate.predictions import LABELS, PREDICTIONS, read_predictions, writing_predictions
-from mlimages.metrics.decisions import best
+from mlimages.evaluate.predictions import LABELS, PREDICTIONS, open_prediction_writer, read_predictions
+from mlimages.metrics.decisions import top_classes
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.random((25, 6), np.float32)
@@ -19,10 +19,10 @@ KEYS = np.array([f"val-{number:05d}".encode() for number in range(25)])
 
 
 def write(folder: Path, batch: int, kept: int = 4) -> Path:
-    with writing_predictions(folder, 9, kept) as writer:
+    with open_prediction_writer(folder, 9, kept) as writer:
         for begin in range(0, 25, batch):
             rows = slice(begin, begin + batch)
-            writer.add(KEYS[rows], best(SCORES[rows], kept), SCORES[rows], CONFIDENCES[rows])
+            writer.add(KEYS[rows], top_classes(SCORES[rows], kept), SCORES[rows], CONFIDENCES[rows])
     return folder
 
 
@@ -56,8 +56,8 @@ def test_what_was_read_is_mapped_not_loaded(tmp_path: Path) -> None:
 
 
 def test_a_writing_that_fails_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), writing_predictions(tmp_path, 9, 4) as writer:
-        writer.add(KEYS, best(SCORES, 4), SCORES, CONFIDENCES)
+    with pytest.raises(RuntimeError), open_prediction_writer(tmp_path, 9, 4) as writer:
+        writer.add(KEYS, top_classes(SCORES, 4), SCORES, CONFIDENCES)
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from mlimages.metrics import score_histograms
-from mlimages.metrics.score_histograms import CELLS, UNKNOWN, ClassRanks, ScoreHistograms
+from mlimages.metrics.score_histograms import CELLS, UNKNOWN, ClassRanking, ScoreHistograms
 
 IMAGES = 6000
 # The share of images that a class is true for, the centre and spread of the log-odds of its scores, and how much higher
@@ -30,7 +30,7 @@ def drawn(images: int = IMAGES, heavy_tails: bool = False) -> tuple[np.ndarray, 
     return (1 / (1 + np.exp(-odds))).astype(np.float32), truths
 
 
-def ranked(scores: np.ndarray, truths: np.ndarray, batch: int = 100) -> list[ClassRanks]:
+def ranked(scores: np.ndarray, truths: np.ndarray, batch: int = 100) -> list[ClassRanking]:
     streamed = ScoreHistograms(scores.shape[1])
     for begin in range(0, len(scores), batch):
         streamed.update(scores[begin: begin + batch], truths[begin: begin + batch])

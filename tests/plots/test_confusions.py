@@ -10,8 +10,8 @@ import pytest
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import read_tree
 from mlimages.core.publish import publish
-from mlimages.evaluate.predictions import writing_predictions
-from mlimages.metrics.decisions import best
+from mlimages.evaluate.predictions import open_prediction_writer
+from mlimages.metrics.decisions import top_classes
 from mlimages.plots import predictions as figures
 
 # A root with four leaves, and a leaf that is a root.
@@ -36,8 +36,8 @@ def test_confusions_are_how_much_more_a_class_is_seen_in_images_of_another(
     truths[:, 4], truths[:4, 4] = False, True  # too few images to tell
     confidences = np.where(truths, 0.7, np.where(rng.random(scores.shape) < 0.1, 0.2, 0)).astype(np.float32)
     kept = 4
-    with writing_predictions(tmp_path / "work", 1, kept) as writer:
-        writer.add(np.full(IMAGES, b"k"), best(scores, kept), scores, confidences)
+    with open_prediction_writer(tmp_path / "work", 1, kept) as writer:
+        writer.add(np.full(IMAGES, b"k"), top_classes(scores, kept), scores, confidences)
     publish(tmp_path / "work", tmp_path / "evaluation", verb="evaluate", records={}, threshold=0.5)
     seen = np.where(scores >= np.sort(scores, axis=1)[:, -kept, None], scores, 0)
     expected = {}
@@ -59,8 +59,8 @@ def test_the_best_leaf_competes_with_leaves_of_its_root_that_are_not_true(
     scores = rng.integers(0, 5, (IMAGES, len(PARENTS))).astype(np.float32) / 5  # with equal ones
     confidences = rng.choice([-1, 0, 0.2, 0.7], scores.shape).astype(np.float32)
     kept = 3
-    order = best(scores, kept)
-    with writing_predictions(tmp_path / "work", 1, kept) as writer:
+    order = top_classes(scores, kept)
+    with open_prediction_writer(tmp_path / "work", 1, kept) as writer:
         writer.add(np.full(IMAGES, b"k"), order, scores, confidences)
     publish(tmp_path / "work", tmp_path / "evaluation", verb="evaluate", records={}, threshold=0.5)
     expected: Counter[tuple[int, int]] = Counter()
@@ -84,8 +84,8 @@ def test_of_many_classes_those_that_are_confused_most_are_drawn_in_rows_that_add
     said = np.array([2] * 5 + [3] + [2] * 2 + [4] * 4 + [3] * 6 + [5] * 2)
     scores, confidences = np.zeros((2, 20, len(PARENTS)), np.float32)
     scores[np.arange(20), said], confidences[np.arange(20), true] = 0.9, 1.0
-    with writing_predictions(tmp_path / "work", 1, len(PARENTS)) as writer:
-        writer.add(np.full(20, b"k"), best(scores, len(PARENTS)), scores, confidences)
+    with open_prediction_writer(tmp_path / "work", 1, len(PARENTS)) as writer:
+        writer.add(np.full(20, b"k"), top_classes(scores, len(PARENTS)), scores, confidences)
     publish(tmp_path / "work", tmp_path / "evaluation", verb="evaluate", records={}, threshold=0.5)
     figures.confusion_matrix(tmp_path / "evaluation", lists, most=2)
     ax = plt.gcf().axes[0]

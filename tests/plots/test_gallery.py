@@ -11,9 +11,9 @@ from tests.evaluate.fixtures import SmallStages
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.core.publish import publish, read_manifest
-from mlimages.evaluate.predictions import writing_predictions
+from mlimages.evaluate.predictions import open_prediction_writer
 from mlimages.inputs.pipeline import Records
-from mlimages.metrics.decisions import best
+from mlimages.metrics.decisions import top_classes
 from mlimages.plots.gallery import MAX_LINES, LabelOutcomes, Outcome, gallery, spread
 
 # thing > (animal > (cat, dog), plant); red
@@ -24,8 +24,8 @@ THING, ANIMAL, CAT, DOG, PLANT, RED = range(6)
 
 def published(folder: Path, confidences: np.ndarray, scores: np.ndarray) -> Path:
     """What evaluate would publish of these, the scores of all classes included."""
-    with writing_predictions(folder / "work", 1, scores.shape[1]) as writer:
-        writer.add(np.full(len(scores), b"k"), best(scores, scores.shape[1]), scores, confidences)
+    with open_prediction_writer(folder / "work", 1, scores.shape[1]) as writer:
+        writer.add(np.full(len(scores), b"k"), top_classes(scores, scores.shape[1]), scores, confidences)
     publish(folder / "work", folder / "evaluation", verb="evaluate", records={}, threshold=0.5, score_threshold=0.4)
     return folder / "evaluation"
 

@@ -140,7 +140,7 @@ def calibration(evaluation: str | Path) -> None:
     bins = read_table(Path(evaluation) / CALIBRATION)
     error = _metrics(evaluation)["expected_calibration_error"]
     _, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
-    for ax, scale, title in ((left, "probability", f"Reliability; expected calibration error {error:.4f}"),
+    for ax, scale, title in ((left, "probability", f"ReliabilityDiagram; expected calibration error {error:.4f}"),
                              (right, "log_odds", "The same on logit axes")):
         chosen = bins[bins["scale"] == scale]
         if scale == "log_odds":  # logit axes have no place for 0 and 1
