@@ -28,7 +28,7 @@ def summary(data: str | Path = "data") -> str:
         f"Quality: mean average precision {metrics['mean_average_precision_macro']:.3f} (macro) and "
         f"{metrics['mean_average_precision_micro']:.3f} (micro) on {metrics['images']:,} validation images; a random "
         f"ranking reaches {metrics['base_rate']:.3f} and {metrics['base_rate_micro']:.3f}.",
-        f"Look: {data}/reports/5_evaluate.ipynb has the pictures; `dvc plots show` draws the curves.",
+        f"Look: {data}/reports/5_evaluate.ipynb has the plots; `dvc plots show` draws the curves.",
         f"Try next: `make lab` to explore, or `dvc exp run -S train.{length}={2 * params[length]}` to train twice as "
         f"long, then `dvc metrics diff`."])
 

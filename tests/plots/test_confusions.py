@@ -68,10 +68,10 @@ def test_the_best_leaf_competes_with_leaves_of_its_root_that_are_not_true(
         for true in (leaf for leaf in (1, 2, 3, 4, 5) if confidence[leaf] >= 0.5):
             family = (5,) if true == 5 else (1, 2, 3, 4)
             rivals = [one for one in kept_here if one in family and 0 <= confidence[one] < 0.5]
-            said = max(rivals, key=lambda one: (row[one], -one), default=-1)
-            if true in kept_here and (said < 0 or row[true] > row[said]):
-                said = true
-            expected[true, said] += 1
+            highest = max(rivals, key=lambda one: (row[one], -one), default=-1)
+            if true in kept_here and (highest < 0 or row[true] > row[highest]):
+                highest = true
+            expected[true, highest] += 1
     images, pairs, counts = predictions.best_leaves(tmp_path / "evaluation", read_tree(lists / DICTIONARY))
     assert dict(zip(map(tuple, pairs.tolist()), counts.tolist(), strict=True)) == dict(expected)
     assert images.tolist() == [0, *(confidences[:, 1:] >= 0.5).sum(axis=0)]
@@ -81,9 +81,9 @@ def test_of_many_classes_those_that_are_confused_most_are_drawn_in_rows_that_add
         lists: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plt, "show", lambda: None)
     true = np.array([1] * 6 + [2] * 6 + [3] * 6 + [5] * 2)
-    said = np.array([2] * 5 + [3] + [2] * 2 + [4] * 4 + [3] * 6 + [5] * 2)
+    highest = np.array([2] * 5 + [3] + [2] * 2 + [4] * 4 + [3] * 6 + [5] * 2)
     scores, confidences = np.zeros((2, 20, len(PARENTS)), np.float32)
-    scores[np.arange(20), said], confidences[np.arange(20), true] = 0.9, 1.0
+    scores[np.arange(20), highest], confidences[np.arange(20), true] = 0.9, 1.0
     with open_prediction_writer(tmp_path / "work", 1, len(PARENTS)) as writer:
         writer.add(np.full(20, b"k"), top_classes(scores, len(PARENTS)), scores, confidences)
     publish(tmp_path / "work", tmp_path / "evaluation", verb="evaluate", records={}, threshold=0.5)

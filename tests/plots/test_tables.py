@@ -11,6 +11,7 @@ from mlimages.download.run import REASONS
 from mlimages.evaluate.tables import write_tables
 from mlimages.metrics.measurement import MetricsAccumulator
 from mlimages.plots import downloads, evaluation, scale
+from mlimages.plots.canvas import read_table
 from mlimages.plots.costs import DatasetVolume
 
 NAMES = ("thing", "12", "NA", "never")
@@ -46,6 +47,12 @@ def test_classes_are_sorted_by_average_precision_and_named_as_they_are(evaluated
     assert table["average precision"].tolist() == ["1.0000", "1.0000", "0.7500"]
     assert table["train records"].tolist() == ["12,000", "150", "50"]
     assert evaluation.class_table(evaluated, count=2).index.tolist() == ["thing", "12"]
+
+
+def test_names_stay_text_and_empty_cells_are_missing(tmp_path: Path) -> None:
+    write_csv(tmp_path / "table.csv", ("class", "name", "recall"), [(0, "12", 0.5), (1, "013", "")])
+    table = read_table(tmp_path / "table.csv")
+    assert table["name"].tolist() == ["12", "013"] and table["recall"].isna().tolist() == [False, True]
 
 
 def test_groups_and_cutoffs_are_named(evaluated: Path) -> None:

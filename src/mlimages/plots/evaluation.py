@@ -11,17 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mlimages.evaluate.tables import BY_DEPTH, BY_FREQUENCY, CALIBRATION, CLASS_CURVES, CURVE, METRICS, PER_CLASS
-from mlimages.plots.canvas import (
-    COUNT,
-    DECIMALS,
-    MUTED,
-    TRAIN,
-    VALIDATION,
-    axes,
-    display_table,
-    label,
-    read_table,
-)
+from mlimages.plots.canvas import COUNT, DECIMALS, MUTED, TRAIN, VALIDATION, axes, display_table, label, read_table
 
 ENDS = (1e-7, 1 - 1e-7)  # the drawn range of probabilities
 MOST_NAMES = 80  # classes that have room for a bar and a name each
