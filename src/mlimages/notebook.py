@@ -57,7 +57,8 @@ def stage_parameters(stage: str, namespace: Mapping[str, Any]) -> tuple[Any, Mac
     """
     enter_repository()
     known = [field.name for field in dataclasses.fields(SECTIONS[stage])]
-    values = {name: namespace[name] for name in cell_parameters(namespace["In"], known)}
+    names = cell_parameters(namespace["In"], known)
+    values = {name: namespace[name] for name in names if name in namespace}
     params = checked(SECTIONS[stage], values, "the notebook's parameters cell", f"{stage}.", known)
     return params, load(PARAMS).machine
 
