@@ -103,11 +103,9 @@ def execute(stage: str, out: str | Path) -> None:
     load()
     [notebook] = Path("notebooks").glob(f"[0-9]_{stage}.ipynb")
     nbformat.write(with_parameters(notebook, stage), out)
-    try:
-        papermill.execute_notebook(out, out, kernel_name="python3", log_output=True, progress_bar=False,
-                                   kernel_manager_class=Kernel, coalesce_streams=True)
-    finally:
-        _make_paths_relative(Path(out))
+    papermill.execute_notebook(out, out, kernel_name="python3", log_output=True, progress_bar=False,
+                               kernel_manager_class=Kernel, coalesce_streams=True)
+    _make_paths_relative(Path(out))
 
 
 def _make_paths_relative(path: Path) -> None:
