@@ -125,6 +125,12 @@ def test_a_misspelt_or_wrong_parameter_in_the_cell_is_an_error(copy: Path, monke
         stage_parameters("train", run_cells(source, "", changed, "rows = 3"))
 
 
+def test_parameters_are_found_without_a_history_of_cells(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy)
+    namespace = {**run_cells(parameters_source(copy / "notebooks" / "4_train.ipynb")), "In": [""]}
+    assert stage_parameters("train", namespace)[0] == load().train
+
+
 @pytest.mark.parametrize(("cells", "expected"), [
     (["import os", "batch = 1\nseed = 2", "rows = [batch]"], ["batch", "seed"]),
     (["batch = 1\nsede = 2", "batch = 1\nseed = 2"], ["batch", "seed"]),

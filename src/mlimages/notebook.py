@@ -57,7 +57,8 @@ def stage_parameters(stage: str, namespace: Mapping[str, Any]) -> tuple[Any, Mac
     """
     enter_repository()
     known = [field.name for field in dataclasses.fields(SECTIONS[stage])]
-    names = cell_parameters(namespace["In"], known)
+    # Programs that test notebooks run cells without a history: then only known names can be found.
+    names = cell_parameters(namespace["In"], known) or known
     values = {name: namespace[name] for name in names if name in namespace}
     params = checked(SECTIONS[stage], values, "the notebook's parameters cell", f"{stage}.", known)
     return params, load(PARAMS).machine
