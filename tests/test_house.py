@@ -27,7 +27,7 @@ FORMATS = {"acquire.formats", "acquire.hierarchy", "download.ledger", "download.
            "convert.encode_image", "convert.example", "convert.records"}
 # The packages that each package may import; those of `plots` are not restricted.
 IMPORTS = {
-    "core": set(), "images": set(), "metrics": {"core"}, "demo": {"core", "acquire"},
+    "core": set(), "images": {"core"}, "metrics": {"core"}, "demo": {"core", "acquire"},
     "acquire": {"core", "demo"}, "download": {"core", "images", "demo", "acquire"},
     "convert": {"core", "images", "acquire", "download"},
     "inputs": {"core", "convert"}, "network": {"core"},

@@ -6,7 +6,6 @@ The addresses of the release are constants of `mlimages.acquire.sources`; here t
 import dataclasses
 import hashlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import requests
 
 from mlimages.acquire import acquire, fetch_files, sources
 from mlimages.acquire.formats import DICTIONARY, LISTS, read_list
@@ -99,8 +97,11 @@ def test_the_full_release_is_fetched_once_and_its_files_are_in_the_manifest(
     assert {name: manifest["files"][name]["records"] for name in LINES} == LINES
     assert {name: manifest["raw"][name]["sha256"] for name in LINES} == {
         name: hashlib.sha256(_content(name, lines)).hexdigest() for name, lines in LINES.items()}
+    # Of each list first the address, then the file.
+    once = {f"/data/{DICTIONARY}": 1, **{f"/drive/{name}": 2 for name in LINES}}
+    assert released.requests == once
     acquire(dataclasses.replace(full, limit=1), machine, out=tmp_path / "again")
-    assert set(released.requests.values()) == {1}
+    assert released.requests == once
     assert _kept(machine, "full") == sorted([DICTIONARY, *LINES])
 
 
@@ -112,7 +113,8 @@ def test_what_failed_is_fetched_again_and_nothing_else(released: "ScriptedServer
         acquire(full, machine, out=tmp_path / "lists")
     assert not (tmp_path / "lists").exists()
     acquire(full, machine, out=tmp_path / "lists")
-    assert {path: count for path, count in released.requests.items() if count != 1} == {f"/drive/{TRAIN_URLS}": 2}
+    assert released.requests == {f"/data/{DICTIONARY}": 1, **{f"/drive/{name}": 2 for name in LINES},
+                                 f"/drive/{TRAIN_URLS}": 1 + 2}
 
 
 def test_a_list_that_is_cut_off_never_takes_its_name_and_is_continued(
@@ -122,7 +124,9 @@ def test_a_list_that_is_cut_off_never_takes_its_name_and_is_continued(
     monkeypatch.setitem(sources.FULL, TRAIN_URLS, Released(TRAIN_URLS, 30))
     kept = 2**20  # gdown writes half of that at a time
     _serve(released, **{TRAIN_URLS: {"body": content, "cut": kept + 1000}})
+    released.on(f"/drive/{TRAIN_URLS}", body=content, cut=kept + 1000)
     rest = {"status": 206, "headers": {"Content-Range": f"bytes {kept}-{len(content) - 1}/{len(content)}"}}
+    released.on(f"/drive/{TRAIN_URLS}", body=content)
     released.on(f"/drive/{TRAIN_URLS}", body=content)
     released.on(f"/drive/{TRAIN_URLS}", body=content[kept:], **rest)
     with pytest.raises(UserError, match=rf"{TRAIN_URLS}.* cannot be fetched: .*\.{TRAIN_URLS}\.download\*"):
@@ -130,7 +134,7 @@ def test_a_list_that_is_cut_off_never_takes_its_name_and_is_continued(
     assert TRAIN_URLS not in _kept(machine, "full")
     out = acquire(full, machine, out=tmp_path / "lists")
     assert verify(out, "acquire")["raw"][TRAIN_URLS]["sha256"] == hashlib.sha256(content).hexdigest()
-    assert released.requests[f"/drive/{TRAIN_URLS}"] == 3  # the last one was for the rest
+    assert released.requests[f"/drive/{TRAIN_URLS}"] == 2 + 3  # the last one was for the rest
 
 
 def test_a_last_line_without_its_end_is_a_line(tmp_path: Path) -> None:
@@ -164,43 +168,6 @@ def test_another_dictionary_than_the_released_one_is_refused(
     monkeypatch.setattr(sources, "RELEASED_ROOTS", 4)
     with pytest.raises(UserError, match="expected 5 classes and 4 roots, found 5 and 1"):
         acquire(tiny, machine, out=tmp_path / "lists")
-
-
-def test_a_quota_page_of_google_drive_is_named_and_a_folder_proposed(
-        released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    _to_loopback(released, monkeypatch)
-    released.on(f"/uc?id={TRAIN_IDS}", body=QUOTA_PAGE, headers={"Content-Type": "text/html"})
-    named = rf"a page instead of {TRAIN_IDS}: its download quota .*acquire\.source: folder"
-    with pytest.raises(UserError, match=named):
-        acquire(full, machine, out=tmp_path / "lists")
-    assert [name for name in _kept(machine, "full") if TRAIN_IDS in name] == []
-
-
-def test_google_drives_question_whether_to_go_on_without_a_virus_scan_is_answered(
-        released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    _to_loopback(released, monkeypatch)
-    for name, lines in LINES.items():
-        form = (f'<form id="download-form" action="https://drive.usercontent.google.com/download" method="get">'
-                f'<input type="hidden" name="id" value="{name}"><input type="hidden" name="confirm" value="t"></form>')
-        released.on(f"/uc?id={name}", body=form.encode(), headers={"Content-Type": "text/html; charset=utf-8"})
-        released.on(f"/download?id={name}&confirm=t", body=_content(name, lines),
-                    headers={"Content-Disposition": f'attachment; filename="{name}"', "Content-Type": "text/plain"})
-    manifest = verify(acquire(full, machine, out=tmp_path / "lists"), "acquire")
-    assert {name: manifest["files"][name]["records"] for name in LINES} == LINES
-
-
-def _to_loopback(server: "ScriptedServer", monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lead Google Drive's hosts to the server, so that gdown meets what it takes for them."""
-    get = requests.Session.get
-
-    def get_here(self: requests.Session, url: str, **options: Any) -> requests.Response:
-        here = re.sub(r"https://drive(\.usercontent)?\.google\.com", f"http://127.0.0.1:{server.server_port}", url)
-        return get(self, here, **options)
-
-    monkeypatch.setattr(sources, "DRIVE", "https://drive.google.com/uc?id=")
-    monkeypatch.setattr(requests.Session, "get", get_here)
 
 
 def test_a_web_page_from_elsewhere_is_named(released: "ScriptedServer", full: Acquire, machine: Machine,

@@ -87,7 +87,7 @@ def _samples(job: Build, path: Path, rows: list[Row]) -> Iterator[Sample]:
 
 
 def _row(entry: Entry, url: str, key: str) -> Row:
-    row = Row(entry.line, url, key, entry.reason, entry.http_status, mirror=entry.mirror)
+    row = Row(entry.line, url, key, entry.reason, entry.http_status, mirror=entry.mirror, detail=entry.detail)
     if image := entry.stored:
         row = row._replace(bytes=image.bytes, sha256=image.sha256, width=image.width, height=image.height)
     return row

@@ -27,13 +27,13 @@ def check_image(body: bytes, *, max_pixels: int, shorter_side: int | None, quali
     An image without an EXIF orientation, or with 1, gets `turn` for one: a JPEG keeps its pixels, others become JPEGs.
 
     With `shorter_side`, an image whose shorter side has more pixels comes back at that side as an upright RGB JPEG
-    of that quality, in sRGB. Failure NOT_IMAGE, TOO_MANY_PIXELS or CORRUPT where the image is not sound; its cause, an
-    Undecodable, says what was found.
+    of that quality, in sRGB. Failure NOT_IMAGE, TOO_MANY_PIXELS or CORRUPT where the image is not sound; its detail
+    says what was found.
     """
     try:
         return _checked(PictureFile(body), max_pixels, shorter_side, quality, turn)
     except Undecodable as error:
-        raise Failure(Reason(error.reason), 200) from error  # type: ignore[call-arg]
+        raise Failure(Reason(error.reason), 200, detail=error.detail) from None  # type: ignore[call-arg]
 
 
 def _checked(file: PictureFile, max_pixels: int, shorter_side: int | None, quality: int, turn: int) -> Picture:

@@ -38,6 +38,7 @@ class Entry(NamedTuple):
     http_status: int
     mirror: int
     stored: Stored | None
+    detail: str = ""
 
 
 class Spools:
@@ -113,8 +114,8 @@ def _append(path: Path, content: bytes) -> int:
 def _entry(line: bytes) -> Entry | None:
     """The entry of a journal's line; None where it is no whole one."""
     try:
-        number, reason, status, mirror, stored = json.loads(line)
-        whole = Entry(number, Reason(reason), status, mirror, Stored(*stored) if stored else None)  # type: ignore[call-arg]
+        number, reason, status, mirror, stored, *detail = json.loads(line)  # older journals have no detail
+        whole = Entry(number, Reason(reason), status, mirror, Stored(*stored) if stored else None, *detail)  # type: ignore[call-arg]
     except (ValueError, TypeError):
         return None
     return whole if line.endswith(b"\n") else None

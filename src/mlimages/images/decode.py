@@ -10,7 +10,6 @@ What does not concern the pixels never costs a picture: damaged EXIF, colour pro
 """
 
 import io
-import re
 import struct
 import zlib
 from enum import StrEnum
@@ -18,6 +17,7 @@ from enum import StrEnum
 import numpy as np
 from PIL import Image
 
+from mlimages.core.errors import one_line
 from mlimages.images.colour import cmyk_to_rgb, is_srgb, to_srgb
 from mlimages.images.formats import FORMATS, kind_of
 from mlimages.images.jpeg import (
@@ -39,7 +39,6 @@ from mlimages.images.resize import smaller
 # What Pillow's decoders raise on damaged files: they trust what the files say of themselves.
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError,
                   ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the text of an object: another one in every run
 
 
 class Defect(StrEnum):
@@ -51,11 +50,11 @@ class Defect(StrEnum):
 
 
 class Undecodable(ValueError):
-    """A file that is not taken for a picture: the reason, and what was found."""
+    """A file that is not taken for a picture: the reason, and what was found, as `one_line`."""
 
     def __init__(self, reason: Defect, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail = reason, one_line(detail)
+        super().__init__(f"{reason}: {self.detail}")
 
 
 class PictureFile:
@@ -224,7 +223,9 @@ def _opened_by_pillow(body: bytes) -> Image.Image:
 
 
 def _corrupt(error: Exception) -> Undecodable:
-    return Undecodable(Defect.CORRUPT, f"Pillow: {ADDRESS.sub('', repr(error))}")
+    """Pillow's own words, and the kind of error where they may be those of Python."""
+    kind = [] if isinstance(error, (OSError, SyntaxError)) and str(error) else [type(error).__name__]
+    return Undecodable(Defect.CORRUPT, ": ".join(["Pillow", *kind, *filter(None, [str(error)])]))
 
 
 def _by(size: tuple[int, int]) -> str:
