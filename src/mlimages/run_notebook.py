@@ -6,8 +6,6 @@ SIGTERM and Ctrl-C interrupt what the notebook runs, as JupyterLab's button does
 """
 
 import contextlib
-import dataclasses
-import json
 import logging
 import math
 import os
@@ -20,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
+import nbformat
 import papermill
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.asynchronous import AsyncKernelClient
@@ -31,6 +30,7 @@ from mlimages.core.disk import writing
 from mlimages.core.errors import UserError
 from mlimages.core.noise import standard_error
 from mlimages.core.params import SECTIONS, load
+from mlimages.notebook import with_parameters
 from mlimages.repository import check_data
 
 VERBS = [name for name in SECTIONS if name != "machine"]
@@ -125,19 +125,31 @@ def _ignores(pid: int, number: int) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-def execute(verb: str, out: str | Path) -> None:
-    """Write the executed notebook to `out`, and what its cells say to the output of this process.
+def execute(stage: str, out: str | Path) -> None:
+    """Write the executed notebook to `out`, and what its cells print to the output of this process.
 
-    UserError for a wrong params.yaml or a `data` that DVC cannot track, before any cell has run, and for a disk that
-    does not take `out`; papermill.PapermillExecutionError, which holds the cell's own error, and RuntimeError for a
+    Its parameters cell holds the stage's section of params.yaml. Of a progress bar only the last line is kept.
+    Raises UserError for a wrong params.yaml or a `data` that DVC cannot track, before any cell runs, and for a disk
+    that does not take `out`; papermill.PapermillExecutionError, which holds the cell's own error; RuntimeError for a
     kernel that died.
     """
     check_data(Path.cwd())
-    parameters = json.loads(json.dumps(dataclasses.asdict(getattr(load(), verb))))
-    [notebook] = Path("notebooks").glob(f"[0-9]_{verb}.ipynb")
+    load()
+    [notebook] = Path("notebooks").glob(f"[0-9]_{stage}.ipynb")
     with writing(Path(out)):
-        papermill.execute_notebook(notebook, out, parameters, kernel_name="python3", progress_bar=False,
-                                   stdout_file=sys.stdout, stderr_file=sys.stderr, kernel_manager_class=Kernel)
+        nbformat.write(with_parameters(notebook, stage), out)
+        papermill.execute_notebook(out, out, kernel_name="python3", progress_bar=False, stdout_file=sys.stdout,
+                                   stderr_file=sys.stderr, kernel_manager_class=Kernel, coalesce_streams=True)
+        _make_paths_relative(Path(out))
+
+
+def _make_paths_relative(path: Path) -> None:
+    """Remove the repository's folder from the paths that an executed notebook's cells printed."""
+    notebook = nbformat.read(path, as_version=4)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+        if output.output_type == "stream":
+            output.text = output.text.replace(f"{Path.cwd()}/", "")
+    nbformat.write(notebook, path)
 
 
 def main(arguments: list[str]) -> int:

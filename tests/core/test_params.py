@@ -8,7 +8,7 @@ import pytest
 from dvc.utils.serialize import parse_yaml
 
 from mlimages.core.errors import UserError
-from mlimages.core.params import load, section
+from mlimages.core.params import load
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,13 +82,3 @@ def test_numbers_have_one_meaning_for_dvc_and_the_code(tmp_path: Path, old: str,
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.yaml is missing"):
         load(tmp_path / "nowhere.yaml")
-
-
-def test_a_notebooks_cell_is_checked_like_the_file() -> None:
-    values = {"batch": 64, "preprocessing": "central", "central_fraction": 0.8, "at_k": [1], "threshold": 0.5,
-              "score_threshold": 0.5, "frequency_groups": [100], "predictions_kept": 5, "unrelated": object()}
-    assert section("evaluate", values).batch == 64
-    with pytest.raises(UserError, match=r"parameters cell: `evaluate\.batch` is 0"):
-        section("evaluate", {**values, "batch": 0})
-    with pytest.raises(UserError, match=r"`evaluate\.threshold` is missing"):
-        section("evaluate", {key: value for key, value in values.items() if key != "threshold"})

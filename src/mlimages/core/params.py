@@ -3,7 +3,6 @@
 import dataclasses
 import re
 import string
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -270,10 +269,3 @@ SECTIONS: dict[str, Any] = {field.name: field.type for field in dataclasses.fiel
 def load(path: str | Path = "params.yaml") -> Params:
     """The whole file, read as DVC reads it; UserError if it is missing, damaged, unsafe or not as `Params` says."""
     return checked(Params, read_yaml(path), str(path), "", SECTIONS)
-
-
-def section(verb: str, values: Mapping[str, Any]) -> Any:
-    """One section from the names in a notebook's `globals()`, checked as in params.yaml."""
-    names = [field.name for field in dataclasses.fields(SECTIONS[verb])]
-    found = {name: values[name] for name in names if name in values}
-    return checked(SECTIONS[verb], found, "the notebook's parameters cell", f"{verb}.", names)
