@@ -76,21 +76,44 @@ def _rotate(image: np.ndarray, angle: float, out: np.ndarray) -> None:
 
 
 def evaluation_image(jpeg: bytes, *, pixels: int, preprocessing: Preprocessing, central_fraction: float) -> np.ndarray:
-    """The middle of the picture.
+    """`evaluation_crop` of a JPEG; ValueError where it does not decode."""
+    return evaluation_crop(decode(jpeg), pixels=pixels, preprocessing=preprocessing, central_fraction=central_fraction)
 
-    `central`: the part of `central_fraction` of each side, resized to the square, as the released program's.
+
+def evaluation_crop(image: np.ndarray, *, pixels: int, preprocessing: Preprocessing,
+                    central_fraction: float) -> np.ndarray:
+    """The middle of a picture, uint8 [height, width, 3], as float32 [pixels, pixels, 3] from -1 to 1.
+
+    `central`: the part of `central_fraction` of each side, resized to the square, as the released program does.
     `shorter_side`: the picture resized to a shorter side of 8/7 of `pixels`, and of it the central square, as its
     classification scripts do with 256 and 224, in whole levels.
     """
-    image = decode(jpeg)
-    height, width = image.shape[:2]
     if preprocessing == "central":
+        height, width = image.shape[:2]
         top, left = (int((side - side * central_fraction) / 2) for side in (height, width))
         return scaled(_resized_as_released(image[top: height - top, left: width - left], pixels))
-    new_height, new_width = (side * round(pixels * 8 / 7) // min(height, width) for side in (height, width))
-    resized = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-    top, left = (new_height - pixels) // 2, (new_width - pixels) // 2
+    resized = resize_shorter_side(image, round(pixels * 8 / 7))
+    top, left = ((side - pixels) // 2 for side in resized.shape[:2])
     return scaled(resized[top: top + pixels, left: left + pixels])
+
+
+def ten_crops(image: np.ndarray, *, pixels: int) -> np.ndarray:
+    """Ten squares of a picture, uint8 [height, width, 3]: float32 [10, pixels, pixels, 3] from -1 to 1.
+
+    The picture is resized to a shorter side of 8/7 of `pixels`. The squares are its centre and its four corners, then
+    the same flipped left to right (Krizhevsky et al., NIPS 2012, section 4.1).
+    """
+    resized = resize_shorter_side(image, round(pixels * 8 / 7))
+    down, right = (side - pixels for side in resized.shape[:2])
+    corners = [(down // 2, right // 2), (0, 0), (0, right), (down, 0), (down, right)]
+    crops = np.stack([resized[top: top + pixels, left: left + pixels] for top, left in corners])
+    return scaled(np.concatenate([crops, crops[:, :, ::-1]]))
+
+
+def resize_shorter_side(image: np.ndarray, shorter_side: int) -> np.ndarray:
+    """A picture, uint8 [height, width, 3], resized bilinearly so that its shorter side has so many pixels."""
+    height, width = (side * shorter_side // min(image.shape[:2]) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def _resized_as_released(image: np.ndarray, pixels: int) -> np.ndarray:
