@@ -30,7 +30,7 @@ IMPORTS = {
     "core": set(), "images": {"core"}, "metrics": {"core"}, "demo": {"core", "acquire"},
     "acquire": {"core", "demo"}, "download": {"core", "images", "demo", "acquire"},
     "convert": {"core", "images", "acquire", "download"},
-    "inputs": {"core", "convert"}, "network": {"core"},
+    "inputs": {"core", "images", "convert"}, "network": {"core", "images", "acquire", "inputs"},
     "training": {"core", "metrics", "convert", "inputs", "network"}, "launch": {"core", "network", "training"},
     "train": {"core", "network", "training", "launch"},
     "evaluate": {"core", "metrics", "acquire", "convert", "inputs", "network"},

@@ -19,9 +19,9 @@ from mlimages.core.errors import UserError
 from mlimages.core.publish import MANIFEST, publish, read_manifest, verify
 from mlimages.demo import world
 from mlimages.evaluate import evaluate, measure
-from mlimages.evaluate.network import load_keras
 from mlimages.evaluate.predictions import read_predictions
 from mlimages.inputs.pipeline import Records, evaluation_batches
+from mlimages.network.load_model import load_keras
 from mlimages.plots.predictions import prediction_browser
 
 METRICS = {"images", "classes", "mean_average_precision_macro", "mean_average_precision_macro_error",

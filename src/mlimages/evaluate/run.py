@@ -15,12 +15,13 @@ from mlimages.core.errors import UserError
 from mlimages.core.params import Evaluate, Machine
 from mlimages.core.progress import progress
 from mlimages.core.publish import publish, verify
-from mlimages.evaluate.network import MODEL, load_network, probabilities
+from mlimages.evaluate.measure import probabilities
 from mlimages.evaluate.predictions import LABELS, PREDICTIONS, open_prediction_writer
 from mlimages.evaluate.tables import write_tables
 from mlimages.inputs.pipeline import Records, evaluation_batches, told
 from mlimages.metrics.decisions import top_classes
 from mlimages.metrics.measurement import MetricsAccumulator
+from mlimages.network.load_model import MODEL, load_model
 
 
 def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/model",
@@ -48,7 +49,8 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
         batches = told(evaluation_batches(
             records, batch=params.batch, pixels=trained["pixels"], preprocessing=params.preprocessing,
             central_fraction=params.central_fraction, readers=machine.workers))
-        scored_batches = probabilities(*load_network(model), batches)
+        network = load_model(model)
+        scored_batches = probabilities(network.call, network.require_activation(), batches)
         with progress("evaluate", total=len(records), unit=" images", machine=machine) as bar:
             labels = _measure(params, accumulator, scored_batches, records.keys(), work / "out", bar)
         write_tables(accumulator.result(), tree, records_by_class(tfrecords, "train"), params.frequency_groups,

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from mlimages.core.errors import UserError
 from mlimages.evaluate import measure
-from mlimages.evaluate.network import load_keras, load_network, probabilities
+from mlimages.evaluate.measure import probabilities
+from mlimages.network.load_model import load_keras, load_model
 
 IMAGES = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
 LABELS = np.eye(4, dtype=np.float32)[np.arange(20) % 4]
@@ -41,14 +42,43 @@ def test_a_model_its_keras_file_and_its_saved_model_have_the_same_metrics(networ
     network.export(tmp_path / "saved", verbose=False)
     expected = measure(network, dataset()).average_precision
     for path in (tmp_path / "network.keras", str(tmp_path / "saved")):
-        np.testing.assert_allclose(measure(path, dataset()).average_precision, expected, rtol=1e-6)
+        np.testing.assert_allclose(measure(path, dataset(), activation="sigmoid").average_precision, expected,
+                                   rtol=1e-6)
+    np.testing.assert_allclose(measure(tmp_path / "network.keras", dataset()).average_precision, expected, rtol=1e-6)
+
+
+def softmax_layer() -> keras.layers.Layer:
+    return keras.layers.Softmax()
+
+
+def sigmoid_layer() -> keras.layers.Layer:
+    return keras.layers.Activation("sigmoid")
+
+
+@pytest.mark.parametrize("last", [softmax_layer, sigmoid_layer])
+def test_probabilities_are_not_taken_for_logits(last: Any, network: keras.Model, tmp_path: Path) -> None:
+    """A second sigmoid would leave no probability below 0.5."""
+    finished = keras.Sequential([network, last()])
+    finished.save(tmp_path / "finished.keras")
+    expected = measure(finished, dataset(), activation="none").summary()
+    for model in (finished, tmp_path / "finished.keras"):
+        assert measure(model, dataset()).summary() == expected
+
+
+def test_outputs_of_an_unknown_kind_are_refused(network: keras.Model, tmp_path: Path) -> None:
+    network.export(tmp_path / "saved", verbose=False)
+    with pytest.raises(UserError, match=r"logits or probabilities; pass activation="):
+        measure(tmp_path / "saved", dataset())
+    odd = keras.Sequential([network, keras.layers.ReLU()])
+    with pytest.raises(UserError, match=r"logits or probabilities; pass activation="):
+        measure(odd, dataset())
 
 
 def test_a_saved_model_of_plain_tensorflow_is_called_by_its_signature(tmp_path: Path) -> None:
     module = tf.Module()
     module.double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec((None, 4))])
     tf.saved_model.save(module, str(tmp_path), {"serving_default": module.double.get_concrete_function()})
-    found = load_network(tmp_path)[0](tf.ones((1, 4)))
+    found = load_model(tmp_path).call(tf.ones((1, 4)))
     assert found.numpy().tolist() == [[2, 2, 2, 2]]
 
 
@@ -71,7 +101,7 @@ def test_the_activation_turns_outputs_into_probabilities(network: keras.Model) -
 @pytest.mark.parametrize("last", ["sigmoid", "softmax"])
 def test_a_network_that_ends_in_an_activation_needs_no_other(last: str) -> None:
     network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation=last)])
-    assert load_network(network)[1] == "none"
+    assert load_model(network).activation == "none"
     measure(network, dataset())
 
 
@@ -80,7 +110,7 @@ def test_the_manifest_beside_a_trained_network_has_its_activation(small_stages: 
     manifest = json.loads((model / "manifest.json").read_text())
     (model / "manifest.json").write_text(json.dumps({**manifest, "activation": "softmax"}))
     for path in (model, model / "model.keras", model / "saved_model"):
-        assert load_network(path)[1] == "softmax"
+        assert load_model(path).activation == "softmax"
 
 
 def cut(body: bytes) -> bytes:
@@ -161,7 +191,7 @@ def test_a_damaged_saved_model_is_refused_with_its_path(tmp_path: Path) -> None:
 
 
 def test_a_path_without_a_network_is_refused_with_the_path(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere is no network that can be loaded"):
+    with pytest.raises(UserError, match="nowhere is missing; run `dvc repro train`"):
         measure(tmp_path / "nowhere", dataset())
 
 
