@@ -165,12 +165,12 @@ PIPELINES: dict[str, tuple[Callable[[Path, int], Any], str]] = {
     "`tf.io.decode_and_crop_jpeg` of the crop alone": (cropped, "sparse"),
     "the released pipeline": (released, "dense"),
     "TurboJPEG, nothing but decoding": (best, "sparse"),
-    "ours, the full augmentation": (partial(ours, rotate_and_recolour=True), "sparse"),
-    "ours, crop and flip": (partial(ours, rotate_and_recolour=False), "sparse"),
+    "ours, the full augmentation": (partial(ours, rotate_and_color_jitter=True), "sparse"),
+    "ours, crop and flip": (partial(ours, rotate_and_color_jitter=False), "sparse"),
     "ours, the host's part with `augment_on: device`": (
-        partial(ours, rotate_and_recolour=True, augment_on="device"), "sparse"),
+        partial(ours, rotate_and_color_jitter=True, augment_on="device"), "sparse"),
     "ours, the full augmentation, as float32": (
-        partial(ours, rotate_and_recolour=True, image_dtype="float32"), "sparse")}
+        partial(ours, rotate_and_color_jitter=True, image_dtype="float32"), "sparse")}
 
 
 def speed(folder: Path, options: argparse.Namespace) -> None:
@@ -221,7 +221,7 @@ def memory_of(folder: Path, parallel: int, buffer: int) -> float:
     """The MB of 100 batches above the imports."""
     keep_freed(STEPS)
     before = peak()
-    batches = ours(folder, parallel, rotate_and_recolour=True, shuffle_buffer=buffer)
+    batches = ours(folder, parallel, rotate_and_color_jitter=True, shuffle_buffer=buffer)
     for _ in itertools.islice(batches, 100):
         pass
     return peak() - before

@@ -19,8 +19,8 @@ from mlimages.training.distribution import distribute, mirrored_strategy
 from mlimages.training.step import Trainer
 
 Batch = tuple[np.ndarray, np.ndarray]
-RANDOM: dict[str, Any] = {"rand_augment": 0.5, "rotate_and_recolour": False}
-MIXED: dict[str, Any] = {"mixup": 0.4, "rotate_and_recolour": False}
+RANDOM: dict[str, Any] = {"rand_augment": 0.5, "rotate_and_color_jitter": False}
+MIXED: dict[str, Any] = {"mixup": 0.4, "rotate_and_color_jitter": False}
 KINDS = pytest.mark.parametrize("kind", [RANDOM, MIXED], ids=["rand_augment", "mixup"])
 PLACES = pytest.mark.parametrize("place", ["host", "device"])
 
@@ -71,7 +71,7 @@ def test_on_the_host_and_on_the_device_it_is_the_same(finished: Callable[..., li
 
 @KINDS
 def test_it_changes_the_images_by_its_strength(finished: Callable[..., list[Batch]], kind: dict[str, Any]) -> None:
-    plain = finished(rotate_and_recolour=False)
+    plain = finished(rotate_and_color_jitter=False)
     strong = finished(**kind)
     weak = finished(**{name: value / 10 if isinstance(value, float) else value for name, value in kind.items()})
     assert apart(strong, plain).mean() > apart(weak, plain).mean() > 0
@@ -93,7 +93,7 @@ def test_a_batch_is_a_function_of_seed_and_number(finished: Callable[..., list[B
 
 
 def test_every_operation_of_rand_augment_is_known_and_applied_to_its_image_alone(small_train: Train) -> None:
-    params = dataclasses.replace(small_train, rand_augment=0.9, rotate_and_recolour=False)
+    params = dataclasses.replace(small_train, rand_augment=0.9, rotate_and_color_jitter=False)
     finish = Finish(params, device=False)
     count = len(OPERATION_NAMES)
     picture = np.random.default_rng(0).integers(20, 200, (32, 32, 3)).astype(np.uint8)

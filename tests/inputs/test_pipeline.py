@@ -68,8 +68,8 @@ def test_batches_are_square_images_and_dense_labels(batches: Callable[..., Batch
 def test_images_leave_as_uint8_or_as_float32_from_minus_1_to_1(batches: Callable[..., Batches]) -> None:
     """The same but for the rounding to 255 levels, which is none where nothing is recoloured."""
     for recoloured, apart in ((True, 0.501), (False, 1e-4)):
-        for (whole, _), (real, _) in zip(batches(rotate_and_recolour=recoloured), batches(
-                rotate_and_recolour=recoloured, image_dtype="float32"), strict=True):
+        for (whole, _), (real, _) in zip(batches(rotate_and_color_jitter=recoloured), batches(
+                rotate_and_color_jitter=recoloured, image_dtype="float32"), strict=True):
             assert real.dtype == np.float32 and -1 <= real.min() and real.max() <= 1
             assert np.abs((real + 1) * 127.5 - whole).max() <= apart
 

@@ -149,7 +149,7 @@ def test_colours_that_no_matrix_reaches_are_the_released_programs(case: int) -> 
 def test_what_the_device_does_is_the_released_arithmetic(photograph: np.ndarray, small_train: Train) -> None:
     """To a hundredth of a level, but for the pixels that a rotation takes from between two."""
     pictures = np.stack([cv2.resize(photograph[place:][:300], (PIXELS, PIXELS)) for place in range(0, 288, 12)])
-    params = dataclasses.replace(small_train, pixels=PIXELS, rotate_and_recolour=True, augment_on="device")
+    params = dataclasses.replace(small_train, pixels=PIXELS, rotate_and_color_jitter=True, augment_on="device")
     device, some = Finish(params, device=True), draws(1, 0, len(pictures))
     found, _ = device(tf.constant(pictures), tf.zeros((len(pictures), 4)), device.given(some, 0))
     assert {0, 1, 2} == {*some.case}

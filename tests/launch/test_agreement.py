@@ -164,7 +164,7 @@ def test_other_parameters_code_data_or_checkpoints_are_named_to_all(
     shutil.copytree(small_tfrecords, other_records)
     (other_records / "manifest.json").write_text("{}")
     assert "training/step.py" in own["code"], "all of the code counts"
-    exchange: dict[str, Any] = {"collective": "ring", "pack_mib": 5, "steps_per_call": 7}
+    exchange: dict[str, Any] = {"all_reduce": "ring", "all_reduce_pack_mib": 5, "steps_per_call": 7}
     whole = tmp_path / "local" / CHECKPOINTS / "step-000000012"
     whole.mkdir(parents=True)
     (whole / FACTS).write_text(json.dumps({"files": {}, "step": 12, "losses": [], "score": None, "seconds": 1.0,

@@ -34,10 +34,10 @@ def command(small_train: Train, params: Params, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(("changes", "more"), [
-    ({"rotate_and_recolour": False}, []),
-    ({"rotate_and_recolour": True}, ["rotation and colour"]),
-    ({"rotate_and_recolour": True, "augment_on": "device"}, []),
-    ({"rotate_and_recolour": False, "mixup": 0.2}, ["RandAugment, mixup"])])
+    ({"rotate_and_color_jitter": False}, []),
+    ({"rotate_and_color_jitter": True}, ["rotation and colour"]),
+    ({"rotate_and_color_jitter": True, "augment_on": "device"}, []),
+    ({"rotate_and_color_jitter": False, "mixup": 0.2}, ["RandAugment, mixup"])])
 def test_the_stages_are_those_that_the_parameters_ask_for(small_records: Records, small_train: Train,
                                                           changes: dict[str, Any], more: list[str]) -> None:
     stages = measure(small_records, dataclasses.replace(small_train, **changes), readers=2, seconds=0.01)

@@ -134,7 +134,7 @@ def test_a_label_that_is_not_known_adds_nothing_and_has_no_gradient() -> None:
         assert (gradient[labels >= 0] != 0).all()
 
 
-@pytest.mark.parametrize("loss", [SigmoidLoss(), FocusedLoss(2.0, 2.0, positive_share=0.25), SoftmaxLoss(),
+@pytest.mark.parametrize("loss", [SigmoidLoss(), FocusedLoss(2.0, 2.0, alpha=0.25), SoftmaxLoss(),
                                   FocusedLoss(0.0, 4.0, margin=0.05), FocusedLoss(0.5, 0.5)])
 def test_cost_and_gradient_stay_finite_for_large_logits(loss: Loss) -> None:
     right, _ = cost_and_gradient(loss, float32([[1, 0]]), float32([[1e4, -1e4]]))
@@ -159,7 +159,7 @@ def test_the_focal_loss_is_the_one_of_its_paper() -> None:
     labels, logits = float32([[1, 0], [0, 1]]), float32([[0.3, -2], [1, 4]])
     right = np.where(labels == 1, 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(logits)))
     expected = (-np.where(labels == 1, 0.25, 0.75) * (1 - right) ** 2 * np.log(right)).sum() / 2
-    assert float(FocusedLoss(2.0, 2.0, positive_share=0.25)(labels, logits)) == pytest.approx(expected, rel=1e-5)
+    assert float(FocusedLoss(2.0, 2.0, alpha=0.25)(labels, logits)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_asymmetric_loss_is_the_one_of_its_paper() -> None:
@@ -188,13 +188,14 @@ def test_the_softmax_loss_is_the_log_likelihood_of_the_images_class() -> None:
 @pytest.mark.parametrize("name, kind", [("class_balanced", ClassBalancedLoss), ("sigmoid", SigmoidLoss),
                                         ("softmax", SoftmaxLoss), ("focal", FocusedLoss), ("asymmetric", FocusedLoss)])
 def test_the_parameter_names_the_loss(small_train: Train, name: str, kind: type[Loss]) -> None:
-    params = dataclasses.replace(small_train, loss=name, positive_share=0.5)  # type: ignore[arg-type]
+    params = dataclasses.replace(small_train, loss=name, focal_alpha=0.5)  # type: ignore[arg-type]
     assert type(build_loss(params, 4, 1, lambda tensor: tensor)) is kind
 
 
 @pytest.mark.parametrize("name, change", [
-    ("focal", {"focusing": 3.0}), ("focal", {"positive_share": 0.5}), ("asymmetric", {"negative_focusing": 1.0}),
-    ("asymmetric", {"probability_margin": 0.3}), ("class_balanced", {"positive_weight": 1.0}),
+    ("focal", {"focal_gamma": 3.0}), ("focal", {"focal_alpha": 0.5}),
+    ("asymmetric", {"asymmetric_gamma_negative": 1.0}),
+    ("asymmetric", {"asymmetric_margin": 0.3}), ("class_balanced", {"positive_weight": 1.0}),
     ("class_balanced", {"positive_threshold": 0.99}), ("class_balanced", {"negative_selection": 0.0})])
 def test_every_parameter_of_a_loss_changes_it(small_train: Train, name: str, change: dict[str, float]) -> None:
     labels, logits = np.repeat(float32([[1, 0.8, 0, 0]]), 2, 0), float32([[0.3, -2, 1, 0], [1, 4, 2, 1]])

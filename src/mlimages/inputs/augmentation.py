@@ -32,7 +32,7 @@ class Finish:
         self._params = params
         here = device == (params.augment_on == "device")
         self.wants: dict[str, Any] = {}
-        if device and here and params.rotate_and_recolour:  # on the host, OpenCV does it
+        if device and here and params.rotate_and_color_jitter:  # on the host, OpenCV does it
             self.wants |= {name: tf.TensorSpec([None], tf.int32 if name == "case" else tf.float32) for name in RELEASED}
         if here and params.rand_augment is not None:
             self.wants |= {"operations": tf.TensorSpec([None, OPERATIONS], tf.int32),

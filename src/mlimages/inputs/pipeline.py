@@ -79,8 +79,8 @@ class Shares:
 
     def make(self, number: int) -> tuple[Any, ...]:
         """Images, confidences, and what `finish` wants with them, if anything; shapes and dtypes as `kinds` say."""
-        on_host = self._params.rotate_and_recolour and self._params.augment_on == "host"
-        images, batch, drawn = self.pictures(number, rotate_and_recolour=on_host)
+        on_host = self._params.rotate_and_color_jitter and self._params.augment_on == "host"
+        images, batch, drawn = self.pictures(number, rotate_and_color_jitter=on_host)
         given = self.finish.given(drawn, number * self.images)
         return images, batch.dense(self.records.classes), *([given] if given else [])
 
@@ -88,13 +88,13 @@ class Shares:
         """The records, as the reader reads them."""
         return self.records.reader.read(self._order.positions(number * self.images, (number + 1) * self.images), use)
 
-    def pictures(self, number: int, *, rotate_and_recolour: bool) -> tuple[np.ndarray, Batch, Draws]:
+    def pictures(self, number: int, *, rotate_and_color_jitter: bool) -> tuple[np.ndarray, Batch, Draws]:
         """The images, what else their records hold, and what they drew."""
         params = self._params
         drawn = draws(params.seed, number * self.images, (number + 1) * self.images)
         crops, places, flips = drawn.crop.tolist(), drawn.place.tolist(), drawn.flip.tolist()
         # Each at once, while it is in the processor's cache.
-        turned = (drawn.case == 0) & rotate_and_recolour
+        turned = (drawn.case == 0) & rotate_and_color_jitter
         angles = [angle if turns else None for angle, turns in zip(drawn.angle.tolist(), turned, strict=True)]
         images = aligned(self.kinds[0].shape, np.uint8)
 
@@ -103,7 +103,7 @@ class Shares:
                            flip=flips[index], angle=angles[index])
 
         batch = self.read(number, picture)
-        if rotate_and_recolour:
+        if rotate_and_color_jitter:
             recolour(images, drawn)
         if params.image_dtype == "float32":
             images = scaled(images, aligned(images.shape, np.float32))

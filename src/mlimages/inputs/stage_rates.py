@@ -40,8 +40,8 @@ def measure(records: Records, params: Train, *, readers: int, seconds: float) ->
 
         return lambda: dataset(range(FOREVER), make, readers, (tf.TensorSpec([], tf.int64),) * 2)
 
-    def pictures(rotate_and_recolour: bool) -> Callable[[int], Any]:
-        return lambda number: shares.pictures(number, rotate_and_recolour=rotate_and_recolour)
+    def pictures(rotate_and_color_jitter: bool) -> Callable[[int], Any]:
+        return lambda number: shares.pictures(number, rotate_and_color_jitter=rotate_and_color_jitter)
 
     whole = training_batches(records, params, steps=FOREVER, readers=readers)
     plain = training_batches(records, replace(params, rand_augment=None, mixup=None), steps=FOREVER, readers=readers)
@@ -55,7 +55,7 @@ def measure(records: Records, params: Train, *, readers: int, seconds: float) ->
         "reading records": run(lambda number: shares.read(number, lambda index, jpeg: None)),
         "decoding": run(lambda number: shares.read(number, lambda index, jpeg: decode(jpeg))),
         "crop, resize, flip": run(pictures(False)),
-        **({"rotation and colour": run(pictures(True))} if on_host and params.rotate_and_recolour else {}),
+        **({"rotation and colour": run(pictures(True))} if on_host and params.rotate_and_color_jitter else {}),
         "labels and batches": lambda: plain,
         **({"RandAugment, mixup": lambda: whole} if on_host and shares.finish.wants else {}),
         "on the device": on_device}

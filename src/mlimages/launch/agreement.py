@@ -21,7 +21,7 @@ from mlimages.network.checkpoint_files import CHECKPOINTS, newest, start_files
 from mlimages.network.initial_weights import find_start
 
 # By which workers exchange, and after which steps.
-EXCHANGE = ("collective", "pack_mib", "steps_per_call")
+EXCHANGE = ("all_reduce", "all_reduce_pack_mib", "steps_per_call")
 PURPOSE = "agree"
 SHOWN = 3
 

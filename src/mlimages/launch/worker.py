@@ -99,7 +99,8 @@ def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, role: R
         own = isinstance(error, (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError))
         if own and ABORTED not in what:
             raise UserError(f"worker {role.index} failed by itself: {what}; where it is memory that it lacks, lower "
-                            f"train.batch or raise train.accumulate, else please report this with its log") from None
+                            f"train.batch or raise train.gradient_accumulation, else please report this with its "
+                            f"log") from None
         tell(lost=what)
         _leave(LEFT_ALONE)
 

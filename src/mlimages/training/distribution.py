@@ -20,12 +20,12 @@ def build_strategy(params: Train, machine: Machine) -> Any:
         return tf.distribute.OneDeviceStrategy("GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0")
     if params.strategy == "mirrored":
         return mirrored_strategy(machine)
-    if machine.collective == "nccl" and not tf.config.list_physical_devices("GPU"):
-        raise UserError("machine.collective is nccl, but there is no GPU here; set it to auto or ring")
-    kind = getattr(tf.distribute.experimental.CommunicationImplementation, machine.collective.upper())
+    if machine.all_reduce == "nccl" and not tf.config.list_physical_devices("GPU"):
+        raise UserError("machine.all_reduce is nccl, but there is no GPU here; set it to auto or ring")
+    kind = getattr(tf.distribute.experimental.CommunicationImplementation, machine.all_reduce.upper())
     # Many small messages are slower than few large ones.
     options = tf.distribute.experimental.CommunicationOptions(implementation=kind,
-                                                              bytes_per_pack=machine.pack_mib * 2**20)
+                                                              bytes_per_pack=machine.all_reduce_pack_mib * 2**20)
     return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
 
@@ -60,10 +60,10 @@ def distribute(strategy: Any, pipeline: Callable[[Any], Any]) -> Iterator[Any]:
 
 def replica_batch(params: Train, replicas: int) -> int:
     """The images of the global batch that fall to one replica; UserError where they do not divide evenly."""
-    if params.batch % (replicas * params.accumulate):
-        parts = f" in {params.accumulate} parts each" if params.accumulate > 1 else ""
+    if params.batch % (replicas * params.gradient_accumulation):
+        parts = f" in {params.gradient_accumulation} parts each" if params.gradient_accumulation > 1 else ""
         raise UserError(f"train.batch is {params.batch}, which {replicas} replicas cannot share evenly{parts}; "
-                        f"expected a multiple of {replicas * params.accumulate}")
+                        f"expected a multiple of {replicas * params.gradient_accumulation}")
     return params.batch // replicas
 
 

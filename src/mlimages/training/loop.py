@@ -205,7 +205,7 @@ def _check(losses: np.ndarray, overflowed: np.ndarray, steps: range, rates: np.n
     if bad.size:
         _refuse("the float16 gradients are not finite, with the loss scale at its lowest,", steps[bad[0]] + 1,
                 float(rates[bad[0]]), work, "set train.precision to mixed_bfloat16 or float32 and "
-                "train.exchange to bfloat16 or float32, ")
+                "train.all_reduce_dtype to bfloat16 or float32, ")
 
 
 def _prepare_to_save(trainer: Trainer, step: int, rate: float, role: Role, work: Path) -> None:
