@@ -39,7 +39,7 @@ from mlimages.core.publish import publish, read_manifest
 from mlimages.core.tuning import STEPS, keep_freed
 from mlimages.inputs.pipeline import Records, training_batches
 from mlimages.inputs.preprocess import decode
-from mlimages.inputs.reader import Batch
+from mlimages.inputs.reader import RecordBatch
 
 ROOT = Path(__file__).parents[1]
 PARAMS = dataclasses.replace(load(ROOT / "params.yaml").train, pixels=224, batch=32, crop_area=[0.7, 1.0])
@@ -196,7 +196,7 @@ def dense_labels() -> None:
     """What the labels of a batch take on the host, as ours makes them, and as a device would: here, it is the CPU."""
     rng = np.random.default_rng(0)
     indices = np.concatenate([rng.choice(RELEASED_CLASSES, LABELS, replace=False) for _ in range(PARAMS.batch)])
-    batch = Batch([], indices, np.ones(len(indices), np.float32), np.full(PARAMS.batch, LABELS))
+    batch = RecordBatch([], indices, np.ones(len(indices), np.float32), np.full(PARAMS.batch, LABELS))
     places = np.stack([np.repeat(np.arange(PARAMS.batch), LABELS), indices], axis=1)
     scatter = tf.function(lambda places, confidence: tf.scatter_nd(
         places, confidence, np.array([PARAMS.batch, RELEASED_CLASSES], np.int64)))

@@ -19,7 +19,7 @@ from tests.training.running import PATIENCE_SECONDS, TRAINS, Running, with_tf_co
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.launch.tf_config import Cluster
-from mlimages.network.checkpoint_files import newest
+from mlimages.network.checkpoint_files import newest_checkpoint
 from mlimages.train import train
 
 pytestmark = pytest.mark.cluster
@@ -224,7 +224,7 @@ def test_where_tf_config_tells_of_the_workers_all_begin_again_and_a_signal_to_an
     for each in said:
         assert re.search(rf"UserError: SIGTERM stopped the training after step \d+ of {LONG_STEPS}; its checkpoint is "
                          r"kept", each), each
-    checkpoint = newest(next(tmp_path.glob("scratch/train/*/checkpoints")))
+    checkpoint = newest_checkpoint(next(tmp_path.glob("scratch/train/*/checkpoints")))
     assert checkpoint and f"after step {int(checkpoint.name.removeprefix('step-'))} of" in said[0]
 
 

@@ -18,7 +18,7 @@ from mlimages.core.publish import publish, verify
 from mlimages.evaluate.network import MODEL, load_network, probabilities
 from mlimages.evaluate.predictions import LABELS, PREDICTIONS, writing_predictions
 from mlimages.evaluate.tables import write_tables
-from mlimages.inputs.pipeline import Records, evaluation_batches, told
+from mlimages.inputs.pipeline import Records, evaluation_batches, with_user_errors
 from mlimages.metrics.decisions import best
 from mlimages.metrics.measurement import Measurement
 
@@ -45,7 +45,7 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
         tree = read_tree(Path(lists) / DICTIONARY)
         measured = Measurement(listed, at_k=params.at_k, threshold=params.threshold,
                                score_threshold=params.score_threshold, parents=tree.parents)
-        batches = told(evaluation_batches(
+        batches = with_user_errors(evaluation_batches(
             records, batch=params.batch, pixels=trained["pixels"], preprocessing=params.preprocessing,
             central_fraction=params.central_fraction, readers=machine.workers))
         scored = probabilities(*load_network(model), batches)

@@ -17,8 +17,8 @@ from mlimages.core.publish import MANIFEST, sha256
 from mlimages.core.tuning import ONEDNN, onednn_choice, package_versions
 from mlimages.launch.gathering import ANSWER_SECONDS, Caller, call, chief_absence, gather
 from mlimages.launch.tf_config import Cluster
-from mlimages.network.checkpoint_files import CHECKPOINTS, newest, start_files
-from mlimages.network.initial_weights import find_start
+from mlimages.network.checkpoint_files import CHECKPOINTS, initial_weight_files, newest_checkpoint
+from mlimages.network.initial_weights import find_initial_weights
 
 # By which workers exchange, and after which steps.
 EXCHANGE = ("all_reduce", "all_reduce_pack_mib", "steps_per_call")
@@ -31,9 +31,9 @@ Facts = dict[str, dict[str, Any]]
 def facts(params: Train, machine: Machine, tfrecords: Path, work: Path) -> Facts:
     """What must be the same for all workers, by what it is called and then by its parts."""
     source = Path(str(mlimages.__file__)).parent
-    start = find_start(params, machine)
-    first = start_files(start) if start is not None else []
-    resumed = newest(work / CHECKPOINTS)
+    start = find_initial_weights(params, machine)
+    first = initial_weight_files(start) if start is not None else []
+    resumed = newest_checkpoint(work / CHECKPOINTS)
     return {"parameters": {**{f"train.{name}": value for name, value in dataclasses.asdict(params).items()},
                            **{f"machine.{name}": getattr(machine, name) for name in EXCHANGE}},
             "code": {str(path.relative_to(source)): sha256(path)[:16] for path in sorted(source.rglob("*.py"))},

@@ -15,7 +15,7 @@ from mlimages.core.signals import Interrupts
 from mlimages.launch.launchers import Launcher, Stopped, open_launcher, stopped_early
 from mlimages.launch.worker import LEFT_ALONE, task_of
 from mlimages.launch.worker_state import Worker
-from mlimages.network.checkpoint_files import CHECKPOINTS, METRICS, newest
+from mlimages.network.checkpoint_files import CHECKPOINTS, METRICS, newest_checkpoint
 
 LOGS = "workers"
 TICK_SECONDS = 0.2
@@ -64,7 +64,7 @@ def supervise(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -
 
 
 def _resumes(work: Path) -> str:
-    found = newest(work / CHECKPOINTS)
+    found = newest_checkpoint(work / CHECKPOINTS)
     return f"training resumes from {found}" if found else "there is no checkpoint yet: training begins anew"
 
 

@@ -22,7 +22,7 @@ from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.launch.agreement import agree, facts
 from mlimages.launch.tf_config import NAME, Cluster, hold, host_port, read_environment
-from mlimages.training.distribution import Role
+from mlimages.training.distribution import WorkerRole
 
 MARK = "\x1emlimages "
 # How a worker ends: by a mistake of the user, because another worker is lost, because it was told to stop.
@@ -55,7 +55,7 @@ def main() -> None:
         os.environ[NAME] = cluster.as_json()
         # While TensorFlow waits for another worker, nothing else in Python could end this one.
         faulthandler.dump_traceback_later(machine.start_timeout, exit=True)
-        _train(params, machine, tfrecords, work, Role(cluster.own, len(cluster.addresses), tell))
+        _train(params, machine, tfrecords, work, WorkerRole(cluster.own, len(cluster.addresses), tell))
     except UserError as error:
         tell(error=str(error))
         _leave(REFUSED)
@@ -81,7 +81,7 @@ def _introduce(address: str) -> None:
     print(f"process {os.getpid()} of {socket.gethostname()} is at {address}", flush=True)
 
 
-def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, role: Role) -> None:
+def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, role: WorkerRole) -> None:
     import tensorflow as tf
 
     from mlimages.training.loop import Stopped, fit

@@ -94,7 +94,7 @@ def gallery(evaluation: str | Path, tfrecords: str | Path, lists: str | Path, co
             "From everywhere, evenly spread": anywhere,
             "The gravest mistakes, the surest wrong label first": mistaken[:columns]}
     records = Records(tfrecords, read_manifest(tfrecords, "convert"), "val")
-    positions = records.in_order()
+    positions = records.positions()
     heights = [TITLE_INCHES + (PICTURE_INCHES + LINE_INCHES * (1 + MOST_LINES) if images else 0)
                for images in rows.values()]
     figure = plt.figure(figsize=(PICTURE_INCHES * columns, LEGEND_INCHES + sum(heights)))

@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from mlimages.core.params import Train
-from mlimages.network.compiled import fused
+from mlimages.network.compiled import jit_compiled
 
 
 class Loss(ABC):
@@ -23,7 +23,7 @@ class Loss(ABC):
 
     def __init__(self, replicas: int = 1) -> None:
         self._replicas = replicas
-        self._fused_sum = fused(self._sum)
+        self._fused_sum = jit_compiled(self._sum)
 
     def __call__(self, labels: Any, logits: Any) -> Any:
         return self.cost(labels, logits, self.weigh(labels))
@@ -58,7 +58,7 @@ class SigmoidLoss(Loss):
     def __init__(self, positive_weight: float = 1.0, *, replicas: int = 1) -> None:
         super().__init__(replicas)
         self._positive_weight = positive_weight
-        self._fused_slopes = fused(self._slopes)
+        self._fused_slopes = jit_compiled(self._slopes)
 
     def _total(self, labels: Any, logits: Any, weights: Any) -> Any:
         @ops.custom_gradient
@@ -135,7 +135,7 @@ class ClassBalancedLoss(SigmoidLoss):
         return present * weight_present + absent * selected * weight_absent
 
 
-class FocusedLoss(Loss):
+class FocalLoss(Loss):
     """Sigmoid cross-entropy that looks away from labels that are already right.
 
     With p = sigmoid(logit) and q = max(p - `margin`, 0), a label y costs
@@ -192,7 +192,7 @@ def build_loss(params: Train, classes: int, replicas: int, sum_over_replicas: Ca
         return ClassBalancedLoss(classes, params.positive_threshold, params.negative_selection, params.positive_weight,
                                  seed=params.seed, replicas=replicas, sum_over_replicas=sum_over_replicas)
     if params.loss == "asymmetric":
-        return FocusedLoss(0.0, params.asymmetric_gamma_negative, margin=params.asymmetric_margin, replicas=replicas)
+        return FocalLoss(0.0, params.asymmetric_gamma_negative, margin=params.asymmetric_margin, replicas=replicas)
     if params.loss == "focal":
-        return FocusedLoss(params.focal_gamma, params.focal_gamma, alpha=params.focal_alpha, replicas=replicas)
+        return FocalLoss(params.focal_gamma, params.focal_gamma, alpha=params.focal_alpha, replicas=replicas)
     return SoftmaxLoss(replicas) if params.loss == "softmax" else SigmoidLoss(replicas=replicas)

@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from mlimages.core.params import Train
-from mlimages.inputs.augmentation import Finish
+from mlimages.inputs.augmentation import TensorAugmentation
 from mlimages.network.load_weights import load_weights
 from mlimages.network.resnet import build
 from mlimages.training.distribution import all_reduce, sum_over_replicas
-from mlimages.training.local_sgd import Meeting
+from mlimages.training.local_sgd import LocalSGD
 from mlimages.training.losses import build_loss
 from mlimages.training.optimizer import LossScale, WeightAverage, build_optimizer
 
@@ -40,7 +40,7 @@ class Trainer:
         self.exchanged = tf.as_dtype(params.all_reduce_dtype)
         self.local_sgd_steps = params.local_sgd_steps if self._replicas > 1 else 1
         self.steps_per_call = -(-steps_per_call // self.local_sgd_steps) * self.local_sgd_steps
-        self._finish = Finish(params, device=True)
+        self._finish = TensorAugmentation(params, device=True)
         with strategy.scope():
             self.model = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
                                zero_init_residual=params.zero_init_residual,
@@ -53,7 +53,7 @@ class Trainer:
             self.optimizer = build_optimizer(params, self.model.trainable_variables)
             self.scale = self._loss_scale(params)
             self.average = WeightAverage(self.model.variables, params.ema_decay) if params.ema_decay else None
-        self._meeting = Meeting([*self.model.trainable_variables, *self.optimizer.moments,
+        self._local_sgd = LocalSGD([*self.model.trainable_variables, *self.optimizer.moments,
                                  *(self.average.averages if self.average else [])], self.exchange, self._replicas)
         gpus = bool(tf.config.list_physical_devices("GPU"))
         self.compiled = params.xla == "on" or (params.xla == "auto" and gpus and params.batch_norm == "local")
@@ -72,7 +72,7 @@ class Trainer:
     def exchanged_shapes(self) -> list[Any]:
         """Of what replicas exchange after `local_sgd_steps`: the gradients, or more where they were parted."""
         if self.local_sgd_steps > 1:
-            return self._meeting.shapes
+            return self._local_sgd.shapes
         return [weight.shape for weight in self.model.trainable_variables]
 
     @property
@@ -129,10 +129,10 @@ class Trainer:
         if self.local_sgd_steps == 1:
             return self._steps(told, tf.range(steps), batches, rates, stop).stack()
         for first in tf.range(0, steps, self.local_sgd_steps):
-            parted = self.strategy.run(self._meeting.part)
+            parted = self.strategy.run(self._local_sgd.snapshot)
             alone = tf.range(first, tf.minimum(first + self.local_sgd_steps, steps))
             told = self._steps(told, alone, batches, rates, stop)
-            self.strategy.run(self._meeting.meet, args=(parted,))
+            self.strategy.run(self._local_sgd.average, args=(parted,))
         return told.stack()
 
     def _steps(self, told: Any, numbers: Any, batches: Any, rates: Any, stop: Any) -> Any:
