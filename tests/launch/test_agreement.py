@@ -19,7 +19,7 @@ from mlimages.core.params import Machine, Train
 from mlimages.core.tuning import ONEDNN
 from mlimages.launch.agreement import Facts, agree, close, facts
 from mlimages.launch.tf_config import ClusterTask, host_port, read_environment, reserve_port
-from mlimages.network.checkpoint_files import CHECKPOINTS, FACTS
+from mlimages.network.checkpoint_files import CHECKPOINTS, METADATA
 
 TWO = ["one.example:2222", "two.example:2222"]
 WORKER = {"type": "worker", "index": 1}
@@ -169,7 +169,7 @@ def test_other_parameters_code_data_or_checkpoints_are_named_to_all(
     exchange: dict[str, Any] = {"collective": "ring", "pack_mib": 5, "steps_per_call": 7}
     whole = tmp_path / "local" / CHECKPOINTS / "step-000000012"
     whole.mkdir(parents=True)
-    (whole / FACTS).write_text(json.dumps({"files": {}, "step": 12, "losses": [], "score": None, "seconds": 1.0,
+    (whole / METADATA).write_text(json.dumps({"files": {}, "step": 12, "losses": [], "score": None, "seconds": 1.0,
                                            "network": {}, "machine": {}}))
     others = [
         (facts(small_train, machine, small_tfrecords, tmp_path / "local"),

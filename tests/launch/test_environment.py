@@ -18,7 +18,7 @@ from tests.waiting import wait_for
 from mlimages.core.params import Machine, Train
 from mlimages.launch.messages import ExitCode
 from mlimages.launch.tf_config import ClusterTask
-from mlimages.network.checkpoint_files import newest
+from mlimages.network.checkpoint_files import newest_checkpoint
 from mlimages.train import train
 
 pytestmark = pytest.mark.cluster
@@ -147,7 +147,7 @@ def test_a_lost_worker_is_named_by_the_other_which_ends_and_the_same_command_res
         assert code == 1, said
         assert re.search(rf"UserError: {who} stopped the training after step \d+ of {LONG_STEPS}; its checkpoint is "
                          r"kept", said), said
-    checkpoint = newest(next(tmp_path.glob("scratch/train/*/checkpoints")))
+    checkpoint = newest_checkpoint(next(tmp_path.glob("scratch/train/*/checkpoints")))
     assert checkpoint and f"after step {int(checkpoint.name.removeprefix('step-'))} of" in said
 
 

@@ -68,7 +68,7 @@ def test_a_gallery_shows_right_wrong_and_missed_labels(small_stages: SmallStages
     monkeypatch.setattr(plt, "show", lambda: None)
     records = Records(small_stages.tfrecords, read_manifest(small_stages.tfrecords, "convert"), "val")
     tree = read_tree(small_stages.lists / DICTIONARY)
-    confidences = records.reader.read(records.in_order(), lambda index, jpeg: None).dense(len(tree))
+    confidences = records.reader.read(records.positions(), lambda index, jpeg: None).dense(len(tree))
     scores = {"truth": 0.9 * (confidences > 0.5), "nothing": np.full_like(confidences, 0.1),
               "everything": np.full_like(confidences, 0.9)}[seen].astype(np.float32)
     gallery(published(tmp_path, confidences, scores), small_stages.tfrecords, small_stages.lists)

@@ -11,7 +11,7 @@ import pytest
 from mlimages.core.params import Params, Train
 from mlimages.core.publish import publish
 from mlimages.inputs.pipeline import Records
-from mlimages.inputs.stage_rates import measure
+from mlimages.inputs.stage_rates import measure_stages
 from mlimages.plots.inputs import main
 
 ALWAYS = ["reading records", "decoding", "crop, resize, flip", "labels and batches", "on the device"]
@@ -34,13 +34,13 @@ def command(small_train: Train, params: Params, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(("changes", "more"), [
-    ({"rotate_and_recolour": False}, []),
-    ({"rotate_and_recolour": True}, ["rotation and colour"]),
-    ({"rotate_and_recolour": True, "augment_on": "device"}, []),
-    ({"rotate_and_recolour": False, "mixup": 0.2}, ["RandAugment, mixup"])])
+    ({"rotate_and_color_jitter": False}, []),
+    ({"rotate_and_color_jitter": True}, ["rotation and colour"]),
+    ({"rotate_and_color_jitter": True, "augment_on": "device"}, []),
+    ({"rotate_and_color_jitter": False, "mixup": 0.2}, ["RandAugment, mixup"])])
 def test_the_parameters_decide_which_stages_are_measured(small_records: Records, small_train: Train,
                                                           changes: dict[str, Any], more: list[str]) -> None:
-    stages = measure(small_records, dataclasses.replace(small_train, **changes), readers=2, seconds=0.01)
+    stages = measure_stages(small_records, dataclasses.replace(small_train, **changes), readers=2, seconds=0.01)
     assert sorted(stage.name for stage in stages) == sorted([*ALWAYS, *more])
     assert all(stage.images_per_second > 0 for stage in stages)
 

@@ -172,10 +172,10 @@ def test_both_losses_share_an_axis(trained: Trained) -> None:
     plt.close("all")
 
 
-@pytest.mark.parametrize("decay, decay_at", [("cosine", []), ("stairs", [2.0, 3.0])])
-def test_the_learning_rate_of_every_step_is_drawn(small_tfrecords: Path, small_train: Train, decay: Any,
-                                                           decay_at: list[float]) -> None:
-    params = dataclasses.replace(small_train, warmup=1.0, decay=decay, decay_at=decay_at)
+@pytest.mark.parametrize("schedule, boundaries", [("cosine", []), ("step", [2.0, 3.0])])
+def test_the_learning_rate_of_every_step_is_drawn(small_tfrecords: Path, small_train: Train, schedule: Any,
+                                                  boundaries: list[float]) -> None:
+    params = dataclasses.replace(small_train, warmup=1.0, schedule=schedule, step_boundaries=boundaries)
     training.learning_rate_plan(params, small_tfrecords)
     [line] = plt.gca().lines
     steps, rates = (np.asarray(values) for values in (line.get_xdata(), line.get_ydata()))

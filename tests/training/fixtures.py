@@ -68,7 +68,7 @@ def small_train(params: Params) -> Train:
     """15 steps of 8 images; checkpoints after steps 6, 12 and 15, inside epochs and at the end of one."""
     return dataclasses.replace(params.train, seed=3, architecture="tiny", pixels=32, batch=8, epochs=5.0,
                                optimizer="momentum", loss="class_balanced", zero_init_residual=False,
-                               learning_rate=0.05, warmup=1.0, crop_area=[0.7, 1.0], rotate_and_recolour=True,
+                               learning_rate=0.05, warmup=1.0, crop_area=[0.7, 1.0], rotate_and_color_jitter=True,
                                shuffle_buffer=16, checkpoint_steps=6, validation_images=6, validation_fraction=0.8)
 
 

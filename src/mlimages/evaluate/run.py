@@ -18,7 +18,7 @@ from mlimages.core.publish import publish, verify
 from mlimages.evaluate.measure import probabilities
 from mlimages.evaluate.predictions import LABELS, PREDICTIONS, open_prediction_writer
 from mlimages.evaluate.tables import write_tables
-from mlimages.inputs.pipeline import Records, evaluation_batches, told
+from mlimages.inputs.pipeline import Records, evaluation_batches, with_user_errors
 from mlimages.metrics.decisions import top_classes
 from mlimages.metrics.measurement import MetricsAccumulator
 from mlimages.network.load_model import MODEL, load_model
@@ -46,7 +46,7 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
         tree = read_tree(Path(lists) / DICTIONARY)
         accumulator = MetricsAccumulator(listed, at_k=params.at_k, threshold=params.threshold,
                                   score_threshold=params.score_threshold, parents=tree.parents)
-        batches = told(evaluation_batches(
+        batches = with_user_errors(evaluation_batches(
             records, batch=params.batch, pixels=trained["pixels"], preprocessing=params.preprocessing,
             central_fraction=params.central_fraction, readers=machine.workers))
         network = load_model(model)

@@ -26,11 +26,11 @@ from mlimages.launch.connection import (
     connect_to_chief,
 )
 from mlimages.launch.tf_config import ClusterTask
-from mlimages.network.checkpoint_files import CHECKPOINTS, newest, start_files
-from mlimages.network.initial_weights import find_start
+from mlimages.network.checkpoint_files import CHECKPOINTS, initial_weight_files, newest_checkpoint
+from mlimages.network.initial_weights import find_initial_weights
 
 # The parameters of `machine` that all workers must have alike: they decide the order of collective operations.
-COLLECTIVE_PARAMETERS = ("collective", "pack_mib", "steps_per_call")
+COLLECTIVE_PARAMETERS = ("all_reduce", "all_reduce_pack_mib", "steps_per_call")
 SHOWN = 3
 
 Facts = dict[str, dict[str, Any]]
@@ -39,9 +39,9 @@ Facts = dict[str, dict[str, Any]]
 def facts(params: Train, machine: Machine, tfrecords: Path, work: Path) -> Facts:
     """What must be the same on all workers: a dictionary by kind, and by name within a kind."""
     source = Path(str(mlimages.__file__)).parent
-    start = find_start(params, machine)
-    first = start_files(start) if start is not None else []
-    resumed = newest(work / CHECKPOINTS)
+    start = find_initial_weights(params, machine)
+    first = initial_weight_files(start) if start is not None else []
+    resumed = newest_checkpoint(work / CHECKPOINTS)
     return {"parameters": {**{f"train.{name}": value for name, value in dataclasses.asdict(params).items()},
                            **{f"machine.{name}": getattr(machine, name) for name in COLLECTIVE_PARAMETERS}},
             "code": {str(path.relative_to(source)): sha256(path)[:16] for path in sorted(source.rglob("*.py"))},

@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol
 
 import mlimages
 from mlimages.core.signals import Interrupts, TrainingStopped
-from mlimages.network.checkpoint_files import CHECKPOINTS, newest
+from mlimages.network.checkpoint_files import CHECKPOINTS, newest_checkpoint
 
 WORKER_COMMAND = [sys.executable, "-u", "-m", "mlimages.launch.worker"]
 # Receives a process's output and end: ("out", line), ("err", line), and last ("exit", code), negative for a signal.
@@ -90,7 +90,7 @@ def worker_environment() -> dict[str, str]:
 
 def resume_point(work: Path) -> str:
     """From where training resumes, for errors."""
-    found = newest(work / CHECKPOINTS)
+    found = newest_checkpoint(work / CHECKPOINTS)
     return f"training resumes from {found}" if found else "there is no checkpoint yet: training starts at step 1"
 
 

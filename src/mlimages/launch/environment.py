@@ -28,7 +28,7 @@ from mlimages.launch.messages import ExitCode, WorkerReport, parse_json
 from mlimages.launch.tf_config import ClusterTask, host_port, read_environment, reserve_port
 from mlimages.launch.worker_state import WorkerState, hung, without_first_step
 from mlimages.network.checkpoint_files import METRICS
-from mlimages.training.distribution import Role
+from mlimages.training.worker_role import WorkerRole
 
 PING_SECONDS, POLL_SECONDS = 1.0, 0.05
 SILENT_SECONDS = 20.0  # without a message, after which a worker is lost
@@ -65,7 +65,7 @@ def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, monitor
     from mlimages.training.distribution import first_line, own_failure
     from mlimages.training.loop import fit
 
-    role = Role(monitor.task.index, len(monitor.task.addresses), monitor.report)
+    role = WorkerRole(monitor.task.index, len(monitor.task.addresses), monitor.report)
     monitor.wait_for_all()
     try:
         _unfinished.append(fit(params, machine, tfrecords=tfrecords, work=work, role=role))

@@ -23,7 +23,7 @@ from mlimages.core.signals import TrainingStopped
 from mlimages.launch.agreement import Facts, agree, close, facts
 from mlimages.launch.messages import ExitCode, WorkerReport
 from mlimages.launch.tf_config import NAME, ClusterTask, reserve_port
-from mlimages.training.distribution import Role
+from mlimages.training.worker_role import WorkerRole
 
 
 def report(**fields: Any) -> None:
@@ -50,7 +50,7 @@ def main() -> None:
         os.environ[NAME] = place.as_json()
         # While TensorFlow waits for another worker, no Python code could end this process.
         faulthandler.dump_traceback_later(machine.start_timeout, exit=True)
-        _train(params, machine, tfrecords, work, Role(place.index, len(place.addresses), report))
+        _train(params, machine, tfrecords, work, WorkerRole(place.index, len(place.addresses), report))
     except UserError as error:
         report(error=str(error))
         _exit(ExitCode.REFUSED)
@@ -68,7 +68,7 @@ def _join(index: int, host: str, own: Facts, machine: Machine) -> ClusterTask:
     return place
 
 
-def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, role: Role) -> NoReturn:
+def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, role: WorkerRole) -> NoReturn:
     import tensorflow as tf
 
     from mlimages.training.distribution import first_line, own_failure

@@ -93,7 +93,7 @@ def gallery(evaluation: str | Path, tfrecords: str | Path, lists: str | Path, co
             "Evenly spread over all images": np.unique(np.linspace(0, len(labels) - 1, columns).astype(int)).tolist(),
             "The worst mistakes: the wrong labels with the highest probabilities": mistaken[:columns]}
     records = Records(tfrecords, read_manifest(tfrecords, "convert"), "val")
-    positions = records.in_order()
+    positions = records.positions()
     heights = [TITLE_INCHES + (IMAGE_INCHES + LINE_INCHES * (1 + MAX_LINES) if images else 0)
                for images in rows.values()]
     figure = plt.figure(figsize=(IMAGE_INCHES * columns, LEGEND_INCHES + sum(heights)))

@@ -20,9 +20,9 @@ from mlimages.convert.records import CLASSES
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train, load
 from mlimages.core.publish import atomic, read_manifest
-from mlimages.inputs.augmentation import Finish
-from mlimages.inputs.pipeline import Records, told, training_batches
-from mlimages.inputs.stage_rates import Stage, measure
+from mlimages.inputs.augmentation import TensorAugmentation
+from mlimages.inputs.pipeline import Records, training_batches, with_user_errors
+from mlimages.inputs.stage_rates import StageRate, measure_stages
 from mlimages.plots.canvas import TRAIN, VALIDATION, label, read_table
 
 SHOWN = 16
@@ -36,15 +36,16 @@ def inputs(params: Train, machine: Machine, tfrecords: str | Path, seconds: floa
     plt.show()
 
 
-def draw(params: Train, machine: Machine, tfrecords: str | Path, seconds: float) -> tuple[Figure, list[Stage]]:
+def draw(params: Train, machine: Machine, tfrecords: str | Path, seconds: float) -> tuple[Figure, list[StageRate]]:
     """The figure and its measurements. Raises UserError for missing or damaged records."""
     records = Records(tfrecords, read_manifest(tfrecords, "convert"), "train")
     if not len(records):
         raise UserError(f"{tfrecords} holds no training records, expected at least one; run `dvc repro convert` with "
                         f"lists of training images")
     shown = dataclasses.replace(params, batch=SHOWN)
-    images, labels = map(np.array, Finish(shown, device=True)(*next(told(training_batches(records, shown, steps=1)))))
-    measured = measure(records, params, readers=machine.workers, seconds=seconds)
+    batch = next(with_user_errors(training_batches(records, shown, steps=1)))
+    images, labels = map(np.array, TensorAugmentation(shown, device=True)(*batch))
+    measured = measure_stages(records, params, readers=machine.workers, seconds=seconds)
     figure = plt.figure(figsize=(12, 6.6), layout="constrained")
     top, bottom = np.array(figure.subfigures(2, 1, height_ratios=[3, 2]), object)
     top.suptitle(f"The first training images, {params.pixels} x {params.pixels} pixels, with their rarest classes")
@@ -68,7 +69,7 @@ def draw(params: Train, machine: Machine, tfrecords: str | Path, seconds: float)
     return figure, measured
 
 
-def stages_table(measured: list[Stage], machine: Machine) -> str:
+def stages_table(measured: list[StageRate], machine: Machine) -> str:
     """The measurements as text, with the microseconds that each stage adds to an image on one reader."""
     rows = [f"{stage.name:24}{stage.images_per_second:>18,.0f}{more:>40,.0f}"
             for stage, more in zip(measured, _added(measured, machine), strict=True)]
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _added(measured: list[Stage], machine: Machine) -> list[float]:
+def _added(measured: list[StageRate], machine: Machine) -> list[float]:
     """The microseconds that each stage adds to an image on one reader; noise can make one near 0 negative."""
     until = [1e6 * machine.workers / stage.images_per_second for stage in measured]
     return [time - before for time, before in zip(until, [0.0, *until], strict=False)]

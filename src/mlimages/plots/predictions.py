@@ -131,7 +131,7 @@ def prediction_browser(evaluation: str | Path, tfrecords: str | Path, lists: str
     tree = read_tree(Path(lists) / DICTIONARY)
     predictions, threshold = read_predictions(evaluation), true_threshold(evaluation)
     records = Records(tfrecords, read_manifest(tfrecords, "convert"), "val")
-    positions = records.in_order()
+    positions = records.positions()
 
     def show(image: int) -> None:
         row = predictions.best[image]

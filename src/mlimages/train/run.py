@@ -9,15 +9,15 @@ from mlimages.core.publish import publish, read_manifest, verify
 from mlimages.launch.environment import train_in_place
 from mlimages.launch.supervisor import supervise
 from mlimages.launch.tf_config import read_environment
-from mlimages.network.checkpoint_files import CHECKPOINTS, METRICS, start_files
-from mlimages.network.initial_weights import find_start
+from mlimages.network.checkpoint_files import CHECKPOINTS, METRICS, initial_weight_files
+from mlimages.network.initial_weights import find_initial_weights
 
 
 def work_folder(params: Train, machine: Machine, tfrecords: str | Path) -> Path:
     """Where this training works, and resumes from; UserError without records, or without what to start from."""
     read_manifest(tfrecords, "convert")
-    start = find_start(params, machine)
-    first = start_files(start) if start is not None else []
+    start = find_initial_weights(params, machine)
+    first = initial_weight_files(start) if start is not None else []
     return scratch.root(machine) / "train" / scratch.key(params, inputs=[tfrecords], files=first, stage="train")
 
 
