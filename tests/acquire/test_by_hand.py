@@ -1,4 +1,4 @@
-"""Released lists that somebody fetched by hand: a part of them is welcome, but none passes for the whole."""
+"""ReleasedList lists that somebody fetched by hand: a part of them is welcome, but none passes for the whole."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from mlimages.acquire import acquire, sources
 from mlimages.acquire.formats import LISTS
-from mlimages.acquire.sources import Released
+from mlimages.acquire.sources import ReleasedList
 from mlimages.core.params import Acquire, Machine
 from mlimages.core.publish import verify
 
@@ -21,7 +21,8 @@ def test_a_list_of_another_length_than_the_released_one_is_warned_of(
     """Where the dictionary is the released one: that of the folder has five classes and one root."""
     monkeypatch.setattr(sources, "RELEASED_CLASSES", classes)
     monkeypatch.setattr(sources, "RELEASED_ROOTS", 1)
-    monkeypatch.setattr(sources, "FULL", {name: Released("", 1 + 5 * (name == TRAIN_URLS)) for *_, name in LISTS})
+    monkeypatch.setattr(sources, "RELEASED_LISTS",
+                        {name: ReleasedList("", 1 + 5 * (name == TRAIN_URLS)) for *_, name in LISTS})
     content = "".join(f"http://images.example/{number}.jpg\t2:1\n" for number in range(5))
     (release / TRAIN_URLS).write_text(content)
     manifest = verify(acquire(from_release, machine, out=tmp_path / "lists"), "acquire")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlimages.acquire import duplicates
-from mlimages.acquire.duplicates import Digests
+from mlimages.acquire.duplicates import LineDigests
 
 
 def _digest(number: int) -> bytes:
@@ -22,7 +22,7 @@ def test_repeats_are_those_that_a_dictionary_finds(tmp_path: Path, monkeypatch: 
     rng = random.Random(lines + different)  # noqa: S311
     first: dict[int, int] = {}
     expected, conflicting = [], 0
-    with Digests(tmp_path) as digests:
+    with LineDigests(tmp_path) as digests:
         for line in range(lines):
             source, labels = rng.randrange(different), rng.randrange(2)
             digests.add(_digest(source), _digest(labels))
@@ -30,19 +30,19 @@ def test_repeats_are_those_that_a_dictionary_finds(tmp_path: Path, monkeypatch: 
                 expected.append(line)
                 conflicting += labels != first[source]
             first.setdefault(source, labels)
-        found = digests.repeats()
+        found = digests.duplicates()
     assert (found.lines.tolist(), found.conflicting) == (expected, conflicting)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_memory_is_a_few_bytes_a_line(tmp_path: Path) -> None:
     lines = 3 * duplicates.CHUNK
-    with Digests(tmp_path) as digests:
+    with LineDigests(tmp_path) as digests:
         tracemalloc.start()
         for number in range(0, lines, 1024):
             digests.add(b"".join(map(_digest, range(number, number + 1024))), bytes(8 * 1024))
         digests.add(_digest(5), bytes(8))
-        assert digests.repeats().lines.tolist() == [lines]
+        assert digests.duplicates().lines.tolist() == [lines]
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < 22 * lines

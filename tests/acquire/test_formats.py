@@ -10,9 +10,9 @@ from mlimages.acquire import formats
 from mlimages.acquire.formats import (
     LISTS,
     MAX_LINE_BYTES,
-    Entry,
     Labels,
     LineParser,
+    ListEntry,
     MalformedLine,
     Origin,
     format_line,
@@ -26,12 +26,12 @@ from mlimages.core.errors import UserError
 URL = "http://images.example/a.jpg"
 
 
-def _parse(line: str | bytes, classes: int = 10) -> Entry:
+def _parse(line: str | bytes, classes: int = 10) -> ListEntry:
     return LineParser("openimages", classes).parse(line if isinstance(line, bytes) else line.encode(), 1)
 
 
 def test_a_released_line_is_read() -> None:
-    assert _parse(f"{URL}\t5:0.9\t2:1\t7:0.25") == Entry(1, URL, Labels((2, 5, 7), (1.0, 0.9, 0.25)))
+    assert _parse(f"{URL}\t5:0.9\t2:1\t7:0.25") == ListEntry(1, URL, Labels((2, 5, 7), (1.0, 0.9, 0.25)))
 
 
 def test_a_label_without_a_confidence_is_sure() -> None:
@@ -97,7 +97,7 @@ def test_what_is_no_imagenet_id_is_refused(source: str) -> None:
 
 def test_an_imagenet_id_is_read() -> None:
     entry = LineParser("imagenet", 10).parse(b"n00000003/n00000003_12.JPEG\t1:1", 4)
-    assert entry == Entry(4, "n00000003/n00000003_12.JPEG", Labels((1,), (1.0,)))
+    assert entry == ListEntry(4, "n00000003/n00000003_12.JPEG", Labels((1,), (1.0,)))
 
 
 def test_line_ends_and_a_byte_order_mark_make_no_difference(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_line_is_read_alike_whether_its_pairs_are_known_or_new(origin: Origin)
         assert _outcome(veteran, line.encode(), number) == _outcome(LineParser(origin, 10), line.encode(), number)
 
 
-def _outcome(parser: LineParser, raw: bytes, number: int) -> Entry | str:
+def _outcome(parser: LineParser, raw: bytes, number: int) -> ListEntry | str:
     try:
         return parser.parse(raw, number)
     except MalformedLine as error:

@@ -10,12 +10,12 @@ import pytest
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import (
     DICTIONARY,
-    IN_BOTH,
     LISTS,
+    OVERLAP,
     STATISTICS,
-    Entry,
     Labels,
     LineParser,
+    ListEntry,
     MalformedLine,
     Origin,
     read_list,
@@ -28,7 +28,7 @@ URL = "http://images.example/a.jpg"
 LABELS = Labels((1, 5), (1.0, 0.5))
 
 
-def parse(line: str, origin: Origin = "openimages") -> Entry:
+def parse(line: str, origin: Origin = "openimages") -> ListEntry:
     return LineParser(origin, 10).parse(line.encode(), 1)
 
 
@@ -100,7 +100,7 @@ def test_a_url_among_imagenets_ids_is_named_for_what_it_is() -> None:
 
 @pytest.mark.parametrize("line", [f"{URL} 5:0.5 1:1", f"{URL}   1:1.0  5:5e-1", f" {URL} 5:0.5 1:1"])
 def test_spaces_separate_fields_where_no_space_can_be_part_of_the_url(line: str) -> None:
-    assert parse(line) == Entry(1, URL, LABELS)
+    assert parse(line) == ListEntry(1, URL, LABELS)
 
 
 def test_an_imagenet_id_may_be_separated_by_spaces() -> None:
@@ -124,7 +124,7 @@ def test_images_in_train_and_in_val_are_counted_and_named(
     (release / VAL_IDS).write_text("n00000003/n00000003_1.JPEG\t2:0.5\nn00000003/n00000003_2.JPEG\t2:1\n")
     for _ in range(2):  # the second time from what is finished
         out = acquire(from_release, machine, out=tmp_path / "lists")
-        with (out / IN_BOTH).open(newline="") as file:
+        with (out / OVERLAP).open(newline="") as file:
             assert list(csv.reader(file))[1:] == [[VAL_IDS, "n00000003/n00000003_1.JPEG"], [VAL_URLS, f"{URL}?30"],
                                                   [VAL_URLS, f"{URL}?7"]]
         assert json.loads((out / STATISTICS).read_text())["in_train_and_val"] == {VAL_IDS: 1, VAL_URLS: 2}
@@ -137,5 +137,5 @@ def test_of_lists_that_share_no_image_nothing_is_said(from_release: Acquire, mac
                                                       tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (release / VAL_IDS).unlink()
     out = acquire(from_release, machine, out=tmp_path / "lists")
-    assert (out / IN_BOTH).read_text() == "list,source\n"
+    assert (out / OVERLAP).read_text() == "list,source\n"
     assert "WARNING" not in capsys.readouterr().out

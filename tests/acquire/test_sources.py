@@ -18,7 +18,7 @@ import requests
 
 from mlimages.acquire import acquire, fetch_files, sources
 from mlimages.acquire.formats import DICTIONARY, LISTS, read_list
-from mlimages.acquire.sources import TINY, Released
+from mlimages.acquire.sources import TINY, ReleasedList
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire, Machine
 from mlimages.core.publish import verify
@@ -46,7 +46,7 @@ def released(server: "ScriptedServer", release: Path, monkeypatch: pytest.Monkey
     base = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(sources, "RELEASE", f"{base}/data/")
     monkeypatch.setattr(sources, "DRIVE", f"{base}/drive/")
-    monkeypatch.setattr(sources, "FULL", {name: Released(name, lines) for name, lines in LINES.items()})
+    monkeypatch.setattr(sources, "RELEASED_LISTS", {name: ReleasedList(name, lines) for name, lines in LINES.items()})
     monkeypatch.setattr(sources, "RELEASED_CLASSES", 5)
     monkeypatch.setattr(sources, "RELEASED_ROOTS", 1)
     monkeypatch.setattr(sources, "TINY_LINES", 12)
@@ -119,7 +119,7 @@ def test_a_list_that_is_cut_off_never_takes_its_name_and_is_continued(
         released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     content = _content(TRAIN_URLS, 6).replace(b".jpg", b".jpg?" + 60_000 * b"x") * 5
-    monkeypatch.setitem(sources.FULL, TRAIN_URLS, Released(TRAIN_URLS, 30))
+    monkeypatch.setitem(sources.RELEASED_LISTS, TRAIN_URLS, ReleasedList(TRAIN_URLS, 30))
     kept = 2**20  # gdown writes half of that at a time
     _serve(released, **{TRAIN_URLS: {"body": content, "cut": kept + 1000}})
     rest = {"status": 206, "headers": {"Content-Range": f"bytes {kept}-{len(content) - 1}/{len(content)}"}}
@@ -136,7 +136,7 @@ def test_a_list_that_is_cut_off_never_takes_its_name_and_is_continued(
 def test_a_last_line_without_its_end_is_a_line(tmp_path: Path) -> None:
     for content, lines in ((b"a", 1), (b"a\n", 1), (b"a\nb", 2), (b"\n", 1)):
         (tmp_path / "list").write_bytes(content)
-        assert sources.survey(tmp_path / "list") == (hashlib.sha256(content).hexdigest(), len(content), lines)
+        assert sources.scan(tmp_path / "list") == (hashlib.sha256(content).hexdigest(), len(content), lines)
 
 
 @pytest.mark.parametrize("lines", [5, 7])
@@ -235,12 +235,12 @@ def test_a_host_that_does_not_answer_is_named(tiny: Acquire, machine: Machine, t
 KILLED = """
 import dataclasses, sys
 from mlimages.acquire import acquire, sources
-from mlimages.acquire.sources import Released
+from mlimages.acquire.sources import ReleasedList
 from mlimages.core.params import load
 
 port, scratch, out = sys.argv[1:]
 sources.RELEASE, sources.DRIVE = f"http://127.0.0.1:{port}/data/", f"http://127.0.0.1:{port}/drive/"
-sources.FULL = {name: Released(name, lines) for name, lines in %r.items()}
+sources.RELEASED_LISTS = {name: ReleasedList(name, lines) for name, lines in %r.items()}
 sources.RELEASED_CLASSES, sources.RELEASED_ROOTS = 5, 1
 params = load()
 acquire(dataclasses.replace(params.acquire, source="full"), dataclasses.replace(params.machine, scratch=scratch),

@@ -12,14 +12,14 @@ from mlimages.core.publish import atomic
 CHUNK = 2**20
 
 
-class Repeats(NamedTuple):
+class Duplicates(NamedTuple):
     """Lines to leave out, int64, ascending, from 0, and how many of them have other labels than the first had."""
 
     lines: np.ndarray
     conflicting: int
 
 
-class Digests:
+class LineDigests:
     """8-byte digests of each line's source and labels, kept on disk in `folder` until the block ends."""
 
     def __init__(self, folder: Path) -> None:
@@ -27,7 +27,7 @@ class Digests:
         self._sources: BinaryIO = tempfile.TemporaryFile(dir=folder)
         self._labels: BinaryIO = tempfile.TemporaryFile(dir=folder)
 
-    def __enter__(self) -> "Digests":
+    def __enter__(self) -> "LineDigests":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -38,13 +38,13 @@ class Digests:
         self._sources.write(source)
         self._labels.write(labels)
 
-    def keep(self, path: Path) -> None:
+    def save(self, path: Path) -> None:
         """Write the sources' digests to a file, in the order of the lines."""
         with atomic(path) as file:
             for chunk in chunks(self._sources):
                 file.write(chunk.tobytes())
 
-    def repeats(self) -> Repeats:
+    def duplicates(self) -> Duplicates:
         """Of the lines added, those whose source an earlier one had."""
         ordered = np.concatenate([np.empty(0, np.uint64), *chunks(self._sources)])
         ordered.sort()
@@ -55,7 +55,7 @@ class Digests:
         lines, sources, labels = lines[order], sources[order], labels[order]
         is_first = np.append(True, sources[1:] != sources[:-1])[: len(sources)]
         first_labels = labels[is_first][np.cumsum(is_first) - 1]
-        return Repeats(np.sort(lines[~is_first]), int(np.sum(labels != first_labels)))
+        return Duplicates(np.sort(lines[~is_first]), int(np.sum(labels != first_labels)))
 
     def _of_sources(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The lines that have one of these source digests, with their digests of source and labels."""

@@ -18,7 +18,7 @@ ARCHIVE = "imagenet.tar"
 CLASSES = "classes.csv"
 STATISTICS = "statistics.json"
 REJECTED = "rejected.csv"
-IN_BOTH = "train_and_val.csv"
+OVERLAP = "train_and_val.csv"
 
 Part = Literal["train", "val"]
 PARTS: tuple[Part, ...] = ("train", "val")
@@ -64,7 +64,7 @@ class Labels(NamedTuple):
     confidences: tuple[float, ...]
 
 
-class Entry(NamedTuple):
+class ListEntry(NamedTuple):
     """One list line: `line` counts from 1; `source` is an ImageNet id or a URL."""
 
     line: int
@@ -112,7 +112,7 @@ class LineParser:
         self._plain = PLAIN[origin]
         self._pairs: dict[bytes, tuple[int, float]] = {}
 
-    def parse(self, raw: bytes, number: int) -> Entry:
+    def parse(self, raw: bytes, number: int) -> ListEntry:
         """The entry of a line without its end; raises MalformedLine."""
         source, _, pairs = raw.partition(b"\t")
         if self._plain.fullmatch(source) and len(raw) <= MAX_LINE_BYTES:
@@ -120,10 +120,10 @@ class LineParser:
                 labels = dict(sorted(map(self._pairs.__getitem__, pairs.split(b"\t"))))
             except KeyError:
                 return self._parse_strictly(raw, number)
-            return Entry(number, source.decode(), Labels(tuple(labels), tuple(labels.values())))
+            return ListEntry(number, source.decode(), Labels(tuple(labels), tuple(labels.values())))
         return self._parse_strictly(raw, number)
 
-    def _parse_strictly(self, raw: bytes, number: int) -> Entry:
+    def _parse_strictly(self, raw: bytes, number: int) -> ListEntry:
         if len(raw) > MAX_LINE_BYTES:
             raise MalformedLine(f"longer than {MAX_LINE_BYTES} bytes")
         try:
@@ -139,7 +139,7 @@ class LineParser:
         _check_source(source, self._origin)
         # Of a class named twice the greater confidence comes last, and stays.
         labels = dict(sorted([self._parse_pair(pair) for pair in pairs]))
-        return Entry(number, source, Labels(tuple(labels), tuple(labels.values())))
+        return ListEntry(number, source, Labels(tuple(labels), tuple(labels.values())))
 
     def _parse_pair(self, pair: str) -> tuple[int, float]:
         index_text, colon, confidence_text = pair.strip(" ").partition(":")
@@ -185,7 +185,7 @@ def _check_source(source: str, origin: Origin) -> None:
         raise MalformedLine(f"expected an http or https URL, found {source[:80]!r}{kind}")
 
 
-def format_line(entry: Entry) -> str:
+def format_line(entry: ListEntry) -> str:
     """The canonical line of an entry, with its line end."""
     return entry.source + "".join(map(_format_pair, *entry.labels)) + "\n"
 
@@ -211,7 +211,7 @@ def starts(path: Path) -> Iterator[int]:
                 at += len(line)
 
 
-def read_list(path: Path, origin: Origin, classes: int, first: int = 1, offset: int = 0) -> Iterator[Entry]:
+def read_list(path: Path, origin: Origin, classes: int, first: int = 1, offset: int = 0) -> Iterator[ListEntry]:
     """The entries of a list that acquire published; UserError with file and line where it was changed since."""
     if not path.is_file():
         raise UserError(f"{path} is missing; run `dvc repro acquire`")

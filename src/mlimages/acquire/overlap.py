@@ -12,7 +12,7 @@ COLUMNS = ("list", "source")
 
 
 def shared_digests(train: Path, val: Path) -> np.ndarray:
-    """The digests of sources, uint64, ascending, that two files written by `Digests.keep` have in common."""
+    """The digests of sources, uint64, ascending, that two files written by `LineDigests.keep` have in common."""
     wanted = np.unique(np.fromfile(val, np.uint64))
     with train.open("rb") as file:
         found = [chunk[np.isin(chunk, wanted)] for chunk in chunks(file)]

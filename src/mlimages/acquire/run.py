@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mlimages.acquire import formats, overlap, sources
-from mlimages.acquire.check_lists import REFUSAL_COLUMNS, ListCheck
+from mlimages.acquire.check_lists import REJECTED_COLUMNS, ListChecker
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.acquire.selection import Selection
-from mlimages.acquire.sources import Survey
+from mlimages.acquire.sources import FileStats
 from mlimages.acquire.statistics import CLASS_COLUMNS, ListStatistics, class_rows, summarise
 from mlimages.core import scratch
 from mlimages.core.disk import check_room
@@ -30,35 +30,35 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
     key = scratch.key(params, stage="acquire")
     with scratch.workspace("acquire", machine, key, out) as work:
         raw = sources.collect(params, machine, work)
-        surveys = sources.survey_all(raw)
+        scanned = sources.scan_files(raw)
         checked = work / "out"
-        check_room(checked, sum(one.bytes for one in surveys.values()), "the checked lists")
+        check_room(checked, sum(one.bytes for one in scanned.values()), "the checked lists")
         tree = read_tree(raw / formats.DICTIONARY)
-        unlike = sources.unlike_release(surveys, tree) if params.source == "folder" else {}
+        unlike = sources.release_differences(scanned, tree) if params.source == "folder" else {}
         for what in unlike.values():
             print(f"WARNING: {what}; unless it is a part on purpose, fetch it again")
-        lists = _check_lists(raw, surveys, work, tree, params, machine)
-        write_csv(checked / formats.REJECTED, REFUSAL_COLUMNS, _all_refused(work))
+        lists = _check_lists(raw, scanned, work, tree, params, machine)
+        write_csv(checked / formats.REJECTED, REJECTED_COLUMNS, _all_refused(work))
         _check_parts(lists, params)
         write_csv(checked / formats.CLASSES, CLASS_COLUMNS, class_rows(tree, lists))
         shared = _in_train_and_val(work, Selection(params, tree))
-        write_csv(checked / formats.IN_BOTH, overlap.COLUMNS, shared)
+        write_csv(checked / formats.OVERLAP, overlap.COLUMNS, shared)
         counts = Counter(name for name, _ in shared)
         for name, images in counts.items():
             print(f"WARNING: {images:,} images of {name} are in the training list, too, such as "
                   f"{next(source for one, source in shared if one == name)}; what is measured on them is no "
-                  f"validation. {out}/{formats.IN_BOTH} names all of them")
+                  f"validation. {out}/{formats.OVERLAP} names all of them")
         write_json(checked / formats.STATISTICS, {**summarise(tree, lists), "in_train_and_val": counts})
         for name in [formats.DICTIONARY] + [formats.ARCHIVE] * (params.source == "demo"):
             with (raw / name).open("rb") as source, atomic(checked / name) as copy:
                 shutil.copyfileobj(source, copy)
         publish(checked, out, verb="acquire", records={name: one.taken for name, one in lists.items()},
                 source=params.source, classes=len(tree), unlike_release=unlike,
-                raw={name: one._asdict() for name, one in surveys.items()})
+                raw={name: one._asdict() for name, one in scanned.items()})
     return Path(out)
 
 
-def _check_lists(raw: Path, surveys: Mapping[str, Survey], work: Path, tree: ClassTree, params: Acquire,
+def _check_lists(raw: Path, scanned: Mapping[str, FileStats], work: Path, tree: ClassTree, params: Acquire,
                  machine: Machine) -> dict[str, ListStatistics]:
     """Write the canonical lists, and what was refused of each; a list that an earlier run finished is left as it is.
 
@@ -67,25 +67,25 @@ def _check_lists(raw: Path, surveys: Mapping[str, Survey], work: Path, tree: Cla
     """
     choice, lists = Selection(params, tree), {}
     for one in formats.LISTS:
-        of = [surveys[name].sha256 for name in (formats.DICTIONARY, one.name) if name in surveys]
+        of = [scanned[name].sha256 for name in (formats.DICTIONARY, one.name) if name in scanned]
         note, target = work / "notes" / f"{one.name}.json", work / "out" / one.name
         known = json.loads(note.read_text()) if note.exists() else {}
         if known.get("of") == of and target.exists() and _sources(work, one.name).exists():
-            lists[one.name] = ListStatistics.restored(one, known["statistics"])
+            lists[one.name] = ListStatistics.from_json(one, known["statistics"])
             continue
         note.unlink(missing_ok=True)
-        if one.name in surveys:
-            check = ListCheck(raw / one.name, surveys[one.name].lines, one, choice, len(tree))
+        if one.name in scanned:
+            check = ListChecker(raw / one.name, scanned[one.name].lines, one, choice, len(tree))
             refused = check.write(target, _sources(work, one.name), params, machine)
-            write_csv(_refused(work, one.name), REFUSAL_COLUMNS, refused)
+            write_csv(_refused(work, one.name), REJECTED_COLUMNS, refused)
             lists[one.name] = check.statistics
         else:
-            write_csv(_refused(work, one.name), REFUSAL_COLUMNS, [])
+            write_csv(_refused(work, one.name), REJECTED_COLUMNS, [])
             with atomic(target):
                 pass
             _sources(work, one.name).write_bytes(b"")
             lists[one.name] = ListStatistics(one, len(tree))
-        write_json(note, {"of": of, "statistics": lists[one.name].kept()})
+        write_json(note, {"of": of, "statistics": lists[one.name].to_json()})
     return lists
 
 

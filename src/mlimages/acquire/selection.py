@@ -4,7 +4,7 @@ import difflib
 import hashlib
 from collections.abc import Sequence
 
-from mlimages.acquire.formats import Entry, Labels
+from mlimages.acquire.formats import Labels, ListEntry
 from mlimages.acquire.hierarchy import ClassTree
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire
@@ -23,13 +23,13 @@ class Selection:
         """8 bytes that depend on the seed: for a source they also say whether it falls into the sample."""
         return hashlib.blake2b(text.encode(), digest_size=8, key=self._key).digest()
 
-    def takes(self, entry: Entry, digest: bytes) -> bool:
+    def accepts(self, entry: ListEntry, digest: bytes) -> bool:
         """Whether a line is taken, of whose source this is the digest: a smaller sample lies within a larger one."""
         if int.from_bytes(digest) >= self._below:
             return False
         return not self._wanted or not self._wanted.isdisjoint(entry.labels.classes)
 
-    def complete(self, entry: Entry) -> Entry:
+    def add_ancestors(self, entry: ListEntry) -> ListEntry:
         """The entry with every missing ancestor, each as sure as the surest of its descendants in the line."""
         if self._lineages is None:
             return entry

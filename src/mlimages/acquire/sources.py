@@ -20,18 +20,18 @@ DRIVE = "https://drive.google.com/uc?id="
 TINY = "train_urls_tiny.txt"
 
 
-class Released(NamedTuple):
+class ReleasedList(NamedTuple):
     """A list of the release on Google Drive: the id of the file, and how many lines it has."""
 
     drive_id: str
     lines: int
 
 
-FULL = {
-    list_file("train", "imagenet"): Released("1-7x4wPa764MJkjhhNj0PWPhgwMJOXziA", 10_706_941),
-    list_file("val", "imagenet"): Released("1-1x1vJFZGesz-5R2W8DLWHaVEbIPjuJs", 50_000),
-    list_file("train", "openimages"): Released("1__HFVimF5yUwlyEjaUoSmBBfRQKJTYKW", 6_902_811),
-    list_file("val", "openimages"): Released("1JkTcEEkB1zYI6NtAM-vXpsv7uDZ3glEz", 38_739),
+RELEASED_LISTS = {
+    list_file("train", "imagenet"): ReleasedList("1-7x4wPa764MJkjhhNj0PWPhgwMJOXziA", 10_706_941),
+    list_file("val", "imagenet"): ReleasedList("1-1x1vJFZGesz-5R2W8DLWHaVEbIPjuJs", 50_000),
+    list_file("train", "openimages"): ReleasedList("1__HFVimF5yUwlyEjaUoSmBBfRQKJTYKW", 6_902_811),
+    list_file("val", "openimages"): ReleasedList("1JkTcEEkB1zYI6NtAM-vXpsv7uDZ3glEz", 38_739),
 }
 TINY_LINES = 100
 RELEASED_CLASSES, RELEASED_ROOTS = 11_166, 4
@@ -41,7 +41,7 @@ BYTES_PER_LINE = 160
 TINY_VAL_EVERY = 5
 
 
-class Survey(NamedTuple):
+class FileStats(NamedTuple):
     """A raw file as it was found."""
 
     sha256: str
@@ -69,7 +69,7 @@ def collect(params: Acquire, machine: Machine, work: Path) -> Path:
         return raw
 
 
-def survey_all(raw: Path) -> dict[str, Survey]:
+def scan_files(raw: Path) -> dict[str, FileStats]:
     """The dictionary and the lists that a folder has, by name; UserError where it lacks the dictionary or a part."""
     if not (raw / DICTIONARY).is_file():
         raise UserError(f"{raw / DICTIONARY} is missing: the class dictionary; expected {DICTIONARY} beside the lists")
@@ -78,11 +78,11 @@ def survey_all(raw: Path) -> dict[str, Survey]:
         if not any((raw / name).is_file() for name in names):
             raise UserError(f"{' and '.join(str(raw / name) for name in names)} are missing; expected at least one of "
                             f"them there, for the part `{part}`")
-    return {name: survey(raw / name) for name in [DICTIONARY, TINY, *(one.name for one in LISTS)]
+    return {name: scan(raw / name) for name in [DICTIONARY, TINY, *(one.name for one in LISTS)]
             if (raw / name).is_file()}
 
 
-def survey(path: Path) -> Survey:
+def scan(path: Path) -> FileStats:
     """Hash and count a file; UserError where it is empty, or a web page."""
     digest = hashlib.sha256()
     newlines = length = 0
@@ -100,22 +100,22 @@ def survey(path: Path) -> Survey:
     if first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
         raise UserError(f"{path} is a web page, not a list: it begins with {first[:100]!r}; such pages come where a "
                         f"download's quota is used up, or it asks for consent; {BY_HAND}")
-    return Survey(digest.hexdigest(), length, newlines + (not last.endswith(b"\n")))
+    return FileStats(digest.hexdigest(), length, newlines + (not last.endswith(b"\n")))
 
 
-def unlike_release(surveys: Mapping[str, Survey], tree: ClassTree) -> dict[str, str]:
+def release_differences(scanned: Mapping[str, FileStats], tree: ClassTree) -> dict[str, str]:
     """Of lists that somebody fetched by hand, what tells them from the released ones: parts, or cut short.
 
     Of none, where the dictionary is another one.
     """
     if _shape(tree) != (RELEASED_CLASSES, RELEASED_ROOTS):
         return {}
-    return {name: _other_length(name, one.lines, surveys[name]) for name, one in FULL.items()
-            if name in surveys and surveys[name].lines != one.lines}
+    return {name: _other_length(name, one.lines, scanned[name]) for name, one in RELEASED_LISTS.items()
+            if name in scanned and scanned[name].lines != one.lines}
 
 
 def _fetch_full(raw: Path, machine: Machine) -> None:
-    missing = {name: one for name, one in FULL.items() if not (raw / name).exists()}
+    missing = {name: one for name, one in RELEASED_LISTS.items() if not (raw / name).exists()}
     check_room(raw, BYTES_PER_LINE * sum(one.lines for one in missing.values()), f"{len(missing)} released lists")
     for name, one in missing.items():
         fetch_from_drive(DRIVE + one.drive_id, raw / name, _accepts(name, one.lines), machine)
@@ -128,20 +128,20 @@ def _fetch_missing(raw: Path, name: str, fetch_to: Callable[[Path], None]) -> No
 
 def _accepts(name: str, lines: int) -> Callable[[Path], None]:
     def accept(path: Path) -> None:
-        found = survey(path)
+        found = scan(path)
         if found.lines != lines:
             raise UserError(f"{_other_length(name, lines, found)}; it was not kept: {BY_HAND}")
 
     return accept
 
 
-def _other_length(name: str, lines: int, found: Survey) -> str:
+def _other_length(name: str, lines: int, found: FileStats) -> str:
     return (f"{name}: expected {lines:,} lines, found {found.lines:,} in {found.bytes:,} bytes with the sha256 "
             f"{found.sha256}")
 
 
 def _accept_dictionary(path: Path) -> None:
-    survey(path)
+    scan(path)
     classes, roots = found = _shape(read_tree(path))
     if found != (RELEASED_CLASSES, RELEASED_ROOTS):
         raise UserError(f"{DICTIONARY}: expected {RELEASED_CLASSES:,} classes and {RELEASED_ROOTS} roots, found "

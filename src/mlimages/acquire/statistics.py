@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from mlimages.acquire.formats import LISTS, PARTS, TRAINABLE_IMAGES, Entry, ListFile, Part
+from mlimages.acquire.formats import LISTS, PARTS, TRAINABLE_IMAGES, ListEntry, ListFile, Part
 from mlimages.acquire.hierarchy import ClassTree
 
 # Entries that are counted together.
@@ -38,17 +38,17 @@ class ListStatistics:
     def taken(self) -> int:
         return self.labels_per_image.total()
 
-    def add(self, entry: Entry, sign: int = 1) -> None:
+    def add(self, entry: ListEntry, sign: int = 1) -> None:
         """Count one entry that is taken; with sign -1, take one back that was counted."""
         if sign != self._sign or len(self._lengths) == BATCH:
-            self.settle()
+            self.flush()
             self._sign = sign
         self._lengths.append(len(entry.labels.classes))
         self._classes += entry.labels.classes
         if self._with_hosts:
             self._sites.append("/".join(entry.source.split("/", 3)[:3]))
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Count the entries that wait to be counted together."""
         self.images += self._sign * np.bincount(self._classes, minlength=len(self.images))
         _count(self.labels_per_image, Counter(self._lengths), self._sign)
@@ -60,13 +60,13 @@ class ListStatistics:
         _count(self.hosts, hosts, self._sign)
         self._lengths, self._classes, self._sites = [], [], []
 
-    def kept(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """All that was counted, as JSON that `restored` reads."""
         return {**{name: getattr(self, name) for name in COUNTS}, "images": self.images.tolist(),
                 "labels_per_image": list(self.labels_per_image.items()), "hosts": list(self.hosts.items())}
 
     @classmethod
-    def restored(cls, one: ListFile, kept: Mapping[str, Any]) -> "ListStatistics":
+    def from_json(cls, one: ListFile, kept: Mapping[str, Any]) -> "ListStatistics":
         """What `kept` was called on."""
         statistics = cls(one, len(kept["images"]))
         for name in COUNTS:
