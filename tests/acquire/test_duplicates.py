@@ -1,4 +1,4 @@
-"""Of lines with one source the first stays, however far apart they are, and memory is a few bytes a line."""
+"""Duplicates are found anywhere in a list, with a few bytes of memory per line."""
 
 import random
 import tracemalloc
@@ -16,7 +16,7 @@ def _digest(number: int) -> bytes:
 
 @pytest.mark.parametrize("lines", [0, 1, 2, 9, 200])
 @pytest.mark.parametrize("different", [1, 5, 1000])
-def test_repeats_are_those_that_a_dictionary_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: int,
+def test_duplicates_are_those_that_a_dictionary_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: int,
                                                    different: int) -> None:
     monkeypatch.setattr(duplicates, "CHUNK", 7)
     rng = random.Random(lines + different)  # noqa: S311
@@ -35,7 +35,7 @@ def test_repeats_are_those_that_a_dictionary_finds(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_memory_is_a_few_bytes_a_line(tmp_path: Path) -> None:
+def test_memory_is_a_few_bytes_per_line(tmp_path: Path) -> None:
     lines = 3 * duplicates.CHUNK
     with LineDigests(tmp_path) as digests:
         tracemalloc.start()

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mlimages.acquire.formats import PARTS, ListEntry, Part, list_file, read_list, starts
+from mlimages.acquire.formats import PARTS, ListEntry, Part, line_offsets, list_file, read_list
 from mlimages.convert.imagenet import Archive
 from mlimages.core.disk import room
 from mlimages.core.errors import UserError, redo
@@ -130,7 +130,7 @@ def _from_archive(table: ImageTable, part: Part, archive: Archive, rows: BinaryI
                   coverage: ArchiveCoverage) -> None:
     """Write the rows of a part's ImageNet ids, in list order, and the ids that the archive lacks."""
     path = Path(table.lists) / list_file(part, "imagenet")
-    lines = zip(read_list(path, "imagenet", table.classes), starts(path), strict=True)
+    lines = zip(read_list(path, "imagenet", table.classes), line_offsets(path), strict=True)
     class_listed, class_found = (np.zeros(table.classes, np.int64) for _ in range(2))
     while batch := list(islice(lines, BATCH)):
         found, places_found = archive.find([entry.source for entry, _ in batch])
