@@ -33,7 +33,7 @@ from photographs import HEIGHT, WIDTH, photographs
 from mlimages.acquire.formats import Labels
 from mlimages.convert.encode_image import Jpeg
 from mlimages.convert.records import parse_sparse, serialize, serialize_dense, shard_name
-from mlimages.convert.shard_writer import shard
+from mlimages.convert.shard_writer import open_shard
 from mlimages.core.params import load
 from mlimages.core.publish import publish, read_manifest
 from mlimages.core.tuning import STEPS, keep_freed
@@ -52,7 +52,7 @@ def make_records(folder: Path, photos: Path, records: int, pictures: int, schema
     rng = random.Random(0)  # noqa: S311 - nothing here is secret
     names = [shard_name("train", index, SHARDS) for index in range(SHARDS)]
     for index, name in enumerate(names):
-        with shard(folder / "work" / name) as add:
+        with open_shard(folder / "work" / name) as add:
             for number in range(index * records // SHARDS, (index + 1) * records // SHARDS):
                 jpeg = Jpeg((photos / f"{number % pictures}.jpg").read_bytes(), WIDTH, HEIGHT)
                 labels = Labels(tuple(sorted(rng.sample(range(RELEASED_CLASSES), LABELS))), (1.0,) * LABELS)

@@ -1,6 +1,6 @@
-"""The tiny and the full release are fetched once, whole and as long as they should be, or a folder is asked for.
+"""The tiny and the full release are fetched once and checked; an error proposes a folder of files instead.
 
-The addresses of the release are constants of `mlimages.acquire.sources`; here they lead to a server on the loopback.
+The addresses of the release are constants of `mlimages.acquire.sources`; the tests set them to a loopback server.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import pytest
 
 from mlimages.acquire import acquire, fetch_files, sources
 from mlimages.acquire.formats import DICTIONARY, LISTS, read_list
-from mlimages.acquire.sources import TINY, Released
+from mlimages.acquire.sources import TINY, ReleasedList
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire, Machine
 from mlimages.core.publish import verify
@@ -44,7 +44,7 @@ def released(server: "ScriptedServer", release: Path, monkeypatch: pytest.Monkey
     base = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(sources, "RELEASE", f"{base}/data/")
     monkeypatch.setattr(sources, "DRIVE", f"{base}/drive/")
-    monkeypatch.setattr(sources, "FULL", {name: Released(name, lines) for name, lines in LINES.items()})
+    monkeypatch.setattr(sources, "RELEASED_LISTS", {name: ReleasedList(name, lines) for name, lines in LINES.items()})
     monkeypatch.setattr(sources, "RELEASED_CLASSES", 5)
     monkeypatch.setattr(sources, "RELEASED_ROOTS", 1)
     monkeypatch.setattr(sources, "TINY_LINES", 12)
@@ -74,7 +74,7 @@ def _kept(machine: Machine, source: str) -> list[str]:
     return sorted(os.listdir(Path(machine.scratch) / "acquire" / source))
 
 
-def test_the_tiny_list_is_parted_into_training_and_validation(released: "ScriptedServer", tiny: Acquire,
+def test_the_tiny_list_is_split_into_training_and_validation(released: "ScriptedServer", tiny: Acquire,
                                                              machine: Machine, tmp_path: Path) -> None:
     out = acquire(tiny, machine, out=tmp_path / "lists")
     manifest = verify(out, "acquire")
@@ -105,7 +105,7 @@ def test_the_full_release_is_fetched_once_and_its_files_are_in_the_manifest(
     assert _kept(machine, "full") == sorted([DICTIONARY, *LINES])
 
 
-def test_what_failed_is_fetched_again_and_nothing_else(released: "ScriptedServer", full: Acquire, machine: Machine,
+def test_only_failed_files_are_fetched_again(released: "ScriptedServer", full: Acquire, machine: Machine,
                                                        tmp_path: Path) -> None:
     _serve(released, **{TRAIN_URLS: {"status": 503}})
     released.on(f"/drive/{TRAIN_URLS}", body=_content(TRAIN_URLS, 6))
@@ -117,11 +117,11 @@ def test_what_failed_is_fetched_again_and_nothing_else(released: "ScriptedServer
                                  f"/drive/{TRAIN_URLS}": 1 + 2}
 
 
-def test_a_list_that_is_cut_off_never_takes_its_name_and_is_continued(
+def test_a_truncated_list_is_not_accepted_and_its_download_resumes(
         released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     content = _content(TRAIN_URLS, 6).replace(b".jpg", b".jpg?" + 60_000 * b"x") * 5
-    monkeypatch.setitem(sources.FULL, TRAIN_URLS, Released(TRAIN_URLS, 30))
+    monkeypatch.setitem(sources.RELEASED_LISTS, TRAIN_URLS, ReleasedList(TRAIN_URLS, 30))
     kept = 2**20  # gdown writes half of that at a time
     _serve(released, **{TRAIN_URLS: {"body": content, "cut": kept + 1000}})
     released.on(f"/drive/{TRAIN_URLS}", body=content, cut=kept + 1000)
@@ -137,14 +137,14 @@ def test_a_list_that_is_cut_off_never_takes_its_name_and_is_continued(
     assert released.requests[f"/drive/{TRAIN_URLS}"] == 2 + 3  # the last one was for the rest
 
 
-def test_a_last_line_without_its_end_is_a_line(tmp_path: Path) -> None:
+def test_a_last_line_without_a_line_end_is_counted(tmp_path: Path) -> None:
     for content, lines in ((b"a", 1), (b"a\n", 1), (b"a\nb", 2), (b"\n", 1)):
         (tmp_path / "list").write_bytes(content)
-        assert sources.survey(tmp_path / "list") == (hashlib.sha256(content).hexdigest(), len(content), lines)
+        assert sources.scan(tmp_path / "list") == (hashlib.sha256(content).hexdigest(), len(content), lines)
 
 
 @pytest.mark.parametrize("lines", [5, 7])
-def test_a_list_of_another_length_is_refused_with_its_hash(released: "ScriptedServer", full: Acquire, machine: Machine,
+def test_a_list_of_another_length_is_rejected_with_its_hash(released: "ScriptedServer", full: Acquire, machine: Machine,
                                                            tmp_path: Path, lines: int) -> None:
     content = _content(TRAIN_URLS, lines)
     _serve(released, **{TRAIN_URLS: {"body": content}})
@@ -154,7 +154,7 @@ def test_a_list_of_another_length_is_refused_with_its_hash(released: "ScriptedSe
     assert [name for name in _kept(machine, "full") if TRAIN_URLS in name] == []
 
 
-def test_a_tiny_list_of_another_length_is_refused(released: "ScriptedServer", tiny: Acquire, machine: Machine,
+def test_a_tiny_list_of_another_length_is_rejected(released: "ScriptedServer", tiny: Acquire, machine: Machine,
                                                   tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "TINY_LINES", 100)
     with pytest.raises(UserError, match=f"{TINY}: expected 100 lines, found 12 "):
@@ -162,7 +162,7 @@ def test_a_tiny_list_of_another_length_is_refused(released: "ScriptedServer", ti
     assert _kept(machine, "tiny") == [DICTIONARY]
 
 
-def test_another_dictionary_than_the_released_one_is_refused(
+def test_a_dictionary_that_is_not_the_released_one_is_rejected(
         released: "ScriptedServer", tiny: Acquire, machine: Machine, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "RELEASED_ROOTS", 4)
@@ -170,7 +170,7 @@ def test_another_dictionary_than_the_released_one_is_refused(
         acquire(tiny, machine, out=tmp_path / "lists")
 
 
-def test_a_web_page_from_elsewhere_is_named(released: "ScriptedServer", full: Acquire, machine: Machine,
+def test_a_web_page_of_another_host_is_an_error(released: "ScriptedServer", full: Acquire, machine: Machine,
                                             tmp_path: Path) -> None:
     _serve(released, **{VAL_URLS: {"body": QUOTA_PAGE}})
     with pytest.raises(UserError, match=r"is a web page, not a list: it begins with .*Quota exceeded"):
@@ -190,8 +190,9 @@ def test_a_list_without_end_is_cut_off(released: "ScriptedServer", full: Acquire
     assert not list(tmp_path.glob("*endless*"))
 
 
-def test_a_host_that_does_not_answer_is_named(tiny: Acquire, machine: Machine, tmp_path: Path, server: "ScriptedServer",
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_does_not_answer_is_an_error(tiny: Acquire, machine: Machine, tmp_path: Path,
+                                                 server: "ScriptedServer",
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "RELEASE", f"http://127.0.0.1:{server.server_port}/data/")
     server.on(f"/data/{DICTIONARY}", hang=True)
     monkeypatch.setattr(fetch_files, "TIMEOUT", (0.2, 0.2))
@@ -202,12 +203,12 @@ def test_a_host_that_does_not_answer_is_named(tiny: Acquire, machine: Machine, t
 KILLED = """
 import dataclasses, sys
 from mlimages.acquire import acquire, sources
-from mlimages.acquire.sources import Released
+from mlimages.acquire.sources import ReleasedList
 from mlimages.core.params import load
 
 port, scratch, out = sys.argv[1:]
 sources.RELEASE, sources.DRIVE = f"http://127.0.0.1:{port}/data/", f"http://127.0.0.1:{port}/drive/"
-sources.FULL = {name: Released(name, lines) for name, lines in %r.items()}
+sources.RELEASED_LISTS = {name: ReleasedList(name, lines) for name, lines in %r.items()}
 sources.RELEASED_CLASSES, sources.RELEASED_ROOTS = 5, 1
 params = load()
 acquire(dataclasses.replace(params.acquire, source="full"), dataclasses.replace(params.machine, scratch=scratch),
@@ -215,7 +216,7 @@ acquire(dataclasses.replace(params.acquire, source="full"), dataclasses.replace(
 """
 
 
-def test_killed_while_it_fetches_it_continues_with_what_is_missing(
+def test_after_a_kill_only_missing_files_are_fetched(
         released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path) -> None:
     content = _content(TRAIN_URLS, 6)
     _serve(released, **{TRAIN_URLS: {"body": content, "drip_seconds": 0.01}})

@@ -17,7 +17,7 @@ from mlimages.acquire.formats import Labels
 from mlimages.convert.encode_image import Jpeg
 from mlimages.convert.example import UNKNOWN
 from mlimages.convert.records import read_index, serialize, serialize_dense, shard_name
-from mlimages.convert.shard_writer import shard as shard_file
+from mlimages.convert.shard_writer import open_shard
 from mlimages.core.errors import UserError
 from mlimages.core.params import Train
 from mlimages.core.publish import publish, read_manifest
@@ -167,7 +167,7 @@ def both_schemas(small_records: Records, tmp_path: Path) -> list[Records]:
     found = []
     for schema in ("sparse", "dense"):
         work = tmp_path / schema / "work"
-        with shard_file(work / (name := shard_name("train", 0, 1))) as add:
+        with open_shard(work / (name := shard_name("train", 0, 1))) as add:
             for number in range(10):
                 jpeg = Jpeg(small_records.reader.example(number % 3, 0).jpeg, 48, 48)
                 labels = Labels(tuple(range(number % 4)), (0.25, UNKNOWN, 1.0)[: number % 4])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlimages.convert.members import ROW, mix
+from mlimages.convert.members import ROW, shuffle
 from mlimages.inputs.sampler import INTERLEAVED, RecordSampler
 
 COUNTS = [7, 1, 12, 12, 0, 5, *[3] * 20]
@@ -85,7 +85,7 @@ def mixed(of_class: np.ndarray, folder: Path, seed: int) -> np.ndarray:
     rows = np.zeros(len(of_class), ROW)
     rows["line"] = of_class
     rows.tofile(folder / "train.listed")
-    mix(folder, "train", seed)
+    shuffle(folder, "train", seed)
     return np.fromfile(folder / "train.rows", ROW)["line"].astype(np.int64)
 
 

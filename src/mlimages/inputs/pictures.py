@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from mlimages.core.errors import UserError, unreadable
-from mlimages.images.decode import PictureFile
+from mlimages.images.decode import ImageFile
 from mlimages.inputs.preprocess import decode
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".webp"}
 PictureLike = str | Path | bytes | np.ndarray | Image.Image
-MAX_BYTES = 64 * 2**20  # of one file: no picture that decodes within PictureFile's limits is larger
+MAX_BYTES = 64 * 2**20  # of one file: no picture that decodes within ImageFile's limits is larger
 
 
 class Picture(NamedTuple):
@@ -56,7 +56,7 @@ def decode_picture(body: bytes) -> np.ndarray:
     A JPEG that convert would store as it is decodes to the same pixels as its record does. Raises Undecodable for a
     file that is no such picture, or that is damaged.
     """
-    picture = PictureFile(body)
+    picture = ImageFile(body)
     if picture.is_upright_jpeg and picture.is_srgb and picture.is_flawless():
         return decode(body).copy()
     pixels = picture.pixels(1.0)

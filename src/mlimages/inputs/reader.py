@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import google_crc32c
 import numpy as np
 
-from mlimages.convert.check_records import missing, no_frame, wrong
+from mlimages.convert.check_records import frame_error, missing_error, record_error
 from mlimages.convert.example import Example, read_example
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, read_index
 from mlimages.core.errors import unreadable
@@ -59,8 +59,8 @@ class RecordReader:
         for shard, start, count in zip(shards, self._starts, counts, strict=True):
             rows = read_index(shard)
             if len(rows) != count:
-                raise wrong(shard, min(len(rows), count), f"the manifest lists {count} records, the shard's index "
-                                                          f"{len(rows)}")
+                raise record_error(shard, min(len(rows), count),
+                                   f"the manifest lists {count} records, the shard's index {len(rows)}")
             self._offsets[start: start + count], self._lengths[start: start + count] = rows["offset"], rows["length"]
 
     @property
@@ -82,7 +82,7 @@ class RecordReader:
             try:
                 use(index, example.jpeg)
             except ValueError as problem:
-                raise wrong(self._shards[shard], number, str(problem)) from None
+                raise record_error(self._shards[shard], number, str(problem)) from None
             keys.append(example.key)
             indices.extend(example.indices)
             confidence.extend(example.confidence)
@@ -98,20 +98,20 @@ class RecordReader:
         try:
             frame = os.pread(file.descriptor, HEADER_BYTES + length + FOOTER_BYTES, offset)
         except OSError as error:
-            raise wrong(path, number, f"it cannot be read: {error.strerror}") from None
+            raise record_error(path, number, f"it cannot be read: {error.strerror}") from None
         if len(frame) < HEADER_BYTES + length + FOOTER_BYTES:
-            raise no_frame(path, number, "it is cut off")
+            raise frame_error(path, number, "it is cut off")
         header, header_sum = struct.unpack("<8sI", frame[:HEADER_BYTES])
         data = frame[HEADER_BYTES: HEADER_BYTES + length]
         [data_sum] = struct.unpack("<I", frame[HEADER_BYTES + length:])
         if header != length.to_bytes(8, "little") or _masked_crc(header) != header_sum:
-            raise no_frame(path, number, "its length or the checksum of its length is damaged")
+            raise frame_error(path, number, "its length or the checksum of its length is damaged")
         if _masked_crc(data) != data_sum:
-            raise wrong(path, number, "its data or the checksum of its data is damaged")
+            raise record_error(path, number, "its data or the checksum of its data is damaged")
         try:
             return read_example(data, self._classes)
         except ValueError as problem:
-            raise wrong(path, number, str(problem)) from None
+            raise record_error(path, number, str(problem)) from None
 
 
 class _OpenFile:
@@ -121,7 +121,7 @@ class _OpenFile:
         try:
             self.descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
-            raise missing(path) from None
+            raise missing_error(path) from None
         except OSError as error:
             raise unreadable(path, error) from None
         weakref.finalize(self, os.close, self.descriptor)
