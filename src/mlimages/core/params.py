@@ -186,7 +186,7 @@ class Train:
     publish: Literal["last", "best"]
 
     @property
-    def activation(self) -> str:
+    def activation(self) -> Literal["sigmoid", "softmax"]:
         """What makes probabilities of the network's logits."""
         return "softmax" if self.loss == "softmax" else "sigmoid"
 

@@ -68,9 +68,24 @@ def model_card(run: Mapping[str, Any]) -> str:
 **Input:** RGB, float32 [batch, height, width, 3] in [-1, 1]. **Output:** logits, float32 [batch, classes]; their
 {run["activation"]} gives probabilities. The layer `features` gives the features before them.
 
+The names of the classes are in `classes.csv`, the preprocessing is in `preprocessing.json`. With this project:
+
+```python
+from mlimages.network import Classifier
+print(Classifier("data/model").predict(["cat.jpg"], top=5))
+```
+
+Without it, with Keras 3.15 or newer, or with TensorFlow alone:
+
 ```python
 import keras
-model = keras.models.load_model("model.keras")
+logits = keras.models.load_model("model.keras")(images)
+```
+
+```python
+import tensorflow as tf
+classify = tf.saved_model.load("saved_model").signatures["classify"]
+print(classify(tf.constant([open("cat.jpg", "rb").read()])))
 ```
 
 | | |
