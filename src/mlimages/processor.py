@@ -10,6 +10,7 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow reads it when it is imported
+INTRA_OP_THREADS = "TF_NUM_INTRAOP_THREADS"  # TensorFlow reads it when it first computes
 CPUINFO = Path("/proc/cpuinfo")
 CPUINFO_BYTES = 16_384  # holds the first processor; a machine may list hundreds
 # By which oneDNN and Eigen choose kernels, which add up in other orders (Linux' names, of x86 and of ARM).
@@ -41,6 +42,14 @@ def onednn_has_avx512(environment: Mapping[str, str] = os.environ, cpuinfo: Path
     """Whether oneDNN uses AVX-512: the processor has it, and ONEDNN_MAX_CPU_ISA does not name something less."""
     most = environment.get("ONEDNN_MAX_CPU_ISA", "").upper()
     return "avx512f" in instructions(cpuinfo) and not most.startswith(("SSE", "AVX2")) and most != "AVX"
+
+
+def intra_op_threads() -> int:
+    """By how many threads TensorFlow computes one operation in this process. Imports TensorFlow."""
+    import tensorflow as tf
+
+    chosen = tf.config.threading.get_intra_op_parallelism_threads() or int(os.environ.get(INTRA_OP_THREADS) or 0)
+    return chosen if chosen > 0 else len(os.sched_getaffinity(0))
 
 
 def onednn_choice() -> str:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from mlimages.errors import UserError
+from mlimages.processor import INTRA_OP_THREADS
 from mlimages.publish import fsync, sha256, write_json
 from mlimages.train.files import FACTS, VARIABLES, examine, folders, read_facts
 
@@ -116,8 +117,9 @@ class Checkpoints:
             if facts["machine"].get(name) != expected:
                 raise UserError(f"{folder} was trained with {name} {facts['machine'].get(name)!r}, here it is "
                                 f"{expected!r}, which gives other weights: go on where it began (see machine.* in "
-                                f"params.yaml), or begin a new training from it: `dvc exp run -S "
-                                f"train.initialize_from={folder}`; remove {self._folder} to train from the start")
+                                f"params.yaml; {INTRA_OP_THREADS} sets intra_op_threads), or begin a new training "
+                                f"from it: `dvc exp run -S train.initialize_from={folder}`; remove {self._folder} to "
+                                f"train from the start")
         self._checkpoint.read(str(folder / VARIABLES)).assert_consumed()
 
     def _by_score(self) -> list[tuple[Path, dict[str, Any]]]:
