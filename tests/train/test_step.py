@@ -16,7 +16,7 @@ from mlimages.errors import UserError
 from mlimages.params import Machine, Train
 from mlimages.train.optimizer import FIRST_SCALE
 from mlimages.train.step import Trainer
-from mlimages.train.strategy import build_strategy, distribute, replica_batch
+from mlimages.train.strategy import build_strategy, distribute, replica_batch, shared_input
 
 CLASSES, STEPS = 5, 4
 RNG = np.random.default_rng(0)
@@ -112,6 +112,15 @@ def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(small_train: 
         replica_batch(small_train, 3)
     with pytest.raises(UserError, match="which 4 replicas cannot share evenly in 4 parts each; expected a multiple of"):
         replica_batch(dataclasses.replace(small_train, accumulate=4), 4)
+
+
+@pytest.mark.parametrize(("strategy", "gpus", "expected"), [
+    ("mirrored", 8, "multi_worker with a process for each, machine.train_workers: 8"), ("mirrored", 1, ""),
+    ("mirrored", 0, ""), ("multi_worker", 8, ""), ("one_device", 8, "")])
+def test_a_process_for_each_of_several_gpus_is_recommended(small_train: Train, strategy: Any, gpus: int,
+                                                           expected: str) -> None:
+    found = shared_input(dataclasses.replace(small_train, strategy=strategy), gpus)
+    assert found.endswith(expected) and bool(found) == bool(expected)
 
 
 def test_nccl_without_a_gpu_is_refused(small_train: Train, small_machine: Callable[..., Machine],

@@ -22,7 +22,7 @@ from mlimages.train.role import ALONE, Role
 from mlimages.train.schedule import build_schedule
 from mlimages.train.start import find_start
 from mlimages.train.step import Trainer
-from mlimages.train.strategy import build_strategy, distribute, meet, replica_batch
+from mlimages.train.strategy import build_strategy, distribute, meet, replica_batch, shared_input
 from mlimages.train.validation import Validation
 
 # By which the chief leaves last: TensorFlow on the other workers fails without it.
@@ -61,6 +61,8 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
           f"{'replica' if replicas == 1 else 'replicas'} of {per_replica} images; {plan.total_steps} steps over "
           f"{images} images, whose places in the shards take {records.reader.index_bytes / 1e6:,.1f} MB of memory"
           + (f", resumed after step {resumed.step}" if resumed.step else ""))
+    if advice := shared_input(params, len(tf.config.list_physical_devices("GPU"))):
+        print(advice)
     if not role.alone:
         role.tell(plan=f"worker {role.index} of {role.workers}: images {own.start * per_replica} to "
                        f"{own.stop * per_replica - 1} of the {params.batch} of every step, steps {resumed.step + 1} to "

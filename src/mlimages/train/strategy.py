@@ -47,6 +47,15 @@ def mirrored_strategy(machine: Machine) -> Any:
                                           cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
+def shared_input(params: Train, gpus: int) -> str:
+    """What to say where one process makes the images for several GPUs; "" where none does."""
+    if params.strategy != "mirrored" or gpus < 2:
+        return ""
+    return (f"one process makes the images for all {gpus} GPUs, and Python's lock bounds how many it hands on "
+            f"(`python benchmarks/inputs.py serial`): where GPUs wait for images, take train.strategy: multi_worker "
+            f"with a process for each, machine.train_workers: {gpus}")
+
+
 def distribute(strategy: Any, pipeline: Callable[[Any], Any]) -> Iterator[Any]:
     """The global batches of the datasets that `pipeline` makes, one element for each replica in turn.
 
