@@ -22,7 +22,7 @@ from mlimages.network.checkpoint_files import CHECKPOINTS, newest_checkpoint
 from mlimages.network.initial_weights import find_initial_weights
 from mlimages.network.model_files import ClassTable
 from mlimages.training.checkpoints import CheckpointManager
-from mlimages.training.distribution import all_equal, barrier, build_strategy, distribute, replica_batch
+from mlimages.training.distribution import all_equal, barrier, build_strategy, distribute, replica_batch, shared_input
 from mlimages.training.metrics_log import LOG, TENSORBOARD, TrainingLog
 from mlimages.training.result import INPUT_STEPS, exchange_seconds, input_seconds, write_result
 from mlimages.training.run_record import arithmetic
@@ -96,6 +96,8 @@ class Training:
         print(f"{self.params.architecture}, {self.trainer.model.count_params():,} weights, {self.replicas} {replicas} "
               f"of {self.replica_batch} images; {self.schedule.total_steps} steps over {len(self.records)} images, "
               f"whose places in the shards take {self.records.reader.index_bytes / 1e6:,.1f} MB of memory{resumed}")
+        if advice := shared_input(self.params, len(tf.config.list_physical_devices("GPU"))):
+            print(advice)
         if not self.role.single:
             images = self.role.replicas(self.replicas)
             self.role.report(plan=(

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlimages.core.tuning import instructions, onednn_is_on, package_versions
+from mlimages.core.tuning import instructions, intra_op_threads, onednn_is_on, package_versions
 
 
 def environment() -> dict[str, Any]:
@@ -22,8 +22,13 @@ def environment() -> dict[str, Any]:
 
 
 def arithmetic() -> dict[str, Any]:
-    """What decides the last bits of what this process computes, beside the packages and the number of replicas."""
-    return {"onednn": onednn_is_on(), "instructions": " ".join(instructions()), "gpus": sorted({*gpu_names()})}
+    """What decides the last bits of what this process computes, beside the packages and the number of replicas.
+
+    A CPU's threads are among it, as each adds up a part of a sum; with GPUs they decide nothing, and are null.
+    """
+    gpus = gpu_names()
+    return {"onednn": onednn_is_on(), "instructions": " ".join(instructions()), "gpus": sorted({*gpus}),
+            "intra_op_threads": None if gpus else intra_op_threads()}
 
 
 def gpu_names() -> list[str]:

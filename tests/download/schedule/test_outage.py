@@ -11,7 +11,7 @@ from tests.download.conftest import HOST, NOBODY, MakeFetcher, ThreadCrew
 
 from mlimages.core.errors import UserError
 from mlimages.core.worker_pool import Lost
-from mlimages.download.http.exchange import Probe
+from mlimages.download.http.exchange import Probe, Probed
 from mlimages.download.ledger import Reason
 from mlimages.download.schedule import outage, scheduler
 
@@ -75,8 +75,8 @@ def test_a_probe_that_dies_with_its_worker_is_sent_again(fetcher: MakeFetcher, s
     lost, send = [Lost(None)], ThreadCrew.send
 
     def losing(crew: ThreadCrew, worker: int, task: Any) -> None:
-        if isinstance(task, Probe) and lost and not any(one.scheduler._in_flight):
-            crew._results.put(lost.pop())
+        if isinstance(task, Probe) and lost:  # with its worker, once no line is there, which would be suspected
+            crew._results.put(Probed(False) if any(one.scheduler._in_flight) else lost.pop())
         else:
             send(crew, worker, task)
 
