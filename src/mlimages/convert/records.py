@@ -12,7 +12,7 @@
 | | label | bytes | the confidences of all classes, little-endian float32 |
 
 The dense one is the released program's: its converter writes it, its training reads it. `parse` and `parse_sparse` tell
-the two apart by themselves.
+the two from each other.
 """
 
 import csv

@@ -46,9 +46,9 @@ def is_finished(note: Path, folder: Path) -> bool:
     """Whether a shard has its note, and in `folder` the files that the note tells of, with as many bytes in all."""
     if not note.exists():
         return False
-    [told] = _read([note])
-    files = [folder / name for name in told.sha256]
-    return all(path.is_file() for path in files) and sum(path.stat().st_size for path in files) == told.bytes
+    [found] = _read([note])
+    files = [folder / name for name in found.sha256]
+    return all(path.is_file() for path in files) and sum(path.stat().st_size for path in files) == found.bytes
 
 
 def summarise(notes: Sequence[Path], coverage: ArchiveCoverage, table: ImageTable, finished: Path,

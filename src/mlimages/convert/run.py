@@ -19,8 +19,7 @@ from mlimages.convert.imagenet import open_archive
 from mlimages.convert.members import ImageTable, open_table
 from mlimages.convert.report import Note, summarise
 from mlimages.core import scratch
-from mlimages.core.disk import room
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, room
 from mlimages.core.parallel import map_units
 from mlimages.core.params import Convert, Machine
 from mlimages.core.progress import progress
