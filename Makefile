@@ -6,6 +6,7 @@ export PATH := $(BIN):$(PATH)
 .PHONY: repro test cluster quick lint lab tensorboard lock clean
 
 repro: .venv/installed
+	@PYTHONPATH=src python -m mlimages.repository
 	dvc repro
 	@PYTHONPATH=src python -m mlimages.summary
 
@@ -39,12 +40,13 @@ tensorboard: .venv/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-# Pins every package anew from the ranges in pyproject.toml; requirements-ray.txt holds what Ray adds.
+# Pins every package anew from the ranges in pyproject.toml; requirements-onnx.txt and requirements-ray.txt hold what these extras add.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate pyproject.toml
 lock: .venv/installed
 	$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) --upgrade --extra test --output-file requirements.txt
-	$(COMPILE) --all-extras --constraint requirements.txt | grep -vxFf requirements.txt > requirements-ray.txt
+	for extra in onnx ray; do $(COMPILE) --extra test --extra $$extra --constraint requirements.txt | \
+	    grep -vxFf requirements.txt > requirements-$$extra.txt; done
 
 # Forgets what long stages would resume from; published data stay.
 clean:

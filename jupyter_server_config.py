@@ -1,5 +1,10 @@
-"""Strip outputs when a notebook of `notebooks/` is saved: DVC hashes the file, and results belong in data/reports/."""
+"""JupyterLab for this repository: kernels import `src`, and notebooks are saved without outputs.
 
+DVC hashes the files of `notebooks/`; results belong in data/reports/.
+"""
+
+import os
+from pathlib import Path
 from typing import Any
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821 - Jupyter puts it here
@@ -18,3 +23,7 @@ def strip_outputs(model: dict[str, Any], path: str, **_: Any) -> None:
 
 
 c.FileContentsManager.pre_save_hook = strip_outputs
+
+# Kernels inherit the server's environment.
+source = str(Path(__file__).resolve().parent / "src")
+os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -205,7 +205,7 @@ def mixing(folder: Path, count: int) -> Callable[[], object]:
     with (folder / "train.listed").open("wb") as file:
         for first in range(0, count, 2**20):
             file.write(np.zeros(min(2**20, count - first), members.ROW).tobytes())
-    return lambda: members.mix(folder, "train", 0)
+    return lambda: members.shuffle(folder, "train", 0)
 
 
 def main() -> None:

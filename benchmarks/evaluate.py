@@ -22,9 +22,9 @@ import numpy as np
 from lists import RELEASED_CLASSES
 from sklearn.metrics import average_precision_score
 
-from mlimages.evaluate.predictions import writing_predictions
-from mlimages.metrics.decisions import best
-from mlimages.metrics.measurement import Measurement
+from mlimages.evaluate.predictions import open_prediction_writer
+from mlimages.metrics.decisions import top_classes
+from mlimages.metrics.measurement import MetricsAccumulator
 
 RELEASED_IMAGES = 88_739
 BATCH, KEPT = 64, 100
@@ -77,8 +77,8 @@ def run(images: int, classes: int, aside: int) -> None:
     scores, before = Scores(classes, images), peak()
     kept = np.linspace(0, classes - 1, min(aside, classes)).astype(int)
     columns = np.empty((len(kept), images), np.float32), np.empty((len(kept), images), bool)
-    measured = Measurement(classes, parents=[(index - 1) // 8 for index in range(classes)])
-    with TemporaryDirectory() as folder, writing_predictions(Path(folder), 16, min(KEPT, classes)) as writer:
+    measured = MetricsAccumulator(classes, parents=[(index - 1) // 8 for index in range(classes)])
+    with TemporaryDirectory() as folder, open_prediction_writer(Path(folder), 16, min(KEPT, classes)) as writer:
         for begin in range(0, images, BATCH):
             started = time.perf_counter()
             some, confidences = scores.batch(min(BATCH, images - begin))
@@ -87,17 +87,17 @@ def run(images: int, classes: int, aside: int) -> None:
             drawn = time.perf_counter()
             measured.update(some, confidences)
             updated = time.perf_counter()
-            writer.add(np.arange(begin, begin + len(some)).astype("S16"), best(some, KEPT), some, confidences)
+            writer.add(np.arange(begin, begin + len(some)).astype("S16"), top_classes(some, KEPT), some, confidences)
             spent.drawing += drawn - started
             spent.metrics += updated - drawn
             spent.predictions += time.perf_counter() - updated
     started = time.perf_counter()
-    figures = measured.figures()
-    summary = figures.summary()
+    metrics = measured.result()
+    summary = metrics.summary()
     finished, memory = time.perf_counter() - started, peak() - before - sum(column.nbytes for column in columns) / 1e6
     exact = np.array([average_precision_score(truths, values)
                       for values, truths in zip(*columns, strict=True)])
-    off = np.abs(figures.average_precision[kept] - exact)
+    off = np.abs(metrics.average_precision[kept] - exact)
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; "
           f"{images:,} images x {classes:,} classes, batches of {BATCH}\n\n| what | measured |\n| --- | --- |\n"
           f"| metrics | {images / spent.metrics:,.0f} images/s |\n"
@@ -105,7 +105,7 @@ def run(images: int, classes: int, aside: int) -> None:
           f"| figures at the end | {finished:.1f} s |\n"
           f"| peak memory above the imports, drawing ({drawing:,.0f} MB) and kept columns | {memory:,.0f} MB |\n"
           f"| average precision beside scikit-learn's, {len(kept)} classes: largest difference | {off.max():.1e} |\n"
-          f"| the largest difference that was possible in them | {figures.error[kept].max():.1e} |\n"
+          f"| the largest difference that was possible in them | {metrics.average_precision_error[kept].max():.1e} |\n"
           f"| the mean difference possible, all classes | {summary['mean_average_precision_macro_error']:.1e} |\n"
           f"| average precision of these classes: smallest, mean, largest | {exact.min():.4f}, {exact.mean():.4f}, "
           f"{exact.max():.4f} |", flush=True)

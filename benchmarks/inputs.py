@@ -33,13 +33,13 @@ from photographs import HEIGHT, WIDTH, photographs
 from mlimages.acquire.formats import Labels
 from mlimages.convert.encode_image import Jpeg
 from mlimages.convert.records import parse_sparse, serialize, serialize_dense, shard_name
-from mlimages.convert.shard_writer import shard
+from mlimages.convert.shard_writer import open_shard
 from mlimages.core.params import load
 from mlimages.core.publish import publish, read_manifest
 from mlimages.core.tuning import STEPS, keep_freed
 from mlimages.inputs.pipeline import Records, training_batches
 from mlimages.inputs.preprocess import decode
-from mlimages.inputs.reader import Batch
+from mlimages.inputs.reader import RecordBatch
 
 ROOT = Path(__file__).parents[1]
 PARAMS = dataclasses.replace(load(ROOT / "params.yaml").train, pixels=224, batch=32, crop_area=[0.7, 1.0])
@@ -52,7 +52,7 @@ def make_records(folder: Path, photos: Path, records: int, pictures: int, schema
     rng = random.Random(0)  # noqa: S311 - nothing here is secret
     names = [shard_name("train", index, SHARDS) for index in range(SHARDS)]
     for index, name in enumerate(names):
-        with shard(folder / "work" / name) as add:
+        with open_shard(folder / "work" / name) as add:
             for number in range(index * records // SHARDS, (index + 1) * records // SHARDS):
                 jpeg = Jpeg((photos / f"{number % pictures}.jpg").read_bytes(), WIDTH, HEIGHT)
                 labels = Labels(tuple(sorted(rng.sample(range(RELEASED_CLASSES), LABELS))), (1.0,) * LABELS)
@@ -165,12 +165,12 @@ PIPELINES: dict[str, tuple[Callable[[Path, int], Any], str]] = {
     "`tf.io.decode_and_crop_jpeg` of the crop alone": (cropped, "sparse"),
     "the released pipeline": (released, "dense"),
     "TurboJPEG, nothing but decoding": (best, "sparse"),
-    "ours, the full augmentation": (partial(ours, rotate_and_recolour=True), "sparse"),
-    "ours, crop and flip": (partial(ours, rotate_and_recolour=False), "sparse"),
+    "ours, the full augmentation": (partial(ours, rotate_and_color_jitter=True), "sparse"),
+    "ours, crop and flip": (partial(ours, rotate_and_color_jitter=False), "sparse"),
     "ours, the host's part with `augment_on: device`": (
-        partial(ours, rotate_and_recolour=True, augment_on="device"), "sparse"),
+        partial(ours, rotate_and_color_jitter=True, augment_on="device"), "sparse"),
     "ours, the full augmentation, as float32": (
-        partial(ours, rotate_and_recolour=True, image_dtype="float32"), "sparse")}
+        partial(ours, rotate_and_color_jitter=True, image_dtype="float32"), "sparse")}
 
 
 def speed(folder: Path, options: argparse.Namespace) -> None:
@@ -196,7 +196,7 @@ def dense_labels() -> None:
     """What the labels of a batch take on the host, as ours makes them, and as a device would: here, it is the CPU."""
     rng = np.random.default_rng(0)
     indices = np.concatenate([rng.choice(RELEASED_CLASSES, LABELS, replace=False) for _ in range(PARAMS.batch)])
-    batch = Batch([], indices, np.ones(len(indices), np.float32), np.full(PARAMS.batch, LABELS))
+    batch = RecordBatch([], indices, np.ones(len(indices), np.float32), np.full(PARAMS.batch, LABELS))
     places = np.stack([np.repeat(np.arange(PARAMS.batch), LABELS), indices], axis=1)
     scatter = tf.function(lambda places, confidence: tf.scatter_nd(
         places, confidence, np.array([PARAMS.batch, RELEASED_CLASSES], np.int64)))
@@ -221,7 +221,7 @@ def memory_of(folder: Path, parallel: int, buffer: int) -> float:
     """The MB of 100 batches above the imports."""
     keep_freed(STEPS)
     before = peak()
-    batches = ours(folder, parallel, rotate_and_recolour=True, shuffle_buffer=buffer)
+    batches = ours(folder, parallel, rotate_and_color_jitter=True, shuffle_buffer=buffer)
     for _ in itertools.islice(batches, 100):
         pass
     return peak() - before

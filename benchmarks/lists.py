@@ -20,7 +20,7 @@ from pathlib import Path
 from apart import apart
 
 from mlimages.acquire import acquire
-from mlimages.acquire.formats import DICTIONARY, list_file, offsets, read_list
+from mlimages.acquire.formats import DICTIONARY, line_offsets, list_file, read_list
 from mlimages.acquire.hierarchy import read_tree
 from mlimages.core.params import load
 from mlimages.core.publish import read_manifest
@@ -96,7 +96,7 @@ def measure_reading(folder: str) -> dict[str, float]:
     for _ in read_list(path, "openimages", classes):
         pass
     read = time.monotonic() - began
-    offsets(path, LINES_PER_SHARD)
+    list(line_offsets(path, LINES_PER_SHARD))
     return {"read": read, "offsets": time.monotonic() - began - read}
 
 

@@ -29,7 +29,7 @@ def read(tfrecords: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
         small = Image.open(io.BytesIO(jpeg)).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
         pixels.append(np.asarray(small, np.float32).ravel())
 
-    batch = records.reader.read(records.in_order(), take)
+    batch = records.reader.read(records.positions(), take)
     return np.array(pixels), batch.dense(records.classes) >= THRESHOLD
 
 

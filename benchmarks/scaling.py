@@ -31,7 +31,7 @@ from mlimages.acquire import acquire  # noqa: E402
 from mlimages.convert import convert  # noqa: E402
 from mlimages.core.params import load  # noqa: E402
 from mlimages.download import download  # noqa: E402
-from mlimages.launch.tf_config import hold  # noqa: E402
+from mlimages.launch.tf_config import reserve_port  # noqa: E402
 
 HERE = Path(__file__).parent
 PIXELS, WARM_UPS = 64, 2
@@ -161,7 +161,7 @@ def _step(root: Path) -> int:
 
 
 def _free_addresses(count: int) -> list[str]:
-    held = [hold(0, "a benchmark") for _ in range(count)]
+    held = [reserve_port(0, "a benchmark") for _ in range(count)]
     addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in held]
     for one in held:
         one.close()

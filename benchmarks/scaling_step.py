@@ -38,10 +38,11 @@ CLASSES = 1000
 def main() -> None:
     loaded = load(Path(__file__).parents[1] / "params.yaml")
     params = dataclasses.replace(loaded.train, architecture="resnet50", pixels=int(PIXELS), batch=int(BATCH),
-                                 accumulate=int(PARTS), local_steps=int(LOCAL), checkpoint_steps=int(LOCAL),
+                                 gradient_accumulation=int(PARTS), local_sgd_steps=int(LOCAL),
+                                 checkpoint_steps=int(LOCAL),
                                  optimizer="momentum",  # the released one, whose changes may travel as float16
                                  strategy=STRATEGY,  # type: ignore[arg-type]
-                                 exchange=EXCHANGE)  # type: ignore[arg-type]
+                                 all_reduce_dtype=EXCHANGE)  # type: ignore[arg-type]
     machine = dataclasses.replace(loaded.machine, logical_devices=2 if STRATEGY == "mirrored" else 1)
     tuning.keep_freed(tuning.STEPS)  # as `fit` does
     strategy = build_strategy(params, machine)

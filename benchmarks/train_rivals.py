@@ -27,7 +27,7 @@ import tensorflow as tf  # noqa: E402
 from mlimages.acquire.formats import Labels  # noqa: E402
 from mlimages.convert.encode_image import to_jpeg  # noqa: E402
 from mlimages.convert.records import serialize, shard_name  # noqa: E402
-from mlimages.convert.shard_writer import shard  # noqa: E402
+from mlimages.convert.shard_writer import open_shard  # noqa: E402
 from mlimages.core.params import load  # noqa: E402
 from mlimages.core.publish import publish, read_manifest  # noqa: E402
 from mlimages.core.tuning import STEPS, keep_freed  # noqa: E402
@@ -186,7 +186,7 @@ def _write_records(folder: Path, classes: int, pixels: int) -> Records:
     names = [shard_name("train", index, SHARDS) for index in range(SHARDS)]
     wnid = world.CLASSES[world.INDEX[world.LEAVES[0]]].wnid
     for index, name in enumerate(names):
-        with shard(folder / "work" / name) as add:
+        with open_shard(folder / "work" / name) as add:
             for number in range(RECORDS // SHARDS):
                 jpeg = to_jpeg(world.draw(f"{wnid}_{index}_{number}", pixels * 5 // 4), quality=90)
                 chosen = tuple(sorted(int(one) for one in generator.choice(classes, 10, replace=False)))

@@ -26,7 +26,7 @@ def a_record(number: int = 0, classes: tuple[int, ...] = (2, 5), confidences: tu
 def a_shard(folder: Path, *records: bytes) -> Path:
     """A shard of these records, by default five, with its index."""
     path = folder / "train-00000-of-00001.tfrecord"
-    with shard_writer.shard(path) as add:
+    with shard_writer.open_shard(path) as add:
         for number, record in enumerate(records or [a_record(number) for number in range(5)]):
             add(record, f"train-{number:08d}")
     return path

@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import PATIENCE_SECONDS
 from tests.waiting import wait_for
 
+from mlimages.notebook import parameters_cell
 from mlimages.run_notebook import BEGUN_SECONDS, main
 
 ROOT = Path(__file__).parents[1]
@@ -153,9 +154,37 @@ def test_a_kernel_that_dies_fails_the_stage(start: Start) -> None:
     assert "ERROR: the notebook's kernel died" in said and process.returncode == 1
 
 
+@pytest.mark.parametrize("variable", ["JUPYTER_PATH", "JUPYTER_DATA_DIR"])
+def test_a_kernel_of_that_name_of_another_python_is_not_started(start: Start, tmp_path: Path, variable: str,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = tmp_path / "jupyter/kernels/python3/kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text('{"argv": ["/bin/false", "{connection_file}"], "display_name": "another", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    monkeypatch.setenv(variable, str(tmp_path / "jupyter"))
+    process = start("import sys\nfrom pathlib import Path\nPath('python').write_text(sys.executable)", ready="python")
+    said = process.communicate(timeout=PATIENCE_SECONDS)[0]
+    assert process.returncode == 0, said
+    assert (tmp_path / "python").read_text() == sys.executable
+
+
 def test_a_wrong_parameter_is_told_in_one_line_before_any_cell_runs(start: Start, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("batch: 32", "batch: -3"))
     process = start(WORKS)
     said = process.communicate(timeout=PATIENCE_SECONDS)[0]
     assert process.returncode == 1 and not (tmp_path / "out.ipynb").exists()
     assert said.startswith("ERROR: params.yaml: `train.batch` is -3") and said.count("\n") == 1, said
+
+
+def test_the_executed_notebook_has_one_parameters_cell_one_line_of_progress_and_no_absolute_path(
+        start: Start, tmp_path: Path) -> None:
+    process = start("from pathlib import Path\nfrom tqdm import tqdm\nimport sys\nprint(Path('out').absolute())\n"
+                    "for _ in tqdm(range(30), 'train', file=sys.stdout, mininterval=0):\n    pass\n"
+                    "Path('pid').touch()")
+    process.communicate(timeout=PATIENCE_SECONDS)
+    parameters, cell = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
+    assert parameters.source == parameters_cell("train", tmp_path / "params.yaml")
+    [output] = cell.outputs
+    path, progress = output.text.splitlines()
+    assert path == "out" and progress.startswith("train: 100%") and "\r" not in output.text
+    assert str(tmp_path) not in (tmp_path / "out.ipynb").read_text()

@@ -6,8 +6,6 @@ SIGTERM and Ctrl-C interrupt what the notebook runs, as JupyterLab's button does
 """
 
 import contextlib
-import dataclasses
-import json
 import logging
 import math
 import os
@@ -20,16 +18,24 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
+import nbformat
 import papermill
+from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.asynchronous import AsyncKernelClient
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import Type
 
+from mlimages.core.disk import writing
 from mlimages.core.errors import UserError
+from mlimages.core.noise import standard_error
 from mlimages.core.params import SECTIONS, load
+from mlimages.notebook import with_parameters
+from mlimages.repository import check_data
 
 VERBS = [name for name in SECTIONS if name != "machine"]
 KILLING = 3  # signals
+LAST_WORDS_SECONDS = 2.0  # in which what a kernel wrote is passed on; what it leaves running may keep the pipe open
 TICK_SECONDS, BEGUN_SECONDS = 0.05, 0.5  # after the latter a cell's own code runs, not the kernel's before it
 
 
@@ -41,6 +47,15 @@ class Cells(AsyncKernelClient):
         return super().execute(*arguments, **options)
 
 
+class ThisInterpreter(KernelSpecManager):
+    """Whatever kernels are installed, and under which names: the one of the Python that runs this."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        """What libraries write below Python goes to the kernel's own outputs, where lines are whole, and not to cells.
+        """
+        return KernelSpec(**get_kernel_dict(extra_arguments=["--IPKernelApp.capture_fd_output=False"]))
+
+
 class Kernel(AsyncKernelManager):
     """That of the notebook; SIGTERM and SIGINT interrupt its cell, but for one that is ignored already.
 
@@ -50,12 +65,29 @@ class Kernel(AsyncKernelManager):
     client_factory = Type(Cells, klass=AsyncKernelClient)
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(kernel_spec_manager=ThisInterpreter(), transport_encryption="auto", **options)
+        self._errors: threading.Thread | None = None
         self._signals: list[str] = []
         self._began = math.inf  # the cell that runs
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._interrupt)
+
+    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+        end, self._errors = standard_error()
+        try:
+            await super().start_kernel(stderr=end, **options)
+        finally:
+            os.close(end)
+
+    async def cleanup_resources(self, restart: bool = False) -> None:  # type: ignore[override]
+        await super().cleanup_resources(restart)
+        if self._errors is not None:
+            self._errors.join(LAST_WORDS_SECONDS)
+
+    async def _async_interrupt_kernel(self) -> None:
+        """Nothing, before a shutdown: no cell runs then, and what is interrupted would say so at the end of the stage.
+        """
 
     def begin_cell(self) -> None:
         """UserError where a signal came: before the first cell or after the last one, or too late to interrupt it."""
@@ -93,20 +125,35 @@ def _ignores(pid: int, number: int) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-def execute(verb: str, out: str | Path) -> None:
-    """Write the executed notebook to `out`, and what its cells say to the output of this process.
+def execute(stage: str, out: str | Path) -> None:
+    """Write the executed notebook to `out`, and what its cells print to the output of this process.
 
-    UserError for a wrong params.yaml, before any cell has run; papermill.PapermillExecutionError, which holds the
-    cell's own error, and RuntimeError for a kernel that died.
+    Its parameters cell holds the stage's section of params.yaml. Of a progress bar only the last line is kept.
+    Raises UserError for a wrong params.yaml or a `data` that DVC cannot track, before any cell runs, and for a disk
+    that does not take `out`; papermill.PapermillExecutionError, which holds the cell's own error; RuntimeError for a
+    kernel that died.
     """
-    parameters = json.loads(json.dumps(dataclasses.asdict(getattr(load(), verb))))
-    [notebook] = Path("notebooks").glob(f"[0-9]_{verb}.ipynb")
-    papermill.execute_notebook(notebook, out, parameters, kernel_name="python3", log_output=True, progress_bar=False,
-                               kernel_manager_class=Kernel)
+    check_data(Path.cwd())
+    load()
+    [notebook] = Path("notebooks").glob(f"[0-9]_{stage}.ipynb")
+    with writing(Path(out)):
+        nbformat.write(with_parameters(notebook, stage), out)
+        papermill.execute_notebook(out, out, kernel_name="python3", progress_bar=False, stdout_file=sys.stdout,
+                                   stderr_file=sys.stderr, kernel_manager_class=Kernel, coalesce_streams=True)
+        _make_paths_relative(Path(out))
+
+
+def _make_paths_relative(path: Path) -> None:
+    """Remove the repository's folder from the paths that an executed notebook's cells printed."""
+    notebook = nbformat.read(path, as_version=4)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+        if output.output_type == "stream":
+            output.text = output.text.replace(f"{Path.cwd()}/", "")
+    nbformat.write(notebook, path)
 
 
 def main(arguments: list[str]) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if len(arguments) != 2 or arguments[0] not in VERBS:
         print(f"usage: python -m mlimages.run_notebook {'|'.join(VERBS)} OUTPUT.ipynb", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""What `make repro` ends with: what was made, what it is worth, where to look, and what to try next.
+"""The summary that `make repro` prints: what was made, how good it is, where to look, and what to try next.
 
     python -m mlimages.summary
 """
@@ -13,11 +13,11 @@ from mlimages.core.publish import read_manifest
 
 
 def summary(data: str | Path = "data") -> str:
-    """Four lines on the folders that the stages published in `data`; UserError where one is missing or damaged."""
+    """Four lines on the folders that the stages published in `data`. Raises UserError for a missing or damaged one."""
     data = Path(data)
     records, trained = read_manifest(data / "tfrecords", "convert"), read_manifest(data / "model", "train")
     fetched = _json("download", data / "images" / "summary.json")
-    worth = _json("evaluate", data / "evaluation" / "metrics.json")
+    metrics = _json("evaluate", data / "evaluation" / "metrics.json")
     run = _json("train", data / "model" / "run.json")
     params = run["params"]
     length = "steps" if params["epochs"] is None else "epochs"
@@ -25,10 +25,10 @@ def summary(data: str | Path = "data") -> str:
         f"Made: {fetched['images']:,} images of {fetched['lines']:,} URLs, {_records(records, 'train'):,} training and "
         f"{_records(records, 'val'):,} validation records, {trained['architecture']} for {trained['classes']:,} "
         f"classes after {run['metrics']['steps']:,} steps.",
-        f"Worth: mean average precision {worth['mean_average_precision_macro']:.3f} (macro) and "
-        f"{worth['mean_average_precision_micro']:.3f} (micro) on {worth['images']:,} validation images; a random "
-        f"ranking reaches {worth['base_rate']:.3f} and {worth['base_rate_micro']:.3f}.",
-        f"Look: {data}/reports/5_evaluate.ipynb has the pictures; `dvc plots show` draws the curves.",
+        f"Quality: mean average precision {metrics['mean_average_precision_macro']:.3f} (macro) and "
+        f"{metrics['mean_average_precision_micro']:.3f} (micro) on {metrics['images']:,} validation images; a random "
+        f"ranking reaches {metrics['base_rate']:.3f} and {metrics['base_rate_micro']:.3f}.",
+        f"Look: {data}/reports/5_evaluate.ipynb has the plots; `dvc plots show` draws the curves.",
         f"Try next: `make lab` to explore, or `dvc exp run -S train.{length}={2 * params[length]}` to train twice as "
         f"long, then `dvc metrics diff`."])
 
@@ -38,15 +38,15 @@ def _records(manifest: dict[str, Any], part: str) -> int:
                if name.startswith(f"{part}-") and name.endswith(".tfrecord"))
 
 
-def _json(verb: str, path: Path) -> Any:
+def _json(stage: str, path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; run `dvc repro {verb}`") from None
+        raise UserError(f"{path} is missing; run `dvc repro {stage}`") from None
     except OSError as error:
         raise unreadable(path, error) from None
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); {redo(verb)}") from None
+        raise UserError(f"{path} is damaged ({error}); {redo(stage)}") from None
 
 
 def main() -> int:

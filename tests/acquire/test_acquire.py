@@ -1,4 +1,4 @@
-"""acquire publishes canonical lists with their counts, or says which line is wrong and publishes nothing."""
+"""acquire publishes canonical lists with their counts, or names the wrong line and publishes nothing."""
 
 import csv
 import dataclasses
@@ -50,7 +50,7 @@ def test_canonical_lists_are_published_as_they_are(from_release: Acquire, machin
     assert verify(again, "acquire")["files"] == verify(first, "acquire")["files"]
 
 
-def test_the_manifest_gives_every_lists_lines_and_the_number_of_classes(
+def test_the_manifest_gives_the_lines_of_every_list_and_the_number_of_classes(
         from_release: Acquire, machine: Machine, release: Path, tmp_path: Path) -> None:
     (release / TRAIN_URLS).write_text("".join(f"{_url(number)}\t2:1\n" for number in range(7)))
     manifest = verify(acquire(from_release, machine, out=tmp_path / "lists"), "acquire")
@@ -60,7 +60,7 @@ def test_the_manifest_gives_every_lists_lines_and_the_number_of_classes(
     assert ARCHIVE not in manifest["files"]
 
 
-def test_malformed_lines_are_left_out_and_listed_with_their_numbers(
+def test_malformed_lines_are_omitted_and_listed_with_their_numbers(
         from_release: Acquire, machine: Machine, release: Path, tmp_path: Path) -> None:
     lines = [f"{_url(number)}\t2:1".encode() for number in range(6)]
     lines[1] = _url(1).encode() + b"\t2:nan"
@@ -81,7 +81,7 @@ def test_malformed_lines_are_left_out_and_listed_with_their_numbers(
     assert _statistics(out, VAL_URLS)["malformed_lines"] == 0
 
 
-def test_more_malformed_lines_than_allowed_stop_it_at_the_first_ones_file_and_line(
+def test_too_many_malformed_lines_are_an_error_that_names_the_first_one(
         from_release: Acquire, machine: Machine, release: Path, tmp_path: Path) -> None:
     lines = [f"{_url(number)}\t2:1" for number in range(1000)]
     lines[41] = f"{_url(41)}\t2:1.5"
@@ -94,35 +94,36 @@ def test_more_malformed_lines_than_allowed_stop_it_at_the_first_ones_file_and_li
         acquire(from_release, machine, out=tmp_path / "lists")
 
 
-def test_a_list_of_nothing_but_malformed_lines_is_never_published(from_release: Acquire, machine: Machine,
+def test_a_list_with_only_malformed_lines_is_never_published(from_release: Acquire, machine: Machine,
                                                                   release: Path, tmp_path: Path) -> None:
     (release / VAL_URLS).write_text("one\ntwo\n")
     with pytest.raises(UserError, match=r"at least 2 of 2 lines .*; the first is line 1: expected an image .*'one'"):
         acquire(dataclasses.replace(from_release, malformed_fraction=1.0), machine, out=tmp_path / "lists")
 
 
-def test_an_empty_list_is_said_to_be_empty(from_release: Acquire, machine: Machine, release: Path,
+def test_an_empty_list_is_an_error(from_release: Acquire, machine: Machine, release: Path,
                                            tmp_path: Path) -> None:
     (release / VAL_URLS).write_bytes(b"")
     with pytest.raises(UserError, match=re.escape(f"{release / VAL_URLS}: the list is empty")):
         acquire(from_release, machine, out=tmp_path / "lists")
 
 
-def test_a_web_page_instead_of_a_list_is_named_for_what_it_is(from_release: Acquire, machine: Machine, release: Path,
+def test_a_web_page_instead_of_a_list_is_an_error(from_release: Acquire, machine: Machine, release: Path,
                                                                tmp_path: Path) -> None:
     (release / VAL_URLS).write_text("\ufeff\n <!DOCTYPE html>\n<title>Quota exceeded</title>\n")
     with pytest.raises(UserError, match=re.escape(f"{release / VAL_URLS} is a web page, not a list")):
         acquire(dataclasses.replace(from_release, malformed_fraction=1.0), machine, out=tmp_path / "lists")
 
 
-def test_a_missing_dictionary_is_named(from_release: Acquire, machine: Machine, release: Path, tmp_path: Path) -> None:
+def test_a_missing_dictionary_is_an_error(from_release: Acquire, machine: Machine, release: Path,
+                                          tmp_path: Path) -> None:
     (release / DICTIONARY).unlink()
     with pytest.raises(UserError, match=re.escape(f"{release / DICTIONARY} is missing")):
         acquire(from_release, machine, out=tmp_path / "lists")
 
 
 @pytest.mark.parametrize(("ids", "urls"), [(TRAIN_IDS, TRAIN_URLS), (VAL_IDS, VAL_URLS)])
-def test_a_part_may_lack_one_of_its_lists_but_not_both(from_release: Acquire, machine: Machine, release: Path,
+def test_a_part_can_lack_one_of_its_lists_but_not_both(from_release: Acquire, machine: Machine, release: Path,
                                                        tmp_path: Path, ids: str, urls: str) -> None:
     (release / ids).unlink()
     out = acquire(from_release, machine, out=tmp_path / "lists")
@@ -134,13 +135,13 @@ def test_a_part_may_lack_one_of_its_lists_but_not_both(from_release: Acquire, ma
         acquire(from_release, machine, out=tmp_path / "lists")
 
 
-def test_a_source_folder_that_is_not_given_is_asked_for(from_release: Acquire, machine: Machine,
+def test_the_source_folder_needs_a_folder(from_release: Acquire, machine: Machine,
                                                         tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"acquire\.folder is null; expected the folder with dictionary"):
         acquire(dataclasses.replace(from_release, folder=None), machine, out=tmp_path / "lists")
 
 
-def test_of_repeated_images_the_first_is_kept_and_other_labels_are_counted(
+def test_the_first_of_repeated_images_is_kept_and_conflicting_labels_are_counted(
         from_release: Acquire, machine: Machine, release: Path, tmp_path: Path) -> None:
     (release / TRAIN_URLS).write_text(f"{_url(1)}\t2:1\n{_url(2)}\t2:1\n{_url(1)}\t2:1.0\n{_url(1)}\t3:1\n"
                                       f"{_url(2)}\t2:0.5\n{_url(3)}\t2:1\n")
@@ -160,14 +161,14 @@ def test_images_are_counted_by_class_host_and_number_of_labels(from_release: Acq
     assert counts["labels_per_image"] == {"1": 3, "2": 1}
     assert counts["mean_labels_per_image"] == 1.25
     rows = list(csv.DictReader((out / CLASSES).read_text().splitlines()))
-    # One more of classes 1 and 2 for each of the other lists' only lines.
+    # Each of the other lists adds one image of the classes 1 and 2.
     assert [(int(row["train_images"]), int(row["val_images"])) for row in rows] == [
         (0, 0), (2, 2), (3, 2), (0, 0), (2, 0)]
     assert [row["depth"] for row in rows] == ["0", "1", "2", "2", "1"]
     assert rows[3]["names"] == "dog, hound"
 
 
-def test_a_failure_publishes_nothing_and_leaves_what_was_published(from_release: Acquire, machine: Machine,
+def test_a_failure_publishes_nothing_and_keeps_the_published_lists(from_release: Acquire, machine: Machine,
                                                                    release: Path, tmp_path: Path) -> None:
     out = acquire(from_release, machine, out=tmp_path / "lists")
     before = verify(out, "acquire")
@@ -180,7 +181,7 @@ def test_a_failure_publishes_nothing_and_leaves_what_was_published(from_release:
     assert sorted(os.listdir(tmp_path)) == ["lists", "release", "scratch"]
 
 
-def test_the_demo_is_published_whole_and_the_same_every_time(tiny_params: Params, tiny_lists: Path, machine: Machine,
+def test_the_demo_is_published_completely_and_reproducibly(tiny_params: Params, tiny_lists: Path, machine: Machine,
                                                              tmp_path: Path) -> None:
     manifest = verify(tiny_lists, "acquire")
     assert {manifest["files"][name]["records"] for *_, name in LISTS} == {30, 10}
@@ -198,7 +199,7 @@ acquire(params, machine, out=out)
 """
 
 
-def test_killed_while_it_checks_it_goes_on_with_the_list_it_was_at(from_release: Acquire, machine: Machine,
+def test_after_a_kill_it_resumes_with_the_unfinished_list(from_release: Acquire, machine: Machine,
                                                                    release: Path, tmp_path: Path) -> None:
     (release / TRAIN_IDS).write_text("n00000003/n00000003_1.JPEG\t2:1\nn00000003/n00000003_2.JPEG\t9:1\n" * 2)
     (release / TRAIN_URLS).write_text("".join(f"{_url(number)}\t2:1\n" for number in range(200_000)))
@@ -207,11 +208,11 @@ def test_killed_while_it_checks_it_goes_on_with_the_list_it_was_at(from_release:
     process = subprocess.Popen([sys.executable, "-c", KILLED, arguments],
                                env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")})
     ends = time.monotonic() + PATIENCE_SECONDS
-    while not (under_way := list(tmp_path.glob(f"scratch/acquire/*/out/.{TRAIN_URLS}.*.partial"))):
+    while not (partials := list(tmp_path.glob(f"scratch/acquire/*/out/.{TRAIN_URLS}.*.partial"))):
         assert time.monotonic() < ends and process.poll() is None
     process.kill()
     process.wait()
-    finished = under_way[0].with_name(TRAIN_IDS)
+    finished = partials[0].with_name(TRAIN_IDS)
     before = finished.stat().st_mtime_ns
     out = acquire(params, machine, out=tmp_path / "lists")
     assert (out / TRAIN_IDS).stat().st_mtime_ns == before
@@ -220,7 +221,7 @@ def test_killed_while_it_checks_it_goes_on_with_the_list_it_was_at(from_release:
     assert len(_rejected(out)) == 2
 
 
-def test_a_finished_list_that_has_gone_from_scratch_is_checked_again(from_release: Acquire, machine: Machine,
+def test_a_finished_list_that_was_removed_from_scratch_is_checked_again(from_release: Acquire, machine: Machine,
                                                                      tmp_path: Path) -> None:
     before = (acquire(from_release, machine, out=tmp_path / "lists") / MANIFEST).read_bytes()
     [finished] = tmp_path.glob(f"scratch/acquire/*/out/{TRAIN_URLS}")
@@ -228,7 +229,7 @@ def test_a_finished_list_that_has_gone_from_scratch_is_checked_again(from_releas
     assert (acquire(from_release, machine, out=tmp_path / "lists") / MANIFEST).read_bytes() == before
 
 
-def test_a_list_that_changed_is_checked_anew(from_release: Acquire, machine: Machine, release: Path,
+def test_a_changed_list_is_checked_again(from_release: Acquire, machine: Machine, release: Path,
                                              tmp_path: Path) -> None:
     out = acquire(from_release, machine, out=tmp_path / "lists")
     kept = {path: path.read_bytes() for path in out.iterdir()}

@@ -1,4 +1,4 @@
-"""Released lists that somebody fetched by hand: a part of them is welcome, but none passes for the whole."""
+"""Released lists fetched by hand: a list with another number of lines is used, with a warning."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from mlimages.acquire import acquire, sources
 from mlimages.acquire.formats import LISTS
-from mlimages.acquire.sources import Released
+from mlimages.acquire.sources import ReleasedList
 from mlimages.core.params import Acquire, Machine
 from mlimages.core.publish import verify
 
@@ -15,13 +15,14 @@ TRAIN_URLS = LISTS[1].name
 
 
 @pytest.mark.parametrize("classes", [5, 6])
-def test_a_list_of_another_length_than_the_released_one_is_warned_of(
+def test_a_list_of_another_length_than_the_released_one_causes_a_warning(
         from_release: Acquire, release: Path, machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
-    """Where the dictionary is the released one: that of the folder has five classes and one root."""
+    """Only if the dictionary is the released one: the folder's has five classes and one root."""
     monkeypatch.setattr(sources, "RELEASED_CLASSES", classes)
     monkeypatch.setattr(sources, "RELEASED_ROOTS", 1)
-    monkeypatch.setattr(sources, "FULL", {name: Released("", 1 + 5 * (name == TRAIN_URLS)) for *_, name in LISTS})
+    monkeypatch.setattr(sources, "RELEASED_LISTS",
+                        {name: ReleasedList("", 1 + 5 * (name == TRAIN_URLS)) for *_, name in LISTS})
     content = "".join(f"http://images.example/{number}.jpg\t2:1\n" for number in range(5))
     (release / TRAIN_URLS).write_text(content)
     manifest = verify(acquire(from_release, machine, out=tmp_path / "lists"), "acquire")
@@ -30,5 +31,6 @@ def test_a_list_of_another_length_than_the_released_one_is_warned_of(
     expected = {TRAIN_URLS: found} if classes == 5 else {}
     assert manifest["unlike_release"] == expected
     assert [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line] == [
-        f"WARNING: {what}; unless it is a part on purpose, fetch it again" for what in expected.values()]
+        f"WARNING: {difference}; if you did not mean to use a part of the list, fetch it again"
+        for difference in expected.values()]
     assert manifest["files"][TRAIN_URLS]["records"] == 5

@@ -1,4 +1,4 @@
-"""Of lines with one source the first stays, however far apart they are, and memory is a few bytes a line."""
+"""Duplicates are found anywhere in a list, with a few bytes of memory per line."""
 
 import random
 import tracemalloc
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlimages.acquire import duplicates
-from mlimages.acquire.duplicates import Digests
+from mlimages.acquire.duplicates import LineDigests
 
 
 def _digest(number: int) -> bytes:
@@ -16,13 +16,13 @@ def _digest(number: int) -> bytes:
 
 @pytest.mark.parametrize("lines", [0, 1, 2, 9, 200])
 @pytest.mark.parametrize("different", [1, 5, 1000])
-def test_repeats_are_those_that_a_dictionary_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: int,
+def test_duplicates_are_those_that_a_dictionary_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: int,
                                                    different: int) -> None:
     monkeypatch.setattr(duplicates, "CHUNK", 7)
     rng = random.Random(lines + different)  # noqa: S311
     first: dict[int, int] = {}
     expected, conflicting = [], 0
-    with Digests(tmp_path) as digests:
+    with LineDigests(tmp_path) as digests:
         for line in range(lines):
             source, labels = rng.randrange(different), rng.randrange(2)
             digests.add(_digest(source), _digest(labels))
@@ -30,19 +30,19 @@ def test_repeats_are_those_that_a_dictionary_finds(tmp_path: Path, monkeypatch: 
                 expected.append(line)
                 conflicting += labels != first[source]
             first.setdefault(source, labels)
-        found = digests.repeats()
+        found = digests.duplicates()
     assert (found.lines.tolist(), found.conflicting) == (expected, conflicting)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_memory_is_a_few_bytes_a_line(tmp_path: Path) -> None:
+def test_memory_is_a_few_bytes_per_line(tmp_path: Path) -> None:
     lines = 3 * duplicates.CHUNK
-    with Digests(tmp_path) as digests:
+    with LineDigests(tmp_path) as digests:
         tracemalloc.start()
         for number in range(0, lines, 1024):
             digests.add(b"".join(map(_digest, range(number, number + 1024))), bytes(8 * 1024))
         digests.add(_digest(5), bytes(8))
-        assert digests.repeats().lines.tolist() == [lines]
+        assert digests.duplicates().lines.tolist() == [lines]
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < 22 * lines

@@ -1,4 +1,4 @@
-"""A class dictionary is a forest of classes that are numbered, named and different, or it is refused."""
+"""A class dictionary is read as a forest of numbered, uniquely named classes, or rejected."""
 
 import time
 from pathlib import Path
@@ -42,9 +42,9 @@ def test_line_ends_a_byte_order_mark_and_a_missing_header_make_no_difference(tmp
 @pytest.mark.parametrize(("change", "named"), [
     ({1: "1\tn02\t1\tcat"}, "class 1 is its own ancestor"),
     ({0: "0\tn01\t4\tthing"}, "class 0 is its own ancestor"),
-    ({2: "2\tn03\t5\tplace"}, "class 2 has the parent 5, which is no class"),
-    ({2: "2\tn03\t-2\tplace"}, "class 2 has the parent -2, which is no class"),
-    ({4: "4\tn02\t3\tdog"}, "the WordNet id n02 stands for more than one class, 1 and 4"),
+    ({2: "2\tn03\t5\tplace"}, "class 2 has the parent 5, which does not exist"),
+    ({2: "2\tn03\t-2\tplace"}, "class 2 has the parent -2, which does not exist"),
+    ({4: "4\tn02\t3\tdog"}, "the WordNet id n02 belongs to two classes, 1 and 4"),
     ({1: HEADER}, "line 3: expected index, WordNet id, parent and names"),
     ({2: "3\tn03\t-1\tplace"}, "line 4: .*class 3 where 2 was expected"),
     ({3: "2\tn04\t0\tanimal"}, "line 5: .*class 2 where 3 was expected"),
@@ -53,7 +53,8 @@ def test_line_ends_a_byte_order_mark_and_a_missing_header_make_no_difference(tmp
     ({4: "4\tn05\t3\tdog\tmore"}, "line 6: expected index, WordNet id, parent and names separated by tabs"),
     ({4: "<html>"}, "line 6: expected index, WordNet id, parent and names separated by tabs"),
 ])
-def test_what_is_wrong_with_a_dictionary_is_said(tmp_path: Path, change: dict[int, str], named: str) -> None:
+def test_an_invalid_dictionary_is_an_error_that_names_the_cause(tmp_path: Path, change: dict[int, str],
+                                                                named: str) -> None:
     path = _write(tmp_path, [change.get(index, row) for index, row in enumerate(ROWS)])
     with pytest.raises(UserError, match=named) as error:
         read_tree(path)
@@ -67,17 +68,17 @@ def test_a_dictionary_without_classes_is_empty(tmp_path: Path, content: str) -> 
         read_tree(tmp_path / "dictionary.txt")
 
 
-def test_a_missing_dictionary_is_named(tmp_path: Path) -> None:
+def test_a_missing_dictionary_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"dictionary\.txt is missing: the class dictionary"):
         read_tree(tmp_path / "dictionary.txt")
 
 
-def test_a_long_chain_of_classes_is_no_cycle(tmp_path: Path) -> None:
+def test_a_long_chain_of_classes_is_not_a_cycle(tmp_path: Path) -> None:
     tree = read_tree(_write(tmp_path, [f"{index}\tn{index}\t{index - 1}\tc{index}" for index in range(1200)]))
     assert tree.depths[-1] == 1199
 
 
-def test_a_dictionary_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+def test_a_dictionary_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "dictionary.txt").write_bytes(b"0\tn01\t-1\t\xff\n")
     with pytest.raises(UserError, match=r"dictionary\.txt"):
         read_tree(tmp_path / "dictionary.txt")
@@ -88,6 +89,6 @@ def test_checking_takes_time_in_proportion_to_the_classes(tmp_path: Path) -> Non
     rows = [f"{index}\tn{index}\t{index - 1 if index % 500 else -1}\tc" for index in range(classes - 1)]
     path = _write(tmp_path, [*rows, f"{classes - 1}\tn{classes - 2}\t-1\ttwice"])
     began = time.process_time()
-    with pytest.raises(UserError, match=f"n{classes - 2} stands for more than one class"):
+    with pytest.raises(UserError, match=f"n{classes - 2} belongs to two classes"):
         read_tree(path)
-    assert time.process_time() - began < 2  # to compare each with each takes minutes
+    assert time.process_time() - began < 2  # comparing all pairs takes minutes

@@ -1,4 +1,4 @@
-"""Lists as people have them: blank lines, spaces, odd characters, other kinds of lists, images in both parts."""
+"""Irregular lists: blank lines, spaces, odd characters, other kinds of lists, images in both parts."""
 
 import csv
 import dataclasses
@@ -10,12 +10,12 @@ import pytest
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import (
     DICTIONARY,
-    IN_BOTH,
     LISTS,
+    OVERLAP,
     STATISTICS,
-    Entry,
     Labels,
     LineParser,
+    ListEntry,
     MalformedLine,
     Origin,
     read_list,
@@ -28,7 +28,7 @@ URL = "http://images.example/a.jpg"
 LABELS = Labels((1, 5), (1.0, 0.5))
 
 
-def parse(line: str, origin: Origin = "openimages") -> Entry:
+def parse(line: str, origin: Origin = "openimages") -> ListEntry:
     return LineParser(origin, 10).parse(line.encode(), 1)
 
 
@@ -43,7 +43,7 @@ def test_blank_lines_of_a_list_are_skipped(from_release: Acquire, machine: Machi
     assert json.loads((out / STATISTICS).read_text())["lists"][TRAIN_URLS]["malformed_lines"] == 0
 
 
-def test_the_numbers_of_lines_count_blank_ones_but_their_share_does_not(from_release: Acquire, machine: Machine,
+def test_line_numbers_count_blank_lines_but_the_malformed_fraction_does_not(from_release: Acquire, machine: Machine,
                                                                         release: Path, tmp_path: Path) -> None:
     (release / TRAIN_URLS).write_text("\n\n" + f"{URL}\t2:2\n" + "\n" * 5)
     with pytest.raises(UserError, match="at least 1 of 1 lines are malformed, .* the first is line 3: confidence"):
@@ -52,7 +52,7 @@ def test_the_numbers_of_lines_count_blank_ones_but_their_share_does_not(from_rel
 
 def test_a_list_of_blank_lines_is_empty(from_release: Acquire, machine: Machine, release: Path, tmp_path: Path) -> None:
     (release / TRAIN_URLS).write_text("\n \n\n")
-    with pytest.raises(UserError, match=f"{TRAIN_URLS}: the list is empty but for blank lines"):
+    with pytest.raises(UserError, match=f"{TRAIN_URLS}: the list has only blank lines"):
         acquire(from_release, machine, out=tmp_path / "lists")
 
 
@@ -70,8 +70,8 @@ def test_blank_lines_of_a_dictionary_are_skipped(from_release: Acquire, machine:
 
 @pytest.mark.parametrize("character", ["\u00a0", "\u3000", "\u200b", "\u200c", "\u200d", "\u2028", "\u00ad", "\ue000",
                                        "\U0001fae8", "\U0001fadd", "\u0378", "\ufffe"])
-def test_a_url_may_have_any_character_but_a_control_character(character: str) -> None:
-    """Also those that have a name in newer versions of Unicode only, and at the ends of a URL."""
+def test_a_url_can_have_any_character_except_a_control_character(character: str) -> None:
+    """This includes characters that only newer versions of Unicode name, and the end of a URL."""
     for url in (f"http://images.example/{character}b.jpg", f"{URL}{character}"):
         assert parse(f"{url}\t1:1").source == url
 
@@ -82,34 +82,34 @@ def test_a_url_may_have_any_character_but_a_control_character(character: str) ->
     ("images.example/a.jpg", "a list of file names"),
     ("n00000003/n00000003_1.JPEG", "a list of ImageNet ids is expected under the name train_image_id_from_imagenet"),
     ("ftp://images.example/a.jpg", ""), ("http:///a.jpg", ""), ("http://", ""), ("https://?a", "")])
-def test_what_is_no_url_is_malformed_and_the_kind_of_list_is_named(source: str, kind: str) -> None:
+def test_an_invalid_url_is_malformed_and_the_kind_of_list_is_named(source: str, kind: str) -> None:
     with pytest.raises(MalformedLine, match=f"expected an http or https URL, found '.*'(; {kind}|$)") as error:
         parse(f"{source}\t1:1")
     assert repr(source) in str(error.value) and kind in str(error.value)
 
 
 @pytest.mark.parametrize("source", ["HTTP://images.example/a.jpg", "https://h", "http://[::1]/a", "http://h/a b.jpg"])
-def test_a_url_may_be_written_in_many_ways(source: str) -> None:
+def test_other_spellings_of_a_url_are_accepted(source: str) -> None:
     assert parse(f"{source}\t1:1").source == source
 
 
-def test_a_url_among_imagenets_ids_is_named_for_what_it_is() -> None:
+def test_a_url_in_a_list_of_imagenet_ids_is_named() -> None:
     with pytest.raises(MalformedLine, match="a list of URLs is expected under the name train_urls_from_openimages"):
         parse(f"{URL}\t1:1", "imagenet")
 
 
 @pytest.mark.parametrize("line", [f"{URL} 5:0.5 1:1", f"{URL}   1:1.0  5:5e-1", f" {URL} 5:0.5 1:1"])
-def test_spaces_separate_fields_where_no_space_can_be_part_of_the_url(line: str) -> None:
-    assert parse(line) == Entry(1, URL, LABELS)
+def test_spaces_separate_fields_if_the_url_has_no_space(line: str) -> None:
+    assert parse(line) == ListEntry(1, URL, LABELS)
 
 
-def test_an_imagenet_id_may_be_separated_by_spaces() -> None:
+def test_spaces_can_separate_an_imagenet_id_and_its_labels() -> None:
     assert parse("n00000003/n00000003_12.JPEG 5:0.5 1:1", "imagenet").labels == LABELS
 
 
 @pytest.mark.parametrize("line", [f"{URL} b.jpg 5:0.5 1:1", f"{URL} 5:0.5 cat", f"{URL} 5:0.5\t1:1", f"{URL} 5 1:1",
                                   "5:0.5 1:1"])
-def test_where_spaces_may_mean_two_things_tabs_are_asked_for(line: str) -> None:
+def test_ambiguous_spaces_are_an_error_that_asks_for_tabs(line: str) -> None:
     with pytest.raises(MalformedLine, match="separated by spaces, .*: separate all fields by tabs; found") as error:
         parse(line)
     assert repr(line) in str(error.value)
@@ -122,20 +122,20 @@ def test_images_in_train_and_in_val_are_counted_and_named(
     (release / VAL_URLS).write_text("".join(f"{URL}?{number}\t2:1\n" for number in (90, 30, 7, 30)))
     (release / TRAIN_IDS).write_text("n00000003/n00000003_1.JPEG\t2:1\n")
     (release / VAL_IDS).write_text("n00000003/n00000003_1.JPEG\t2:0.5\nn00000003/n00000003_2.JPEG\t2:1\n")
-    for _ in range(2):  # the second time from what is finished
+    for _ in range(2):  # the second run reuses the finished lists
         out = acquire(from_release, machine, out=tmp_path / "lists")
-        with (out / IN_BOTH).open(newline="") as file:
+        with (out / OVERLAP).open(newline="") as file:
             assert list(csv.reader(file))[1:] == [[VAL_IDS, "n00000003/n00000003_1.JPEG"], [VAL_URLS, f"{URL}?30"],
                                                   [VAL_URLS, f"{URL}?7"]]
         assert json.loads((out / STATISTICS).read_text())["in_train_and_val"] == {VAL_IDS: 1, VAL_URLS: 2}
         said = capsys.readouterr().out
-        assert f"2 images of {VAL_URLS} are in the training list, too, such as {URL}?30" in said
+        assert f"2 images of {VAL_URLS} are also in the training list, such as {URL}?30" in said
     assert len(list(read_list(out / VAL_URLS, "openimages", 5))) == 3
 
 
-def test_of_lists_that_share_no_image_nothing_is_said(from_release: Acquire, machine: Machine, release: Path,
+def test_lists_that_share_no_image_cause_no_warning(from_release: Acquire, machine: Machine, release: Path,
                                                       tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (release / VAL_IDS).unlink()
     out = acquire(from_release, machine, out=tmp_path / "lists")
-    assert (out / IN_BOTH).read_text() == "list,source\n"
+    assert (out / OVERLAP).read_text() == "list,source\n"
     assert "WARNING" not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A subset of the lists is the same for the same seed, lies within a larger one, and keeps whole subtrees."""
+"""A subset of the lists is reproducible, nested in larger ones, and includes descendants of the chosen classes."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ URL = "http://images.example/{}.jpg"
 
 @pytest.fixture
 def many(from_release: Acquire, release: Path) -> Acquire:
-    """The release with 2,000 training and 1,000 validation URLs; classes 2, 3 and 4 by turns."""
+    """The release with 2,000 training and 1,000 validation URLs; classes 2, 3 and 4 in turn."""
     for name, lines in ((TRAIN_URLS, 2000), (VAL_URLS, 1000)):
         (release / name).write_text("".join(f"{URL.format(number)}\t{2 + number % 3}:0.9\n"
                                             for number in range(lines)))
@@ -40,7 +40,7 @@ def test_a_limit_takes_the_first_lines_of_each_list(many: Acquire, machine: Mach
     assert _statistics(out)["images"] == 3
 
 
-def test_with_a_limit_too_malformed_lines_are_a_share_of_the_whole_list(many: Acquire, machine: Machine, release: Path,
+def test_with_a_limit_the_malformed_fraction_is_still_of_the_whole_list(many: Acquire, machine: Machine, release: Path,
                                                                         tmp_path: Path) -> None:
     lines = (release / TRAIN_URLS).read_text().splitlines()
     (release / TRAIN_URLS).write_text("\n".join(["no labels", *lines[1:]]) + "\n")
@@ -49,15 +49,15 @@ def test_with_a_limit_too_malformed_lines_are_a_share_of_the_whole_list(many: Ac
     assert _statistics(out)["malformed_lines"] == 1
 
 
-def test_a_sample_takes_its_share_of_each_list(many: Acquire, machine: Machine, tmp_path: Path) -> None:
+def test_a_sample_takes_its_fraction_of_each_list(many: Acquire, machine: Machine, tmp_path: Path) -> None:
     out = acquire(dataclasses.replace(many, sample=0.25), machine, out=tmp_path / "lists")
-    assert 420 < len(_taken(out)) < 580  # four standard deviations about 500
+    assert 420 < len(_taken(out)) < 580  # 500, plus or minus four standard deviations
     assert len(_taken(out)) + _statistics(out)["not_selected_lines"] == 2000
     everything = acquire(dataclasses.replace(many, sample=1.0), machine, out=tmp_path / "all")
     assert len(_taken(everything)) == 2000
 
 
-def test_a_sample_is_the_same_for_the_same_seed_and_lies_within_a_larger_one(many: Acquire, machine: Machine,
+def test_a_sample_is_reproducible_and_nested_in_a_larger_one(many: Acquire, machine: Machine,
                                                                              tmp_path: Path) -> None:
     def take(name: str, **changes: Any) -> Path:
         return acquire(dataclasses.replace(many, **changes), machine, out=tmp_path / name)
@@ -69,7 +69,7 @@ def test_a_sample_is_the_same_for_the_same_seed_and_lies_within_a_larger_one(man
     assert len(other & set(_taken(tenth))) < len(other) / 2
 
 
-def test_classes_take_their_descendants_along(many: Acquire, machine: Machine, tmp_path: Path) -> None:
+def test_classes_include_their_descendants(many: Acquire, machine: Machine, tmp_path: Path) -> None:
     def classes(*wnids: str) -> set[int]:
         out = acquire(dataclasses.replace(many, classes=list(wnids)), machine, out=tmp_path / "-".join(wnids))
         return {entry.labels.classes[0] for entry in read_list(out / TRAIN_URLS, "openimages", 5)}
@@ -80,27 +80,27 @@ def test_classes_take_their_descendants_along(many: Acquire, machine: Machine, t
     assert classes("n00000001") == {2, 3, 4}  # thing: everything
 
 
-def test_a_limit_counts_the_lines_of_the_classes_asked_for(many: Acquire, machine: Machine, tmp_path: Path) -> None:
+def test_a_limit_counts_only_selected_lines(many: Acquire, machine: Machine, tmp_path: Path) -> None:
     out = acquire(dataclasses.replace(many, classes=["n00000005"], limit=2), machine, out=tmp_path / "lists")
     assert _taken(out) == [URL.format(number) for number in (2, 5)]
 
 
-def test_a_class_that_the_dictionary_lacks_is_named_with_the_nearest(many: Acquire, machine: Machine,
+def test_an_unknown_class_is_an_error_that_names_the_nearest(many: Acquire, machine: Machine,
                                                                      tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"acquire\.classes names n0000003, .* 5 classes; the nearest is n00000003"):
         acquire(dataclasses.replace(many, classes=["n0000003"]), machine, out=tmp_path / "lists")
 
 
-def test_a_subset_without_any_image_of_a_part_is_refused(many: Acquire, machine: Machine, release: Path,
+def test_a_subset_without_images_of_a_part_is_an_error(many: Acquire, machine: Machine, release: Path,
                                                          tmp_path: Path) -> None:
     (release / VAL_URLS).write_text(f"{URL.format(0)}\t4:1\n")
     (release / LISTS[2].name).unlink()
-    with pytest.raises(UserError, match=r"no line of the part `val` is left .*acquire\.classes = \['n00000002'\]"):
+    with pytest.raises(UserError, match=r"no line of the part `val` is left: .*acquire\.classes = \['n00000002'\]"):
         acquire(dataclasses.replace(many, classes=["n00000002"]), machine, out=tmp_path / "lists")
     assert not (tmp_path / "lists").exists()
 
 
-def test_missing_ancestors_are_added_as_sure_as_the_surest_descendant_and_counted(
+def test_missing_ancestors_are_added_with_the_highest_confidence_of_their_descendants(
         from_release: Acquire, machine: Machine, release: Path, tmp_path: Path) -> None:
     (release / TRAIN_URLS).write_text(f"{URL.format(0)}\t2:0.5\t3:0.7\n{URL.format(1)}\t2:0.9\t1:0.3\n"
                                       f"{URL.format(2)}\t2:0.7\t3:0.5\n{URL.format(3)}\t0:0.1\t2:0.9\t1:0.2\n")

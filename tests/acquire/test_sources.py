@@ -1,12 +1,11 @@
-"""The tiny and the full release are fetched once, whole and as long as they should be, or a folder is asked for.
+"""The tiny and the full release are fetched once and checked; an error proposes a folder of files instead.
 
-The addresses of the release are constants of `mlimages.acquire.sources`; here they lead to a server on the loopback.
+The addresses of the release are constants of `mlimages.acquire.sources`; the tests set them to a loopback server.
 """
 
 import dataclasses
 import hashlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import requests
 
 from mlimages.acquire import acquire, fetch_files, sources
 from mlimages.acquire.formats import DICTIONARY, LISTS, read_list
-from mlimages.acquire.sources import TINY, Released
+from mlimages.acquire.sources import TINY, ReleasedList
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire, Machine
 from mlimages.core.publish import verify
@@ -46,7 +44,7 @@ def released(server: "ScriptedServer", release: Path, monkeypatch: pytest.Monkey
     base = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(sources, "RELEASE", f"{base}/data/")
     monkeypatch.setattr(sources, "DRIVE", f"{base}/drive/")
-    monkeypatch.setattr(sources, "FULL", {name: Released(name, lines) for name, lines in LINES.items()})
+    monkeypatch.setattr(sources, "RELEASED_LISTS", {name: ReleasedList(name, lines) for name, lines in LINES.items()})
     monkeypatch.setattr(sources, "RELEASED_CLASSES", 5)
     monkeypatch.setattr(sources, "RELEASED_ROOTS", 1)
     monkeypatch.setattr(sources, "TINY_LINES", 12)
@@ -76,7 +74,7 @@ def _kept(machine: Machine, source: str) -> list[str]:
     return sorted(os.listdir(Path(machine.scratch) / "acquire" / source))
 
 
-def test_the_tiny_list_is_parted_into_training_and_validation(released: "ScriptedServer", tiny: Acquire,
+def test_the_tiny_list_is_split_into_training_and_validation(released: "ScriptedServer", tiny: Acquire,
                                                              machine: Machine, tmp_path: Path) -> None:
     out = acquire(tiny, machine, out=tmp_path / "lists")
     manifest = verify(out, "acquire")
@@ -99,12 +97,15 @@ def test_the_full_release_is_fetched_once_and_its_files_are_in_the_manifest(
     assert {name: manifest["files"][name]["records"] for name in LINES} == LINES
     assert {name: manifest["raw"][name]["sha256"] for name in LINES} == {
         name: hashlib.sha256(_content(name, lines)).hexdigest() for name, lines in LINES.items()}
+    # Of each list first the address, then the file.
+    once = {f"/data/{DICTIONARY}": 1, **{f"/drive/{name}": 2 for name in LINES}}
+    assert released.requests == once
     acquire(dataclasses.replace(full, limit=1), machine, out=tmp_path / "again")
-    assert set(released.requests.values()) == {1}
+    assert released.requests == once
     assert _kept(machine, "full") == sorted([DICTIONARY, *LINES])
 
 
-def test_what_failed_is_fetched_again_and_nothing_else(released: "ScriptedServer", full: Acquire, machine: Machine,
+def test_only_failed_files_are_fetched_again(released: "ScriptedServer", full: Acquire, machine: Machine,
                                                        tmp_path: Path) -> None:
     _serve(released, **{TRAIN_URLS: {"status": 503}})
     released.on(f"/drive/{TRAIN_URLS}", body=_content(TRAIN_URLS, 6))
@@ -112,17 +113,20 @@ def test_what_failed_is_fetched_again_and_nothing_else(released: "ScriptedServer
         acquire(full, machine, out=tmp_path / "lists")
     assert not (tmp_path / "lists").exists()
     acquire(full, machine, out=tmp_path / "lists")
-    assert {path: count for path, count in released.requests.items() if count != 1} == {f"/drive/{TRAIN_URLS}": 2}
+    assert released.requests == {f"/data/{DICTIONARY}": 1, **{f"/drive/{name}": 2 for name in LINES},
+                                 f"/drive/{TRAIN_URLS}": 1 + 2}
 
 
-def test_a_list_that_is_cut_off_never_takes_its_name_and_is_continued(
+def test_a_truncated_list_is_not_accepted_and_its_download_resumes(
         released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     content = _content(TRAIN_URLS, 6).replace(b".jpg", b".jpg?" + 60_000 * b"x") * 5
-    monkeypatch.setitem(sources.FULL, TRAIN_URLS, Released(TRAIN_URLS, 30))
+    monkeypatch.setitem(sources.RELEASED_LISTS, TRAIN_URLS, ReleasedList(TRAIN_URLS, 30))
     kept = 2**20  # gdown writes half of that at a time
     _serve(released, **{TRAIN_URLS: {"body": content, "cut": kept + 1000}})
+    released.on(f"/drive/{TRAIN_URLS}", body=content, cut=kept + 1000)
     rest = {"status": 206, "headers": {"Content-Range": f"bytes {kept}-{len(content) - 1}/{len(content)}"}}
+    released.on(f"/drive/{TRAIN_URLS}", body=content)
     released.on(f"/drive/{TRAIN_URLS}", body=content)
     released.on(f"/drive/{TRAIN_URLS}", body=content[kept:], **rest)
     with pytest.raises(UserError, match=rf"{TRAIN_URLS}.* cannot be fetched: .*\.{TRAIN_URLS}\.download\*"):
@@ -130,17 +134,17 @@ def test_a_list_that_is_cut_off_never_takes_its_name_and_is_continued(
     assert TRAIN_URLS not in _kept(machine, "full")
     out = acquire(full, machine, out=tmp_path / "lists")
     assert verify(out, "acquire")["raw"][TRAIN_URLS]["sha256"] == hashlib.sha256(content).hexdigest()
-    assert released.requests[f"/drive/{TRAIN_URLS}"] == 3  # the last one was for the rest
+    assert released.requests[f"/drive/{TRAIN_URLS}"] == 2 + 3  # the last one was for the rest
 
 
-def test_a_last_line_without_its_end_is_a_line(tmp_path: Path) -> None:
+def test_a_last_line_without_a_line_end_is_counted(tmp_path: Path) -> None:
     for content, lines in ((b"a", 1), (b"a\n", 1), (b"a\nb", 2), (b"\n", 1)):
         (tmp_path / "list").write_bytes(content)
-        assert sources.survey(tmp_path / "list") == (hashlib.sha256(content).hexdigest(), len(content), lines)
+        assert sources.scan(tmp_path / "list") == (hashlib.sha256(content).hexdigest(), len(content), lines)
 
 
 @pytest.mark.parametrize("lines", [5, 7])
-def test_a_list_of_another_length_is_refused_with_its_hash(released: "ScriptedServer", full: Acquire, machine: Machine,
+def test_a_list_of_another_length_is_rejected_with_its_hash(released: "ScriptedServer", full: Acquire, machine: Machine,
                                                            tmp_path: Path, lines: int) -> None:
     content = _content(TRAIN_URLS, lines)
     _serve(released, **{TRAIN_URLS: {"body": content}})
@@ -150,7 +154,7 @@ def test_a_list_of_another_length_is_refused_with_its_hash(released: "ScriptedSe
     assert [name for name in _kept(machine, "full") if TRAIN_URLS in name] == []
 
 
-def test_a_tiny_list_of_another_length_is_refused(released: "ScriptedServer", tiny: Acquire, machine: Machine,
+def test_a_tiny_list_of_another_length_is_rejected(released: "ScriptedServer", tiny: Acquire, machine: Machine,
                                                   tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "TINY_LINES", 100)
     with pytest.raises(UserError, match=f"{TINY}: expected 100 lines, found 12 "):
@@ -158,7 +162,7 @@ def test_a_tiny_list_of_another_length_is_refused(released: "ScriptedServer", ti
     assert _kept(machine, "tiny") == [DICTIONARY]
 
 
-def test_another_dictionary_than_the_released_one_is_refused(
+def test_a_dictionary_that_is_not_the_released_one_is_rejected(
         released: "ScriptedServer", tiny: Acquire, machine: Machine, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "RELEASED_ROOTS", 4)
@@ -166,44 +170,7 @@ def test_another_dictionary_than_the_released_one_is_refused(
         acquire(tiny, machine, out=tmp_path / "lists")
 
 
-def test_a_quota_page_of_google_drive_is_named_and_a_folder_proposed(
-        released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    _to_loopback(released, monkeypatch)
-    released.on(f"/uc?id={TRAIN_IDS}", body=QUOTA_PAGE, headers={"Content-Type": "text/html"})
-    named = rf"a page instead of {TRAIN_IDS}: its download quota .*acquire\.source: folder"
-    with pytest.raises(UserError, match=named):
-        acquire(full, machine, out=tmp_path / "lists")
-    assert [name for name in _kept(machine, "full") if TRAIN_IDS in name] == []
-
-
-def test_google_drives_question_whether_to_go_on_without_a_virus_scan_is_answered(
-        released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    _to_loopback(released, monkeypatch)
-    for name, lines in LINES.items():
-        form = (f'<form id="download-form" action="https://drive.usercontent.google.com/download" method="get">'
-                f'<input type="hidden" name="id" value="{name}"><input type="hidden" name="confirm" value="t"></form>')
-        released.on(f"/uc?id={name}", body=form.encode(), headers={"Content-Type": "text/html; charset=utf-8"})
-        released.on(f"/download?id={name}&confirm=t", body=_content(name, lines),
-                    headers={"Content-Disposition": f'attachment; filename="{name}"', "Content-Type": "text/plain"})
-    manifest = verify(acquire(full, machine, out=tmp_path / "lists"), "acquire")
-    assert {name: manifest["files"][name]["records"] for name in LINES} == LINES
-
-
-def _to_loopback(server: "ScriptedServer", monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lead Google Drive's hosts to the server, so that gdown meets what it takes for them."""
-    get = requests.Session.get
-
-    def get_here(self: requests.Session, url: str, **options: Any) -> requests.Response:
-        here = re.sub(r"https://drive(\.usercontent)?\.google\.com", f"http://127.0.0.1:{server.server_port}", url)
-        return get(self, here, **options)
-
-    monkeypatch.setattr(sources, "DRIVE", "https://drive.google.com/uc?id=")
-    monkeypatch.setattr(requests.Session, "get", get_here)
-
-
-def test_a_web_page_from_elsewhere_is_named(released: "ScriptedServer", full: Acquire, machine: Machine,
+def test_a_web_page_of_another_host_is_an_error(released: "ScriptedServer", full: Acquire, machine: Machine,
                                             tmp_path: Path) -> None:
     _serve(released, **{VAL_URLS: {"body": QUOTA_PAGE}})
     with pytest.raises(UserError, match=r"is a web page, not a list: it begins with .*Quota exceeded"):
@@ -223,8 +190,9 @@ def test_a_list_without_end_is_cut_off(released: "ScriptedServer", full: Acquire
     assert not list(tmp_path.glob("*endless*"))
 
 
-def test_a_host_that_does_not_answer_is_named(tiny: Acquire, machine: Machine, tmp_path: Path, server: "ScriptedServer",
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_does_not_answer_is_an_error(tiny: Acquire, machine: Machine, tmp_path: Path,
+                                                 server: "ScriptedServer",
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "RELEASE", f"http://127.0.0.1:{server.server_port}/data/")
     server.on(f"/data/{DICTIONARY}", hang=True)
     monkeypatch.setattr(fetch_files, "TIMEOUT", (0.2, 0.2))
@@ -235,12 +203,12 @@ def test_a_host_that_does_not_answer_is_named(tiny: Acquire, machine: Machine, t
 KILLED = """
 import dataclasses, sys
 from mlimages.acquire import acquire, sources
-from mlimages.acquire.sources import Released
+from mlimages.acquire.sources import ReleasedList
 from mlimages.core.params import load
 
 port, scratch, out = sys.argv[1:]
 sources.RELEASE, sources.DRIVE = f"http://127.0.0.1:{port}/data/", f"http://127.0.0.1:{port}/drive/"
-sources.FULL = {name: Released(name, lines) for name, lines in %r.items()}
+sources.RELEASED_LISTS = {name: ReleasedList(name, lines) for name, lines in %r.items()}
 sources.RELEASED_CLASSES, sources.RELEASED_ROOTS = 5, 1
 params = load()
 acquire(dataclasses.replace(params.acquire, source="full"), dataclasses.replace(params.machine, scratch=scratch),
@@ -248,7 +216,7 @@ acquire(dataclasses.replace(params.acquire, source="full"), dataclasses.replace(
 """
 
 
-def test_killed_while_it_fetches_it_continues_with_what_is_missing(
+def test_after_a_kill_only_missing_files_are_fetched(
         released: "ScriptedServer", full: Acquire, machine: Machine, tmp_path: Path) -> None:
     content = _content(TRAIN_URLS, 6)
     _serve(released, **{TRAIN_URLS: {"body": content, "drip_seconds": 0.01}})

@@ -1,4 +1,4 @@
-"""What the lists hold is counted exactly, batch by batch, and with bounded memory."""
+"""Lists are counted exactly, in batches, with bounded memory."""
 
 import random
 from collections import Counter
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlimages.acquire import statistics
-from mlimages.acquire.formats import LISTS, TRAINABLE_IMAGES, Entry, Labels
+from mlimages.acquire.formats import LISTS, TRAINABLE_IMAGES, Labels, ListEntry
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.acquire.statistics import OTHER_HOSTS, ListStatistics, class_rows, summarise
 
@@ -20,11 +20,11 @@ def tree(release: Path) -> ClassTree:
     return read_tree(release / "dictionary_and_semantic_hierarchy.txt")
 
 
-def _entry(url: str, *classes: int) -> Entry:
-    return Entry(1, url, Labels(classes, (1.0,) * len(classes)))
+def _entry(url: str, *classes: int) -> ListEntry:
+    return ListEntry(1, url, Labels(classes, (1.0,) * len(classes)))
 
 
-def test_counts_are_those_of_counting_one_by_one_whatever_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_are_those_of_a_simple_count_also_after_subtractions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "BATCH", 7)
     rng = random.Random(0)  # noqa: S311
     one = ListStatistics(TRAIN_URLS, 5)
@@ -34,7 +34,7 @@ def test_counts_are_those_of_counting_one_by_one_whatever_is_taken_back(monkeypa
         one.add(entry)
         if number % 3 == 0:
             one.add(entry, sign=-1)
-    one.settle()
+    one.flush()
     kept = [entry for number, entry in enumerate(entries) if number % 3]
     assert one.taken == len(kept)
     assert one.images.tolist() == [sum(index in entry.labels.classes for entry in kept) for index in range(5)]
@@ -47,10 +47,10 @@ def test_counts_are_those_of_counting_one_by_one_whatever_is_taken_back(monkeypa
     ("http://a.example", "a.example"), ("http://[broken/4.jpg", ""), ("no address", ""), ("http:///1.jpg", ""),
     ("//a.example/1", "a.example"),
     ("http://user@a.example#/", "a.example")])
-def test_a_host_is_counted_however_its_url_is_written(url: str, host: str) -> None:
+def test_a_host_is_counted_in_every_spelling_of_its_url(url: str, host: str) -> None:
     one = ListStatistics(TRAIN_URLS, 5)
     one.add(_entry(url, 1))
-    one.settle()
+    one.flush()
     assert one.hosts == {host: 1}
 
 
@@ -62,11 +62,11 @@ def test_hosts_beyond_a_bound_are_counted_together(monkeypatch: pytest.MonkeyPat
         one.add(_entry(f"http://host{number}.example/", 1))
     one.add(_entry("http://host3.example/", 1), sign=-1)
     one.add(_entry("http://host29.example/", 1), sign=-1)
-    one.settle()
+    one.flush()
     assert one.hosts == {**{f"host{number}.example": 1 for number in range(10)}, OTHER_HOSTS: 20}
 
 
-def test_a_class_is_trainable_from_100_training_images_on(tree: ClassTree) -> None:
+def test_a_class_with_100_training_images_is_trainable(tree: ClassTree) -> None:
     lists = {one.name: ListStatistics(one, len(tree)) for one in LISTS}
     lists[TRAIN_IDS.name].images += np.array([60, 99, 100, 0, 0])
     lists[TRAIN_URLS.name].images += np.array([60, 0, 0, 0, 0])

@@ -20,7 +20,7 @@ from tests.test_pipeline import change, environment, make_copy
 from tests.training.outcomes import log
 
 from mlimages.core.params import load
-from mlimages.launch.launchers import COMMAND
+from mlimages.launch.base import WORKER_COMMAND
 from mlimages.train import train
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
@@ -39,24 +39,26 @@ REVOKED_SECONDS = 3.0  # after which a node lets in again a job that was taken f
 # Prints with what steps of the job end that are killed, kill themselves, and end; a signal to them then does nothing.
 ENDS = r"""
 import os, queue, signal
-from mlimages.launch.launchers import Step
+from mlimages.launch.messages import WorkerReport
+from mlimages.launch.slurm import SrunProcess
 
 def end(command, kill=False):
-    heard = queue.SimpleQueue()
-    says = f"echo '\"step\": \"'$SLURM_STEP_ID'\"'; {command}"
-    step = Step(["srun", "--nodes=1", "--ntasks=1", "--overlap", "sh", "-c", says], dict(os.environ),
-                lambda *said: heard.put(said))
+    output = queue.SimpleQueue()
+    before, after = WorkerReport(slurm_step="ID").as_line().strip().split("ID")
+    script = f"echo '{before}'$SLURM_STEP_ID'{after}'; {command}"
+    step = SrunProcess(["srun", "--nodes=1", "--ntasks=1", "--overlap", "sh", "-c", script], dict(os.environ),
+                       lambda *event: output.put(event))
 
-    def hear(kind):
-        while (said := heard.get(timeout=480))[0] != kind:
+    def wait_for(kind):
+        while (event := output.get(timeout=480))[0] != kind:
             pass
-        return said[1]
+        return event[1]
 
-    hear("out")
+    wait_for("out")
     if kill:
         step.signal(signal.SIGKILL)
-    code = hear("exit")
-    step._name = "9.0"  # of a job that SLURM does not know: scancel fails
+    code = wait_for("exit")
+    step._step = "9.0"  # of a job that SLURM does not know: scancel fails
     step.signal(signal.SIGKILL)
     return code
 
@@ -136,7 +138,7 @@ class Job:
         """The worker on a node, which looks from here like one on this machine."""
         here = {"SLURM_CONF": variables(self.slurm)["SLURM_CONF"], "SLURMD_NODENAME": node}
         [worker] = [process for process in psutil.process_iter(["cmdline", "environ"])
-                    if (process.info["cmdline"] or [])[1:] == COMMAND[1:]
+                    if (process.info["cmdline"] or [])[1:] == WORKER_COMMAND[1:]
                     and here.items() <= (process.info["environ"] or {}).items()]
         worker.kill()
 

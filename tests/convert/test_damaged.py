@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from mlimages.convert.encode_image import to_jpeg
 from mlimages.download.check_image import check_image
 from mlimages.download.http.address_guard import Failure
-from mlimages.images.decode import ORIENTATION, Defect, PictureFile, Undecodable
+from mlimages.images.decode import ORIENTATION, Defect, ImageFile, Undecodable
 from mlimages.images.jpeg import LONGEST_SIDE
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
@@ -113,7 +113,7 @@ def test_every_orientation_is_undone(orientation: int, mode: str) -> None:
     body = encoded(NOISE.convert(mode), "PNG", exif=exif(orientation))
     with Image.open(io.BytesIO(body)) as image:
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    pixels = PictureFile(body).pixels(1)
+    pixels = ImageFile(body).pixels(1)
     np.testing.assert_array_equal(np.broadcast_to(pixels, expected.shape), expected)
 
 

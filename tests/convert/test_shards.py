@@ -1,9 +1,12 @@
 """Training records are spread fairly over shards of the size that was asked for; every part needs an image."""
 
 import dataclasses
+import hashlib
 import io
+import json
 import os
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +150,25 @@ def test_a_shard_cut_inside_an_image_or_its_json_is_named(kept: int, tmp_path: P
     for reading in (lambda: list(index_shard(shard)), lambda: list(places(shard)), lambda: read_sample(shard, place)):
         with pytest.raises(UserError, match=r"00000\.tar is damaged"):
             reading()
+
+
+@pytest.mark.parametrize("sizes", [[], [1], [512], [0, 511, 513], [7680], [8192], [10_000, 8_999_999]])
+def test_a_shard_has_the_bytes_that_tarfile_writes_and_the_sha256_that_is_returned(sizes: list[int],
+                                                                                   tmp_path: Path) -> None:
+    samples = [Sample(f"train-{number:08d}", "webp", bytes([number + 1]) * size, "http://host.example/\u00e4",
+                      Labels((1, 2), (1.0, 0.5))) for number, size in enumerate(sizes)]
+    expected = io.BytesIO()
+    with tarfile.open(fileobj=expected, mode="w") as tar:
+        for one in samples:
+            facts = {"url": one.url, "classes": one.labels.classes, "confidences": one.labels.confidences}
+            for name, content in ((f"{one.key}.webp", one.body), (f"{one.key}.json", json.dumps(facts).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    digest = write_shard(tmp_path / "00000.tar", samples)
+    written = (tmp_path / "00000.tar").read_bytes()
+    assert written == expected.getvalue()
+    assert digest == hashlib.sha256(written).hexdigest()
 
 
 def test_an_image_that_is_gone_since_the_archive_was_indexed_is_named(

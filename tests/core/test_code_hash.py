@@ -39,7 +39,7 @@ def test_comments_docstrings_and_line_breaks_mean_nothing(source: Path, stage: s
 
 
 @pytest.mark.parametrize(("file", "old", "new", "changed"), [
-    ("training/local_sgd.py", "total / self._replicas", "total * self._replicas", {"train"}),
+    ("training/distribution.py", "total / self._replicas", "total * self._replicas", {"train"}),
     ("training/result.py", "INPUT_STEPS = ", "INPUT_STEPS = 1 + ", {"train"}),
     ("training/run_record.py", "A pre-activation ResNet", "A ResNet", {"train"}),  # a text that is published
     ("training/loop.py", "PARTING_SECONDS = ", "PARTING_SECONDS = 1 + ", {"train"}),  # imported inside a function

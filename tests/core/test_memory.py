@@ -10,7 +10,7 @@ from tests.faults import python, run
 PROGRAM = """
 import resource, sys, threading
 import numpy as np
-from mlimages import memory
+from mlimages.core import tuning
 
 def take():
     blocks = [np.ones(mib * 2**17) for mib in (1, 32, 1)]
@@ -22,7 +22,7 @@ def take_on_a_thread():
 
 done = threading.Event()
 if sys.argv[1] == "kept":
-    memory.keep_freed(memory.STEPS)
+    tuning.keep_freed(tuning.STEPS)
 take()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):

@@ -8,7 +8,8 @@ import pytest
 from dvc.utils.serialize import parse_yaml
 
 from mlimages.core.errors import UserError
-from mlimages.core.params import load, section
+from mlimages.core.param_errors import RENAMED
+from mlimages.core.params import load
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,10 +31,14 @@ def test_the_committed_file_is_valid_and_read_as_typed_sections() -> None:
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"batch_norm": "synchronized", "local_steps": 2}, "accumulate is 1 and local_steps 2, expected 1 for both"),
-    ({"batch_norm": "synchronized", "accumulate": 2}, "accumulate is 2 and local_steps 1, expected 1 for both"),
-    ({"precision": "mixed_float16", "local_steps": 2}, "local_steps is 2, expected 1 with precision: mixed_float16"),
-    ({"exchange": "float16", "local_steps": 2, "optimizer": "adamw"}, "exchange is 'float16', expected bfloat16 or")])
+    ({"batch_norm": "synchronized", "local_sgd_steps": 2},
+     "gradient_accumulation is 1 and local_sgd_steps 2, expected 1 for both"),
+    ({"batch_norm": "synchronized", "gradient_accumulation": 2},
+     "gradient_accumulation is 2 and local_sgd_steps 1, expected 1 for both"),
+    ({"precision": "mixed_float16", "local_sgd_steps": 2},
+     "local_sgd_steps is 2, expected 1 with precision: mixed_float16"),
+    ({"all_reduce_dtype": "float16", "local_sgd_steps": 2, "optimizer": "adamw"},
+     "all_reduce_dtype is 'float16', expected bfloat16 or")])
 def test_what_concerns_all_images_in_every_step_is_not_split(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(load(ROOT / "params.yaml").train, **change)
@@ -50,16 +55,19 @@ def test_what_concerns_all_images_in_every_step_is_not_split(change: dict[str, A
     ("batch: 32", "batch: 32\n  out: ../elsewhere", ["unknown key `train.out`"]),
     ("momentum: 0.9", "momentum: -1", ["`train.momentum` is -1", ">= 0"]),
     ("momentum: 0.9", "momentum: .nan", ["`train.momentum` is nan", "finite"]),
-    ("rotate_and_recolour: false", "rotate_and_recolour: no", ["`train.rotate_and_recolour` is 'no'", "boolean"]),
+    ("rotate_and_color_jitter: false", "rotate_and_color_jitter: no",
+     ["`train.rotate_and_color_jitter` is 'no'", "boolean"]),
     ("architecture: resnet101", "architecture: vgg", ["`train.architecture` is 'vgg'", '"resnet101"']),
     ("crop_area: [0.9, 1.0]", "crop_area: [0.9]", ["`train.crop_area` is [0.9]", "items >= 2"]),
     ("crop_area: [0.9, 1.0]", "crop_area: [1.0, 0.9]", ["`train`: crop_area is [1.0, 0.9]", "smaller share first"]),
     ("warmup: 0.1", "warmup: 7.0", ["`train`: warmup is 7.0", "at most epochs, 1.0"]),
-    ("decay_at: []", "decay_at: [2.0]", ["`train`: decay_at is [2.0]", "decay: stairs"]),
+    ("step_boundaries: []", "step_boundaries: [2.0]", ["`train`: step_boundaries is [2.0]", "schedule: step"]),
     ("val_shards: 1 ", "val_shards: null ", ["`convert`: train_shards is 4, val_shards None", "number for shard_mib"]),
     ("shard_mib: null ", "shard_mib: 128 ", ["`convert`: train_shards is 4, val_shards 1", "null where none is"]),
-    ("accumulate: 1 ", "accumulate: 3 ", ["`train`: batch is 32", "a multiple of accumulate, 3"]),
-    ("local_steps: 1 ", "local_steps: 3 ", ["`train`: checkpoint_steps is 100", "a multiple of local_steps, 3"]),
+    ("gradient_accumulation: 1 ", "gradient_accumulation: 3 ",
+     ["`train`: batch is 32", "a multiple of gradient_accumulation, 3"]),
+    ("local_sgd_steps: 1 ", "local_sgd_steps: 3 ",
+     ["`train`: checkpoint_steps is 100", "a multiple of local_sgd_steps, 3"]),
     ("  threads: 16", "  threads: 32\n  threads: 3", ["duplicate key", "line"]),
     ("architecture: resnet101", "architecture: !!python/object/apply:os.getcwd []", ["not plain YAML", "line"]),
 ])
@@ -68,6 +76,15 @@ def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path: Path, old: str, n
         load(changed(tmp_path, old, new))
     for text in expected:
         assert text in str(error.value)
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_the_error_for_an_old_name_says_the_new_one(tmp_path: Path, old: str, new: str) -> None:
+    names = [name.partition(".")[2] for name in (old, new)]
+    path = changed(tmp_path, f"\n  {names[1]}:", f"\n  {names[0]}:")
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert str(error.value) == f"{path}: `{old}` is now called `{new}`; rename it there"
 
 
 @pytest.mark.parametrize(("old", "new", "key", "value"), [
@@ -82,13 +99,3 @@ def test_numbers_have_one_meaning_for_dvc_and_the_code(tmp_path: Path, old: str,
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.yaml is missing"):
         load(tmp_path / "nowhere.yaml")
-
-
-def test_a_notebooks_cell_is_checked_like_the_file() -> None:
-    values = {"batch": 64, "preprocessing": "central", "central_fraction": 0.8, "at_k": [1], "threshold": 0.5,
-              "score_threshold": 0.5, "frequency_groups": [100], "predictions_kept": 5, "unrelated": object()}
-    assert section("evaluate", values).batch == 64
-    with pytest.raises(UserError, match=r"parameters cell: `evaluate\.batch` is 0"):
-        section("evaluate", {**values, "batch": 0})
-    with pytest.raises(UserError, match=r"`evaluate\.threshold` is missing"):
-        section("evaluate", {key: value for key, value in values.items() if key != "threshold"})

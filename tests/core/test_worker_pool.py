@@ -46,6 +46,11 @@ def _pages_for(rounds: Any) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
+def _blas_threads(_: Any) -> Any:
+    """What a worker's NumPy was asked for, and how many threads beside its own three the process has."""
+    return os.environ["OPENBLAS_NUM_THREADS"], psutil.Process().num_threads() - 3
+
+
 def _broken() -> Callable[[Any], Any]:
     os._exit(3)
 
@@ -181,3 +186,14 @@ with Crew(partial(methodcaller, "upper"), workers=2, threads=1) as crew:
     ended = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True,
                            timeout=PATIENCE_SECONDS, env=known)
     assert (ended.stdout, ended.stderr) == ("[(0, 'DONE')]\n", "")
+
+
+@pytest.mark.parametrize("before", [None, "5"])
+def test_workers_start_no_threads_for_linear_algebra(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if before:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", before)
+    with Crew(partial(_make, _blas_threads), workers=1, threads=1) as crew:
+        crew.send(0, None)
+        assert collect(crew, 1) == [(0, ("1", 0))]
+    assert os.environ.get("OPENBLAS_NUM_THREADS") == before

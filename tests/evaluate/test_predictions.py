@@ -1,4 +1,4 @@
-"""The files of predictions are written batch by batch and hold the best classes and the labels of every image."""
+"""The prediction files are written batch by batch, and hold the best classes and the labels of every image."""
 
 import io
 import pickle
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mlimages.core.errors import UserError
-from mlimages.evaluate.predictions import LABELS, PREDICTIONS, read_predictions, writing_predictions
-from mlimages.metrics.decisions import best
+from mlimages.evaluate.predictions import LABELS, PREDICTIONS, open_prediction_writer, read_predictions
+from mlimages.metrics.decisions import top_classes
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.random((25, 6), np.float32)
@@ -19,10 +19,10 @@ KEYS = np.array([f"val-{number:05d}".encode() for number in range(25)])
 
 
 def write(folder: Path, batch: int, kept: int = 4) -> Path:
-    with writing_predictions(folder, 9, kept) as writer:
+    with open_prediction_writer(folder, 9, kept) as writer:
         for begin in range(0, 25, batch):
             rows = slice(begin, begin + batch)
-            writer.add(KEYS[rows], best(SCORES[rows], kept), SCORES[rows], CONFIDENCES[rows])
+            writer.add(KEYS[rows], top_classes(SCORES[rows], kept), SCORES[rows], CONFIDENCES[rows])
     return folder
 
 
@@ -42,7 +42,7 @@ def test_the_labels_of_every_image_are_read_back(tmp_path: Path) -> None:
         assert predictions.true(image, 0.5).tolist() == np.flatnonzero(CONFIDENCES[image] >= 0.5).tolist()
 
 
-def test_batches_do_not_matter_and_the_files_are_numpys_own(tmp_path: Path) -> None:
+def test_the_files_do_not_depend_on_batches_and_are_numpys_own(tmp_path: Path) -> None:
     for name in (PREDICTIONS, LABELS):
         one, other = ((write(tmp_path / str(batch), batch) / name).read_bytes() for batch in (1, 25))
         assert one == other
@@ -51,13 +51,13 @@ def test_batches_do_not_matter_and_the_files_are_numpys_own(tmp_path: Path) -> N
         assert saved.getvalue() == one
 
 
-def test_what_was_read_is_mapped_not_loaded(tmp_path: Path) -> None:
+def test_predictions_are_memory_maps(tmp_path: Path) -> None:
     assert all(isinstance(array, np.memmap) for array in read_predictions(write(tmp_path, 5)))
 
 
-def test_a_writing_that_fails_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), writing_predictions(tmp_path, 9, 4) as writer:
-        writer.add(KEYS, best(SCORES, 4), SCORES, CONFIDENCES)
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), open_prediction_writer(tmp_path, 9, 4) as writer:
+        writer.add(KEYS, top_classes(SCORES, 4), SCORES, CONFIDENCES)
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
@@ -72,7 +72,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
 
 
 class Hostile:
-    """Leaves a mark where a pickle of it is loaded."""
+    """Creates a file if a pickle of it is loaded."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

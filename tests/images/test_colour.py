@@ -11,7 +11,7 @@ from tests.images.profiles import SPACES, Space, grey_profile, in_srgb, profile
 
 from mlimages.convert.encode_image import to_jpeg
 from mlimages.download.check_image import check_image
-from mlimages.images.decode import PictureFile
+from mlimages.images.decode import ImageFile
 
 SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SOFT = Image.fromarray((np.asarray(scene()) // 2 + 64).astype(np.uint8))  # colours that sRGB has, too
@@ -28,7 +28,7 @@ def test_what_is_written_anew_is_in_srgb(space: Space, kind: str) -> None:
     body = encoded(SOFT, kind, icc_profile=profile(space), **options)
     expected = in_srgb(np.asarray(SOFT), space)
     assert np.abs(expected - np.asarray(SOFT)).mean() > 3, "the profile matters"
-    assert np.abs(PictureFile(body).pixels(1.0) - expected).mean() < 0.6
+    assert np.abs(ImageFile(body).pixels(1.0) - expected).mean() < 0.6
     assert np.abs(converted(body) - expected).mean() < 4  # a JPEG has less colour than light
 
 
@@ -72,4 +72,4 @@ def test_a_cmyk_jpeg_decodes_as_tensorflow_decodes_it(adobe: bool) -> None:
     body = CMYK if adobe else PLAIN_CMYK
     expected = tf.io.decode_jpeg(body, channels=3).numpy().astype(int)
     assert expected.std() > 20
-    assert np.abs(PictureFile(body).pixels(1.0) - expected).mean() < 2
+    assert np.abs(ImageFile(body).pixels(1.0) - expected).mean() < 2

@@ -24,15 +24,15 @@ from tests.images.crafted import (
 )
 
 from mlimages.convert.encode_image import to_jpeg
-from mlimages.images.decode import Defect, PictureFile, Undecodable
-from mlimages.images.formats import kind_of
+from mlimages.images.decode import Defect, ImageFile, Undecodable
+from mlimages.images.formats import detect_format
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, on what does not concern the pixels
 ODD_CHUNKS = [name for name in VERDICTS if name.startswith("PNG, ") and "turned" not in name and "tRNS" not in name]
 
 
 def pixels(body: bytes) -> np.ndarray:
-    return PictureFile(body).pixels(1.0).astype(int)
+    return ImageFile(body).pixels(1.0).astype(int)
 
 
 @pytest.mark.parametrize("name", ODD_CHUNKS)
@@ -84,7 +84,7 @@ def test_an_orientation_of_exif_goes_before_that_of_xmp(kind: str) -> None:
 @pytest.mark.parametrize(("scans", "side"), [(100, 7000), (2000, 1400)])
 def test_a_picture_of_more_work_than_any_encoder_writes_is_refused_before_it_is_decoded(scans: int, side: int) -> None:
     with pytest.raises(Undecodable, match=f"{side} x {side} pixels in {scans}") as caught:
-        PictureFile(bomb(side, scans - 6))
+        ImageFile(bomb(side, scans - 6))
     assert caught.value.reason is Defect.TOO_MANY_PIXELS
 
 
@@ -99,14 +99,14 @@ def test_many_scans_of_few_pixels_are_decoded() -> None:
     (b"\0\0\0\x18ftypmp42", "a video"), (b"\1\2\3\xff", "an unknown format that begins with the bytes 01 02 03 ff")])
 def test_a_file_that_is_no_picture_is_named(body: bytes, kind: str) -> None:
     with pytest.raises(Undecodable) as caught:
-        PictureFile(body)
+        ImageFile(body)
     assert (caught.value.reason, caught.value.detail) == (
         Defect.NOT_IMAGE, f"{kind}, expected JPEG, PNG, GIF or WebP")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
 def test_a_format_that_is_decoded_is_known_by_its_first_bytes(kind: str) -> None:
-    assert kind_of(encoded(scene(), kind)) == kind
+    assert detect_format(encoded(scene(), kind)) == kind
 
 
 @pytest.mark.parametrize("body", [PHOTO[:-2], PHOTO[:-2] + bytes(64)], ids=["cut", "zeros"])

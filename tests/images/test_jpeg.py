@@ -12,10 +12,10 @@ import tensorflow as tf
 from PIL import Image
 from tests.faults import damaged
 
-from mlimages.images.decode import DECODER_ERRORS, ORIENTATION, orientation
+from mlimages.images.decode import DECODER_ERRORS, ORIENTATION, read_orientation
 from mlimages.images.formats import FORMATS
-from mlimages.images.jpeg import flawless_jpeg
-from mlimages.images.resize import smaller
+from mlimages.images.jpeg import decode_flawless
+from mlimages.images.resize import downscale
 
 FRAMES = range(0xC0, 0xD0)
 
@@ -39,7 +39,7 @@ def fast(body: bytes, scale: float = 0) -> np.ndarray | None:
     """None also where Pillow finds no picture."""
     try:
         with Image.open(io.BytesIO(body), formats=FORMATS) as image:
-            return flawless_jpeg(body, image, scale)
+            return decode_flawless(body, image, scale)
     except DECODER_ERRORS:
         return None
 
@@ -108,7 +108,7 @@ def test_a_picture_made_smaller_is_nearer_to_the_best_filter_than_the_mean_of_ar
     pixels, side = cv2.GaussianBlur(np.asarray(texture(400)), (3, 3), 0.4), round(share * 400)  # as by a lens
     best = np.stack([np.asarray(Image.fromarray(channel.astype(np.float32)).resize(
         (side, side), Image.Resampling.LANCZOS)) for channel in np.moveaxis(pixels, 2, 0)], axis=2)
-    ours, areas = smaller(pixels, side, side), cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)
+    ours, areas = downscale(pixels, side, side), cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)
     assert closer * np.square(ours - best).mean() < np.square(areas - best).mean()
 
 
@@ -119,4 +119,4 @@ def test_a_picture_made_smaller_is_nearer_to_the_best_filter_than_the_mean_of_ar
 def test_an_orientation_is_one_of_eight_whatever_the_tag_holds(tag: bytes, expected: int) -> None:
     exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00" + ORIENTATION.to_bytes(2, "little") + tag + bytes(6)
     with Image.open(io.BytesIO(jpeg(texture(16), exif=exif))) as image:
-        assert orientation(image) == expected
+        assert read_orientation(image) == expected

@@ -18,7 +18,7 @@ def verdict_of_download(body: bytes, shorter_side: int | None) -> tuple[str, byt
     try:
         return OK, check_image(body, max_pixels=MAX_PIXELS, shorter_side=shorter_side, quality=90).body
     except Failure as failure:
-        return str(failure.reason), str(failure.__cause__).encode()
+        return str(failure.reason), failure.detail.encode()
 
 
 def verdict_of_convert(body: bytes, *, shorter_side: int | None, to_srgb: bool) -> str:

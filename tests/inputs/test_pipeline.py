@@ -17,13 +17,20 @@ from mlimages.acquire.formats import Labels
 from mlimages.convert.encode_image import Jpeg
 from mlimages.convert.example import UNKNOWN
 from mlimages.convert.records import read_index, serialize, serialize_dense, shard_name
-from mlimages.convert.shard_writer import shard as shard_file
+from mlimages.convert.shard_writer import open_shard
 from mlimages.core.errors import UserError
 from mlimages.core.params import Train
 from mlimages.core.publish import publish, read_manifest
 from mlimages.core.tuning import ALIGNED
 from mlimages.inputs import reader
-from mlimages.inputs.pipeline import Records, Shares, dataset, evaluation_batches, told, training_batches
+from mlimages.inputs.pipeline import (
+    Records,
+    ReplicaBatches,
+    build_dataset,
+    evaluation_batches,
+    training_batches,
+    with_user_errors,
+)
 
 RECORDS = 24
 Batches = list[tuple[np.ndarray, np.ndarray]]
@@ -68,8 +75,8 @@ def test_batches_are_square_images_and_dense_labels(batches: Callable[..., Batch
 def test_images_leave_as_uint8_or_as_float32_from_minus_1_to_1(batches: Callable[..., Batches]) -> None:
     """The same but for the rounding to 255 levels, which is none where nothing is recoloured."""
     for recoloured, apart in ((True, 0.501), (False, 1e-4)):
-        for (whole, _), (real, _) in zip(batches(rotate_and_recolour=recoloured), batches(
-                rotate_and_recolour=recoloured, image_dtype="float32"), strict=True):
+        for (whole, _), (real, _) in zip(batches(rotate_and_color_jitter=recoloured), batches(
+                rotate_and_color_jitter=recoloured, image_dtype="float32"), strict=True):
             assert real.dtype == np.float32 and -1 <= real.min() and real.max() <= 1
             assert np.abs((real + 1) * 127.5 - whole).max() <= apart
 
@@ -160,7 +167,7 @@ def both_schemas(small_records: Records, tmp_path: Path) -> list[Records]:
     found = []
     for schema in ("sparse", "dense"):
         work = tmp_path / schema / "work"
-        with shard_file(work / (name := shard_name("train", 0, 1))) as add:
+        with open_shard(work / (name := shard_name("train", 0, 1))) as add:
             for number in range(10):
                 jpeg = Jpeg(small_records.reader.example(number % 3, 0).jpeg, 48, 48)
                 labels = Labels(tuple(range(number % 4)), (0.25, UNKNOWN, 1.0)[: number % 4])
@@ -219,7 +226,7 @@ def test_what_is_wrong_with_a_record_is_told_with_shard_and_number(small_tfrecor
     shard.write_bytes(content)
     records = Records(tmp_path / "records", read_manifest(tmp_path / "records", "convert"), "train")
     with pytest.raises(UserError, match=rf"^{shard}, record 5: its data or the checksum of its data is damaged; .*$"):
-        list(told(training_batches(records, small_train, steps=3)))
+        list(with_user_errors(training_batches(records, small_train, steps=3)))
 
 
 @pytest.mark.parametrize("image_dtype", ["uint8", "float32"])
@@ -227,7 +234,7 @@ def test_batches_lie_where_tensorflow_need_not_copy_them(small_records: Records,
                                                          image_dtype: Any) -> None:
     params = dataclasses.replace(small_train, image_dtype=image_dtype)
     for number in range(4):
-        made = Shares(small_records, params, 5).make(number)
+        made = ReplicaBatches(small_records, params, 5).make(number)
         assert [array.ctypes.data % ALIGNED for array in made] == [0, 0]
 
 
@@ -235,7 +242,7 @@ def test_many_threads_read_more_shards_than_stay_open(small_tfrecords: Path, mon
     monkeypatch.setattr(reader, "OPEN_SHARDS", 1)
     records = Records(small_tfrecords, read_manifest(small_tfrecords, "convert"), "train")
     before = len(os.listdir("/proc/self/fd"))
-    positions = np.tile(records.in_order(), (20, 1))[np.random.default_rng(0).permutation(20 * RECORDS)]
+    positions = np.tile(records.positions(), (20, 1))[np.random.default_rng(0).permutation(20 * RECORDS)]
     with ThreadPoolExecutor(8) as threads:
         found = [*threads.map(lambda position: records.reader.example(*position.tolist()).indices, positions)]
     assert found == [[shard * RECORDS // 3 + number] for shard, number in positions]
@@ -250,5 +257,5 @@ def test_as_many_readers_work_at_the_same_time_as_asked_however_few_the_cores() 
         all_at_once.wait()
         return (np.array(number),)
 
-    batches = dataset(range(2 * readers), make, readers, (tf.TensorSpec((), tf.int64),))
+    batches = build_dataset(range(2 * readers), make, readers, (tf.TensorSpec((), tf.int64),))
     assert [int(number) for [number] in batches] == [*range(2 * readers)]

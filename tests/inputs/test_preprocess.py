@@ -13,10 +13,10 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image
 
 from mlimages.core.params import Train
-from mlimages.inputs.augmentation import Finish
-from mlimages.inputs.colour_jitter import NEAR_LEVELS, recolour
+from mlimages.inputs.augmentation import TensorAugmentation
+from mlimages.inputs.colour_jitter import NEAR_LEVELS, color_jitter
 from mlimages.inputs.preprocess import decode, training_image
-from mlimages.inputs.random_draws import Draws, crop_box, draws
+from mlimages.inputs.random_draws import AugmentationParams, crop_box, draw_augmentation
 
 PIXELS = 96
 AREA = (0.7, 1.0)
@@ -44,11 +44,11 @@ def as_jpeg(picture: np.ndarray, subsampling: str = "4:4:4", **options: Any) -> 
     return buffer.getvalue()
 
 
-def drawn(number: int, **changed: Any) -> Draws:
-    return Draws(*(column[0] for column in draws(1, number, number + 1)))._replace(**changed)
+def drawn(number: int, **changed: Any) -> AugmentationParams:
+    return AugmentationParams(*(column[0] for column in draw_augmentation(1, number, number + 1)))._replace(**changed)
 
 
-def made(jpeg: bytes, draw: Draws, *, coloured: bool = True) -> np.ndarray:
+def made(jpeg: bytes, draw: AugmentationParams, *, coloured: bool = True) -> np.ndarray:
     """Ours, in levels of 255."""
     out = np.empty((PIXELS, PIXELS, 3), np.uint8)
     training_image(jpeg, out, area=AREA, crop=draw.crop.tolist(), place=draw.place.tolist(), flip=bool(draw.flip),
@@ -56,14 +56,14 @@ def made(jpeg: bytes, draw: Draws, *, coloured: bool = True) -> np.ndarray:
     return recoloured(out, draw) if coloured else out
 
 
-def recoloured(picture: np.ndarray, draw: Draws) -> np.ndarray:
+def recoloured(picture: np.ndarray, draw: AugmentationParams) -> np.ndarray:
     """The same recoloured, as the only one of a batch."""
     batch = picture[None].copy()
-    recolour(batch, Draws(*(np.array([one]) for one in draw)))
+    color_jitter(batch, AugmentationParams(*(np.array([one]) for one in draw)))
     return batch[0]
 
 
-def released(jpeg: bytes, draw: Draws) -> np.ndarray:
+def released(jpeg: bytes, draw: AugmentationParams) -> np.ndarray:
     """The released sequence of operations with TensorFlow 2's own, on the same crop."""
     whole = decode(jpeg)
     left, top, width, height = crop_box(whole.shape[1], whole.shape[0], AREA, draw.crop.tolist(), draw.place.tolist())
@@ -72,7 +72,7 @@ def released(jpeg: bytes, draw: Draws) -> np.ndarray:
     return 255 * released_changes(tf.image.flip_left_right(image) if draw.flip else image, draw).numpy()
 
 
-def released_changes(image: Any, draw: Draws) -> Any:
+def released_changes(image: Any, draw: AugmentationParams) -> Any:
     """Of a picture from 0 to 1: rotation and colours."""
     if draw.case == 0:
         cos, sin, centre = math.cos(draw.angle), math.sin(draw.angle), (PIXELS - 1) / 2
@@ -83,7 +83,7 @@ def released_changes(image: Any, draw: Draws) -> Any:
     return released_colours(image, draw) if draw.case < 2 else image
 
 
-def released_colours(image: Any, draw: Draws) -> Any:
+def released_colours(image: Any, draw: AugmentationParams) -> Any:
     image = image + np.float32(draw.brightness)
     if draw.case == 1:
         image = tf.image.adjust_contrast(image, draw.contrast)
@@ -149,9 +149,9 @@ def test_colours_that_no_matrix_reaches_are_the_released_programs(case: int) -> 
 def test_what_the_device_does_is_the_released_arithmetic(photograph: np.ndarray, small_train: Train) -> None:
     """To a hundredth of a level, but for the pixels that a rotation takes from between two."""
     pictures = np.stack([cv2.resize(photograph[place:][:300], (PIXELS, PIXELS)) for place in range(0, 288, 12)])
-    params = dataclasses.replace(small_train, pixels=PIXELS, rotate_and_recolour=True, augment_on="device")
-    device, some = Finish(params, device=True), draws(1, 0, len(pictures))
-    found, _ = device(tf.constant(pictures), tf.zeros((len(pictures), 4)), device.given(some, 0))
+    params = dataclasses.replace(small_train, pixels=PIXELS, rotate_and_color_jitter=True, augment_on="device")
+    device, some = TensorAugmentation(params, device=True), draw_augmentation(1, 0, len(pictures))
+    found, _ = device(tf.constant(pictures), tf.zeros((len(pictures), 4)), device.random_values(some, 0))
     assert {0, 1, 2} == {*some.case}
     for number, picture in enumerate(pictures):
         expected = 255 * released_changes(tf.constant(picture / 255, tf.float32), drawn(number)).numpy()
@@ -161,10 +161,10 @@ def test_what_the_device_does_is_the_released_arithmetic(photograph: np.ndarray,
 def test_a_pictures_colours_do_not_depend_on_those_beside_it(photograph: np.ndarray) -> None:
     pictures = np.stack([cv2.resize(photograph[place:][:300], (PIXELS, PIXELS)) for place in range(0, 240, 20)])
     batch = pictures.copy()
-    recolour(batch, draws(1, 0, len(batch)))
+    color_jitter(batch, draw_augmentation(1, 0, len(batch)))
     for number, picture in enumerate(pictures):
         np.testing.assert_array_equal(recoloured(picture, drawn(number)), batch[number])
-    assert {0, 1, 2} == {*draws(1, 0, len(batch)).case}
+    assert {0, 1, 2} == {*draw_augmentation(1, 0, len(batch)).case}
 
 
 def test_without_rotation_and_colours_nothing_but_crop_and_flip_is_left(jpeg: bytes) -> None:
@@ -176,7 +176,7 @@ def test_without_rotation_and_colours_nothing_but_crop_and_flip_is_left(jpeg: by
 
 def test_crops_have_the_areas_and_shapes_of_the_released_programs_sampler() -> None:
     """Means and spreads of width and height beside those of sample_distorted_bounding_box, for three shapes."""
-    all_draws = draws(0, 0, 3000)
+    all_draws = draw_augmentation(0, 0, 3000)
     for width, height in ((500, 375), (375, 500), (640, 360)):
         ours = np.array([crop_box(width, height, AREA, crop, place)
                          for crop, place in zip(all_draws.crop.tolist(), all_draws.place.tolist(), strict=True)])
@@ -195,7 +195,7 @@ def test_crops_have_the_areas_and_shapes_of_the_released_programs_sampler() -> N
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 500), (500, 1), (33, 7), (4000, 300)])
 def test_a_crop_lies_within_the_picture_whatever_its_shape(width: int, height: int) -> None:
-    some = draws(2, 0, 200)
+    some = draw_augmentation(2, 0, 200)
     for area in ((0.05, 1.0), (0.7, 1.0), (1.0, 1.0)):
         for crop, place in zip(some.crop.tolist(), some.place.tolist(), strict=True):
             left, top, columns, rows = crop_box(width, height, area, crop, place)
@@ -204,11 +204,11 @@ def test_a_crop_lies_within_the_picture_whatever_its_shape(width: int, height: i
 
 
 def test_draws_belong_to_a_record_whatever_is_drawn_beside_it() -> None:
-    whole = draws(4, 0, 300)
+    whole = draw_augmentation(4, 0, 300)
     for first, last in ((0, 1), (63, 65), (100, 300)):
-        for one, other in zip(draws(4, first, last), whole, strict=True):
+        for one, other in zip(draw_augmentation(4, first, last), whole, strict=True):
             np.testing.assert_array_equal(one, other[first:last])
-    assert (draws(5, 0, 64).angle != whole.angle[:64]).all()
+    assert (draw_augmentation(5, 0, 64).angle != whole.angle[:64]).all()
 
 
 @pytest.mark.parametrize("kind", [

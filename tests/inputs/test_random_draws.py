@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from mlimages.inputs.random_draws import OPERATION_NAMES, draws
+from mlimages.inputs.random_draws import OPERATION_NAMES, draw_augmentation
 
 RECORDS = 20_000
-ALL = draws(0, 0, RECORDS)
+ALL = draw_augmentation(0, 0, RECORDS)
 
 
 @pytest.mark.parametrize(("column", "least", "most"), [

@@ -12,13 +12,13 @@ from tests.faults import needs_strace, python, run, told, with_fault
 from mlimages.convert.records import index_path
 from mlimages.core.errors import UserError
 from mlimages.inputs.preprocess import decode
-from mlimages.inputs.reader import Reader
+from mlimages.inputs.reader import RecordReader
 
 
 def read(path: Path, count: int, use: Callable[[int, bytes], object] = lambda index, jpeg: None) -> list[bytes]:
     """The keys of all records, in order."""
     positions = np.array([(0, number) for number in range(count)])
-    return Reader([path], [count], CLASSES).read(positions, use).keys
+    return RecordReader([path], [count], CLASSES).read(positions, use).keys
 
 
 def test_sound_records_are_read(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_wrong_features_and_labels_are_named(tmp_path: Path, record: bytes, said
 
 @pytest.mark.parametrize("count", [4, 6])
 def test_an_index_of_another_length_than_the_manifest_says_is_named(tmp_path: Path, count: int) -> None:
-    said = rf"\.tfrecord, record {min(count, 5)}: the manifest tells of {count} records, the shard's index of 5; .*"
+    said = rf"\.tfrecord, record {min(count, 5)}: the manifest lists {count} records, the shard's index 5; .*"
     with pytest.raises(UserError, match=f"{said}--force convert"):
         read(a_shard(tmp_path), count)
 
@@ -66,7 +66,7 @@ try:
     records = Records(folder, {"files": {name: {"records": 5} for name in names}, "classes": 12}, "train")
     keys = records.keys()
     assert len(os.listdir("/proc/self/fd")) == before
-    found = records.reader.read(records.in_order(), lambda index, jpeg: None)
+    found = records.reader.read(records.positions(), lambda index, jpeg: None)
 except UserError as error:
     sys.exit(f"UserError: {error}")
 assert len(keys) == len(found.keys) == 5 * shards, (len(keys), len(found.keys))
@@ -97,9 +97,9 @@ READ = """
 import sys
 from pathlib import Path
 from mlimages.core.errors import UserError
-from mlimages.inputs.reader import Reader
+from mlimages.inputs.reader import RecordReader
 try:
-    Reader([Path(sys.argv[1])], [5], 12).example(0, 3)
+    RecordReader([Path(sys.argv[1])], [5], 12).example(0, 3)
 except UserError as error:
     sys.exit(f"UserError: {error}")
 """

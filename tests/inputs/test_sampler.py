@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlimages.convert.members import ROW, mix
-from mlimages.inputs.sampler import INTERLEAVED, Order
+from mlimages.convert.members import ROW, shuffle
+from mlimages.inputs.sampler import INTERLEAVED, RecordSampler
 
 COUNTS = [7, 1, 12, 12, 0, 5, *[3] * 20]
 TOTAL = sum(COUNTS)
@@ -21,27 +21,27 @@ def numbers(positions: np.ndarray, counts: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("window", [1, 10, 1000])
 def test_every_epoch_has_every_record_once_in_an_order_of_its_own(window: int) -> None:
-    order = Order(COUNTS, 5, window)
+    order = RecordSampler(COUNTS, 5, window)
     epochs = [numbers(order.positions(epoch * TOTAL, (epoch + 1) * TOTAL), COUNTS) for epoch in range(3)]
     assert all(sorted(epoch) == list(range(TOTAL)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
 def test_any_part_of_the_order_can_be_asked_for_alone() -> None:
-    whole = Order(COUNTS, 5, 10).positions(0, 3 * TOTAL)
+    whole = RecordSampler(COUNTS, 5, 10).positions(0, 3 * TOTAL)
     for first, last in ((0, 1), (9, 11), (TOTAL - 3, TOTAL + 4), (2 * TOTAL, 2 * TOTAL), (17, 3 * TOTAL)):
-        np.testing.assert_array_equal(Order(COUNTS, 5, 10).positions(first, last), whole[first:last])
+        np.testing.assert_array_equal(RecordSampler(COUNTS, 5, 10).positions(first, last), whole[first:last])
 
 
 def test_the_seed_and_the_window_decide_the_order() -> None:
-    one, other, wider = (numbers(Order(COUNTS, seed, window).positions(0, TOTAL), COUNTS)
+    one, other, wider = (numbers(RecordSampler(COUNTS, seed, window).positions(0, TOTAL), COUNTS)
                          for seed, window in ((5, 10), (6, 10), (5, 40)))
     assert one != other and one != wider
 
 
 def test_shards_of_a_group_take_turns_for_as_long_as_they_have_records() -> None:
     counts = [3, 1, 2]
-    found = Order(counts, 0, 1).positions(0, 6)
+    found = RecordSampler(counts, 0, 1).positions(0, 6)
     shards = found[:, 0].tolist()
     assert sorted(shards[:3]) == [0, 1, 2] and sorted(shards[3:5]) == [0, 2] and shards[5] == 0
     for shard, count in enumerate(counts):
@@ -49,7 +49,7 @@ def test_shards_of_a_group_take_turns_for_as_long_as_they_have_records() -> None
 
 
 def test_an_epoch_begins_with_records_of_as_many_shards_as_are_interleaved() -> None:
-    found = Order([100] * 50, 0, 1).positions(0, 100 * INTERLEAVED)
+    found = RecordSampler([100] * 50, 0, 1).positions(0, 100 * INTERLEAVED)
     assert len(set(found[:, 0].tolist())) == INTERLEAVED
 
 
@@ -57,7 +57,7 @@ def peak_bytes(each: int) -> int:
     """What it takes to find a batch far from the beginning of so many records in each of 1,000 shards."""
     tracemalloc.start()
     try:
-        Order([each] * 1000, 0, 1000).positions(7_654_321_987, 7_654_322_019)
+        RecordSampler([each] * 1000, 0, 1000).positions(7_654_321_987, 7_654_322_019)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -85,13 +85,13 @@ def mixed(of_class: np.ndarray, folder: Path, seed: int) -> np.ndarray:
     rows = np.zeros(len(of_class), ROW)
     rows["line"] = of_class
     rows.tofile(folder / "train.listed")
-    mix(folder, "train", seed)
+    shuffle(folder, "train", seed)
     return np.fromfile(folder / "train.rows", ROW)["line"].astype(np.int64)
 
 
 def first_tenth(seed: int, epoch: int = 0) -> list[int]:
     begin = epoch * SHARDS * EACH
-    return numbers(Order([EACH] * SHARDS, seed, 2000).positions(begin, begin + FIRST), [EACH] * SHARDS)
+    return numbers(RecordSampler([EACH] * SHARDS, seed, 2000).positions(begin, begin + FIRST), [EACH] * SHARDS)
 
 
 def chi_square(of_class: np.ndarray, seed: int) -> float:
@@ -116,7 +116,7 @@ def test_every_epoch_begins_with_other_shards() -> None:
 
 def test_a_window_mixes_what_lies_within_it() -> None:
     """Shards that are sorted by class: within a window the order tells nothing of the class."""
-    order = Order([1000] * 4, 3, 4000)
+    order = RecordSampler([1000] * 4, 3, 4000)
     found = order.positions(0, 4000)
     first_half = found[:2000, 1]
     assert abs(first_half.mean() - 499.5) < 5 * 1000 / np.sqrt(12 * 2000)

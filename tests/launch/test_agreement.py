@@ -17,14 +17,14 @@ from tests.training.outcomes import as_json, free_addresses
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.core.tuning import ONEDNN
-from mlimages.launch.agreement import Facts, agree, facts
-from mlimages.launch.tf_config import Cluster, hold, host_port, read_environment
-from mlimages.network.checkpoint_files import CHECKPOINTS, FACTS
+from mlimages.launch.agreement import Facts, agree, close, facts
+from mlimages.launch.tf_config import ClusterTask, host_port, read_environment, reserve_port
+from mlimages.network.checkpoint_files import CHECKPOINTS, METADATA
 
 TWO = ["one.example:2222", "two.example:2222"]
 WORKER = {"type": "worker", "index": 1}
 
-# Trains as one of the workers of TF_CONFIG; says whether this process or, by what it printed, the worker took longer.
+# Trains as one of the workers of TF_CONFIG, and prints the error, which comes before TensorFlow is loaded.
 WITH_TF_CONFIG = """
 import json, os, sys
 from mlimages.core.errors import UserError
@@ -42,16 +42,16 @@ assert "tensorflow" not in sys.modules
 """
 
 
-# Says that it is worker 1 of these addresses, and what it is told.
+# Joins as worker 1 of these addresses, and prints the error.
 ONE = """
 import json, sys
 from mlimages.core.errors import UserError
 from mlimages.launch.agreement import agree
-from mlimages.launch.tf_config import Cluster, hold
+from mlimages.launch.tf_config import ClusterTask, reserve_port
 
 addresses, facts = json.loads(sys.argv[1])
 try:
-    agree(Cluster(addresses, 1), facts, hold(0, "a worker"), 240.0)
+    agree(ClusterTask(addresses, 1), facts, reserve_port(0, "a worker"), 240.0)
 except UserError as error:
     print(error)
 """
@@ -62,7 +62,7 @@ def config(workers: Any, task: Any = WORKER) -> str:
 
 
 def test_a_right_tf_config_is_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = Cluster([*TWO, "[::1]:4000"], 1)
+    cluster = ClusterTask([*TWO, "[::1]:4000"], 1)
     monkeypatch.setenv("TF_CONFIG", cluster.as_json())
     assert read_environment() == cluster
 
@@ -89,8 +89,8 @@ def test_a_wrong_tf_config_is_refused_with_what_is_wrong(monkeypatch: pytest.Mon
 
 
 def test_a_port_in_use_is_named_with_its_worker() -> None:
-    with hold(0, "worker 0") as held, pytest.raises(UserError, match="port .*, of worker 1, cannot be had"):
-        hold(held.getsockname()[1], "worker 1")
+    with reserve_port(0, "worker 0") as held, pytest.raises(UserError, match="port .*, of worker 1, cannot be had"):
+        reserve_port(held.getsockname()[1], "worker 1")
 
 
 @pytest.fixture
@@ -98,25 +98,26 @@ def own(small_train: Train, machine: Machine, small_tfrecords: Path, tmp_path: P
     return facts(small_train, machine, small_tfrecords, tmp_path)
 
 
-def ask_all(told: list[Facts | None], seconds: float = PATIENCE_SECONDS) -> list[str]:
+def ask_all(all_facts: list[Facts | None], seconds: float = PATIENCE_SECONDS) -> list[str]:
     """What each worker ends with when all agree with each other, "" for nothing; None stands for one that is away."""
-    addresses = free_addresses(len(told))
+    addresses = free_addresses(len(all_facts))
     ports = [host_port(address)[1] for address in addresses]
-    held = [hold(port, "a worker") if known else None for port, known in zip(ports, told, strict=True)]
+    held = [reserve_port(port, "a worker") if known else None for port, known in zip(ports, all_facts, strict=True)]
 
     def ask(index: int) -> str:
-        known, own = told[index], held[index]
+        known, own = all_facts[index], held[index]
         if known is None or own is None:
             return "away"
         try:
-            agree(Cluster(addresses, index), known, own, seconds)
+            task = ClusterTask(addresses, index)
+            close(agree(task, known, own, seconds), task)
         except UserError as error:
             return str(error)
-        hold(ports[index], "TensorFlow").close()
+        reserve_port(ports[index], "TensorFlow").close()
         return ""
 
-    with ThreadPoolExecutor(len(told)) as pool:
-        return list(pool.map(ask, range(len(told))))
+    with ThreadPoolExecutor(len(all_facts)) as pool:
+        return list(pool.map(ask, range(len(all_facts))))
 
 
 def test_equal_workers_go_on_and_their_ports_are_free_for_tensorflow(own: Facts) -> None:
@@ -137,25 +138,26 @@ def test_two_processes_that_say_they_are_the_same_worker_are_named_to_all(
         own: Facts, small_python: Callable[..., list[str]]) -> None:
     """Of three, so that one is missing: the chief goes on as soon as all are there."""
     addresses = free_addresses(3)
-    twins = [subprocess.Popen(small_python(ONE, json.dumps([addresses, own])), stdout=subprocess.PIPE, text=True)
+    doubles = [subprocess.Popen(small_python(ONE, json.dumps([addresses, own])), stdout=subprocess.PIPE, text=True)
              for _ in range(2)]
     with pytest.raises(UserError, match=r"two processes say that they are worker 1: .*TF_CONFIG") as refused:
-        agree(Cluster(addresses, 0), own, hold(host_port(addresses[0])[1], "worker 0"), PATIENCE_SECONDS)
-    assert [twin.communicate()[0].strip() for twin in twins] == [str(refused.value)] * 2
-    for twin in twins:
-        assert f"process {twin.pid} of {socket.gethostname()} at 127.0.0.1" in str(refused.value)
+        agree(ClusterTask(addresses, 0), own, reserve_port(host_port(addresses[0])[1], "worker 0"), PATIENCE_SECONDS)
+    assert [double.communicate()[0].strip() for double in doubles] == [str(refused.value)] * 2
+    for double in doubles:
+        assert f"process {double.pid} of {socket.gethostname()} at 127.0.0.1" in str(refused.value)
 
 
 def test_what_else_connects_to_the_chief_disturbs_nothing(own: Facts) -> None:
     addresses = free_addresses(2)
-    held = [hold(host_port(address)[1], "a worker") for address in addresses]
+    held = [reserve_port(host_port(address)[1], "a worker") for address in addresses]
     with ThreadPoolExecutor(1) as pool:
-        chief = pool.submit(agree, Cluster(addresses, 0), own, held[0], PATIENCE_SECONDS)
-        for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b'{"purpose": "agree", "worker": 7}\n', b"\xff\n"):
+        tasks = [ClusterTask(addresses, index) for index in range(2)]
+        chief = pool.submit(agree, tasks[0], own, held[0], PATIENCE_SECONDS)
+        for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b'{"worker": 7}\n', b"\xff\n"):
             with socket.create_connection(host_port(addresses[0])) as stranger:
                 stranger.sendall(nonsense)
-        agree(Cluster(addresses, 1), own, held[1], PATIENCE_SECONDS)
-        chief.result()
+        close(agree(tasks[1], own, held[1], PATIENCE_SECONDS), tasks[1])
+        close(chief.result(), tasks[0])
 
 
 def test_other_parameters_code_data_or_checkpoints_are_named_to_all(
@@ -167,7 +169,7 @@ def test_other_parameters_code_data_or_checkpoints_are_named_to_all(
     exchange: dict[str, Any] = {"collective": "ring", "pack_mib": 5, "steps_per_call": 7}
     whole = tmp_path / "local" / CHECKPOINTS / "step-000000012"
     whole.mkdir(parents=True)
-    (whole / FACTS).write_text(json.dumps({"files": {}, "step": 12, "losses": [], "score": None, "seconds": 1.0,
+    (whole / METADATA).write_text(json.dumps({"files": {}, "step": 12, "losses": [], "score": None, "seconds": 1.0,
                                            "network": {}, "machine": {}}))
     others = [
         (facts(small_train, machine, small_tfrecords, tmp_path / "local"),
@@ -193,14 +195,14 @@ def test_other_parameters_code_data_or_checkpoints_are_named_to_all(
 
 def test_the_weights_to_start_from_are_compared_by_their_bytes(small_train: Train, machine: Machine,
                                                                small_tfrecords: Path, tmp_path: Path) -> None:
-    told = []
+    found = []
     for content in (b"one", b"two"):
         for name in ("released.index", "released.data-00000-of-00001"):
             (tmp_path / name).write_bytes(content)
         params = dataclasses.replace(small_train, initialize_from=str(tmp_path / "released"))
-        told.append(facts(params, machine, small_tfrecords, tmp_path)["weights to start from"])
-    assert set(told[0]) == {"released.index", "released.data-00000-of-00001"}
-    assert all(told[0][name] != told[1][name] for name in told[0])
+        found.append(facts(params, machine, small_tfrecords, tmp_path)["weights to start from"])
+    assert set(found[0]) == {"released.index", "released.data-00000-of-00001"}
+    assert all(found[0][name] != found[1][name] for name in found[0])
 
 
 def test_a_worker_refuses_what_is_wrong_before_tensorflow_is_loaded(
@@ -220,11 +222,9 @@ def test_a_worker_refuses_what_is_wrong_before_tensorflow_is_loaded(
     taken, free = free_addresses(2)
     assert "TF_CONFIG is wrong" in said(config([free, free], chief))
     port = host_port(taken)[1]
-    with hold(port, "another program"):
+    with reserve_port(port, "another program"):
         assert f"UserError: port {port}, of worker 0, cannot be had" in said(config([taken, free], chief))
     assert "UserError: worker 1 (127.0.0.1:1) did not come" in said(config([free, "127.0.0.1:1"], chief))
-    [log] = tmp_path.glob("scratch/train/*/workers/worker-0.log")
-    assert "tensorflow" not in log.read_text().lower()
 
 
 def test_a_worker_ends_when_its_supervisor_does_though_it_waits_for_others(
@@ -232,14 +232,14 @@ def test_a_worker_ends_when_its_supervisor_does_though_it_waits_for_others(
         small_python: Callable[..., list[str]], tmp_path: Path) -> None:
     task = {"params": dataclasses.asdict(small_train), "machine": dataclasses.asdict(small_machine(tmp_path)),
             "tfrecords": str(small_tfrecords), "work": str(tmp_path), "index": 1, "host": "127.0.0.1"}
-    for told in ([], [*free_addresses(1), "127.0.0.1:1"]):
+    for addresses in ([], [*free_addresses(1), "127.0.0.1:1"]):
         worker = subprocess.Popen(small_python("from mlimages.launch import worker; worker.main()"), text=True,
                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert worker.stdin and worker.stdout
         print(json.dumps(task), file=worker.stdin, flush=True)
         while not worker.stdout.readline().startswith("process "):
             pass
-        if told:
-            print(json.dumps(told), file=worker.stdin, flush=True)
+        if addresses:
+            print(json.dumps(addresses), file=worker.stdin, flush=True)
         worker.communicate(timeout=PATIENCE_SECONDS)
         assert worker.returncode == 1

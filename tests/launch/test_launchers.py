@@ -1,4 +1,4 @@
-"""How workers share the GPUs of a machine, and what a launcher says that lacks something."""
+"""How workers share the GPUs of a machine, and the errors of launchers."""
 
 import dataclasses
 import queue
@@ -10,9 +10,10 @@ from tests.conftest import PATIENCE_SECONDS
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine
-from mlimages.core.signals import Interrupts
-from mlimages.launch import launchers
-from mlimages.launch.launchers import Local, open_launcher, tool
+from mlimages.launch import base, slurm
+from mlimages.launch.local import LocalLauncher
+from mlimages.launch.slurm import run_tool
+from mlimages.launch.supervisor import open_launcher
 
 
 @pytest.fixture
@@ -22,13 +23,13 @@ def two(machine: Machine) -> Machine:
 
 def shares(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The GPUs that each worker is to see."""
-    monkeypatch.setattr(launchers, "COMMAND", ["sh", "-c", "echo GPUs $CUDA_VISIBLE_DEVICES"])
-    launcher, heard = Local(machine), queue.SimpleQueue[tuple[str, Any]]()
+    monkeypatch.setattr(base, "WORKER_COMMAND", ["sh", "-c", "echo GPUs $CUDA_VISIBLE_DEVICES"])
+    launcher, output = LocalLauncher(machine), queue.SimpleQueue[tuple[str, Any]]()
     found = []
     for index in launcher.indices:
-        launcher.start(index, lambda *said: heard.put(said))
-        found.append(heard.get(timeout=PATIENCE_SECONDS)[1])
-        assert heard.get(timeout=PATIENCE_SECONDS) == ("exit", 0)
+        launcher.start(index, lambda *event: output.put(event))
+        found.append(output.get(timeout=PATIENCE_SECONDS)[1])
+        assert output.get(timeout=PATIENCE_SECONDS) == ("exit", 0)
     return found
 
 
@@ -41,7 +42,7 @@ def test_workers_of_one_machine_share_the_gpus_that_this_process_may_use(two: Ma
 def test_gpus_that_workers_cannot_share_evenly_are_refused(two: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
     with pytest.raises(UserError, match=r"^machine.train_workers is 2, which cannot share 3 GPUs evenly"):
-        Local(two)
+        LocalLauncher(two)
 
 
 @pytest.mark.parametrize("hidden", ["", "-1"])
@@ -54,20 +55,20 @@ def test_gpus_that_are_hidden_from_this_process_are_hidden_from_workers(
 def test_outside_of_an_allocation_slurm_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
     with pytest.raises(UserError, match="is no SLURM allocation .*cluster/train.slurm with sbatch"), \
-            open_launcher(dataclasses.replace(machine, launcher="slurm"), Interrupts()):
+            open_launcher(dataclasses.replace(machine, launcher="slurm")):
         pytest.fail("it opened")
 
 
 def test_without_ray_installed_it_is_said_what_to_install(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="pip install -r requirements-ray.txt"), \
-            open_launcher(dataclasses.replace(machine, launcher="ray"), Interrupts()):
+            open_launcher(dataclasses.replace(machine, launcher="ray")):
         pytest.fail("it opened")
 
 
 def test_a_command_that_fails_or_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="^`ls /nowhere` failed: ls: cannot access"):
-        tool("ls", "/nowhere")
-    monkeypatch.setattr(launchers, "TOOL_SECONDS", 0.2)
+        run_tool("ls", "/nowhere")
+    monkeypatch.setattr(slurm, "TOOL_SECONDS", 0.2)
     with pytest.raises(UserError, match=r"^`sleep 60` did not answer within 0.2 s"):
-        tool("sleep", "60")
+        run_tool("sleep", "60")

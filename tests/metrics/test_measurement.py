@@ -1,4 +1,4 @@
-"""What batches of probabilities and labels come to: means, groups of classes, calibration, and what is no measure."""
+"""The metrics of batches of probabilities and labels: means, groups of classes, calibration, and refused inputs."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import average_precision_score, top_k_accuracy_score
 
 from mlimages.core.errors import UserError
-from mlimages.metrics.average_precision import Figures
-from mlimages.metrics.measurement import Measurement
+from mlimages.metrics.average_precision import MultiLabelMetrics
+from mlimages.metrics.measurement import MetricsAccumulator
 
 IMAGES, CLASSES = 90, 8
 RNG = np.random.default_rng(0)
@@ -19,11 +19,11 @@ TRUTHS = CONFIDENCES >= 0.5
 NAMED = TRUTHS.any(axis=0)
 
 
-def measured(scores: np.ndarray, confidences: np.ndarray, batch: int = 32, **options: Any) -> Figures:
-    measurement = Measurement(scores.shape[1], **options)
+def measured(scores: np.ndarray, confidences: np.ndarray, batch: int = 32, **options: Any) -> MultiLabelMetrics:
+    measurement = MetricsAccumulator(scores.shape[1], **options)
     for begin in range(0, len(scores), batch):
         measurement.update(scores[begin: begin + batch], confidences[begin: begin + batch])
-    return measurement.figures()
+    return measurement.result()
 
 
 def exact() -> np.ndarray:
@@ -45,47 +45,47 @@ def test_the_means_over_the_classes_and_their_base_rates() -> None:
     assert found["times_base_rate"] == pytest.approx(exact().mean() / base.mean())
 
 
-def test_the_threshold_says_what_is_true_and_the_score_threshold_what_is_predicted() -> None:
+def test_the_threshold_decides_what_is_true_and_the_score_threshold_what_is_predicted() -> None:
     confident = measured(SCORES, CONFIDENCES, threshold=1.0, score_threshold=0.6)
-    assert confident.true.tolist() == (CONFIDENCES >= 1).sum(axis=0).tolist()
-    assert confident.decided.predicted.tolist() == (SCORES >= np.float32(0.6)).sum(axis=0).tolist()
+    assert confident.positives.tolist() == (CONFIDENCES >= 1).sum(axis=0).tolist()
+    assert confident.counts.predicted.tolist() == (SCORES >= np.float32(0.6)).sum(axis=0).tolist()
 
 
-def test_what_is_just_at_a_threshold_reaches_it() -> None:
+def test_a_value_equal_to_a_threshold_reaches_it() -> None:
     found = measured(np.array([[0.5, 0.25]]), np.array([[0.5, 0.25]]))
-    assert found.true.tolist() == found.decided.predicted.tolist() == [1, 0]
+    assert found.positives.tolist() == found.counts.predicted.tolist() == [1, 0]
 
 
 def test_batches_do_not_matter() -> None:
     one, other = (measured(SCORES, CONFIDENCES, batch) for batch in (1, 50))
     assert one.average_precision[NAMED].tolist() == other.average_precision[NAMED].tolist()
-    for cutoff, shares in one.decisions.items():
-        assert shares == pytest.approx(other.decisions[cutoff])
+    for cutoff, shares in one.precision_recall.items():
+        assert shares == pytest.approx(other.precision_recall[cutoff])
 
 
 def test_groups_are_means_over_their_classes_with_a_true_image() -> None:
-    groups = measured(SCORES, CONFIDENCES).groups(np.array([2, 2, 0, 0, 0, 2, 1, 5]))
+    groups = measured(SCORES, CONFIDENCES).by_group(np.array([2, 2, 0, 0, 0, 2, 1, 5]))
     assert list(groups) == [0, 1, 2, 5]
     assert groups[2].classes == 2  # class 5 has no true image
     assert groups[2].true_labels == TRUTHS[:, :2].sum()
     assert groups[2].average_precision == pytest.approx(exact()[:2].mean())
     assert groups[2].base_rate == pytest.approx(TRUTHS[:, :2].mean())
-    assert 5 not in measured(SCORES, CONFIDENCES).groups(np.array([0, 0, 0, 0, 0, 5, 0, 0]))
+    assert 5 not in measured(SCORES, CONFIDENCES).by_group(np.array([0, 0, 0, 0, 0, 5, 0, 0]))
 
 
-def test_the_calibration_error_is_the_mean_distance_of_what_is_said_from_what_is_true() -> None:
-    figures = measured(SCORES, CONFIDENCES)
+def test_the_calibration_error_is_the_mean_distance_of_probability_and_true_share() -> None:
+    metrics = measured(SCORES, CONFIDENCES)
     place = np.minimum((SCORES.astype(float) * 15).astype(int), 14)
     expected = sum(abs(SCORES[place == one].mean() - TRUTHS[place == one].mean()) * (place == one).mean()
                    for one in np.unique(place))
-    assert figures.calibration_error() == pytest.approx(expected, abs=1e-3)
-    found = figures.reliability()
+    assert metrics.expected_calibration_error() == pytest.approx(expected, abs=1e-3)
+    found = metrics.reliability_diagram()
     assert found.decisions.tolist() == np.bincount(place.ravel())[np.unique(place)].tolist()
     np.testing.assert_allclose(found.low * 15, np.unique(place), atol=1e-9)
 
 
 def test_bins_of_chosen_edges_reach_from_0_to_1_and_leave_out_empty_ones() -> None:
-    found = measured(np.array([[0.001], [0.002], [0.7]]), np.array([[0], [1], [1]])).reliability(
+    found = measured(np.array([[0.001], [0.002], [0.7]]), np.array([[0], [1], [1]])).reliability_diagram(
         np.array([0.0015, 0.1, 0.5]))
     assert (found.low.tolist(), found.high.tolist()) == ([0, 0.0015, 0.5], [0.0015, 0.1, 1])
     assert (found.decisions.tolist(), found.true_share.tolist()) == ([1, 1, 1], [0, 1, 1])
@@ -111,10 +111,10 @@ def test_unknown_labels_count_nowhere() -> None:
         expected = average_precision_score(truths[rows, index], SCORES[rows, index])
         assert found.average_precision[index] == pytest.approx(expected)
     predicted = (SCORES >= 0.25) & known
-    assert found.decided.predicted.tolist() == predicted.sum(axis=0).tolist()
+    assert found.counts.predicted.tolist() == predicted.sum(axis=0).tolist()
     order = np.argsort(-np.where(known, SCORES, -1), axis=1)[:, :3]
     assert known.sum(axis=1).min() >= 3
-    assert found.decisions["at_3"]["micro_precision"] == pytest.approx(
+    assert found.precision_recall["at_3"]["micro_precision"] == pytest.approx(
         np.take_along_axis(truths, order, axis=1).mean())
 
 
@@ -122,11 +122,11 @@ def test_where_fewer_than_k_classes_are_known_the_unknown_ones_are_not_predicted
     confidences = np.full((1, 4), -1.0)
     confidences[0, 1] = 1
     found = measured(np.array([[0.9, 0.2, 0.8, 0.7]]), confidences, at_k=[2], score_threshold=0.1)
-    assert found.decisions["at_2"]["micro_precision"] == found.decisions["at_threshold"]["micro_precision"] == 1
+    assert [found.precision_recall[cutoff]["micro_precision"] for cutoff in ("at_2", "at_threshold")] == [1, 1]
 
 
 @pytest.mark.parametrize("score", [float("nan"), 1.5, -0.1])
-def test_a_score_that_is_no_probability_is_refused_with_its_place(score: float) -> None:
+def test_a_score_that_is_not_a_probability_is_refused_with_its_place(score: float) -> None:
     scores = SCORES.copy()
     scores[41, 3] = score
     with pytest.raises(UserError, match=rf"gives {score:.1f}.* for class 3 of image 41, expected a probability"):
@@ -138,6 +138,6 @@ def test_labels_of_another_shape_are_refused_with_both_shapes() -> None:
         measured(SCORES, np.zeros(IMAGES))
 
 
-def test_without_a_true_label_there_is_nothing_to_measure_by() -> None:
+def test_labels_without_a_true_one_are_refused() -> None:
     with pytest.raises(UserError, match="none of the 90 images has a class whose confidence reaches 0.5"):
         measured(SCORES, np.zeros_like(CONFIDENCES))

@@ -1,5 +1,4 @@
-"""Streamed average precision is scikit-learn's, within 0.001 where scores must share bins, exactly where they need not.
-"""
+"""Average precision from histograms equals scikit-learn's: exactly for few scores, within 0.001 for binned ones."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -9,11 +8,11 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from mlimages.metrics import score_histograms
-from mlimages.metrics.score_histograms import CELLS, UNKNOWN, ClassRanks, ScoreHistograms
+from mlimages.metrics.score_histograms import CELLS, UNKNOWN, ClassRanking, ScoreHistograms
 
 IMAGES = 6000
-# The share of images that a class is true for, the centre and spread of the log-odds of its scores, and how much higher
-# true images score, in spreads.
+# For each class: its share of the images, the centre and the spread of the log-odds of its scores, and the shift of
+# true images, in spreads.
 CLASSES = {"frequent": (0.9, 3, 2, 1), "usual": (0.2, -1, 1, 2), "rare": (0.001, -9, 2, 3), "useless": (0.1, -2, 1, 0),
            "all but equal": (0.3, -4, 1e-4, 1.5), "tiny and all but equal": (0.02, -17, 1e-3, 2),
            "perfect": (0.05, -6, 0.5, 20)}
@@ -30,7 +29,7 @@ def drawn(images: int = IMAGES, heavy_tails: bool = False) -> tuple[np.ndarray, 
     return (1 / (1 + np.exp(-odds))).astype(np.float32), truths
 
 
-def ranked(scores: np.ndarray, truths: np.ndarray, batch: int = 100) -> list[ClassRanks]:
+def ranked(scores: np.ndarray, truths: np.ndarray, batch: int = 100) -> list[ClassRanking]:
     streamed = ScoreHistograms(scores.shape[1])
     for begin in range(0, len(scores), batch):
         streamed.update(scores[begin: begin + batch], truths[begin: begin + batch])
@@ -43,14 +42,14 @@ def exact(scores: np.ndarray, truths: np.ndarray) -> list[float]:
 
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many bins for each class as 11,166 classes have."""
+    """The bins for each class are as few as with 11,166 classes."""
     monkeypatch.setattr(score_histograms, "MOST_BINS", CELLS // 11_166)
 
 
 @pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize("heavy_tails", [False, True])
 def test_average_precision_is_within_a_thousandth_and_within_what_is_stated(heavy_tails: bool) -> None:
-    # With much to spare: wider bins than the scores need, or the worst case in place of an estimate, would fail.
+    # Close bounds: bins wider than the scores need, or a worst case instead of an estimate, would fail.
     scores, truths = drawn(heavy_tails=heavy_tails)
     for name, found, expected in zip(CLASSES, ranked(scores, truths), exact(scores, truths), strict=True):
         assert abs(found.average_precision - expected) < 6e-4, name
@@ -77,7 +76,7 @@ def test_a_class_with_one_true_image_is_exact_where_that_is_among_the_best() -> 
     rng = np.random.default_rng(0)
     ranks = rng.permuted(np.tile(np.arange(IMAGES), (40, 1)), axis=1).T
     scores, truths = (0.5 + ranks * 2.0**-20).astype(np.float32), np.zeros((IMAGES, 40), bool)
-    scores[ranks == 0] = 0  # so far from the others that these share a few bins
+    scores[ranks == 0] = 0  # far from the others, so that these share a few bins
     order = np.argsort(-scores, axis=0)
     truths[order[np.arange(40), np.arange(40)], np.arange(40)] = True
     np.testing.assert_allclose([one.average_precision for one in ranked(scores, truths)], 1 / np.arange(1, 41), 1e-9)
@@ -96,7 +95,7 @@ def test_where_all_scores_are_equal_average_precision_is_the_base_rate() -> None
 
 @pytest.mark.parametrize("last", [0.3, 0.9, 1e-6])
 def test_a_bin_holds_more_scores_than_16_bits_can_count(last: float) -> None:
-    """Also after it was made one with others, for the sake of a last score far away."""
+    """Also after bins were merged for a last score far away."""
     scores = np.full((140_001, 1), 0.3, np.float32)
     scores[::2] += np.float32(2**-22)  # for a while, two bins
     scores[-1] = last
@@ -128,7 +127,7 @@ def test_neither_the_order_of_the_images_nor_their_batches_matter(arrange: Calla
         assert one.error == other.error
 
 
-def test_what_is_unknown_does_not_count() -> None:
+def test_unknown_labels_do_not_count() -> None:
     scores, truths = drawn()
     known = np.random.default_rng(2).random(scores.shape) < 0.7
     streamed = ranked(np.where(known, scores, UNKNOWN), truths & known)

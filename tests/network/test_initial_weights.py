@@ -19,11 +19,11 @@ from tests.training.outcomes import Trained
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.core.publish import sha256
-from mlimages.network.initial_weights import find_start
+from mlimages.network.initial_weights import find_initial_weights
 from mlimages.network.load_weights import load_weights
 from mlimages.network.resnet import build, resnet
 from mlimages.train import train
-from mlimages.training.checkpoints import Checkpoints
+from mlimages.training.checkpoints import CheckpointManager
 
 Write = Callable[[keras.Model, Path], Path]
 
@@ -51,7 +51,7 @@ def keras_file(model: keras.Model, folder: Path) -> Path:
 def checkpoint(model: keras.Model, folder: Path, *more: Any) -> Path:
     """A checkpoint of a training, with variables that are not the network's."""
     parts = {"network": [variable.value for variable in model.variables], "optimizer": [keras.Variable(7.0).value]}
-    saves = Checkpoints(folder, {**parts, **dict(more)}, {"architecture": "tiny", "classes": 5}, {}, 1,
+    saves = CheckpointManager(folder, {**parts, **dict(more)}, {"architecture": "tiny", "classes": 5}, {}, 1,
                         time.monotonic())
     saves.save(3, [])
     [found] = folder.iterdir()
@@ -149,11 +149,11 @@ from pathlib import Path
 import yaml
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
-from mlimages.network.initial_weights import find_start
+from mlimages.network.initial_weights import find_initial_weights
 train, machine = json.loads(Path("settings.json").read_text())
 start = yaml.safe_load(Path("params.yaml").read_text())["train"]["initialize_from"]
 try:
-    found = find_start(Train(**{**train, "initialize_from": start}), Machine(**machine))
+    found = find_initial_weights(Train(**{**train, "initialize_from": start}), Machine(**machine))
 except UserError as error:
     sys.exit(f"UserError: {error}")
 assert not Path("data/model").exists()
@@ -223,5 +223,5 @@ def test_an_experiment_in_a_copy_does_so_too(repository: Callable[..., str], tmp
 def test_what_nobody_knows_is_left_to_whoever_reads_it(small_train: Train, machine: Machine, tmp_path: Path,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_start(dataclasses.replace(small_train, initialize_from="nowhere"), machine) == Path("nowhere")
-    assert find_start(small_train, machine) is None
+    assert find_initial_weights(dataclasses.replace(small_train, initialize_from="nowhere"), machine) == Path("nowhere")
+    assert find_initial_weights(small_train, machine) is None

@@ -1,4 +1,4 @@
-"""Each label of a validation image is judged by itself, and the gallery shows the good and the bad."""
+"""Each label of a validation image has an outcome, and the gallery shows right and wrong ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,15 +6,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from tests.evaluate.conftest import SmallStages
+from tests.evaluate.fixtures import SmallStages
 
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.core.publish import publish, read_manifest
-from mlimages.evaluate.predictions import writing_predictions
+from mlimages.evaluate.predictions import open_prediction_writer
 from mlimages.inputs.pipeline import Records
-from mlimages.metrics.decisions import best
-from mlimages.plots.gallery import MOST_LINES, Judge, Verdict, gallery, spread
+from mlimages.metrics.decisions import top_classes
+from mlimages.plots.gallery import MAX_LINES, LabelOutcomes, Outcome, gallery, spread
 
 # thing > (animal > (cat, dog), plant); red
 NAMES = ("thing", "animal", "cat", "dog", "plant", "red")
@@ -24,8 +24,8 @@ THING, ANIMAL, CAT, DOG, PLANT, RED = range(6)
 
 def published(folder: Path, confidences: np.ndarray, scores: np.ndarray) -> Path:
     """What evaluate would publish of these, the scores of all classes included."""
-    with writing_predictions(folder / "work", 1, scores.shape[1]) as writer:
-        writer.add(np.full(len(scores), b"k"), best(scores, scores.shape[1]), scores, confidences)
+    with open_prediction_writer(folder / "work", 1, scores.shape[1]) as writer:
+        writer.add(np.full(len(scores), b"k"), top_classes(scores, scores.shape[1]), scores, confidences)
     publish(folder / "work", folder / "evaluation", verb="evaluate", records={}, threshold=0.5, score_threshold=0.4)
     return folder / "evaluation"
 
@@ -37,7 +37,7 @@ def rows(*of_images: dict[int, float], classes: int = len(TREE.names)) -> np.nda
     return found
 
 
-@pytest.mark.parametrize("true, said, expected", [
+@pytest.mark.parametrize("true, scored, expected", [
     ({CAT: 1, ANIMAL: 1, RED: 1}, {CAT: 0.9, ANIMAL: 0.9}, [(CAT, "RIGHT"), (RED, "MISSED")]),
     ({CAT: 1, ANIMAL: 1}, {DOG: 0.9, ANIMAL: 0.9, CAT: 0.3}, [(DOG, "WRONG"), (CAT, "MISSED")]),
     ({ANIMAL: 1}, {ANIMAL: 0.8, PLANT: 0.9}, [(PLANT, "WRONG"), (ANIMAL, "RIGHT")]),
@@ -45,13 +45,13 @@ def rows(*of_images: dict[int, float], classes: int = len(TREE.names)) -> np.nda
     ({CAT: -1, RED: 0.5}, {CAT: 0.9, RED: 0.39}, [(RED, "MISSED")]),
     ({}, {}, [])])
 def test_every_label_is_right_wrong_or_missed_and_ancestors_and_the_common_are_left_out(
-        tmp_path: Path, true: dict[int, float], said: dict[int, float], expected: list[tuple[int, str]]) -> None:
+        tmp_path: Path, true: dict[int, float], scored: dict[int, float], expected: list[tuple[int, str]]) -> None:
     everywhere = {THING: 1.0}
     confidences = rows(everywhere | true, *[everywhere] * 9)
-    judge = Judge(published(tmp_path, confidences, rows({THING: 0.1} | said, *[{}] * 9)), TREE)
-    assert len(judge) == 10
-    assert [(one.label, one.verdict.name) for one in judge(0)] == expected
-    assert [one.score for one in judge(0)] == pytest.approx([said.get(label, 0) for label, _ in expected])
+    outcomes = LabelOutcomes(published(tmp_path, confidences, rows({THING: 0.1} | scored, *[{}] * 9)), TREE)
+    assert len(outcomes) == 10
+    assert [(label, outcome.name) for label, _, outcome in outcomes[0]] == expected
+    assert [label.score for label in outcomes[0]] == pytest.approx([scored.get(label, 0) for label, _ in expected])
 
 
 def colours_of_texts() -> set[object]:
@@ -63,22 +63,22 @@ def titles() -> list[str]:
 
 
 @pytest.mark.parametrize("seen, right", [("truth", None), ("nothing", 0), ("everything", 0)])
-def test_a_gallery_shows_what_the_network_is_worth(small_stages: SmallStages, tmp_path: Path, seen: str,
+def test_a_gallery_shows_right_wrong_and_missed_labels(small_stages: SmallStages, tmp_path: Path, seen: str,
                                                    right: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plt, "show", lambda: None)
     records = Records(small_stages.tfrecords, read_manifest(small_stages.tfrecords, "convert"), "val")
     tree = read_tree(small_stages.lists / DICTIONARY)
-    confidences = records.reader.read(records.in_order(), lambda index, jpeg: None).dense(len(tree))
+    confidences = records.reader.read(records.positions(), lambda index, jpeg: None).dense(len(tree))
     scores = {"truth": 0.9 * (confidences > 0.5), "nothing": np.full_like(confidences, 0.1),
               "everything": np.full_like(confidences, 0.9)}[seen].astype(np.float32)
     gallery(published(tmp_path, confidences, scores), small_stages.tfrecords, small_stages.lists)
     assert titles()[0] == f"Wholly right: {len(records) if right is None else right} of {len(records)} images"
     colours = colours_of_texts()
-    wanted = {"truth": {Verdict.RIGHT}, "nothing": {Verdict.MISSED}, "everything": {Verdict.RIGHT, Verdict.WRONG}}[seen]
-    assert {verdict.value[1] for verdict in wanted} <= colours
-    assert {verdict.value[1] for verdict in set(Verdict) - wanted}.isdisjoint(colours)
+    wanted = {"truth": {Outcome.RIGHT}, "nothing": {Outcome.MISSED}, "everything": {Outcome.RIGHT, Outcome.WRONG}}[seen]
+    assert {outcome.value[1] for outcome in wanted} <= colours
+    assert {outcome.value[1] for outcome in set(Outcome) - wanted}.isdisjoint(colours)
     captions = [len(ax.texts) for part in plt.gcf().subfigs for ax in part.axes]
-    assert captions and max(captions) <= MOST_LINES
+    assert captions and max(captions) <= MAX_LINES
     pictures = [np.asarray(ax.images[0].get_array()) for part in plt.gcf().subfigs[2:3] for ax in part.axes]
     assert all((one != other).any() for one, other in zip(pictures, pictures[1:], strict=False)), "each its own"
     plt.close("all")

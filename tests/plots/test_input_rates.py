@@ -1,4 +1,4 @@
-"""What a user sees of the input pipeline: its first images, and the images per second up to each of its stages."""
+"""The plot of the input pipeline: its first images, and the images per second up to each stage."""
 
 import dataclasses
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 from mlimages.core.params import Params, Train
 from mlimages.core.publish import publish
 from mlimages.inputs.pipeline import Records
-from mlimages.inputs.stage_rates import measure
+from mlimages.inputs.stage_rates import measure_stages
 from mlimages.plots.inputs import main
 
 ALWAYS = ["reading records", "decoding", "crop, resize, flip", "labels and batches", "on the device"]
@@ -20,7 +20,7 @@ ALWAYS = ["reading records", "decoding", "crop, resize, flip", "labels and batch
 @pytest.fixture
 def command(small_train: Train, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command in a folder with a params.yaml of a tiny training; exit code, what it printed and complained."""
+    """Run the command with the parameters of a tiny training; returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mlimages.plots.inputs.load", lambda: dataclasses.replace(params, train=small_train))
     backend = matplotlib.get_backend()
@@ -34,13 +34,13 @@ def command(small_train: Train, params: Params, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(("changes", "more"), [
-    ({"rotate_and_recolour": False}, []),
-    ({"rotate_and_recolour": True}, ["rotation and colour"]),
-    ({"rotate_and_recolour": True, "augment_on": "device"}, []),
-    ({"rotate_and_recolour": False, "mixup": 0.2}, ["RandAugment, mixup"])])
-def test_the_stages_are_those_that_the_parameters_ask_for(small_records: Records, small_train: Train,
+    ({"rotate_and_color_jitter": False}, []),
+    ({"rotate_and_color_jitter": True}, ["rotation and colour"]),
+    ({"rotate_and_color_jitter": True, "augment_on": "device"}, []),
+    ({"rotate_and_color_jitter": False, "mixup": 0.2}, ["RandAugment, mixup"])])
+def test_the_parameters_decide_which_stages_are_measured(small_records: Records, small_train: Train,
                                                           changes: dict[str, Any], more: list[str]) -> None:
-    stages = measure(small_records, dataclasses.replace(small_train, **changes), readers=2, seconds=0.01)
+    stages = measure_stages(small_records, dataclasses.replace(small_train, **changes), readers=2, seconds=0.01)
     assert sorted(stage.name for stage in stages) == sorted([*ALWAYS, *more])
     assert all(stage.images_per_second > 0 for stage in stages)
 
@@ -53,7 +53,7 @@ def test_the_command_prints_a_table_and_draws_a_picture(command: Any, small_tfre
     assert picture is not None and picture.shape[1] >= 1000 and picture.std() > 10
 
 
-def test_without_records_the_command_says_what_to_run(command: Any, tmp_path: Path) -> None:
+def test_without_records_the_command_names_the_stage_to_run(command: Any, tmp_path: Path) -> None:
     code, _, complaint = command("--tfrecords", "nowhere")
     assert code == 2
     assert complaint == ("ERROR: nowhere/manifest.json is missing: the stage convert has not finished; run `dvc repro "

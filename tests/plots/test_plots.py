@@ -1,4 +1,4 @@
-"""The widgets that explore: what a click leads to; and pictures of downloads unlike the demo's."""
+"""The class browser, and the plots and tables of downloads unlike the demo's."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from mlimages.plots.explore import class_browser
 
 
 def write_images(out: Path, rows: list[Row]) -> None:
-    """As much of a download's folder as its pictures read."""
+    """The files of a download that its plots read."""
     shard = shard_path(out, "train", 0)
     write_shard(shard, [])
     write_ledger(ledger_path(shard), rows)
@@ -42,32 +42,34 @@ def test_the_class_browser_goes_down_to_a_leaf_and_up_again(tiny_lists: Path, tm
 
 
 @pytest.mark.parametrize("rows", [[], [Row(1, "http://gone.example/1.jpg", "train-00000001", Reason.DNS)]])
-def test_a_download_without_any_image_is_shown_too(tiny_lists: Path, tmp_path: Path, rows: list[Row],
+def test_a_download_without_any_image_is_shown(tiny_lists: Path, tmp_path: Path, rows: list[Row],
                                                    capsys: pytest.CaptureFixture[str]) -> None:
     write_images(tmp_path, rows)
     downloads.failures(tmp_path)
     downloads.hosts(tmp_path)
     downloads.contact_sheet(tmp_path, tiny_lists)
     downloads.image_bytes(tmp_path)
-    assert capsys.readouterr().out == "Downloaded images: there is none\nSize of the downloaded images: there is none\n"
+    assert capsys.readouterr().out == ("Downloaded images: there are none\n"
+                                       "Size of the downloaded images: there are none\n")
     plt.close("all")
 
 
-def test_a_picture_that_came_for_many_urls_is_named(tmp_path: Path) -> None:
-    # The second one differs from the first only beyond the bits by which they are counted before they are told apart.
+def test_an_image_that_came_for_many_urls_is_named(tmp_path: Path) -> None:
+    # The second one differs from the first only beyond the bits that are counted first.
     often, seldom = (f"{7:016x}{end:048x}" for end in (0, 1))
     digests = [often] * 12 + [seldom] * 9 + [f"{number:016x}{0:048x}" for number in range(8, 100)]
     rows = [Row(line, f"http://a.example/{line}.jpg", "", Reason.OK, bytes=5453, sha256=digest)
             for line, digest in enumerate(digests, start=1)]
     write_images(tmp_path, rows)
-    said = downloads.repeated_pictures(tmp_path).splitlines()
-    assert said[2:] == [f"| {often} | 12 | 5,453 | http://a.example/1.jpg |"]
+    repeated = downloads.repeated_images(tmp_path)
+    assert list(repeated.columns) == ["list lines", "bytes", "one of the URLs"]
+    assert repeated.reset_index().values.tolist() == [[often, "12", "5,453", "http://a.example/1.jpg"]]
     write_images(tmp_path, rows[3:])
-    assert downloads.repeated_pictures(tmp_path) == "No picture came for 10 list lines or more."
+    assert downloads.repeated_images(tmp_path).empty
 
 
 @pytest.mark.parametrize("sizes", [(3100, 4900), (900, 40_000), (300, 33_000_000)])
-def test_the_sizes_of_images_stand_apart_on_the_axis(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+def test_the_size_labels_of_the_axis_do_not_overlap(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     write_images(tmp_path, [Row(line, "", "", Reason.OK, bytes=size) for line, size in enumerate(sizes)])
     downloads.image_bytes(tmp_path)
     canvas = FigureCanvasAgg(plt.gcf())

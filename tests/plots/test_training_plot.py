@@ -1,4 +1,4 @@
-"""The pictures of a training: its plan, and its course while the log grows."""
+"""The plots of a training: its learning rate, and its log while it grows."""
 
 import dataclasses
 import io
@@ -29,7 +29,7 @@ Live = Callable[..., AbstractContextManager[None]]
 
 
 class Display:
-    """What a notebook would show, one thing after the other."""
+    """The outputs that a notebook would show, in order."""
 
     def __init__(self) -> None:
         self._shown: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -46,7 +46,7 @@ class Display:
         return self._shown.get(timeout=PATIENCE_SECONDS)
 
     def begin(self) -> None:
-        assert "comes with the first steps" in self.next()
+        assert "appears after the first steps" in self.next()
 
     def next_picture(self) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(self.next().data)))
@@ -59,7 +59,7 @@ def often(machine: Machine) -> Machine:
 
 @pytest.fixture
 def work(often: Machine, small_train: Train, small_tfrecords: Path) -> Path:
-    """Where the training works that is followed."""
+    """The scratch folder of the training."""
     folder = work_folder(small_train, often, small_tfrecords)
     folder.mkdir(parents=True)
     return folder
@@ -74,7 +74,7 @@ def log(work: Path) -> Iterator[TrainingLog]:
 @pytest.fixture
 def live(often: Machine, small_train: Train, small_tfrecords: Path) -> Live:
     def begin(**changes: Any) -> AbstractContextManager[None]:
-        return training.live_course(small_train, dataclasses.replace(often, **changes), small_tfrecords)
+        return training.live_plot(small_train, dataclasses.replace(often, **changes), small_tfrecords)
 
     return begin
 
@@ -86,7 +86,7 @@ def display(monkeypatch: pytest.MonkeyPatch) -> Display:
     return collecting
 
 
-def test_the_course_is_drawn_again_while_the_log_grows(live: Live, log: TrainingLog, display: Display) -> None:
+def test_the_log_is_drawn_again_while_it_grows(live: Live, log: TrainingLog, display: Display) -> None:
     with live():
         display.begin()
         log.row(5, 0.5, 9.0, NONE, NONE, 0.1, 100.0)
@@ -111,7 +111,7 @@ def test_only_the_log_of_this_training_is_followed(live: Live, work: Path, log: 
     assert shown.shape[0] == pytest.approx(4 * training.PANEL_HEIGHT * 80), "the own one, with validation, comes first"
 
 
-def test_the_last_rows_are_drawn_though_the_training_ends_before_it_is_time(live: Live, log: TrainingLog,
+def test_the_last_rows_are_drawn_though_the_training_ends_before_the_next_plot_is_due(live: Live, log: TrainingLog,
                                                                             display: Display) -> None:
     with live(progress_seconds=600.0):
         display.begin()
@@ -119,17 +119,17 @@ def test_the_last_rows_are_drawn_though_the_training_ends_before_it_is_time(live
     assert display.next().format == "png"
 
 
-def test_a_training_that_was_finished_before_is_called_so_and_shown(
+def test_a_training_that_finished_before_is_named_and_shown(
         trained: Trained, small_train: Train, small_tfrecords: Path, small_machine: Callable[..., Machine],
         display: Display, tmp_path: Path) -> None:
     machine = small_machine(trained.out.parent / "scratch")
-    with training.live_course(small_train, machine, small_tfrecords):
+    with training.live_plot(small_train, machine, small_tfrecords):
         train(small_train, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
-    assert "was finished before" in display.next()
+    assert "finished before" in display.next()
     assert display.next().format == "png"
 
 
-def test_a_plot_that_fails_is_told_and_neither_the_training_nor_the_next_plot_is_stopped(
+def test_a_plot_that_fails_is_reported_and_stops_neither_the_training_nor_the_next_plot(
         live: Live, work: Path, log: TrainingLog, display: Display) -> None:
     with live():
         display.begin()
@@ -146,7 +146,7 @@ def test_a_plot_that_fails_is_told_and_neither_the_training_nor_the_next_plot_is
 
 def test_records_that_are_missing_are_named_before_the_training(often: Machine, small_train: Train,
                                                                 tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="dvc repro convert"), training.live_course(small_train, often, tmp_path):
+    with pytest.raises(UserError, match="dvc repro convert"), training.live_plot(small_train, often, tmp_path):
         pytest.fail("it has begun")
 
 
@@ -157,11 +157,11 @@ def test_the_mean_of_the_last_rows_begins_with_the_rows_that_there_are() -> None
     assert (len(smooth), smooth[-1]) == (len(losses), 1.0)
 
 
-def test_both_losses_share_an_axis(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plt, "show", lambda: None)
-    training.course(trained.out)
-    loss, precision, rate, speed = plt.gcf().axes
+def test_both_losses_share_an_axis(trained: Trained) -> None:
     rows = read_log(trained.out / "training.csv")
+    figure = plt.figure(layout="constrained")
+    training.draw_log(figure, rows)
+    loss, precision, rate, speed = figure.axes
     tried = [row for row in rows if not np.isnan(row["validation_loss"])]
     drawn = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in loss.lines}
     assert drawn["training, since the last row"] == [row["loss"] for row in rows]
@@ -172,10 +172,10 @@ def test_both_losses_share_an_axis(trained: Trained, monkeypatch: pytest.MonkeyP
     plt.close("all")
 
 
-@pytest.mark.parametrize("decay, decay_at", [("cosine", []), ("stairs", [2.0, 3.0])])
-def test_the_plan_draws_the_rate_that_every_step_will_have(small_tfrecords: Path, small_train: Train, decay: Any,
-                                                           decay_at: list[float]) -> None:
-    params = dataclasses.replace(small_train, warmup=1.0, decay=decay, decay_at=decay_at)
+@pytest.mark.parametrize("schedule, boundaries", [("cosine", []), ("step", [2.0, 3.0])])
+def test_the_learning_rate_of_every_step_is_drawn(small_tfrecords: Path, small_train: Train, schedule: Any,
+                                                  boundaries: list[float]) -> None:
+    params = dataclasses.replace(small_train, warmup=1.0, schedule=schedule, step_boundaries=boundaries)
     training.learning_rate_plan(params, small_tfrecords)
     [line] = plt.gca().lines
     steps, rates = (np.asarray(values) for values in (line.get_xdata(), line.get_ydata()))

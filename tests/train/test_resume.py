@@ -133,7 +133,7 @@ def test_a_training_that_began_with_other_arithmetic_is_not_continued(
 def test_the_loss_scale_and_the_averages_continue_too_and_the_averages_are_published(
         small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    params = dataclasses.replace(small_train, precision="mixed_float16", average_decay=0.9, steps=3, epochs=None,
+    params = dataclasses.replace(small_train, precision="mixed_float16", ema_decay=0.9, steps=3, epochs=None,
                                  warmup=0.0, validation_images=0)
     with monkeypatch.context() as patch:
         patch.setattr("mlimages.training.step.Trainer.train", stopping_at(2, signal.SIGTERM))

@@ -19,7 +19,7 @@ import mlimages
 from mlimages.acquire.formats import Labels
 from mlimages.convert.encode_image import to_jpeg
 from mlimages.convert.records import CLASSES, index_path, serialize, shard_name
-from mlimages.convert.shard_writer import shard as shard_file
+from mlimages.convert.shard_writer import open_shard
 from mlimages.core.params import Machine, Params, Train
 from mlimages.core.publish import publish, read_manifest, write_csv
 from mlimages.demo import world
@@ -37,7 +37,7 @@ def write_tfrecords(root: Path, counts: Sequence[int]) -> Path:
     names = [shard_name("train", index, len(counts)) for index in range(len(counts))]
     numbers = itertools.count()
     for name, count in zip(names, counts, strict=True):
-        with shard_file(root / "work" / name) as add:
+        with open_shard(root / "work" / name) as add:
             for number in itertools.islice(numbers, count):
                 wnid = world.CLASSES[world.INDEX[world.LEAVES[number]]].wnid
                 jpeg = to_jpeg(world.draw(f"{wnid}_{number}", 48), quality=90)
@@ -68,7 +68,7 @@ def small_train(params: Params) -> Train:
     """15 steps of 8 images; checkpoints after steps 6, 12 and 15, inside epochs and at the end of one."""
     return dataclasses.replace(params.train, seed=3, architecture="tiny", pixels=32, batch=8, epochs=5.0,
                                optimizer="momentum", loss="class_balanced", zero_init_residual=False,
-                               learning_rate=0.05, warmup=1.0, crop_area=[0.7, 1.0], rotate_and_recolour=True,
+                               learning_rate=0.05, warmup=1.0, crop_area=[0.7, 1.0], rotate_and_color_jitter=True,
                                shuffle_buffer=16, checkpoint_steps=6, validation_images=6, validation_fraction=0.8)
 
 

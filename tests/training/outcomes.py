@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from mlimages.core.params import Machine, Train
-from mlimages.launch.tf_config import hold
+from mlimages.launch.tf_config import reserve_port
 from mlimages.training.step import Trainer
 
 MEASURED = ("images_per_second",)
@@ -49,7 +49,7 @@ def as_json(params: Train, machine: Machine, tfrecords: Path, out: Path) -> str:
 
 def free_addresses(count: int) -> list[str]:
     """Addresses of this machine at which nobody listens."""
-    held = [hold(0, "a test") for _ in range(count)]
+    held = [reserve_port(0, "a test") for _ in range(count)]
     addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in held]
     for one in held:
         one.close()

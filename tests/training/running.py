@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 from tests.training.outcomes import free_addresses
 
-from mlimages.launch.tf_config import Cluster
+from mlimages.launch.tf_config import ClusterTask
 
 PATIENCE_SECONDS = 600.0
 
@@ -29,33 +29,32 @@ except UserError as error:
     print(f"UserError: {error}")
 """
 
-# Says what a worker says, and plays its part of `sys.argv[1:]`.
+# Reports what a worker reports, and runs its program of `sys.argv[1:]`.
 ACTOR = """
 import json, os, pathlib, signal, sys, threading, time
-from mlimages.launch.worker import tell
+from mlimages.launch.worker import report
 
 task = json.loads(sys.stdin.readline())
 work, index = pathlib.Path(task["work"]), task["index"]
-print("worker", index, "acts")
+print("worker", index, "starts")
 
-def come():
-    tell(address=f"here:{index + 1}")
-    if task["host"]:
-        json.loads(sys.stdin.readline())
+def join():
+    report(address=f"here:{index + 1}")
+    json.loads(sys.stdin.readline())
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
-    tell(plan=f"plan of {index}")
+    report(plan=f"plan of {index}")
 
 def step(*numbers):
     for number in numbers:
-        tell(entered=number)
+        report(entered=number)
 
 # A supervisor has received all that a worker sent before a line in the worker's log.
 def logged(index, line):
     path = work / "workers" / f"worker-{index}.log"
     return path.read_text().count(f"] {line}\\n") if path.exists() else 0
 
-def meet():
-    ready = logged(task["index"], "ready") + 1  # those before it are of earlier starts
+def barrier():
+    ready = logged(index, "ready") + 1  # earlier ones are of earlier starts
     print("ready", flush=True)
     while not all(logged(index, "ready") >= ready for index in range(len(sys.argv) - 1)):
         time.sleep(0.02)
@@ -116,6 +115,6 @@ def with_tf_config(commands: list[list[str]]) -> list[str]:
     """What as many workers as commands say, each of which finds its place in TF_CONFIG."""
     addresses = free_addresses(len(commands))
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                env={**os.environ, "TF_CONFIG": Cluster(addresses, index).as_json()})
+                                env={**os.environ, "TF_CONFIG": ClusterTask(addresses, index).as_json()})
                for index, command in enumerate(commands)]
     return [worker.communicate(timeout=PATIENCE_SECONDS)[0] for worker in workers]

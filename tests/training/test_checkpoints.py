@@ -12,18 +12,18 @@ import tensorflow as tf
 from tests.faults import FILTER, STRACE, needs_strace, python, with_fault
 
 from mlimages.core.errors import UserError
-from mlimages.training.checkpoints import Checkpoints
+from mlimages.training.checkpoints import CheckpointManager
 
 # Saves twice; what is injected kills the second save.
 SAVES = """
 import sys
 import tensorflow as tf
 from pathlib import Path
-from mlimages.training.checkpoints import Checkpoints
+from mlimages.training.checkpoints import CheckpointManager
 
 variable = tf.Variable([1.0])
 network = {"classes": 3, "architecture": "resnet101"}
-checkpoints = Checkpoints(Path(sys.argv[1]), {"network": [variable]}, network, {}, 3, 0.0)
+checkpoints = CheckpointManager(Path(sys.argv[1]), {"network": [variable]}, network, {}, 3, 0.0)
 for step in (1, 2):
     variable.assign([float(step)])
     checkpoints.save(step, [])
@@ -38,7 +38,7 @@ class Saved:
                  **network: Any) -> None:
         self.variable = tf.Variable([0.0])
         self.folder = folder
-        self.checkpoints = Checkpoints(folder, {"network": [self.variable]},
+        self.checkpoints = CheckpointManager(folder, {"network": [self.variable]},
                                        {"classes": 3, "architecture": "resnet101", **network}, machine or {}, kept,
                                        time.monotonic() - ran)
 
@@ -107,10 +107,10 @@ RESTORE = """
 import sys, time
 import tensorflow as tf
 from pathlib import Path
-from mlimages.training.checkpoints import Checkpoints
+from mlimages.training.checkpoints import CheckpointManager
 
 network = {"classes": 3, "architecture": "resnet101"}
-print(Checkpoints(Path(sys.argv[1]), {"network": [tf.Variable([0.0])]}, network, {}, 3, 0.0).restore())
+print(CheckpointManager(Path(sys.argv[1]), {"network": [tf.Variable([0.0])]}, network, {}, 3, 0.0).restore())
 """
 
 
@@ -124,7 +124,7 @@ def test_a_checkpoint_that_its_disk_does_not_give_is_passed_over_like_a_damaged_
     ended = with_fault("read:error=EIO", python(RESTORE, str(tmp_path)), path=path)
     assert ended.returncode == 0, ended.stderr
     assert "step-00000002 is damaged" in ended.stdout and "Input/output error" in ended.stdout
-    assert "Resumed(step=1" in ended.stdout
+    assert "ResumePoint(step=1" in ended.stdout
 
 
 def test_what_is_damaged_is_left_alone_by_all_workers_but_one(tmp_path: Path,

@@ -57,7 +57,7 @@ np.savez(out, **found)
 @pytest.fixture(scope="module")
 def parted_train(small_train: Train) -> Train:
     """A loss in which replicas do not see each other's labels."""
-    return dataclasses.replace(small_train, loss="sigmoid", local_steps=LOCAL, average_decay=0.9, checkpoint_steps=6)
+    return dataclasses.replace(small_train, loss="sigmoid", local_sgd_steps=LOCAL, ema_decay=0.9, checkpoint_steps=6)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def on_two(parted_train: Train, small_machine: Callable[..., Machine], small_pyt
            tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     folder = tmp_path_factory.mktemp("on_two")
     np.savez(folder / "data.npz", images=IMAGES, labels=LABELS)
-    runs = {"parted": (1, {}), "one call": (4, {}), "together": (1, {"local_steps": 1}),
-            "bfloat16": (1, {"exchange": "bfloat16"}), "float16": (1, {"exchange": "float16"})}
+    runs = {"parted": (1, {}), "one call": (4, {}), "together": (1, {"local_sgd_steps": 1}),
+            "bfloat16": (1, {"all_reduce_dtype": "bfloat16"}), "float16": (1, {"all_reduce_dtype": "float16"})}
     done = subprocess.run(small_python(ON_TWO, json.dumps([
         dataclasses.asdict(parted_train), dataclasses.asdict(small_machine(folder, 2)), str(folder / "data.npz"), RATE,
         runs, str(folder / "found.npz")])), capture_output=True, text=True, check=False)
@@ -135,14 +135,14 @@ def test_changes_travel_in_half_the_bytes_with_little_loss(on_two: dict[str, np.
 def test_one_replica_alone_has_nobody_to_meet(parted_train: Train, small_machine: Callable[..., Machine],
                                               tmp_path: Path) -> None:
     trainer = Trainer(parted_train, CLASSES, build_strategy(parted_train, small_machine(tmp_path)), steps_per_call=2)
-    assert (trainer.local_steps, trainer.steps_per_call) == (1, 2)
+    assert (trainer.local_sgd_steps, trainer.steps_per_call) == (1, 2)
 
 
 @pytest.mark.cluster
 def test_workers_that_take_steps_alone_stop_where_they_meet_and_end_with_the_weights_of_a_straight_training(
         small_tfrecords: Path, long_train: Train, cluster_machine: Callable[..., Machine],
         small_python: Callable[..., list[str]], tmp_path: Path) -> None:
-    parted = dataclasses.replace(long_train, batch_norm="local", local_steps=4, checkpoint_steps=20, steps=62)
+    parted = dataclasses.replace(long_train, batch_norm="local", local_sgd_steps=4, checkpoint_steps=20, steps=62)
     straight = train(parted, cluster_machine(tmp_path / "a"), tfrecords=small_tfrecords, out=tmp_path / "straight")
     machine = cluster_machine(tmp_path / "scratch")
     running = Running(small_python(TRAINS, as_json(parted, machine, small_tfrecords, tmp_path / "model")),

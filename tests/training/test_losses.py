@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from mlimages.core.params import Train
-from mlimages.training.losses import ClassBalancedLoss, FocusedLoss, Loss, SigmoidLoss, SoftmaxLoss, build_loss
+from mlimages.training.losses import ClassBalancedLoss, FocalLoss, Loss, SigmoidLoss, SoftmaxLoss, build_loss
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CASES = ["dev_all", "dev_none", "dev_masked"]
@@ -127,15 +127,15 @@ def test_a_label_that_is_not_known_adds_nothing_and_has_no_gradient() -> None:
     labels = float32([[1, -1, 0, -1], [-1, 0.9, -1, 0]])
     logits = float32([[2, 9, -1, -9], [5, 1, -5, 3]])
     others = np.where(labels == -1, -logits, logits)
-    for loss in (lambda: ClassBalancedLoss(4, negative_selection=1.0), SigmoidLoss, lambda: FocusedLoss(2.0, 2.0)):
+    for loss in (lambda: ClassBalancedLoss(4, negative_selection=1.0), SigmoidLoss, lambda: FocalLoss(2.0, 2.0)):
         cost, gradient = cost_and_gradient(loss(), labels, logits)
         assert cost == cost_and_gradient(loss(), labels, others)[0]
         assert (gradient[labels == -1] == 0).all()
         assert (gradient[labels >= 0] != 0).all()
 
 
-@pytest.mark.parametrize("loss", [SigmoidLoss(), FocusedLoss(2.0, 2.0, positive_share=0.25), SoftmaxLoss(),
-                                  FocusedLoss(0.0, 4.0, margin=0.05), FocusedLoss(0.5, 0.5)])
+@pytest.mark.parametrize("loss", [SigmoidLoss(), FocalLoss(2.0, 2.0, alpha=0.25), SoftmaxLoss(),
+                                  FocalLoss(0.0, 4.0, margin=0.05), FocalLoss(0.5, 0.5)])
 def test_cost_and_gradient_stay_finite_for_large_logits(loss: Loss) -> None:
     right, _ = cost_and_gradient(loss, float32([[1, 0]]), float32([[1e4, -1e4]]))
     assert right == 0
@@ -159,7 +159,7 @@ def test_the_focal_loss_is_the_one_of_its_paper() -> None:
     labels, logits = float32([[1, 0], [0, 1]]), float32([[0.3, -2], [1, 4]])
     right = np.where(labels == 1, 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(logits)))
     expected = (-np.where(labels == 1, 0.25, 0.75) * (1 - right) ** 2 * np.log(right)).sum() / 2
-    assert float(FocusedLoss(2.0, 2.0, positive_share=0.25)(labels, logits)) == pytest.approx(expected, rel=1e-5)
+    assert float(FocalLoss(2.0, 2.0, alpha=0.25)(labels, logits)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_asymmetric_loss_is_the_one_of_its_paper() -> None:
@@ -167,14 +167,14 @@ def test_the_asymmetric_loss_is_the_one_of_its_paper() -> None:
     chance = 1 / (1 + np.exp(-logits))
     shifted = np.maximum(chance - 0.05, 0)
     expected = -(labels * np.log(chance) + (1 - labels) * shifted**4 * np.log(1 - shifted)).sum() / 2
-    cost, gradient = cost_and_gradient(FocusedLoss(0.0, 4.0, margin=0.05), labels, logits)
+    cost, gradient = cost_and_gradient(FocalLoss(0.0, 4.0, margin=0.05), labels, logits)
     assert cost == pytest.approx(expected, rel=1e-5)
     assert gradient[0, 2] == 0, "within the margin"
 
 
 def test_without_focusing_the_focused_loss_is_sigmoid_cross_entropy() -> None:
     labels, logits = float32([[1, 0], [-1, 0.5]]), float32([[0.3, -2], [1, 4]])
-    assert float(FocusedLoss(0.0, 0.0)(labels, logits)) == pytest.approx(float(SigmoidLoss()(labels, logits)), rel=1e-6)
+    assert float(FocalLoss(0.0, 0.0)(labels, logits)) == pytest.approx(float(SigmoidLoss()(labels, logits)), rel=1e-6)
 
 
 def test_the_softmax_loss_is_the_log_likelihood_of_the_images_class() -> None:
@@ -186,15 +186,16 @@ def test_the_softmax_loss_is_the_log_likelihood_of_the_images_class() -> None:
 
 
 @pytest.mark.parametrize("name, kind", [("class_balanced", ClassBalancedLoss), ("sigmoid", SigmoidLoss),
-                                        ("softmax", SoftmaxLoss), ("focal", FocusedLoss), ("asymmetric", FocusedLoss)])
+                                        ("softmax", SoftmaxLoss), ("focal", FocalLoss), ("asymmetric", FocalLoss)])
 def test_the_parameter_names_the_loss(small_train: Train, name: str, kind: type[Loss]) -> None:
-    params = dataclasses.replace(small_train, loss=name, positive_share=0.5)  # type: ignore[arg-type]
+    params = dataclasses.replace(small_train, loss=name, focal_alpha=0.5)  # type: ignore[arg-type]
     assert type(build_loss(params, 4, 1, lambda tensor: tensor)) is kind
 
 
 @pytest.mark.parametrize("name, change", [
-    ("focal", {"focusing": 3.0}), ("focal", {"positive_share": 0.5}), ("asymmetric", {"negative_focusing": 1.0}),
-    ("asymmetric", {"probability_margin": 0.3}), ("class_balanced", {"positive_weight": 1.0}),
+    ("focal", {"focal_gamma": 3.0}), ("focal", {"focal_alpha": 0.5}),
+    ("asymmetric", {"asymmetric_gamma_negative": 1.0}),
+    ("asymmetric", {"asymmetric_margin": 0.3}), ("class_balanced", {"positive_weight": 1.0}),
     ("class_balanced", {"positive_threshold": 0.99}), ("class_balanced", {"negative_selection": 0.0})])
 def test_every_parameter_of_a_loss_changes_it(small_train: Train, name: str, change: dict[str, float]) -> None:
     labels, logits = np.repeat(float32([[1, 0.8, 0, 0]]), 2, 0), float32([[0.3, -2, 1, 0], [1, 4, 2, 1]])

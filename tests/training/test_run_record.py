@@ -124,8 +124,9 @@ def test_tensorboard_gets_the_curves_the_counters_and_images_with_predictions(tr
     assert len(events.Tensors("loss")) == 5
     width, height, *pictures = events.Tensors("validation/images")[-1].tensor_proto.string_val
     assert (width, height, len(pictures)) == (b"32", b"32", 4)
+    positions = validation_records.evenly_spaced(6)
     [(images, labels, _)] = evaluation_batches(validation_records, batch=4, pixels=32, preprocessing="central",
-                                               central_fraction=0.8, positions=validation_records.spread(6)).take(1)
+                                               central_fraction=0.8, positions=positions).take(1)
     picture = tf.cast(tf.io.decode_png(pictures[0]), tf.float32)
     np.testing.assert_allclose(picture, (images[0] + 1) * 127.5, atol=1)
     [text] = events.Tensors("validation/predictions")[-1].tensor_proto.string_val
@@ -142,7 +143,7 @@ def test_what_validation_finds_is_that_of_the_published_network(trained: Trained
     assert len(rows) == 3, "at every checkpoint"
     metrics = json.loads((trained.out / "metrics.json").read_text())
     [(images, labels, _)] = evaluation_batches(validation_records, batch=6, pixels=32, preprocessing="central",
-                                               central_fraction=0.8, positions=validation_records.spread(6))
+                                               central_fraction=0.8, positions=validation_records.evenly_spaced(6))
     logits = keras.models.load_model(trained.out / "model.keras")(images)
     named = labels.numpy().any(axis=0)
     assert named.sum() == 6
@@ -169,9 +170,9 @@ def test_every_validation_image_weighs_alike_however_many_there_are(
 
 def test_validation_looks_at_records_that_are_spread_evenly(validation_records: Records,
                                                             small_records: Records) -> None:
-    assert validation_records.spread(4).tolist() == [[0, 0], [0, 2], [0, 4], [0, 6]]
-    assert small_records.spread(6).tolist() == [[shard, number] for shard in range(3) for number in (0, 4)]
-    assert small_records.spread(100).tolist() == small_records.in_order().tolist()
+    assert validation_records.evenly_spaced(4).tolist() == [[0, 0], [0, 2], [0, 4], [0, 6]]
+    assert small_records.evenly_spaced(6).tolist() == [[shard, number] for shard in range(3) for number in (0, 4)]
+    assert small_records.evenly_spaced(100).tolist() == small_records.positions().tolist()
 
 
 class Answering:

@@ -12,7 +12,7 @@ from mlimages.core.params import Train, load
 from mlimages.training.schedule import Schedule, build_schedule
 
 ROOT = Path(__file__).parents[2]
-RELEASED = Schedule(0.08, 35_200, 440_000, "stairs", (110_000, 220_000, 330_000))
+RELEASED = Schedule(0.08, 35_200, 440_000, "step", (110_000, 220_000, 330_000))
 
 
 @pytest.mark.parametrize("stair", range(8))
@@ -43,14 +43,15 @@ def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
 
 
 def test_epochs_become_the_nearest_number_of_batches(small_train: Train) -> None:
-    params = dataclasses.replace(small_train, batch=32, epochs=6.0, warmup=0.5, decay="stairs", decay_at=[2.0, 4.0])
+    params = dataclasses.replace(small_train, batch=32, epochs=6.0, warmup=0.5, schedule="step",
+                                 step_boundaries=[2.0, 4.0])
     plan = build_schedule(params, records=1_000)
-    assert (plan.warmup_steps, plan.total_steps, plan.decay_steps) == (16, 188, (62, 125))
+    assert (plan.warmup_steps, plan.total_steps, plan.boundaries) == (16, 188, (62, 125))
 
 
 def test_in_steps_the_schedule_is_the_released_one_whatever_the_number_of_images(small_train: Train) -> None:
     params = dataclasses.replace(small_train, epochs=None, steps=440_000, warmup=35_200.0, learning_rate=0.08,
-                                 decay="stairs", decay_at=[110_000.0, 220_000.0, 330_000.0])
+                                 schedule="step", step_boundaries=[110_000.0, 220_000.0, 330_000.0])
     assert build_schedule(params, records=123) == build_schedule(params, records=10**7) == RELEASED
 
 
@@ -68,7 +69,7 @@ def test_params_full_txt_makes_params_yaml_the_released_training(tmp_path: Path)
                 "batch_norm_momentum": 0.997, "loss": "class_balanced", "positive_threshold": 0.7,
                 "negative_selection": 0.1, "positive_weight": 12.0, "crop_area": [0.7, 1.0],
                 "optimizer": "momentum", "zero_init_residual": False, "validation_fraction": 0.8,
-                "rotate_and_recolour": True, "reference_batch": None, "clip_norm": None, "average_decay": None}
+                "rotate_and_color_jitter": True, "reference_batch": None, "clip_norm": None, "ema_decay": None}
     assert {name: getattr(full.train, name) for name in expected} == expected
 
 

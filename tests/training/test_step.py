@@ -36,8 +36,8 @@ data = np.load(data)
 strategy = mirrored_strategy(Machine(**machine))
 results = {}
 for name, changes in (("local", {}), ("synchronized", {"batch_norm": "synchronized"}),
-                      ("bfloat16", {"batch_norm": "synchronized", "exchange": "bfloat16"}),
-                      ("float16", {"batch_norm": "synchronized", "exchange": "float16"})):
+                      ("bfloat16", {"batch_norm": "synchronized", "all_reduce_dtype": "bfloat16"}),
+                      ("float16", {"batch_norm": "synchronized", "all_reduce_dtype": "float16"})):
     trainer = Trainer(dataclasses.replace(Train(**params), **changes), data["labels"].shape[-1], strategy)
     batches = distribute(strategy, lambda context: tf.data.Dataset.from_tensor_slices(
         (data["images"], data["labels"])).unbatch().batch(4))
@@ -111,16 +111,16 @@ def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(small_train: 
     with pytest.raises(UserError, match="train.batch is 8, which 3 replicas cannot share evenly"):
         replica_batch(small_train, 3)
     with pytest.raises(UserError, match="which 4 replicas cannot share evenly in 4 parts each; expected a multiple of"):
-        replica_batch(dataclasses.replace(small_train, accumulate=4), 4)
+        replica_batch(dataclasses.replace(small_train, gradient_accumulation=4), 4)
 
 
 def test_nccl_without_a_gpu_is_refused(small_train: Train, small_machine: Callable[..., Machine],
                                        tmp_path: Path) -> None:
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("there is a GPU")
-    with pytest.raises(UserError, match="machine.collective is nccl, but there is no GPU"):
+    with pytest.raises(UserError, match="machine.all_reduce is nccl, but there is no GPU"):
         build_strategy(dataclasses.replace(small_train, strategy="multi_worker"),
-                       dataclasses.replace(small_machine(tmp_path), collective="nccl"))
+                       dataclasses.replace(small_machine(tmp_path), all_reduce="nccl"))
 
 
 def test_two_replicas_take_the_same_steps_where_batch_norm_is_synchronized(
@@ -147,7 +147,7 @@ def test_two_replicas_take_the_same_steps_where_batch_norm_is_synchronized(
 
 def test_a_batch_in_parts_has_the_gradient_of_the_whole_but_for_batch_norm(run: Callable[..., Ran]) -> None:
     calm = {"batch_norm_momentum": 0.0}
-    whole, parts = run(calm), run({**calm, "accumulate": 2})
+    whole, parts = run(calm), run({**calm, "gradient_accumulation": 2})
     assert parts.losses[0] == pytest.approx(whole.losses[0], rel=0.02)
     assert parts.losses[0] != whole.losses[0]
     # The counters see the whole batch at once.
@@ -195,7 +195,7 @@ def test_on_a_gpu_xla_compiles_what_it_can_unless_it_is_off(
 
 
 def test_the_average_of_the_weights_is_what_would_be_published(run: Callable[..., Ran], plain: Ran) -> None:
-    averaged = run({"average_decay": 0.999})
+    averaged = run({"ema_decay": 0.999})
     assert apart(averaged.weights, plain.weights) == 0
     assert apart(averaged.trainer.weights(), averaged.weights) > 0
     loss, logits = averaged.trainer.evaluate(tf.constant(IMAGES[0]), tf.constant(LABELS[0]))

@@ -1,4 +1,4 @@
-"""acquire: the four lists and the class dictionary, checked, counted and published as data/lists."""
+"""Acquire: check and count the four lists and the class dictionary, and publish them as data/lists."""
 
 from mlimages.acquire.run import acquire
 

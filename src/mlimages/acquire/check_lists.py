@@ -1,11 +1,11 @@
-"""One list, from the lines as they came to the canonical list: checked, selected, and without repeats."""
+"""Turn one raw list into its canonical form: checked, selected, and without repeated images."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from mlimages.acquire.duplicates import Digests, Repeats
-from mlimages.acquire.formats import Entry, LineParser, ListFile, MalformedLine, format_line, raw_lines
+from mlimages.acquire.duplicates import Duplicates, LineDigests
+from mlimages.acquire.formats import LineParser, ListEntry, ListFile, MalformedLine, format_line, raw_lines
 from mlimages.acquire.selection import Selection
 from mlimages.acquire.statistics import ListStatistics
 from mlimages.core.errors import UserError
@@ -13,40 +13,41 @@ from mlimages.core.params import Acquire, Machine
 from mlimages.core.progress import progress
 from mlimages.core.publish import atomic
 
-REFUSAL_COLUMNS = ("list", "line", "reason")
-Refusal = tuple[str, int, str]
+REJECTED_COLUMNS = ("list", "line", "reason")
+RejectedLine = tuple[str, int, str]
 
 
-class ListCheck:
-    """Writes the canonical form of the list at `path`, which has so many `lines`; `statistics` say what came of it."""
+class ListChecker:
+    """Checks the list at `path`, which has `lines` lines, and counts what it finds in `statistics`."""
 
-    def __init__(self, path: Path, lines: int, one: ListFile, selection: Selection, classes: int) -> None:
-        self.statistics = ListStatistics(one, classes)
-        self._path, self._lines, self._one = path, lines, one
+    def __init__(self, path: Path, lines: int, listed: ListFile, selection: Selection, classes: int) -> None:
+        self.statistics = ListStatistics(listed, classes)
+        self._path, self._lines, self._name = path, lines, listed.name
         self._selection = selection
-        self._parser = LineParser(one.origin, classes)
+        self._parser = LineParser(listed.origin, classes)
 
-    def write(self, target: Path, sources: Path, params: Acquire, machine: Machine) -> Iterator[Refusal]:
-        """Write `target`, and its sources' digests to `sources`, yielding the refused lines as (list, line, reason).
+    def write(self, target: Path, sources: Path, params: Acquire, machine: Machine) -> Iterator[RejectedLine]:
+        """Write the canonical list to `target` and the digests of its sources to `sources`.
 
-        Blank lines are skipped. Raises UserError when more than `malformed_fraction` of the others have been refused,
-        and where there are no others.
+        Yields the malformed lines as (list, line, reason). Blank lines are skipped. Raises UserError if more than
+        `malformed_fraction` of the other lines are malformed, if all of them are, or if there are none.
         """
-        with Digests(target.parent) as digests:
+        with LineDigests(target.parent) as digests:
             with atomic(target) as file:
-                yield from self._first_pass(file, digests, params, machine)
-            self.statistics.settle()
-            digests.keep(sources)
-            if len((repeats := digests.repeats()).lines):
-                self._leave_out(repeats, target)
+                yield from self._write_entries(file, digests, params, machine)
+            self.statistics.flush()
+            digests.save(sources)
+            if len((duplicates := digests.duplicates()).lines):
+                self._remove(duplicates, target)
 
-    def _first_pass(self, file: BinaryIO, digests: Digests, params: Acquire, machine: Machine) -> Iterator[Refusal]:
-        """Write every line that is taken, repeats among them; refusals are yielded."""
-        first: Refusal | None = None
-        taken = 0
-        with progress(f"check {self._one.name}", total=self._lines, unit=" lines", machine=machine) as bar:
+    def _write_entries(self, file: BinaryIO, digests: LineDigests, params: Acquire,
+                       machine: Machine) -> Iterator[RejectedLine]:
+        """Write every selected line, duplicates included, and yield the malformed ones."""
+        first: RejectedLine | None = None
+        written = 0
+        with progress(f"check {self._name}", total=self._lines, unit=" lines", machine=machine) as bar:
             for number, line in raw_lines(self._path):
-                if taken == params.limit:
+                if written == params.limit:
                     break
                 bar.update()
                 if not line:
@@ -55,25 +56,25 @@ class ListCheck:
                 try:
                     entry = self._parser.parse(line, number)
                 except MalformedLine as error:
-                    refusal = (self._one.name, number, str(error))
-                    first = first or refusal
+                    rejected = (self._name, number, str(error))
+                    first = first or rejected
                     self.statistics.malformed += 1
-                    self._check_refused(first, params.malformed_fraction)
-                    yield refusal
+                    self._check_malformed(first, params.malformed_fraction)
+                    yield rejected
                 else:
-                    taken += self._take(entry, file, digests)
+                    written += self._write_selected(entry, file, digests)
         if not self._lines:
-            raise UserError(f"{self._path}: the list is empty but for blank lines; expected one image a line")
+            raise UserError(f"{self._path}: the list has only blank lines; expected one image per line")
         if first:
-            self._check_refused(first, params.malformed_fraction)
+            self._check_malformed(first, params.malformed_fraction)
 
-    def _take(self, entry: Entry, file: BinaryIO, digests: Digests) -> bool:
-        """Write and count an entry, completed, if it is selected."""
+    def _write_selected(self, entry: ListEntry, file: BinaryIO, digests: LineDigests) -> bool:
+        """Write and count the entry if it is selected. Returns whether it is."""
         digest = self._selection.digest(entry.source)
-        if not self._selection.takes(entry, digest):
+        if not self._selection.accepts(entry, digest):
             self.statistics.not_selected += 1
             return False
-        completed = self._selection.complete(entry)
+        completed = self._selection.add_ancestors(entry)
         self.statistics.ancestors_added += len(completed.labels.classes) - len(entry.labels.classes)
         self.statistics.add(completed)
         text = format_line(completed)
@@ -81,23 +82,23 @@ class ListCheck:
         file.write(text.encode())
         return True
 
-    def _check_refused(self, first: Refusal, allowed: float) -> None:
-        if self.statistics.malformed > allowed * self._lines or self.statistics.malformed == self._lines:
+    def _check_malformed(self, first: RejectedLine, allowed: float) -> None:
+        malformed = self.statistics.malformed
+        if malformed > allowed * self._lines or malformed == self._lines:
             _, number, reason = first
-            raise UserError(f"{self._path}: at least {self.statistics.malformed} of {self._lines} lines are malformed, "
-                            f"more than acquire.malformed_fraction = {allowed:g} allows; the first is line {number}: "
-                            f"{reason}")
+            raise UserError(f"{self._path}: at least {malformed} of {self._lines} lines are malformed, more than "
+                            f"acquire.malformed_fraction = {allowed:g} allows; the first is line {number}: {reason}")
 
-    def _leave_out(self, repeats: Repeats, target: Path) -> None:
-        """Write `target` anew without these lines, and take them back from the statistics."""
-        self.statistics.repeated, self.statistics.conflicting = len(repeats.lines), repeats.conflicting
-        waiting = iter(repeats.lines.tolist())
-        next_repeat = next(waiting, None)
+    def _remove(self, duplicates: Duplicates, target: Path) -> None:
+        """Rewrite `target` without the duplicates, and subtract them from the statistics."""
+        self.statistics.repeated, self.statistics.conflicting = len(duplicates.lines), duplicates.conflicting
+        remaining = iter(duplicates.lines.tolist())
+        next_duplicate = next(remaining, None)
         with target.open("rb") as lines, atomic(target) as file:
             for number, line in enumerate(lines):
-                if number == next_repeat:
+                if number == next_duplicate:
                     self.statistics.add(self._parser.parse(line.rstrip(), number), sign=-1)
-                    next_repeat = next(waiting, None)
+                    next_duplicate = next(remaining, None)
                 else:
                     file.write(line)
-        self.statistics.settle()
+        self.statistics.flush()

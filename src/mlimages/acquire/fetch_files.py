@@ -5,6 +5,7 @@ from pathlib import Path
 
 import requests
 
+from mlimages.acquire.drive import NoFile, file_url
 from mlimages.core.disk import writing
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine
@@ -16,8 +17,9 @@ TIMEOUT = (15.0, 60.0)
 ATTEMPTS = 5
 # No released file is nearly as large: what goes on and on is none of them.
 MAX_BYTES = 8 * 10**9
-BY_HAND = ("run the same command again later, or put the lists and the dictionary into a folder by hand and set "
-           "acquire.source: folder and acquire.folder")
+FROM_A_FOLDER = ("put the lists and the dictionary into a folder by hand and set acquire.source: folder and "
+                 "acquire.folder")
+BY_HAND = f"run the same command again later, or {FROM_A_FOLDER}"
 
 Accept = Callable[[Path], None]
 
@@ -40,7 +42,7 @@ def fetch(url: str, path: Path, accept: Accept) -> None:
 def fetch_from_drive(url: str, path: Path, accept: Accept, machine: Machine) -> None:
     """Fetch a large file from Google Drive; what an earlier run had of it is not fetched again."""
     import gdown  # only here, so that the later verbs need not load it
-    from gdown.exceptions import DownloadError, FileURLRetrievalError
+    from gdown.exceptions import DownloadError
 
     partial = path.with_name(f".{path.name}.download")
     try:
@@ -51,11 +53,11 @@ def fetch_from_drive(url: str, path: Path, accept: Accept, machine: Machine) -> 
                 bar.total = total and total // 10**6
                 bar.update(done // 10**6 - bar.n)
 
-            gdown.download(url, str(partial), quiet=True, use_cookies=False, resume=True, timeout=TIMEOUT,
-                           retries=ATTEMPTS, progress=show)
-    except FileURLRetrievalError:
-        raise UserError(f"Google Drive answered {url} with a page instead of {path.name}: its download quota is used "
-                        f"up for now, or it asks for consent; {BY_HAND}") from None
+            gdown.download(file_url(url, TIMEOUT, ATTEMPTS), str(partial), quiet=True, use_cookies=False, resume=True,
+                           timeout=TIMEOUT, retries=ATTEMPTS, progress=show)
+    except NoFile as answer:
+        raise UserError(f"{url} ({path.name}) cannot be fetched: expected a file, Google Drive answered with "
+                        f"{answer.found}; {answer.advice}, or {FROM_A_FOLDER}") from None
     except (DownloadError, requests.RequestException) as error:
         reason = str(error).partition("\n")[0]  # then gdown's own advice, which is for its command line
         raise UserError(f"{url} ({path.name}) cannot be fetched: {reason}; {BY_HAND}. What was fetched is kept in "

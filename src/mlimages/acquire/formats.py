@@ -1,10 +1,9 @@
-"""How to read a list: one image a line, its id or URL, then `class:confidence` pairs, separated by tabs.
+"""The format of the lists: one image per line, its id or URL, then `class:confidence` pairs, separated by tabs.
 
-The four lists keep the names under which Tencent released them. What acquire publishes is canonical: UTF-8, `\\n`
-line ends, every line well-formed; `read_list` is how the later verbs read it.
+The four lists keep the names under which Tencent released them. Published lists are canonical: UTF-8, `\\n` line ends,
+every line well-formed. The later stages read them with `read_list`.
 """
 
-import itertools
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -18,7 +17,7 @@ ARCHIVE = "imagenet.tar"
 CLASSES = "classes.csv"
 STATISTICS = "statistics.json"
 REJECTED = "rejected.csv"
-IN_BOTH = "train_and_val.csv"
+OVERLAP = "train_and_val.csv"
 
 Part = Literal["train", "val"]
 PARTS: tuple[Part, ...] = ("train", "val")
@@ -28,21 +27,19 @@ ORIGINS: tuple[Origin, ...] = ("imagenet", "openimages")
 MAX_LINE_BYTES = 65_536
 IMAGENET_ID = re.compile(r"(n[0-9]{8})/\1_[0-9]+\.JPEG")
 URL = re.compile(r"(?i:https?)://[^/?#]")  # at its start
-# Sources whose bytes need no further look: no white space, no control character, nothing but ASCII.
+# Sources that need no further check: ASCII without white space and control characters.
 PLAIN = {"imagenet": re.compile(IMAGENET_ID.pattern.encode()),
          "openimages": re.compile(rb"(?i:https?)://(?![/?#])[!-~]+")}
-CONTROL = re.compile("[\0-\x08\x0a-\x1f\x7f-\x9f]")  # C0 but the tab, DEL and C1: the same in every version of Unicode
-# float alone would take 0_1, and the digits of all scripts that a version of Unicode knows.
+CONTROL = re.compile("[\0-\x08\x0a-\x1f\x7f-\x9f]")  # C0 except the tab, DEL and C1, as in every version of Unicode
+# float() alone accepts 0_1 and the digits of all scripts.
 CONFIDENCE = re.compile(r"[0-9.eE+-]+")
 PAIR = re.compile(r"[0-9]+:[0-9.eE+-]+")
-# With fewer training images than this a class is too rare to learn.
-TRAINABLE_IMAGES = 100
-# Different texts class:confidence that are remembered; the released lists have fewer.
-MAX_PAIRS = 2**18
+TRAINABLE_IMAGES = 100  # a class with fewer training images is too rare to learn
+MAX_PAIRS = 2**18  # different `class:confidence` texts that a parser caches; the released lists have fewer
 
 
 class ListFile(NamedTuple):
-    """One of the four lists: whose images it names, and for which part of the data."""
+    """One of the four lists: its part of the data, the origin of its images, and its file name."""
 
     part: Part
     origin: Origin
@@ -58,14 +55,14 @@ LISTS = (
 
 
 class Labels(NamedTuple):
-    """Class indices, ascending, and their confidences in [0, 1], of equal length."""
+    """Class indices, ascending, and their confidences in [0, 1]. Both have the same length."""
 
     classes: tuple[int, ...]
     confidences: tuple[float, ...]
 
 
-class Entry(NamedTuple):
-    """One list line: `line` counts from 1; `source` is an ImageNet id or a URL."""
+class ListEntry(NamedTuple):
+    """One list line. `line` counts from 1; `source` is an ImageNet id or a URL."""
 
     line: int
     source: str
@@ -73,18 +70,19 @@ class Entry(NamedTuple):
 
 
 class MalformedLine(ValueError):
-    """What is wrong with one line, with the offending text quoted."""
+    """A line that does not follow the format. The message quotes the wrong text."""
 
 
 def list_file(part: Part, origin: Origin) -> str:
-    """The name of the list of `part` from `origin`."""
+    """The file name of the list of `part` from `origin`."""
     return next(name for its_part, its_origin, name in LISTS if (its_part, its_origin) == (part, origin))
 
 
 def raw_lines(path: Path, first: int = 1, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Line numbers from 1, and lines without white space at their ends.
+    """Yield the number and the bytes of each line, without white space at the end.
 
-    No more than MAX_LINE_BYTES + 1 bytes of a line are kept, however long it is.
+    Reading begins at the byte `offset`, where the line `first` begins; lines count from 1. Of a longer line, only the
+    first MAX_LINE_BYTES + 1 bytes are returned.
     """
     with path.open("rb") as file:
         number = first - 1
@@ -101,10 +99,10 @@ def raw_lines(path: Path, first: int = 1, offset: int = 0) -> Iterator[tuple[int
 
 
 class LineParser:
-    """Checks raw lines against the format and the number of `classes`.
+    """Parses and checks raw lines.
 
-    A list has few different texts class:confidence, so each is parsed once and looked up from then on. A line with a
-    new one, or with an unusual source, goes the strict way, which alone knows what to say of a wrong one.
+    A list has few different `class:confidence` texts, so the parser caches them. A line with a new text or an unusual
+    source is parsed by the slow path, which checks everything and names what is wrong.
     """
 
     def __init__(self, origin: Origin, classes: int) -> None:
@@ -112,18 +110,18 @@ class LineParser:
         self._plain = PLAIN[origin]
         self._pairs: dict[bytes, tuple[int, float]] = {}
 
-    def parse(self, raw: bytes, number: int) -> Entry:
-        """The entry of a line without its end; raises MalformedLine."""
+    def parse(self, raw: bytes, number: int) -> ListEntry:
+        """The entry of a line without its line end. Raises MalformedLine."""
         source, _, pairs = raw.partition(b"\t")
         if self._plain.fullmatch(source) and len(raw) <= MAX_LINE_BYTES:
             try:
                 labels = dict(sorted(map(self._pairs.__getitem__, pairs.split(b"\t"))))
             except KeyError:
                 return self._parse_strictly(raw, number)
-            return Entry(number, source.decode(), Labels(tuple(labels), tuple(labels.values())))
+            return ListEntry(number, source.decode(), Labels(tuple(labels), tuple(labels.values())))
         return self._parse_strictly(raw, number)
 
-    def _parse_strictly(self, raw: bytes, number: int) -> Entry:
+    def _parse_strictly(self, raw: bytes, number: int) -> ListEntry:
         if len(raw) > MAX_LINE_BYTES:
             raise MalformedLine(f"longer than {MAX_LINE_BYTES} bytes")
         try:
@@ -137,9 +135,9 @@ class LineParser:
         if not source or not pairs:
             raise MalformedLine(f"expected an image and its labels separated by tabs, found {text[:80]!r}")
         _check_source(source, self._origin)
-        # Of a class named twice the greater confidence comes last, and stays.
+        # If a class occurs twice, the greater confidence comes last and is kept.
         labels = dict(sorted([self._parse_pair(pair) for pair in pairs]))
-        return Entry(number, source, Labels(tuple(labels), tuple(labels.values())))
+        return ListEntry(number, source, Labels(tuple(labels), tuple(labels.values())))
 
     def _parse_pair(self, pair: str) -> tuple[int, float]:
         index_text, colon, confidence_text = pair.strip(" ").partition(":")
@@ -149,12 +147,12 @@ class LineParser:
             raise MalformedLine(f"class {index_text[:80]} is not in the dictionary of {self._classes} classes")
         if len(self._pairs) >= MAX_PAIRS:
             self._pairs.clear()
-        known = self._pairs[pair.encode()] = (index, _parse_confidence(confidence_text if colon else "1"))
-        return known
+        parsed = self._pairs[pair.encode()] = (index, _parse_confidence(confidence_text if colon else "1"))
+        return parsed
 
 
 def _fields(text: str) -> list[str]:
-    """The source and the pairs of a line, separated by tabs, or by spaces where no space can be part of the source."""
+    """Split a line into its source and pairs, at tabs or, if the source cannot contain a space, at spaces."""
     fields = text.split("\t")
     words = fields[0].split(" ")
     pairs = [word for word in words if PAIR.fullmatch(word)]
@@ -170,7 +168,7 @@ def _fields(text: str) -> list[str]:
 
 
 def _check_source(source: str, origin: Origin) -> None:
-    """MalformedLine, saying what kind of list has such lines, where an image is not named as its origin has it."""
+    """Raise MalformedLine, naming the kind of list that has such lines, if the source is not one of `origin`."""
     is_id, is_url = IMAGENET_ID.fullmatch(source), URL.match(source)
     if origin == "imagenet" and not is_id:
         kind = f"; a list of URLs is expected under the name {list_file('train', 'openimages')}" if is_url else ""
@@ -185,8 +183,8 @@ def _check_source(source: str, origin: Origin) -> None:
         raise MalformedLine(f"expected an http or https URL, found {source[:80]!r}{kind}")
 
 
-def format_line(entry: Entry) -> str:
-    """The canonical line of an entry, with its line end."""
+def format_line(entry: ListEntry) -> str:
+    """The canonical line of an entry, including its line end."""
     return entry.source + "".join(map(_format_pair, *entry.labels)) + "\n"
 
 
@@ -195,24 +193,24 @@ def _format_pair(index: int, confidence: float) -> str:
     return f"\t{index}:{repr(confidence).removesuffix('.0')}"
 
 
-def offsets(path: Path, every: int) -> list[int]:
-    """The byte at which each `every`-th line begins, from the first on: where `raw_lines` may go on."""
-    return list(itertools.islice(starts(path), 0, None, every))
-
-
-def starts(path: Path) -> Iterator[int]:
-    """The byte at which each line begins."""
+def line_offsets(path: Path, every: int = 1) -> Iterator[int]:
+    """Yield the byte offset of each `every`-th line, beginning with the first. `raw_lines` can start at these."""
     with path.open("rb") as file:
-        at = 0
+        number = offset = 0
         while line := file.readline(MAX_LINE_BYTES + 1):
-            yield at
-            at += len(line)
+            if number % every == 0:
+                yield offset
+            number += 1
+            offset += len(line)
             while not line.endswith(b"\n") and (line := file.readline(MAX_LINE_BYTES + 1)):
-                at += len(line)
+                offset += len(line)
 
 
-def read_list(path: Path, origin: Origin, classes: int, first: int = 1, offset: int = 0) -> Iterator[Entry]:
-    """The entries of a list that acquire published; UserError with file and line where it was changed since."""
+def read_list(path: Path, origin: Origin, classes: int, first: int = 1, offset: int = 0) -> Iterator[ListEntry]:
+    """Yield the entries of a published list, from the line `first` at the byte `offset`.
+
+    Raises UserError, naming file and line, if the list is missing or was changed after it was published.
+    """
     if not path.is_file():
         raise UserError(f"{path} is missing; run `dvc repro acquire`")
     parser = LineParser(origin, classes)
@@ -228,6 +226,6 @@ def _parse_confidence(text: str) -> float:
         value = float(text if CONFIDENCE.fullmatch(text) else "?")
     except ValueError:
         value = -1.0
-    if not 0 <= value <= 1:  # also for NaN
+    if not 0 <= value <= 1:  # true for NaN, too
         raise MalformedLine(f"confidence {text[:80]!r} is not a number from 0 to 1")
     return abs(value)  # -0 is 0

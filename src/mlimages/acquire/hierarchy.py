@@ -1,4 +1,4 @@
-"""The class tree, from a dictionary in the released format: index, WordNet id, index of the parent, names."""
+"""Read the class tree from a dictionary in the released format: index, WordNet id, index of the parent, names."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +9,10 @@ from mlimages.core.errors import UserError
 
 @dataclass(frozen=True)
 class ClassTree:
-    """Classes 0 ... n-1: `wnids`, `parents` (-1 at a root) and `names` (comma-separated synonyms), each of length n."""
+    """A forest of n classes.
+
+    `wnids`, `parents` (-1 at a root) and `names` (comma-separated synonyms) have length n.
+    """
 
     wnids: tuple[str, ...]
     parents: tuple[int, ...]
@@ -19,11 +22,11 @@ class ClassTree:
         return len(self.wnids)
 
     def label(self, index: int) -> str:
-        """The first of a class's names, for pictures."""
+        """The first name of a class, for figures."""
         return self.names[index].split(",")[0]
 
     def ancestors(self, index: int) -> list[int]:
-        """From the parent up to the root."""
+        """The ancestors of a class, from its parent to its root."""
         chain = []
         while (index := self.parents[index]) >= 0:
             chain.append(index)
@@ -31,12 +34,12 @@ class ClassTree:
 
     @cached_property
     def lineages(self) -> tuple[tuple[int, ...], ...]:
-        """Of each class, its `ancestors`."""
+        """The `ancestors` of each class."""
         return tuple(tuple(self.ancestors(index)) for index in range(len(self)))
 
     @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
-        """Of each class, the indices of its children in ascending order."""
+        """The children of each class, in ascending order."""
         lists: list[list[int]] = [[] for _ in self.parents]
         for index, parent in enumerate(self.parents):
             if parent >= 0:
@@ -45,15 +48,15 @@ class ClassTree:
 
     @cached_property
     def depths(self) -> tuple[int, ...]:
-        """Of each class, the number of its ancestors: 0 at a root."""
+        """The depth of each class: 0 at a root."""
         return tuple(len(lineage) for lineage in self.lineages)
 
 
 def read_tree(path: Path) -> ClassTree:
-    """Read and check a dictionary: a header, consecutive indices, unique WordNet ids, parents that exist, no cycle.
+    """Read and check a dictionary: an optional header, then one class per line. Blank lines are skipped.
 
-    Blank lines are skipped.
-    Raises UserError with file, line, and what was expected.
+    Raises UserError, naming file and line, unless indices are consecutive, WordNet ids unique, parents existing
+    classes, and no class is its own ancestor.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing: the class dictionary; expected {path.name} beside the lists")
@@ -69,7 +72,7 @@ def read_tree(path: Path) -> ClassTree:
             continue
         rows.append(_parse_row(path, number, fields, len(rows)))
     if not rows:
-        raise UserError(f"{path} is empty; expected a header and a line for each class")
+        raise UserError(f"{path} is empty; expected a header and one line per class")
     wnids, parents, names = zip(*rows, strict=True)
     _check_tree(path, wnids, parents)
     return ClassTree(wnids, parents, names)
@@ -93,14 +96,14 @@ def _check_tree(path: Path, wnids: tuple[str, ...], parents: tuple[int, ...]) ->
     first_of: dict[str, int] = {}
     for index, wnid in enumerate(wnids):
         if (first := first_of.setdefault(wnid, index)) != index:
-            raise UserError(f"{path}: the WordNet id {wnid} stands for more than one class, {first} and {index}")
+            raise UserError(f"{path}: the WordNet id {wnid} belongs to two classes, {first} and {index}")
     settled: set[int] = {-1}
     for index in range(len(parents)):
         chain: set[int] = set()
         current = index
         while current not in settled:
             if not -1 <= parents[current] < len(parents):
-                raise UserError(f"{path}: class {current} has the parent {parents[current]}, which is no class")
+                raise UserError(f"{path}: class {current} has the parent {parents[current]}, which does not exist")
             if current in chain:
                 raise UserError(f"{path}: class {current} is its own ancestor")
             chain.add(current)

@@ -1,4 +1,4 @@
-"""Bring the four lists and the class dictionary in, check every line, and publish them in canonical form."""
+"""Collect the four lists and the class dictionary, check every line, and publish them in canonical form."""
 
 import csv
 import json
@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mlimages.acquire import formats, overlap, sources
-from mlimages.acquire.check_lists import REFUSAL_COLUMNS, ListCheck
+from mlimages.acquire.check_lists import REJECTED_COLUMNS, ListChecker
+from mlimages.acquire.formats import ListFile
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.acquire.selection import Selection
-from mlimages.acquire.sources import Survey
+from mlimages.acquire.sources import FileStats
 from mlimages.acquire.statistics import CLASS_COLUMNS, ListStatistics, class_rows, summarise
 from mlimages.core import scratch
 from mlimages.core.disk import check_room
@@ -21,97 +22,102 @@ from mlimages.core.publish import atomic, publish, write_csv, write_json
 
 
 def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists") -> Path:
-    """Publish the lists of `params.source` in `out`, with class counts, statistics and the lines that were refused.
+    """Publish the lists of `params.source` in `out`, with class counts, statistics and the rejected lines.
 
-    A list that the source lacks is published without lines. Raises UserError, naming file and line, for an empty
-    list, a damaged dictionary, a list of which more than `malformed_fraction` is malformed, and where no image of a
-    part is left. Nothing is published then.
+    A list that the source lacks is published empty. Raises UserError, naming file and line, if a list is empty, if the
+    dictionary is damaged, if more than `malformed_fraction` of a list is malformed, or if a part has no image left.
+    Then nothing is published.
     """
     key = scratch.key(params, stage="acquire")
     with scratch.workspace("acquire", machine, key, out) as work:
         raw = sources.collect(params, machine, work)
-        surveys = sources.survey_all(raw)
+        scanned = sources.scan_files(raw)
         checked = work / "out"
-        check_room(checked, sum(one.bytes for one in surveys.values()), "the checked lists")
+        check_room(checked, sum(stats.bytes for stats in scanned.values()), "the checked lists")
         tree = read_tree(raw / formats.DICTIONARY)
-        unlike = sources.unlike_release(surveys, tree) if params.source == "folder" else {}
-        for what in unlike.values():
-            print(f"WARNING: {what}; unless it is a part on purpose, fetch it again")
-        lists = _check_lists(raw, surveys, work, tree, params, machine)
-        write_csv(checked / formats.REJECTED, REFUSAL_COLUMNS, _all_refused(work))
+        differences = sources.release_differences(scanned, tree) if params.source == "folder" else {}
+        for difference in differences.values():
+            print(f"WARNING: {difference}; if you did not mean to use a part of the list, fetch it again")
+        lists = _check_lists(raw, scanned, work, tree, params, machine)
+        write_csv(checked / formats.REJECTED, REJECTED_COLUMNS, _all_rejected(work))
         _check_parts(lists, params)
         write_csv(checked / formats.CLASSES, CLASS_COLUMNS, class_rows(tree, lists))
-        shared = _in_train_and_val(work, Selection(params, tree))
-        write_csv(checked / formats.IN_BOTH, overlap.COLUMNS, shared)
-        counts = Counter(name for name, _ in shared)
-        for name, images in counts.items():
-            print(f"WARNING: {images:,} images of {name} are in the training list, too, such as "
-                  f"{next(source for one, source in shared if one == name)}; what is measured on them is no "
-                  f"validation. {out}/{formats.IN_BOTH} names all of them")
-        write_json(checked / formats.STATISTICS, {**summarise(tree, lists), "in_train_and_val": counts})
+        shared = _write_overlap(work, Selection(params, tree), Path(out))
+        write_json(checked / formats.STATISTICS, {**summarise(tree, lists), "in_train_and_val": shared})
         for name in [formats.DICTIONARY] + [formats.ARCHIVE] * (params.source == "demo"):
             with (raw / name).open("rb") as source, atomic(checked / name) as copy:
                 shutil.copyfileobj(source, copy)
-        publish(checked, out, verb="acquire", records={name: one.taken for name, one in lists.items()},
-                source=params.source, classes=len(tree), unlike_release=unlike,
-                raw={name: one._asdict() for name, one in surveys.items()})
+        publish(checked, out, verb="acquire",
+                records={name: statistics.taken for name, statistics in lists.items()}, source=params.source,
+                classes=len(tree), unlike_release=differences,
+                raw={name: stats._asdict() for name, stats in scanned.items()})
     return Path(out)
 
 
-def _check_lists(raw: Path, surveys: Mapping[str, Survey], work: Path, tree: ClassTree, params: Acquire,
+def _check_lists(raw: Path, scanned: Mapping[str, FileStats], work: Path, tree: ClassTree, params: Acquire,
                  machine: Machine) -> dict[str, ListStatistics]:
-    """Write the canonical lists, and what was refused of each; a list that an earlier run finished is left as it is.
+    """Write the canonical lists and their rejected lines. A list that an earlier run finished is not checked again.
 
-    A list's note is written last: the statistics, and the sha256 of the dictionary and of the list they are of. A list
-    that has gone since is checked anew.
+    The note of a list is written last. It holds the list's statistics and the sha256 of the dictionary and the list.
     """
-    choice, lists = Selection(params, tree), {}
-    for one in formats.LISTS:
-        of = [surveys[name].sha256 for name in (formats.DICTIONARY, one.name) if name in surveys]
-        note, target = work / "notes" / f"{one.name}.json", work / "out" / one.name
-        known = json.loads(note.read_text()) if note.exists() else {}
-        if known.get("of") == of and target.exists() and _sources(work, one.name).exists():
-            lists[one.name] = ListStatistics.restored(one, known["statistics"])
+    selection, lists = Selection(params, tree), {}
+    for listed in formats.LISTS:
+        name = listed.name
+        hashes = [scanned[file].sha256 for file in (formats.DICTIONARY, name) if file in scanned]
+        note, target = work / "notes" / f"{name}.json", work / "out" / name
+        finished = json.loads(note.read_text()) if note.exists() else {}
+        if finished.get("of") == hashes and target.exists() and _digests_path(work, name).exists():
+            lists[name] = ListStatistics.from_json(listed, finished["statistics"])
             continue
         note.unlink(missing_ok=True)
-        if one.name in surveys:
-            check = ListCheck(raw / one.name, surveys[one.name].lines, one, choice, len(tree))
-            refused = check.write(target, _sources(work, one.name), params, machine)
-            write_csv(_refused(work, one.name), REFUSAL_COLUMNS, refused)
-            lists[one.name] = check.statistics
+        if name in scanned:
+            checker = ListChecker(raw / name, scanned[name].lines, listed, selection, len(tree))
+            write_csv(_rejected_path(work, name), REJECTED_COLUMNS,
+                      checker.write(target, _digests_path(work, name), params, machine))
+            lists[name] = checker.statistics
         else:
-            write_csv(_refused(work, one.name), REFUSAL_COLUMNS, [])
-            with atomic(target):
-                pass
-            _sources(work, one.name).write_bytes(b"")
-            lists[one.name] = ListStatistics(one, len(tree))
-        write_json(note, {"of": of, "statistics": lists[one.name].kept()})
+            lists[name] = _write_empty(work, target, listed, len(tree))
+        write_json(note, {"of": hashes, "statistics": lists[name].to_json()})
     return lists
 
 
-def _in_train_and_val(work: Path, choice: Selection) -> list[tuple[str, str]]:
-    """The images of the validation lists that are in the training list of the same origin: (validation list, source).
+def _write_empty(work: Path, target: Path, listed: ListFile, classes: int) -> ListStatistics:
+    write_csv(_rejected_path(work, listed.name), REJECTED_COLUMNS, [])
+    for path in (target, _digests_path(work, listed.name)):
+        with atomic(path):
+            pass
+    return ListStatistics(listed, classes)
+
+
+def _write_overlap(work: Path, selection: Selection, out: Path) -> Counter[str]:
+    """Write the images that are in both parts of an origin, and warn of them. Returns their number by validation list.
     """
-    found = []
+    shared: list[tuple[str, str]] = []
     for origin in formats.ORIGINS:
         train, val = (formats.list_file(part, origin) for part in formats.PARTS)
-        digests = overlap.shared_digests(_sources(work, train), _sources(work, val))
-        found += [(val, source) for source in overlap.sources_of(digests, work / "out" / val, choice)]
-    return found
+        digests = overlap.shared_digests(_digests_path(work, train), _digests_path(work, val))
+        shared += [(val, source) for source in overlap.sources_of(digests, work / "out" / val, selection)]
+    write_csv(work / "out" / formats.OVERLAP, overlap.COLUMNS, shared)
+    first = dict(reversed(shared))
+    counts = Counter(name for name, _ in shared)
+    for name, images in counts.items():
+        print(f"WARNING: {images:,} images of {name} are also in the training list, such as {first[name]}. Metrics on "
+              f"them say nothing about unseen images. {out / formats.OVERLAP} names all of them")
+    return counts
 
 
-def _sources(work: Path, name: str) -> Path:
-    """Where the digests of a list's sources are kept."""
+def _digests_path(work: Path, name: str) -> Path:
+    """The file with the digests of a list's sources."""
     return work / "notes" / f"{name}.sources"
 
 
-def _refused(work: Path, name: str) -> Path:
-    return work / "notes" / f"{name}.refused.csv"
+def _rejected_path(work: Path, name: str) -> Path:
+    return work / "notes" / f"{name}.rejected.csv"
 
 
-def _all_refused(work: Path) -> Iterator[list[str]]:
-    for one in formats.LISTS:
-        with _refused(work, one.name).open(encoding="utf-8", newline="") as file:
+def _all_rejected(work: Path) -> Iterator[list[str]]:
+    for listed in formats.LISTS:
+        with _rejected_path(work, listed.name).open(encoding="utf-8", newline="") as file:
             rows = csv.reader(file)
             next(rows)
             yield from rows
@@ -119,6 +125,7 @@ def _all_refused(work: Path) -> Iterator[list[str]]:
 
 def _check_parts(lists: Mapping[str, ListStatistics], params: Acquire) -> None:
     for part in formats.PARTS:
-        if not any(lists[one.name].taken for one in formats.LISTS if one.part == part):
-            raise UserError(f"no line of the part `{part}` is left of the lists of acquire.source = {params.source}; "
-                            f"let acquire.sample = {params.sample}, acquire.classes = {params.classes} take more")
+        if not any(lists[listed.name].taken for listed in formats.LISTS if listed.part == part):
+            raise UserError(f"no line of the part `{part}` is left: acquire.source = {params.source}, acquire.sample = "
+                            f"{params.sample}, acquire.classes = {params.classes}; set sample and classes so that they "
+                            f"select more")

@@ -1,17 +1,17 @@
-"""Which lines of the lists are taken, and with which labels: `acquire.sample`, `classes` and `complete_ancestors`."""
+"""Select the lines of a list and complete their labels: `acquire.sample`, `classes` and `complete_ancestors`."""
 
 import difflib
 import hashlib
 from collections.abc import Sequence
 
-from mlimages.acquire.formats import Entry, Labels
+from mlimages.acquire.formats import Labels, ListEntry
 from mlimages.acquire.hierarchy import ClassTree
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire
 
 
 class Selection:
-    """What the parameters make of one entry after another; it knows nothing of the entries before."""
+    """Applies the parameters to one entry at a time, independently of all other entries."""
 
     def __init__(self, params: Acquire, tree: ClassTree) -> None:
         self._key = str(params.seed).encode()
@@ -20,17 +20,20 @@ class Selection:
         self._lineages = tree.lineages if params.complete_ancestors else None
 
     def digest(self, text: str) -> bytes:
-        """8 bytes that depend on the seed: for a source they also say whether it falls into the sample."""
+        """An 8-byte hash that depends on the seed. The digest of a source decides whether the sample includes it."""
         return hashlib.blake2b(text.encode(), digest_size=8, key=self._key).digest()
 
-    def takes(self, entry: Entry, digest: bytes) -> bool:
-        """Whether a line is taken, of whose source this is the digest: a smaller sample lies within a larger one."""
+    def accepts(self, entry: ListEntry, digest: bytes) -> bool:
+        """Whether the entry, whose source has this digest, is selected. A larger sample includes a smaller one."""
         if int.from_bytes(digest) >= self._below:
             return False
         return not self._wanted or not self._wanted.isdisjoint(entry.labels.classes)
 
-    def complete(self, entry: Entry) -> Entry:
-        """The entry with every missing ancestor, each as sure as the surest of its descendants in the line."""
+    def add_ancestors(self, entry: ListEntry) -> ListEntry:
+        """Add the missing ancestors of the entry's classes if `complete_ancestors` is set.
+
+        An added ancestor gets the highest confidence of its descendants in the entry.
+        """
         if self._lineages is None:
             return entry
         labels = dict(zip(*entry.labels, strict=True))
@@ -49,9 +52,9 @@ def _with_descendants(wnids: Sequence[str], tree: ClassTree) -> frozenset[int]:
     wanted: set[int] = set()
     for wnid in wnids:
         if wnid not in indices:
-            near = difflib.get_close_matches(wnid, indices, n=1, cutoff=0.0)
-            raise UserError(f"acquire.classes names {wnid}, which is no WordNet id of the dictionary's {len(tree)} "
-                            f"classes; the nearest is {near[0]}")
+            nearest = difflib.get_close_matches(wnid, indices, n=1, cutoff=0.0)
+            raise UserError(f"acquire.classes names {wnid}, which is not among the WordNet ids of the dictionary's "
+                            f"{len(tree)} classes; the nearest is {nearest[0]}")
         wanted.add(indices[wnid])
     return frozenset(index for index, lineage in enumerate(tree.lineages)
                      if index in wanted or not wanted.isdisjoint(lineage))

@@ -1,11 +1,12 @@
-"""Where the lists and the dictionary come from: the demo, the tiny list, the full release, or a folder."""
+"""Collect the lists and the dictionary from the demo, the tiny list, the full release, or a folder."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from mlimages.acquire.fetch_files import BY_HAND, fetch, fetch_from_drive
+from mlimages.acquire.fetch_files import BY_HAND, Accept, fetch, fetch_from_drive
 from mlimages.acquire.formats import DICTIONARY, LISTS, PARTS, list_file
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.core import scratch
@@ -20,29 +21,27 @@ DRIVE = "https://drive.google.com/uc?id="
 TINY = "train_urls_tiny.txt"
 
 
-class Released(NamedTuple):
-    """A list of the release on Google Drive: the id of the file, and how many lines it has."""
+class ReleasedList(NamedTuple):
+    """A released list on Google Drive: the id of its file and its number of lines."""
 
     drive_id: str
     lines: int
 
 
-FULL = {
-    list_file("train", "imagenet"): Released("1-7x4wPa764MJkjhhNj0PWPhgwMJOXziA", 10_706_941),
-    list_file("val", "imagenet"): Released("1-1x1vJFZGesz-5R2W8DLWHaVEbIPjuJs", 50_000),
-    list_file("train", "openimages"): Released("1__HFVimF5yUwlyEjaUoSmBBfRQKJTYKW", 6_902_811),
-    list_file("val", "openimages"): Released("1JkTcEEkB1zYI6NtAM-vXpsv7uDZ3glEz", 38_739),
+RELEASED_LISTS = {
+    list_file("train", "imagenet"): ReleasedList("1-7x4wPa764MJkjhhNj0PWPhgwMJOXziA", 10_706_941),
+    list_file("val", "imagenet"): ReleasedList("1-1x1vJFZGesz-5R2W8DLWHaVEbIPjuJs", 50_000),
+    list_file("train", "openimages"): ReleasedList("1__HFVimF5yUwlyEjaUoSmBBfRQKJTYKW", 6_902_811),
+    list_file("val", "openimages"): ReleasedList("1JkTcEEkB1zYI6NtAM-vXpsv7uDZ3glEz", 38_739),
 }
 TINY_LINES = 100
 RELEASED_CLASSES, RELEASED_ROOTS = 11_166, 4
-# About the mean over the released lists.
-BYTES_PER_LINE = 160
-# The tiny source has one list: of so many of its lines one is for validation.
-TINY_VAL_EVERY = 5
+BYTES_PER_LINE = 160  # about the mean of the released lists
+TINY_VAL_EVERY = 5  # every fifth line of the tiny list is for validation
 
 
-class Survey(NamedTuple):
-    """A raw file as it was found."""
+class FileStats(NamedTuple):
+    """The size and hash of a raw file."""
 
     sha256: str
     bytes: int
@@ -50,40 +49,43 @@ class Survey(NamedTuple):
 
 
 def collect(params: Acquire, machine: Machine, work: Path) -> Path:
-    """The folder with the source's dictionary and those of the four lists that it has."""
+    """Return a folder with the dictionary and the lists of `params.source`. It may lack some of the four lists."""
     if params.source == "demo":
         release.write_release(work / "release", params.demo)
         return work / "release"
     if params.source == "folder":
         if params.folder is None:
             raise UserError("acquire.source is folder, but acquire.folder is null; expected the folder with "
-                            + ", ".join([DICTIONARY, *(one.name for one in LISTS)]))
+                            + ", ".join([DICTIONARY, *(listed.name for listed in LISTS)]))
         return Path(params.folder)
     with scratch.kept("acquire", machine, params.source) as raw:
-        _fetch_missing(raw, DICTIONARY, lambda path: fetch(RELEASE + DICTIONARY, path, _accept_dictionary))
+        _fetch_missing(raw, DICTIONARY, _check_dictionary)
         if params.source == "tiny":
-            _fetch_missing(raw, TINY, lambda path: fetch(RELEASE + TINY, path, _accepts(TINY, TINY_LINES)))
+            _fetch_missing(raw, TINY, partial(_check_lines, TINY, TINY_LINES))
             _split_tiny(raw)
         else:
             _fetch_full(raw, machine)
         return raw
 
 
-def survey_all(raw: Path) -> dict[str, Survey]:
-    """The dictionary and the lists that a folder has, by name; UserError where it lacks the dictionary or a part."""
+def scan_files(raw: Path) -> dict[str, FileStats]:
+    """Scan the dictionary and the lists of a folder. Returns their stats by file name.
+
+    Raises UserError if the dictionary or both lists of a part are missing.
+    """
     if not (raw / DICTIONARY).is_file():
         raise UserError(f"{raw / DICTIONARY} is missing: the class dictionary; expected {DICTIONARY} beside the lists")
     for part in PARTS:
-        names = [one.name for one in LISTS if one.part == part]
+        names = [listed.name for listed in LISTS if listed.part == part]
         if not any((raw / name).is_file() for name in names):
             raise UserError(f"{' and '.join(str(raw / name) for name in names)} are missing; expected at least one of "
                             f"them there, for the part `{part}`")
-    return {name: survey(raw / name) for name in [DICTIONARY, TINY, *(one.name for one in LISTS)]
+    return {name: scan(raw / name) for name in [DICTIONARY, TINY, *(listed.name for listed in LISTS)]
             if (raw / name).is_file()}
 
 
-def survey(path: Path) -> Survey:
-    """Hash and count a file; UserError where it is empty, or a web page."""
+def scan(path: Path) -> FileStats:
+    """Hash a file and count its lines. Raises UserError if it is empty or a web page."""
     digest = hashlib.sha256()
     newlines = length = 0
     last = first = b""
@@ -95,66 +97,63 @@ def survey(path: Path) -> Survey:
             length += len(block)
             last = block
     if not length:
-        raise UserError(f"{path}: the list is empty; expected one image (or class) a line. If there is no such list, "
+        raise UserError(f"{path}: the list is empty; expected one image (or class) per line. If there is no such list, "
                         f"remove the file")
     if first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
-        raise UserError(f"{path} is a web page, not a list: it begins with {first[:100]!r}; such pages come where a "
-                        f"download's quota is used up, or it asks for consent; {BY_HAND}")
-    return Survey(digest.hexdigest(), length, newlines + (not last.endswith(b"\n")))
+        raise UserError(f"{path} is a web page, not a list: it begins with {first[:100]!r}. Google Drive sends such "
+                        f"pages when a download quota is used up or consent is needed; {BY_HAND}")
+    return FileStats(digest.hexdigest(), length, newlines + (not last.endswith(b"\n")))
 
 
-def unlike_release(surveys: Mapping[str, Survey], tree: ClassTree) -> dict[str, str]:
-    """Of lists that somebody fetched by hand, what tells them from the released ones: parts, or cut short.
+def release_differences(scanned: Mapping[str, FileStats], tree: ClassTree) -> dict[str, str]:
+    """Describe, by name, the lists in a user's folder whose number of lines differs from the released one.
 
-    Of none, where the dictionary is another one.
+    Empty if the dictionary is not the released one.
     """
     if _shape(tree) != (RELEASED_CLASSES, RELEASED_ROOTS):
         return {}
-    return {name: _other_length(name, one.lines, surveys[name]) for name, one in FULL.items()
-            if name in surveys and surveys[name].lines != one.lines}
+    return {name: _difference(name, released.lines, scanned[name]) for name, released in RELEASED_LISTS.items()
+            if name in scanned and scanned[name].lines != released.lines}
 
 
 def _fetch_full(raw: Path, machine: Machine) -> None:
-    missing = {name: one for name, one in FULL.items() if not (raw / name).exists()}
+    missing = {name: one for name, one in RELEASED_LISTS.items() if not (raw / name).exists()}
     check_room(raw, BYTES_PER_LINE * sum(one.lines for one in missing.values()), f"{len(missing)} released lists")
     for name, one in missing.items():
-        fetch_from_drive(DRIVE + one.drive_id, raw / name, _accepts(name, one.lines), machine)
+        fetch_from_drive(DRIVE + one.drive_id, raw / name, partial(_check_lines, name, one.lines), machine)
 
 
-def _fetch_missing(raw: Path, name: str, fetch_to: Callable[[Path], None]) -> None:
+def _fetch_missing(raw: Path, name: str, accept: Accept) -> None:
     if not (raw / name).exists():
-        fetch_to(raw / name)
+        fetch(RELEASE + name, raw / name, accept)
 
 
-def _accepts(name: str, lines: int) -> Callable[[Path], None]:
-    def accept(path: Path) -> None:
-        found = survey(path)
-        if found.lines != lines:
-            raise UserError(f"{_other_length(name, lines, found)}; it was not kept: {BY_HAND}")
-
-    return accept
+def _check_lines(name: str, lines: int, path: Path) -> None:
+    found = scan(path)
+    if found.lines != lines:
+        raise UserError(f"{_difference(name, lines, found)}; the file was removed: {BY_HAND}")
 
 
-def _other_length(name: str, lines: int, found: Survey) -> str:
+def _difference(name: str, lines: int, found: FileStats) -> str:
     return (f"{name}: expected {lines:,} lines, found {found.lines:,} in {found.bytes:,} bytes with the sha256 "
             f"{found.sha256}")
 
 
-def _accept_dictionary(path: Path) -> None:
-    survey(path)
+def _check_dictionary(path: Path) -> None:
+    scan(path)
     classes, roots = found = _shape(read_tree(path))
     if found != (RELEASED_CLASSES, RELEASED_ROOTS):
         raise UserError(f"{DICTIONARY}: expected {RELEASED_CLASSES:,} classes and {RELEASED_ROOTS} roots, found "
-                        f"{classes:,} and {roots}; it was not kept: {BY_HAND}")
+                        f"{classes:,} and {roots}; the file was removed: {BY_HAND}")
 
 
 def _shape(tree: ClassTree) -> tuple[int, int]:
-    """Its classes and roots."""
+    """The number of classes and of roots."""
     return len(tree), tree.parents.count(-1)
 
 
 def _split_tiny(raw: Path) -> None:
-    """Of the one tiny list make a training and a validation list."""
+    """Split the tiny list into a training and a validation list."""
     lines = (raw / TINY).read_bytes().split(b"\n")
     val = lines[TINY_VAL_EVERY - 1:: TINY_VAL_EVERY]
     del lines[TINY_VAL_EVERY - 1:: TINY_VAL_EVERY]

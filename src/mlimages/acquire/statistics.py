@@ -1,4 +1,4 @@
-"""What the lists hold, gathered in the one pass in which they are checked."""
+"""Statistics of the lists, counted in the same pass that checks them."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,28 +7,27 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from mlimages.acquire.formats import LISTS, PARTS, TRAINABLE_IMAGES, Entry, ListFile, Part
+from mlimages.acquire.formats import LISTS, PARTS, TRAINABLE_IMAGES, ListEntry, ListFile, Part
 from mlimages.acquire.hierarchy import ClassTree
 
-# Entries that are counted together.
-BATCH = 8192
-# A list's first so many hosts have counts of their own, whatever the list holds.
-MAX_HOSTS, OTHER_HOSTS = 100_000, "(others)"
+BATCH = 8192  # entries counted at a time
+MAX_HOSTS, OTHER_HOSTS = 100_000, "(others)"  # hosts beyond the first MAX_HOSTS of a list are counted together
 COUNTS = ("malformed", "not_selected", "repeated", "conflicting", "ancestors_added")
+CLASS_COLUMNS = ("class", "wnid", "parent", "depth", *(f"{part}_images" for part in PARTS), "names")
 
 
 class ListStatistics:
-    """Of one list: what came of its lines, and of those taken their images by class, hosts and numbers of labels.
+    """Counts of one list: rejected lines, and images per class, per host and per number of labels.
 
-    Memory grows with classes and, up to a bound, with hosts; not with lines.
+    Memory grows with the number of classes and, up to MAX_HOSTS, of hosts; it does not grow with the lines.
     """
 
-    def __init__(self, one: ListFile, classes: int) -> None:
+    def __init__(self, listed: ListFile, classes: int) -> None:
         self.malformed = self.not_selected = self.repeated = self.conflicting = self.ancestors_added = 0
         self.images = np.zeros(classes, np.int64)
         self.labels_per_image: Counter[int] = Counter()
         self.hosts: Counter[str] = Counter()
-        self._with_hosts = one.origin == "openimages"
+        self._with_hosts = listed.origin == "openimages"
         self._sign = 1
         self._lengths: list[int] = []
         self._classes: list[int] = []
@@ -36,48 +35,49 @@ class ListStatistics:
 
     @property
     def taken(self) -> int:
+        """The number of images."""
         return self.labels_per_image.total()
 
-    def add(self, entry: Entry, sign: int = 1) -> None:
-        """Count one entry that is taken; with sign -1, take one back that was counted."""
+    def add(self, entry: ListEntry, sign: int = 1) -> None:
+        """Count an entry; with sign -1, subtract one that was counted."""
         if sign != self._sign or len(self._lengths) == BATCH:
-            self.settle()
+            self.flush()
             self._sign = sign
         self._lengths.append(len(entry.labels.classes))
         self._classes += entry.labels.classes
         if self._with_hosts:
             self._sites.append("/".join(entry.source.split("/", 3)[:3]))
 
-    def settle(self) -> None:
-        """Count the entries that wait to be counted together."""
+    def flush(self) -> None:
+        """Count the entries added since the last batch."""
         self.images += self._sign * np.bincount(self._classes, minlength=len(self.images))
-        _count(self.labels_per_image, Counter(self._lengths), self._sign)
+        _add(self.labels_per_image, Counter(self._lengths), self._sign)
         hosts: Counter[str] = Counter()
         for site, images in Counter(self._sites).items():
             host = _host(site)
             known = host in self.hosts or len(self.hosts) + len(hosts) < MAX_HOSTS
             hosts[host if known else OTHER_HOSTS] += images
-        _count(self.hosts, hosts, self._sign)
+        _add(self.hosts, hosts, self._sign)
         self._lengths, self._classes, self._sites = [], [], []
 
-    def kept(self) -> dict[str, Any]:
-        """All that was counted, as JSON that `restored` reads."""
+    def to_json(self) -> dict[str, Any]:
+        """All counts, for `from_json`."""
         return {**{name: getattr(self, name) for name in COUNTS}, "images": self.images.tolist(),
                 "labels_per_image": list(self.labels_per_image.items()), "hosts": list(self.hosts.items())}
 
     @classmethod
-    def restored(cls, one: ListFile, kept: Mapping[str, Any]) -> "ListStatistics":
-        """What `kept` was called on."""
-        statistics = cls(one, len(kept["images"]))
+    def from_json(cls, listed: ListFile, counts: Mapping[str, Any]) -> "ListStatistics":
+        """Restore the statistics from the result of `to_json`."""
+        statistics = cls(listed, len(counts["images"]))
         for name in COUNTS:
-            setattr(statistics, name, kept[name])
-        statistics.images[:] = kept["images"]
-        statistics.labels_per_image.update(dict(kept["labels_per_image"]))
-        statistics.hosts.update(dict(kept["hosts"]))
+            setattr(statistics, name, counts[name])
+        statistics.images[:] = counts["images"]
+        statistics.labels_per_image.update(dict(counts["labels_per_image"]))
+        statistics.hosts.update(dict(counts["hosts"]))
         return statistics
 
     def summary(self, top_hosts: int = 20) -> dict[str, Any]:
-        """Figures as JSON."""
+        """The counts of this list in statistics.json."""
         labels = sum(count * images for count, images in self.labels_per_image.items())
         return {
             "images": self.taken, "malformed_lines": self.malformed, "not_selected_lines": self.not_selected,
@@ -89,7 +89,7 @@ class ListStatistics:
 
 
 def summarise(tree: ClassTree, lists: Mapping[str, ListStatistics]) -> dict[str, Any]:
-    """Figures as JSON: those of each list, and of the class tree."""
+    """The content of statistics.json: counts of the class tree and of each list."""
     depths = Counter(tree.depths)
     train, val = (images_of(part, tree, lists) for part in PARTS)
     return {
@@ -98,23 +98,23 @@ def summarise(tree: ClassTree, lists: Mapping[str, ListStatistics]) -> dict[str,
                     "with_fewer_images": int(np.sum(train < TRAINABLE_IMAGES)),
                     "roots": tree.parents.count(-1), "leaves": sum(not row for row in tree.children),
                     "by_depth": {str(depth): depths[depth] for depth in sorted(depths)}},
-        "lists": {name: one.summary() for name, one in lists.items()},
+        "lists": {name: statistics.summary() for name, statistics in lists.items()},
     }
 
 
 def images_of(part: Part, tree: ClassTree, lists: Mapping[str, ListStatistics]) -> np.ndarray:
-    """Images of each class, int64 [classes], in the lists of a part."""
-    found = [lists[one.name].images for one in LISTS if one.part == part and one.name in lists]
+    """The number of images of each class in the lists of a part, int64 [classes]."""
+    found = [lists[listed.name].images for listed in LISTS if listed.part == part and listed.name in lists]
     return np.sum([np.zeros(len(tree), np.int64), *found], axis=0)
 
 
 def class_rows(tree: ClassTree, lists: Mapping[str, ListStatistics]) -> list[tuple[Any, ...]]:
-    """One row for each class: index, WordNet id, parent, depth, train images, validation images, names."""
+    """The rows of classes.csv, one per class, with CLASS_COLUMNS."""
     images = [images_of(part, tree, lists).tolist() for part in PARTS]
     return list(zip(range(len(tree)), tree.wnids, tree.parents, tree.depths, *images, tree.names, strict=True))
 
 
-def _count(total: Counter[Any], more: Counter[Any], sign: int) -> None:
+def _add(total: Counter[Any], more: Counter[Any], sign: int) -> None:
     for key, count in more.items():
         total[key] += sign * count
         if not total[key]:
@@ -122,11 +122,8 @@ def _count(total: Counter[Any], more: Counter[Any], sign: int) -> None:
 
 
 def _host(url: str) -> str:
-    """The URL's host, or "" where it has none: such a URL gets its reason from the downloader."""
+    """The host of a URL, or "" if it has none. The downloader reports such URLs."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
-
-
-CLASS_COLUMNS = ("class", "wnid", "parent", "depth", *(f"{part}_images" for part in PARTS), "names")

@@ -34,14 +34,14 @@ def check_shard(path: Path, classes: int) -> int:
         try:
             check_example(serialized, classes)
         except ValueError as problem:
-            raise wrong(path, number, str(problem)) from None
+            raise record_error(path, number, str(problem)) from None
         lengths.append(len(serialized))
     if index_path(path).exists():
         expected = read_index(path)["length"].tolist()
         if lengths != expected:
             number = next((one for one, (found, told) in enumerate(zip(lengths, expected, strict=False))
                            if found != told), min(len(lengths), len(expected)))
-            raise wrong(path, number, f"the file has {len(lengths)} records, {index_path(path).name} tells of "
+            raise record_error(path, number, f"the file has {len(lengths)} records, {index_path(path).name} tells of "
                                        f"{len(expected)}, and from here on they differ")
     return len(lengths)
 
@@ -55,25 +55,25 @@ def _read(path: Path) -> Iterator[bytes]:
             number += 1
             end += HEADER_BYTES + len(record) + FOOTER_BYTES
     except tf.errors.NotFoundError:
-        raise missing(path) from None
+        raise missing_error(path) from None
     except tf.errors.DataLossError as error:
         what = "it is cut off" if "truncated" in error.message else "its length, its data or a checksum is damaged"
-        raise (wrong if number else no_frame)(path, number, what) from None
+        raise (record_error if number else frame_error)(path, number, what) from None
     if end != path.stat().st_size:  # TensorFlow takes less than a header for the file's end
-        raise wrong(path, number, "it is cut off")
+        raise record_error(path, number, "it is cut off")
 
 
-def missing(path: Path) -> UserError:
+def missing_error(path: Path) -> UserError:
     """What to raise for a shard that is not there."""
     return UserError(f"{path} is missing; {redo('convert')}")
 
 
-def wrong(path: Path, number: int, problem: str) -> UserError:
+def record_error(path: Path, number: int, problem: str) -> UserError:
     """What to raise for a record of a shard."""
     return UserError(f"{path}, record {number}: {problem}; {redo('convert')}")
 
 
-def no_frame(path: Path, number: int, problem: str) -> UserError:
+def frame_error(path: Path, number: int, problem: str) -> UserError:
     """What to raise where a record does not even begin or end as one: a compressed file is called so."""
     with path.open("rb") as file:
         head = file.read(2)
@@ -82,7 +82,7 @@ def no_frame(path: Path, number: int, problem: str) -> UserError:
     elif head[:1] == b"\x78" and int.from_bytes(head) % 31 == 0:
         kind = "zlib"
     else:
-        return wrong(path, number, problem)
+        return record_error(path, number, problem)
     return UserError(f"{path} is compressed with {kind}, expected plain records; decompress it, or {redo('convert')}")
 
 

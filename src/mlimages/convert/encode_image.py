@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from mlimages.images.decode import PictureFile
+from mlimages.images.decode import ImageFile
 from mlimages.images.jpeg import encode_jpeg
 
 
@@ -23,7 +23,7 @@ def to_jpeg(body: bytes, *, quality: int, shorter_side: int | None = None, to_sr
     another colour profile is written anew, too. Transparent pictures are laid on white. Raises Undecodable where the
     picture does not decode to its end, or has a side too long for a JPEG.
     """
-    file = PictureFile(body)
+    file = ImageFile(body)
     small = shorter_side is None or min(file.size) <= shorter_side
     if small and file.is_upright_jpeg and not (to_srgb and not file.is_srgb) and _stays(file):
         return Jpeg(body, *file.size)
@@ -31,7 +31,7 @@ def to_jpeg(body: bytes, *, quality: int, shorter_side: int | None = None, to_sr
     return Jpeg(encode_jpeg(pixels, quality), pixels.shape[1], pixels.shape[0])
 
 
-def _stays(file: PictureFile) -> bool:
+def _stays(file: ImageFile) -> bool:
     """Whether TensorFlow will decode the bytes; Undecodable where nothing does."""
     if file.is_flawless():
         return True

@@ -31,7 +31,7 @@ IMAGE_BYTES = 100_000  # the mean of ImageNet's, or a little less
 NAMES, PLACES, DONE = "names", "places", "index.json"
 
 
-class Group(NamedTuple):
+class ClassFiles(NamedTuple):
     """The images of one class: the number of the file they lie in, and of a tar its first byte and its bytes."""
 
     wnid: str
@@ -87,16 +87,16 @@ def open_archive(path: Path, machine: Machine) -> Archive:
         return Archive(files, fingerprint, np.memmap(folder / NAMES, NAME, "r"), np.memmap(folder / PLACES, PLACE, "r"))
 
 
-def _groups(path: Path) -> list[Group]:
+def _groups(path: Path) -> list[ClassFiles]:
     """The classes of an archive, in the order of their WordNet ids."""
     if path.is_file():
-        groups = [Group(Path(one.name).stem, 0, path, one.offset_data, one.size)
+        groups = [ClassFiles(Path(one.name).stem, 0, path, one.offset_data, one.size)
                   for one in _members(path, 0, path.stat().st_size) if one.name.endswith(".tar")]
         expected = "a plain tar of per-class tars"
     elif path.is_dir():
         tars = sorted(path.glob("*.tar"))
-        groups = [Group(tar.stem, number, tar, 0, tar.stat().st_size) for number, tar in enumerate(tars)]
-        groups = groups or [Group(folder.name, 0, folder) for folder in path.iterdir() if folder.is_dir()]
+        groups = [ClassFiles(tar.stem, number, tar, 0, tar.stat().st_size) for number, tar in enumerate(tars)]
+        groups = groups or [ClassFiles(folder.name, 0, folder) for folder in path.iterdir() if folder.is_dir()]
         expected = "a folder of per-class tars or of folders WNID with images"
     else:
         raise UserError(f"{path} is missing: convert.imagenet names ImageNet's tar of per-class tars, or the folder of "
@@ -112,7 +112,7 @@ def _index_bytes(parts: list[Path]) -> float:
     return found / IMAGE_BYTES * (NAME.itemsize + PLACE.itemsize) if parts[0].is_file() else found
 
 
-def _build(groups: list[Group], folder: Path, machine: Machine) -> None:
+def _build(groups: list[ClassFiles], folder: Path, machine: Machine) -> None:
     """Class after class, so that their sorted names are sorted as a whole."""
     with atomic(folder / NAMES) as names, atomic(folder / PLACES) as places:
         for found, where in map_units(_index, groups, machine=machine, ahead=4):
@@ -121,7 +121,7 @@ def _build(groups: list[Group], folder: Path, machine: Machine) -> None:
     write_json(folder / DONE, {"classes": len(groups)})
 
 
-def _index(group: Group) -> tuple[np.ndarray, np.ndarray]:
+def _index(group: ClassFiles) -> tuple[np.ndarray, np.ndarray]:
     """The sorted names of a class's images, and their places."""
     if group.path.is_file():
         members = [(Path(one.name).name, one.offset_data, one.size)

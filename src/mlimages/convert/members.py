@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mlimages.acquire.formats import PARTS, Entry, Part, list_file, read_list, starts
+from mlimages.acquire.formats import PARTS, ListEntry, Part, line_offsets, list_file, read_list
 from mlimages.convert.imagenet import Archive
 from mlimages.core.disk import room
 from mlimages.core.errors import UserError, redo
@@ -28,7 +28,7 @@ MISSING, TABLE = "missing.csv", "table.json"
 
 
 @dataclass(frozen=True)
-class Coverage:
+class ArchiveCoverage:
     """Of the lists' ImageNet ids: how many there are and how many the archive lacks, by part; and by class, over both
     parts, how many name it, and how many of those the archive has.
     """
@@ -40,7 +40,7 @@ class Coverage:
 
 
 @dataclass(frozen=True)
-class Table:
+class ImageTable:
     """What the rows mean: `files` are those in which images lie, the first `archived` of them ImageNet's.
 
     Their rows lie in `folder`, one file a part.
@@ -76,7 +76,7 @@ class Table:
             raise _changed(place, f"it ends after {len(body):,} of the {row['size']:,} bytes of {entry.source}")
         return Sample(f"{part}-imagenet-{entry.line:08d}", "jpg", body, entry.source, entry.labels)
 
-    def _entry(self, part: Part, line: int, offset: int) -> Entry:
+    def _entry(self, part: Part, line: int, offset: int) -> ListEntry:
         return next(read_list(Path(self.lists) / list_file(part, "imagenet"), "imagenet", self.classes, line, offset))
 
 
@@ -93,7 +93,7 @@ def shard_paths(images: str | Path, manifest: Mapping[str, Any]) -> dict[Part, l
 
 
 def open_table(folder: Path, *, lists: Path, shards: Mapping[Part, list[Path]], classes: int, archive: Archive | None,
-               seed: int, lines: int) -> tuple[Table, Coverage]:
+               seed: int, lines: int) -> tuple[ImageTable, ArchiveCoverage]:
     """The table in `folder`, made by the first call: training images mixed by `seed`, validation images in list order.
 
     Beside it lies missing.csv, the ids that the archive lacks. UserError where there is no room for twice the rows of
@@ -104,7 +104,7 @@ def open_table(folder: Path, *, lists: Path, shards: Mapping[Part, list[Path]], 
         with room(folder, 2 * ROW.itemsize * lines, f"a table of {lines:,} images"):
             _make(folder, lists, shards, classes, archive, seed)
     content = json.loads(path.read_text())
-    return Table(**content["table"]), Coverage(**content["coverage"])
+    return ImageTable(**content["table"]), ArchiveCoverage(**content["coverage"])
 
 
 def _make(folder: Path, lists: Path, shards: Mapping[Part, list[Path]], classes: int, archive: Archive | None,
@@ -112,8 +112,8 @@ def _make(folder: Path, lists: Path, shards: Mapping[Part, list[Path]], classes:
     archived = list(archive.files) if archive else []
     files = [*archived, *shards["train"], *shards["val"]]
     number = {file: index for index, file in enumerate(files)}
-    table = Table(str(folder), str(lists), classes, [str(file) for file in files], len(archived))
-    coverage = Coverage(dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0), [0] * classes, [0] * classes)
+    table = ImageTable(str(folder), str(lists), classes, [str(file) for file in files], len(archived))
+    coverage = ArchiveCoverage(dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0), [0] * classes, [0] * classes)
     with atomic(folder / MISSING) as missing:
         missing.write(b"part,id\n")
         for part in PARTS:
@@ -122,15 +122,15 @@ def _make(folder: Path, lists: Path, shards: Mapping[Part, list[Path]], classes:
                     _from_archive(table, part, archive, rows, missing, coverage)
                 for shard in shards[part]:
                     rows.write(_from_shard(shard, number[shard]).tobytes())
-            mix(folder, part, seed)
+            shuffle(folder, part, seed)
     write_json(folder / TABLE, {"table": vars(table), "coverage": vars(coverage)})
 
 
-def _from_archive(table: Table, part: Part, archive: Archive, rows: BinaryIO, missing: BinaryIO,
-                  coverage: Coverage) -> None:
+def _from_archive(table: ImageTable, part: Part, archive: Archive, rows: BinaryIO, missing: BinaryIO,
+                  coverage: ArchiveCoverage) -> None:
     """Write the rows of a part's ImageNet ids, in list order, and the ids that the archive lacks."""
     path = Path(table.lists) / list_file(part, "imagenet")
-    lines = zip(read_list(path, "imagenet", table.classes), starts(path), strict=True)
+    lines = zip(read_list(path, "imagenet", table.classes), line_offsets(path), strict=True)
     class_listed, class_found = (np.zeros(table.classes, np.int64) for _ in range(2))
     while batch := list(islice(lines, BATCH)):
         found, places_found = archive.find([entry.source for entry, _ in batch])
@@ -149,7 +149,7 @@ def _from_archive(table: Table, part: Part, archive: Archive, rows: BinaryIO, mi
         counts[:] = (np.array(counts) + new).tolist()
 
 
-def _per_class(lines: list[tuple[Entry, int]], classes: int) -> np.ndarray:
+def _per_class(lines: list[tuple[ListEntry, int]], classes: int) -> np.ndarray:
     indices = np.fromiter(chain.from_iterable(entry.labels.classes for entry, _ in lines), np.int64)
     return np.bincount(indices, minlength=classes)
 
@@ -163,7 +163,7 @@ def _from_shard(shard: Path, number: int) -> np.ndarray:
     return rows
 
 
-def mix(folder: Path, part: Part, seed: int) -> None:
+def shuffle(folder: Path, part: Part, seed: int) -> None:
     """Put the rows into the order of the records, without holding them."""
     listed = _listed_path(folder, part)
     if part == "train" and listed.stat().st_size:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mlimages.acquire.formats import PARTS, Part
-from mlimages.convert.members import MISSING, Coverage, Table
+from mlimages.convert.members import MISSING, ArchiveCoverage, ImageTable
 from mlimages.convert.records import CLASSES
 from mlimages.core.publish import atomic, write_csv, write_json
 
@@ -50,7 +50,7 @@ def is_finished(note: Path, folder: Path) -> bool:
     return all(path.is_file() for path in files) and sum(path.stat().st_size for path in files) == told.bytes
 
 
-def summarise(notes: Sequence[Path], coverage: Coverage, table: Table, finished: Path,
+def summarise(notes: Sequence[Path], coverage: ArchiveCoverage, table: ImageTable, finished: Path,
               names: Sequence[str]) -> tuple[dict[str, int], dict[str, str]]:
     """Write failures, missing ids, counts by class and the summary; returns the records and the sha256s of the files.
 

@@ -16,7 +16,7 @@ from mlimages.acquire.hierarchy import read_tree
 from mlimages.convert import members, records, report, shard_writer
 from mlimages.convert.encode_image import to_jpeg
 from mlimages.convert.imagenet import open_archive
-from mlimages.convert.members import Table, open_table
+from mlimages.convert.members import ImageTable, open_table
 from mlimages.convert.report import Note, summarise
 from mlimages.core import scratch
 from mlimages.core.disk import room
@@ -32,7 +32,7 @@ from mlimages.images.decode import Undecodable
 SAMPLED = 100
 
 
-class Unit(NamedTuple):
+class ShardPlan(NamedTuple):
     """A record shard to write: the rows `first` to `last` - 1 of a part's table."""
 
     name: str
@@ -42,11 +42,11 @@ class Unit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Job:
-    """What all shards of a run have in common; with a Unit, all that it takes to write one, in any process."""
+class ConvertJob:
+    """What all shards of a run have in common; with a ShardPlan, all that it takes to write one, in any process."""
 
     params: Convert
-    table: Table
+    table: ImageTable
     finished: str
     notes: str
 
@@ -68,7 +68,7 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
         table, coverage = open_table(work / "table", lists=Path(lists), shards=members.shard_paths(images, downloaded),
                                      archive=archive, classes=listed["classes"], seed=params.seed,
                                      lines=sum(listed["files"][one.name]["records"] for one in formats.LISTS))
-        job = Job(params, table, str(work / "out"), str(work / "notes"))
+        job = ConvertJob(params, table, str(work / "out"), str(work / "notes"))
         units = _plan(job)
         _remove_others(job, units)
         _write(job, units, machine, work)
@@ -80,7 +80,7 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
     return Path(out)
 
 
-def _plan(job: Job) -> list[Unit]:
+def _plan(job: ConvertJob) -> list[ShardPlan]:
     """The shards of both parts; UserError where a part has no image."""
     units = []
     for part in PARTS:
@@ -90,18 +90,18 @@ def _plan(job: Job) -> list[Unit]:
                             f"{job.params.imagenet} none of {formats.list_file(part, 'imagenet')}")
         shards_of_part = _shards(job, part)
         ends = [count * number // shards_of_part for number in range(shards_of_part + 1)]
-        units += [Unit(records.shard_name(part, number, shards_of_part), part, *ends[number: number + 2])
+        units += [ShardPlan(records.shard_name(part, number, shards_of_part), part, *ends[number: number + 2])
                   for number in range(shards_of_part)]
     return units
 
 
-def _shards(job: Job, part: Part) -> int:
+def _shards(job: ConvertJob, part: Part) -> int:
     number = job.params.train_shards if part == "train" else job.params.val_shards
     mib = job.params.shard_mib or 1  # never 1 here where it counts: params.py sees to it that one of the two is there
     return number or max(1, round(_expected_bytes(job, part) / (mib * 2**20)))
 
 
-def _expected_bytes(job: Job, part: Part) -> float:
+def _expected_bytes(job: ConvertJob, part: Part) -> float:
     """How many bytes the records of a part will have, by those of some images from all over the part."""
     rows = job.table.rows(part)
     some = [rows[position] for position in np.unique(np.linspace(0, len(rows) - 1, SAMPLED).astype(int))]
@@ -109,7 +109,7 @@ def _expected_bytes(job: Job, part: Part) -> float:
         return sum(pool.map(partial(_bytes, job, part), some)) / len(some) * len(rows)
 
 
-def _bytes(job: Job, part: Part, row: np.void) -> int:
+def _bytes(job: ConvertJob, part: Part, row: np.void) -> int:
     """How many an image takes in its shard."""
     try:
         return len(_record(job, job.table.read(part, row))) + records.HEADER_BYTES + records.FOOTER_BYTES
@@ -117,7 +117,7 @@ def _bytes(job: Job, part: Part, row: np.void) -> int:
         return 0
 
 
-def _remove_others(job: Job, units: list[Unit]) -> None:
+def _remove_others(job: ConvertJob, units: list[ShardPlan]) -> None:
     """Remove the shards of an earlier run that planned another number of them, and whatever else is not planned."""
     planned = {one.name for unit in units for one in _files(job, unit)}
     for path in Path(job.finished).rglob("*"):
@@ -125,13 +125,13 @@ def _remove_others(job: Job, units: list[Unit]) -> None:
             path.unlink()
 
 
-def _files(job: Job, unit: Unit) -> tuple[Path, Path]:
+def _files(job: ConvertJob, unit: ShardPlan) -> tuple[Path, Path]:
     """A record shard and its index."""
     path = Path(job.finished) / unit.name
     return path, records.index_path(path)
 
 
-def _write(job: Job, units: list[Unit], machine: Machine, work: Path) -> None:
+def _write(job: ConvertJob, units: list[ShardPlan], machine: Machine, work: Path) -> None:
     """Write the shards that an earlier run has not finished, or that are no longer there."""
     todo = [unit for unit in units
             if not report.is_finished(report.note_path(Path(job.notes), unit.name), Path(job.finished))]
@@ -145,12 +145,12 @@ def _write(job: Job, units: list[Unit], machine: Machine, work: Path) -> None:
             bar.update(unit.last - unit.first)
 
 
-def write_unit(job: Job, unit: Unit) -> Unit:
+def write_unit(job: ConvertJob, unit: ShardPlan) -> ShardPlan:
     """One record shard; then its note, which marks it finished: its failures and its images of each class."""
     failures: list[tuple[str, str, str, str]] = []
     of_class = np.zeros(job.table.classes, int)
     files = _files(job, unit)
-    with shard_writer.shard(files[0]) as add:
+    with shard_writer.open_shard(files[0]) as add:
         for row in job.table.rows(unit.part)[unit.first: unit.last]:
             sample = job.table.read(unit.part, row)
             try:
@@ -165,7 +165,7 @@ def write_unit(job: Job, unit: Unit) -> Unit:
     return unit
 
 
-def _check_parts(job: Job, units: list[Unit], counts: Mapping[str, int]) -> None:
+def _check_parts(job: ConvertJob, units: list[ShardPlan], counts: Mapping[str, int]) -> None:
     """UserError where all images of a part failed."""
     for part in PARTS:
         if not any(counts[unit.name] for unit in units if unit.part == part):
@@ -174,7 +174,7 @@ def _check_parts(job: Job, units: list[Unit], counts: Mapping[str, int]) -> None
                             f"download other images, then run the same command again")
 
 
-def _record(job: Job, sample: Sample) -> bytes:
+def _record(job: ConvertJob, sample: Sample) -> bytes:
     """The serialized record of an image; Undecodable where there can be none."""
     picture = to_jpeg(sample.body, quality=job.params.quality, shorter_side=job.params.shorter_side,
                       to_srgb=job.params.to_srgb)

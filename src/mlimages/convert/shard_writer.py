@@ -16,7 +16,7 @@ Add = Callable[[bytes, str], None]
 
 
 @contextlib.contextmanager
-def shard(path: Path) -> Iterator[Add]:
+def open_shard(path: Path) -> Iterator[Add]:
     """A function that adds a record and its key; when the block ends, the shard and its index have their names."""
     lengths: list[int] = []
     keys: list[str] = []

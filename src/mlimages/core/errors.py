@@ -1,8 +1,22 @@
 """The one exception for what a user can mend, and what it says of damaged data and of files that cannot be read."""
 
 import errno
+import re
 import resource
 from pathlib import Path
+
+DETAIL_CHARACTERS = 120
+NOT_PRINTABLE = re.compile("[^ -~]+")  # the same in every version of Unicode
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the text of an object: another one in every run
+
+
+def one_line(text: str) -> str:
+    """What a decoder, a host or a file said, fit to be published: the same in every run, and short.
+
+    One line of printable ASCII, at most DETAIL_CHARACTERS long, without addresses of objects.
+    """
+    line = " ".join(NOT_PRINTABLE.sub(" ", ADDRESS.sub("", text)).split())
+    return line if len(line) <= DETAIL_CHARACTERS else f"{line[:DETAIL_CHARACTERS - 3]}..."
 
 
 def redo(verb: str) -> str:

@@ -13,6 +13,23 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from mlimages.core.errors import UserError
 
+RENAMED = {
+    "train.exchange": "train.all_reduce_dtype",
+    "train.accumulate": "train.gradient_accumulation",
+    "train.local_steps": "train.local_sgd_steps",
+    "train.average_decay": "train.ema_decay",
+    "train.second_momentum": "train.beta_2",
+    "train.decay": "train.schedule",
+    "train.decay_at": "train.step_boundaries",
+    "train.rotate_and_recolour": "train.rotate_and_color_jitter",
+    "train.focusing": "train.focal_gamma",
+    "train.positive_share": "train.focal_alpha",
+    "train.negative_focusing": "train.asymmetric_gamma_negative",
+    "train.probability_margin": "train.asymmetric_margin",
+    "machine.collective": "machine.all_reduce",
+    "machine.pack_mib": "machine.all_reduce_pack_mib",
+}
+
 
 def read_yaml(path: str | Path) -> Any:
     """The content of a file, read as DVC reads it; UserError for a missing, damaged or unsafe one."""
@@ -35,7 +52,9 @@ def checked(kind: Any, content: Any, source: str, prefix: str, expected: Iterabl
         # Only from JSON does pydantic build nested dataclasses and still refuse "1" for 1.
         return TypeAdapter(kind).validate_json(json.dumps(content, default=str))
     except ValidationError as errors:
-        lines = [_explain(kind, prefix, error) for error in errors.errors()]
+        problems = [(prefix + ".".join(map(str, error["loc"])), error) for error in errors.errors()]
+        renamed = {RENAMED[key] for key, _ in problems if key in RENAMED}
+        lines = [_explain(kind, prefix, error) for key, error in problems if key not in renamed]
         raise UserError("\n".join(f"{source}: {line}" for line in lines)) from None
 
 
@@ -43,6 +62,8 @@ def _explain(kind: Any, prefix: str, error: Any) -> str:
     """One line on one wrong value: its key, what was found, what is allowed."""
     location = [str(part) for part in error["loc"]]
     key = prefix + ".".join(location)
+    if error["type"] == "unexpected_keyword_argument" and key in RENAMED:
+        return f"`{key}` is now called `{RENAMED[key]}`; rename it there"
     if error["type"] == "unexpected_keyword_argument":
         return f"unknown key `{key}` ({error['input']!r}); the nearest known is `{_nearest(kind, prefix, key)}`"
     if error["type"] == "value_error":

@@ -3,7 +3,6 @@
 import dataclasses
 import re
 import string
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -131,9 +130,10 @@ class Convert:
 @dataclass(frozen=True, config=STRICT)
 class Train:
     """`batch` is the global one, however many replicas share it. The training ends after `epochs` or after `steps`, of
-    which one is null; `warmup` and `decay_at` count the same. `learning_rate` is for `reference_batch`, and linear in
-    the batch; null: for the batch that there is. `crop_area` and rates are as the released program's. `rand_augment`
-    is a strength, `mixup` the alpha of a Beta distribution; both, rotation and colours happen where `augment_on` says.
+    which one is null; `warmup` and `step_boundaries` count the same. `learning_rate` is for `reference_batch`, and
+    linear in the batch; null: for the batch that there is. `crop_area` and rates are as the released program's.
+    `rand_augment` is a strength, `mixup` the alpha of a Beta distribution; both, rotation and colours happen where
+    `augment_on` says.
     """
 
     seed: Seed
@@ -148,14 +148,14 @@ class Train:
     learning_rate: Annotated[float, Field(gt=0, le=100)]
     reference_batch: Annotated[int, Field(ge=1, le=1_000_000)] | None
     warmup: Annotated[float, Field(ge=0, le=1_000_000_000)]
-    decay: Literal["cosine", "stairs"]
-    decay_at: list[Annotated[float, Field(ge=0, le=1_000_000_000)]]
+    schedule: Literal["cosine", "step"]
+    step_boundaries: list[Annotated[float, Field(ge=0, le=1_000_000_000)]]
     optimizer: Literal["momentum", "adamw"]
     momentum: Annotated[float, Field(ge=0, lt=1)]
-    second_momentum: Annotated[float, Field(ge=0, lt=1)]
+    beta_2: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0, le=1)]
     clip_norm: Annotated[float, Field(gt=0, le=1e9)] | None
-    average_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     batch_norm: Literal["local", "synchronized"]
     batch_norm_momentum: Annotated[float, Field(ge=0, lt=1)]
     zero_init_residual: bool
@@ -163,18 +163,18 @@ class Train:
     positive_threshold: PositiveFraction
     negative_selection: Fraction
     positive_weight: Annotated[float, Field(gt=0, le=1000)]
-    focusing: Annotated[float, Field(ge=0, le=20)]
-    positive_share: PositiveFraction
-    negative_focusing: Annotated[float, Field(ge=0, le=20)]
-    probability_margin: Annotated[float, Field(ge=0, lt=1)]
+    focal_gamma: Annotated[float, Field(ge=0, le=20)]
+    focal_alpha: PositiveFraction
+    asymmetric_gamma_negative: Annotated[float, Field(ge=0, le=20)]
+    asymmetric_margin: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]
-    exchange: Literal["float32", "bfloat16", "float16"]
+    all_reduce_dtype: Literal["float32", "bfloat16", "float16"]
     xla: Literal["auto", "on", "off"]
-    accumulate: Annotated[int, Field(ge=1, le=1024)]
-    local_steps: Annotated[int, Field(ge=1, le=10_000)]
+    gradient_accumulation: Annotated[int, Field(ge=1, le=1024)]
+    local_sgd_steps: Annotated[int, Field(ge=1, le=10_000)]
     deterministic: bool
     crop_area: Annotated[list[PositiveFraction], Field(min_length=2, max_length=2)]
-    rotate_and_recolour: bool
+    rotate_and_color_jitter: bool
     rand_augment: PositiveFraction | None
     mixup: PositiveFraction | None
     augment_on: Literal["host", "device"]
@@ -198,20 +198,22 @@ class Train:
         unit, length = ("epochs", self.epochs) if self.steps is None else ("steps", self.steps)
         if length is not None and self.warmup > length:
             raise ValueError(f"warmup is {self.warmup}, expected at most {unit}, {length}")
-        if self.decay_at and self.decay != "stairs":
-            raise ValueError(f"decay_at is {self.decay_at}, which has an effect only with decay: stairs")
-        for whole, part in (("batch", "accumulate"), ("checkpoint_steps", "local_steps")):
+        if self.step_boundaries and self.schedule != "step":
+            raise ValueError(f"step_boundaries is {self.step_boundaries}, which has an effect only with "
+                             f"schedule: step")
+        for whole, part in (("batch", "gradient_accumulation"), ("checkpoint_steps", "local_sgd_steps")):
             if getattr(self, whole) % (parts := getattr(self, part)):
                 raise ValueError(f"{whole} is {getattr(self, whole)}, expected a multiple of {part}, {parts}")
-        if self.batch_norm == "synchronized" and (self.accumulate, self.local_steps) != (1, 1):
-            raise ValueError(f"accumulate is {self.accumulate} and local_steps {self.local_steps}, expected 1 for both "
-                             f"with batch_norm: synchronized, which is to see the whole batch at once")
-        if self.precision == "mixed_float16" and self.local_steps > 1:
-            raise ValueError(f"local_steps is {self.local_steps}, expected 1 with precision: mixed_float16, whose loss "
-                             f"scale all replicas share")
-        if self.exchange == "float16" and self.local_steps > 1 and self.optimizer == "adamw":
-            raise ValueError(f"exchange is 'float16', expected bfloat16 or float32 with optimizer: adamw and "
-                             f"local_steps: {self.local_steps}, as the mean squares of gradients travel then, which "
+        if self.batch_norm == "synchronized" and (self.gradient_accumulation, self.local_sgd_steps) != (1, 1):
+            raise ValueError(f"gradient_accumulation is {self.gradient_accumulation} and local_sgd_steps "
+                             f"{self.local_sgd_steps}, expected 1 for both with batch_norm: synchronized, which must "
+                             f"see the whole batch at once")
+        if self.precision == "mixed_float16" and self.local_sgd_steps > 1:
+            raise ValueError(f"local_sgd_steps is {self.local_sgd_steps}, expected 1 with precision: mixed_float16, "
+                             f"whose loss scale all replicas share")
+        if self.all_reduce_dtype == "float16" and self.local_sgd_steps > 1 and self.optimizer == "adamw":
+            raise ValueError(f"all_reduce_dtype is 'float16', expected bfloat16 or float32 with optimizer: adamw and "
+                             f"local_sgd_steps: {self.local_sgd_steps}, as the squared gradients are averaged too, and "
                              f"are too small for float16")
         if self.batch_norm == "synchronized" and self.xla == "on":
             raise ValueError("xla is 'on', expected auto or off: XLA cannot compile batch_norm: synchronized")
@@ -243,8 +245,8 @@ class Machine:
     start_timeout: Seconds
     step_timeout: Seconds
     max_restarts: Annotated[int, Field(ge=0, le=1000)]
-    collective: Literal["auto", "ring", "nccl"]
-    pack_mib: Annotated[int, Field(ge=0, le=4096)]
+    all_reduce: Literal["auto", "ring", "nccl"]
+    all_reduce_pack_mib: Annotated[int, Field(ge=0, le=4096)]
     steps_per_call: Annotated[int, Field(ge=1, le=10_000)]
     checkpoints_kept: Annotated[int, Field(ge=1, le=1000)]
     scratch: Annotated[str, Field(min_length=1)]
@@ -270,10 +272,3 @@ SECTIONS: dict[str, Any] = {field.name: field.type for field in dataclasses.fiel
 def load(path: str | Path = "params.yaml") -> Params:
     """The whole file, read as DVC reads it; UserError if it is missing, damaged, unsafe or not as `Params` says."""
     return checked(Params, read_yaml(path), str(path), "", SECTIONS)
-
-
-def section(verb: str, values: Mapping[str, Any]) -> Any:
-    """One section from the names in a notebook's `globals()`, checked as in params.yaml."""
-    names = [field.name for field in dataclasses.fields(SECTIONS[verb])]
-    found = {name: values[name] for name in names if name in values}
-    return checked(SECTIONS[verb], found, "the notebook's parameters cell", f"{verb}.", names)

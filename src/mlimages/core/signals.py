@@ -6,7 +6,17 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
+from mlimages.core.errors import UserError
+
 APART_SECONDS = 1.0
+
+
+class TrainingStopped(UserError):
+    """A signal stopped the training. `signal` is its name, or None if another worker received it."""
+
+    def __init__(self, message: str, signal: str | None) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 class Interrupts:
@@ -34,13 +44,9 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
-    def hear(self, name: str) -> None:
-        """Remember a signal that another process got for the same work."""
-        self.received = self.received or name
-
     def _remember(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._came is not None and now - self._came > APART_SECONDS:
             raise KeyboardInterrupt
         self._came = now
-        self.hear(signal.Signals(number).name)
+        self.received = self.received or signal.Signals(number).name

@@ -22,6 +22,7 @@ from mlimages.core.errors import UserError
 
 Work = Callable[[Any], Any]
 
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 KILLED_STARTS = 3  # in a row, of a worker that something kills before it can work, such as a short memory
 
 
@@ -100,7 +101,7 @@ class Crew:
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(self._make, self.threads, theirs), daemon=True)
         try:
-            with _no_main():
+            with _no_main(), _one_blas_thread():
                 process.start()
         except OSError as error:
             raise UserError(f"a worker process does not start: {error}; lower machine.workers") from None
@@ -151,6 +152,19 @@ def _no_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Let a new process not start a thread for every core in NumPy's OpenBLAS: they wait by spinning."""
+    before = os.environ.get(BLAS_THREADS)
+    os.environ[BLAS_THREADS] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(BLAS_THREADS)
+        if before is not None:
+            os.environ[BLAS_THREADS] = before
 
 
 def _serve(make: Callable[[], Work], threads: int, pipe: Connection) -> None:

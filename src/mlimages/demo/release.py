@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from mlimages.acquire.formats import ARCHIVE, DICTIONARY, LISTS, Entry, Labels, format_line
+from mlimages.acquire.formats import ARCHIVE, DICTIONARY, LISTS, Labels, ListEntry, format_line
 from mlimages.core.params import Demo
 from mlimages.core.publish import atomic
 from mlimages.demo import server, world
@@ -28,7 +28,7 @@ def write_release(folder: Path, params: Demo) -> None:
         with atomic(folder / name) as file:
             for number, (source, one) in enumerate(zip(sources, ids, strict=True), start=1):
                 labels = Labels(*zip(*sorted(world.labels_of(one).items()), strict=True))
-                file.write(format_line(Entry(number, source, labels)).encode())
+                file.write(format_line(ListEntry(number, source, labels)).encode())
         archived += ids if origin == "imagenet" else []
     with atomic(folder / ARCHIVE) as file, tarfile.open(fileobj=file, mode="w") as archive:
         for wnid, images in sorted(_by_class(archived).items()):

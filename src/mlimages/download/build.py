@@ -51,13 +51,13 @@ def build(job: Build) -> Built:
         account.unlink()
         fsync(job.accounts)
     rows: list[Row] = []
-    write_shard(path, _samples(job, path, rows))
+    digest = write_shard(path, _samples(job, path, rows))
     write_ledger(ledger_path(path), rows)
     write_json(account, {
         "lines": len(rows), "images": sum(row.reason is Reason.OK for row in rows),
         "bytes": sum(row.bytes for row in rows),
         "reasons": Counter(row.reason for row in rows),
-        "sha256": {"tar": sha256(path), "ledger": sha256(ledger_path(path))},
+        "sha256": {"tar": digest, "ledger": sha256(ledger_path(path))},
     })
     return Built(job.shard.name)
 
@@ -87,7 +87,7 @@ def _samples(job: Build, path: Path, rows: list[Row]) -> Iterator[Sample]:
 
 
 def _row(entry: Entry, url: str, key: str) -> Row:
-    row = Row(entry.line, url, key, entry.reason, entry.http_status, mirror=entry.mirror)
+    row = Row(entry.line, url, key, entry.reason, entry.http_status, mirror=entry.mirror, detail=entry.detail)
     if image := entry.stored:
         row = row._replace(bytes=image.bytes, sha256=image.sha256, width=image.width, height=image.height)
     return row

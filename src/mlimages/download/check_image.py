@@ -6,8 +6,8 @@ import numpy as np
 
 from mlimages.download.http.address_guard import Failure
 from mlimages.download.ledger import Reason
-from mlimages.images.decode import Defect, PictureFile, Undecodable, check_sides, turned
-from mlimages.images.jpeg import JPEGS, encode_jpeg, with_orientation
+from mlimages.images.decode import Defect, ImageFile, Undecodable, apply_orientation, check_sides
+from mlimages.images.jpeg import JPEGS, encode_jpeg, set_orientation
 
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp"}
 
@@ -27,26 +27,26 @@ def check_image(body: bytes, *, max_pixels: int, shorter_side: int | None, quali
     An image without an EXIF orientation, or with 1, gets `turn` for one: a JPEG keeps its pixels, others become JPEGs.
 
     With `shorter_side`, an image whose shorter side has more pixels comes back at that side as an upright RGB JPEG
-    of that quality, in sRGB. Failure NOT_IMAGE, TOO_MANY_PIXELS or CORRUPT where the image is not sound; its cause, an
-    Undecodable, says what was found.
+    of that quality, in sRGB. Failure NOT_IMAGE, TOO_MANY_PIXELS or CORRUPT where the image is not sound; its detail
+    says what was found.
     """
     try:
-        return _checked(PictureFile(body), max_pixels, shorter_side, quality, turn)
+        return _checked(ImageFile(body), max_pixels, shorter_side, quality, turn)
     except Undecodable as error:
-        raise Failure(Reason(error.reason), 200) from error  # type: ignore[call-arg]
+        raise Failure(Reason(error.reason), 200, detail=error.detail) from None  # type: ignore[call-arg]
 
 
-def _checked(file: PictureFile, max_pixels: int, shorter_side: int | None, quality: int, turn: int) -> Picture:
+def _checked(file: ImageFile, max_pixels: int, shorter_side: int | None, quality: int, turn: int) -> Picture:
     width, height = file.size
     if width * height > max_pixels:
         raise Undecodable(Defect.TOO_MANY_PIXELS, f"{width} x {height} pixels")
     turn = turn if file.turn == 1 else 1
     if turn != 1 and file.format in JPEGS:
-        file, turn = PictureFile(with_orientation(file.body, turn)), 1
+        file, turn = ImageFile(set_orientation(file.body, turn)), 1
     if turn == 1 and (shorter_side is None or min(width, height) <= shorter_side):
         check_sides(file.size)
         file.check()
         return Picture(file.body, EXTENSIONS[file.format], width, height)
-    pixels = turned(file.pixels(min(1.0, (shorter_side or width) / min(width, height))), turn)
+    pixels = apply_orientation(file.pixels(min(1.0, (shorter_side or width) / min(width, height))), turn)
     height, width, channels = pixels.shape
     return Picture(encode_jpeg(np.repeat(pixels, 3 // channels, axis=2), quality), "jpg", width, height)

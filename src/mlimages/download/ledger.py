@@ -47,6 +47,8 @@ class Row(NamedTuple):
 
     `bytes`, `sha256`, `width` and `height` (pixels) are those of the image in the shard; `http_status` is the last
     answer's; `mirror` is the place, from 0, of the address that answered last in download.mirrors, as they were then.
+    `detail` is what was found where the reason leaves that open, such as "status 403" or "HTML, expected JPEG, PNG, GIF
+    or WebP": printable ASCII, at most `errors.DETAIL_CHARACTERS` long, empty where there is no more to say.
     """
 
     line: int
@@ -59,6 +61,7 @@ class Row(NamedTuple):
     width: int = 0
     height: int = 0
     mirror: int = 0
+    detail: str = ""
 
 
 def write_ledger(path: Path, rows: Iterable[Row]) -> None:
@@ -66,8 +69,9 @@ def write_ledger(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_ledger(path: Path) -> Iterator[Row]:
+    """The rows of a ledger; one from before there was a column `detail` gives empty ones."""
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             yield Row(int(row["line"]), row["url"], row["key"], Reason(row["reason"]),  # type: ignore[call-arg]
                       int(row["http_status"]), int(row["bytes"]), row["sha256"], int(row["width"]),
-                      int(row["height"]), int(row["mirror"]))
+                      int(row["height"]), int(row["mirror"]), row.get("detail", ""))

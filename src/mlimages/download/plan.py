@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlimages.acquire.formats import PARTS, Part, list_file, offsets, read_list
+from mlimages.acquire.formats import PARTS, Part, line_offsets, list_file, read_list
 from mlimages.core.params import Download
 from mlimages.core.publish import write_json
 from mlimages.download.build import Build, account_path
@@ -109,7 +109,7 @@ class Plan:
 
     @cached_property
     def _offsets(self) -> dict[Part, list[int]]:
-        return {part: offsets(self._lists / list_file(part, "openimages"), self._params.images_per_shard)
+        return {part: list(line_offsets(self._lists / list_file(part, "openimages"), self._params.images_per_shard))
                 for part in PARTS}
 
     def _begin_round(self) -> set[Reason]:

@@ -18,7 +18,7 @@ from mlimages.demo import server, world
 from mlimages.download.build import account_path, read_account
 from mlimages.download.fetching import fetch
 from mlimages.download.http.transport import Network
-from mlimages.download.ledger import Reason
+from mlimages.download.ledger import Reason, Row
 from mlimages.download.mirrors import readable_tables
 from mlimages.download.plan import Plan
 from mlimages.download.shards import ledger_path, shard_path
@@ -26,8 +26,9 @@ from mlimages.download.shards import ledger_path, shard_path
 BYTES_PER_IMAGE = 300_000  # about what a photograph of 1,024 pixels takes, such as Open Images mirrors hold
 BYTES_PER_PIXEL = 0.35  # of a photograph made smaller
 
-# Raise it where the same answers would become other shards or ledgers, or where an older work folder could not be
-# continued: everything is fetched again then. tests/download/test_key.py holds the bytes of the current one.
+# Raise it where the same answers would become other images, or where an older work folder could not be continued:
+# everything is fetched again then. A column that older ledgers lack does not raise it: they are read without, and get
+# it when their shard is built again. tests/download/test_key.py holds the bytes of the current format.
 FORMAT = 3
 # After a change of these, all is fetched anew; all else says how to ask from now on.
 DECISIVE = ("images_per_shard", "shorter_side", "quality", "ports", "respect_opt_out")
@@ -84,7 +85,8 @@ def _key(params: Download, lists: str | Path, source: str) -> str:
     tables = readable_tables(params.mirrors)
     if source == "demo":
         values = dataclasses.asdict(dataclasses.replace(params, retry=[]))
-        return scratch.key({"format": FORMAT, **values}, inputs=[lists], files=tables, code=[server, world])
+        return scratch.key({"format": FORMAT, "columns": Row._fields, **values}, inputs=[lists], files=tables,
+                           code=[server, world])
     return scratch.key({"format": FORMAT, **{name: getattr(params, name) for name in DECISIVE}}, inputs=[lists])
 
 

@@ -5,6 +5,7 @@ twice. Each worker process appends to spools of its own.
 """
 
 import json
+import os
 import secrets
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from mlimages.core.disk import writing
 from mlimages.download.check_image import Picture
 from mlimages.download.ledger import Reason
+from mlimages.download.shards import read_at
 
 
 class Stored(NamedTuple):
@@ -36,6 +38,7 @@ class Entry(NamedTuple):
     http_status: int
     mirror: int
     stored: Stored | None
+    detail: str = ""
 
 
 class Spools:
@@ -47,17 +50,14 @@ class Spools:
 
     def keep(self, name: str, picture: Picture, sha256: str) -> Stored:
         """Append an image to this worker's spool of a shard."""
-        path = self._folder / f"{name}.{self._own}.spool"
-        with self._lock, writing(path), path.open("ab") as file:
-            file.write(picture.body)
-            file.flush()
-            offset = file.tell() - len(picture.body)
-        return Stored(path.name, offset, len(picture.body), sha256, picture.width, picture.height, picture.extension)
+        spool, size = f"{name}.{self._own}.spool", len(picture.body)
+        path = self._folder / spool
+        with self._lock, writing(path):
+            offset = _append(path, picture.body)
+        return Stored(spool, offset, size, sha256, picture.width, picture.height, picture.extension)
 
     def read(self, stored: Stored) -> bytes:
-        with (self._folder / stored.spool).open("rb") as file:
-            file.seek(stored.offset)
-            return file.read(stored.bytes)
+        return read_at(self._folder / stored.spool, stored.offset, stored.bytes)
 
 
 class Journal:
@@ -99,11 +99,23 @@ def remove_orphans(folder: Path) -> None:
             path.unlink()
 
 
+def _append(path: Path, content: bytes) -> int:
+    """Where in the file it begins, with few system calls: at each of them threads wait for each other."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        begin = at = os.lseek(descriptor, 0, os.SEEK_END)
+        while at < begin + len(content):
+            at += os.write(descriptor, content[at - begin:])
+    finally:
+        os.close(descriptor)
+    return begin
+
+
 def _entry(line: bytes) -> Entry | None:
     """The entry of a journal's line; None where it is no whole one."""
     try:
-        number, reason, status, mirror, stored = json.loads(line)
-        whole = Entry(number, Reason(reason), status, mirror, Stored(*stored) if stored else None)  # type: ignore[call-arg]
+        number, reason, status, mirror, stored, *detail = json.loads(line)  # older journals have no detail
+        whole = Entry(number, Reason(reason), status, mirror, Stored(*stored) if stored else None, *detail)  # type: ignore[call-arg]
     except (ValueError, TypeError):
         return None
     return whole if line.endswith(b"\n") else None

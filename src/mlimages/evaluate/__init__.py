@@ -1,9 +1,9 @@
-"""evaluate: what the trained network is worth on the validation records, as data/evaluation.
+"""evaluate: measure the trained network on the validation records, and publish data/evaluation.
 
-`measure` gives the same figures of any network on any data set.
+`measure` computes the same metrics for any network on any data set.
 """
 
-from mlimages.evaluate.network import measure
+from mlimages.evaluate.measure import measure
 from mlimages.evaluate.run import evaluate
 
 __all__ = ["evaluate", "measure"]

@@ -10,7 +10,6 @@ What does not concern the pixels never costs a picture: damaged EXIF, colour pro
 """
 
 import io
-import re
 import struct
 import zlib
 from enum import StrEnum
@@ -18,28 +17,28 @@ from enum import StrEnum
 import numpy as np
 from PIL import Image
 
+from mlimages.core.errors import one_line
 from mlimages.images.colour import cmyk_to_rgb, is_srgb, to_srgb
-from mlimages.images.formats import FORMATS, kind_of
+from mlimages.images.formats import FORMATS, detect_format
 from mlimages.images.jpeg import (
     FRAMES,
     JPEGS,
     LONGEST_SIDE,
     MAX_SCANNED_PIXELS,
     ORIENTATION,
+    count_scans,
+    decode_flawless,
     draft,
-    flawless_jpeg,
-    has_end,
-    read_head,
-    scans_of,
-    without_metadata,
+    has_end_marker,
+    read_header,
+    strip_metadata,
 )
-from mlimages.images.png import Essentials, eight_bits, essentials, lay_key_on_white
-from mlimages.images.resize import smaller
+from mlimages.images.png import PngContent, fill_transparent, read_png, to_eight_bits
+from mlimages.images.resize import downscale
 
 # What Pillow's decoders raise on damaged files: they trust what the files say of themselves.
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError,
                   ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the text of an object: another one in every run
 
 
 class Defect(StrEnum):
@@ -51,14 +50,14 @@ class Defect(StrEnum):
 
 
 class Undecodable(ValueError):
-    """A file that is not taken for a picture: the reason, and what was found."""
+    """A file that is not taken for a picture: the reason, and what was found, as `one_line`."""
 
     def __init__(self, reason: Defect, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail = reason, one_line(detail)
+        super().__init__(f"{reason}: {self.detail}")
 
 
-class PictureFile:
+class ImageFile:
     """A picture of which the head was read. `format`, `mode` and `size` (width, height) are as Pillow says them.
 
     `turn` is its EXIF orientation, 1 to 8: from 5 on, width and height change places.
@@ -67,15 +66,15 @@ class PictureFile:
     def __init__(self, body: bytes) -> None:
         """Raises Undecodable where the head is no sound one, or announces more work than is done for one picture."""
         self.body = body
-        self._png = essentials(body) if kind_of(body) == "PNG" else None
+        self._png = read_png(body) if detect_format(body) == "PNG" else None
         self._image = _open(body, self._png)
         self._unread: Image.Image | None = self._image
         self._flawed = False
         self.format, self.mode, self.size = str(self._image.format), self._image.mode, self._image.size
-        self.turn = orientation(self._image)
-        self._head = read_head(body)
+        self.turn = read_orientation(self._image)
+        self._head = read_header(body)
         if self.format in JPEGS:
-            scans = scans_of(body, self._head)
+            scans = count_scans(body, self._head)
             if scans * self.size[0] * self.size[1] > MAX_SCANNED_PIXELS:
                 raise Undecodable(Defect.TOO_MANY_PIXELS, f"{_by(self.size)} pixels in {scans} scans")
 
@@ -121,16 +120,16 @@ class PictureFile:
             image = self._flat(self._load(scale))
             pixels = np.asarray(image).reshape(image.height, image.width, -1)
         if pixels.shape[:2] != (height, width):
-            pixels = smaller(pixels, width, height)
+            pixels = downscale(pixels, width, height)
         if self.mode != "CMYK":
             pixels = to_srgb(pixels, self.profile)
-        return turned(pixels, self.turn)
+        return apply_orientation(pixels, self.turn)
 
     def _decoded_fast(self, scale: float) -> np.ndarray | None:
-        """See `flawless_jpeg`."""
+        """See `decode_flawless`."""
         if self._flawed or not self._is_common_jpeg:
             return None
-        pixels = flawless_jpeg(self.body, self._image, scale)
+        pixels = decode_flawless(self.body, self._image, scale)
         self._flawed = pixels is None
         return pixels
 
@@ -143,7 +142,7 @@ class PictureFile:
             image.load()
         except DECODER_ERRORS as error:
             raise _corrupt(error) from None
-        if self.format in JPEGS and not has_end(self.body):
+        if self.format in JPEGS and not has_end_marker(self.body):
             raise Undecodable(Defect.CORRUPT, "it has no end marker: the file was cut off")
         return image
 
@@ -151,7 +150,7 @@ class PictureFile:
         """RGB, or L of a grey picture: 16 bits become 8, what is transparent is laid on white."""
         try:
             if self._png and self._png.key:
-                return lay_key_on_white(image, self._png)
+                return fill_transparent(image, self._png)
             if image.has_transparency_data:
                 rgba = image.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -159,7 +158,7 @@ class PictureFile:
                 # Pillow takes the values for inverted, as Adobe's programs write them.
                 inverted = image if "adobe" in image.info else image.point(lambda value: 255 - value)
                 return cmyk_to_rgb(inverted, self.profile)
-            image = eight_bits(image)
+            image = to_eight_bits(image)
             return image if image.mode in ("RGB", "L") else image.convert("L" if image.mode == "1" else "RGB")
         except DECODER_ERRORS as error:
             raise _corrupt(error) from None
@@ -171,7 +170,7 @@ def check_sides(size: tuple[int, int]) -> None:
         raise Undecodable(Defect.TOO_MANY_PIXELS, f"{_by(size)} pixels, and a JPEG has {LONGEST_SIDE} at most a side")
 
 
-def orientation(image: Image.Image) -> int:
+def read_orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where EXIF says nothing sound. What XMP says does not count, as in browsers."""
     exif = Image.Exif()
     try:
@@ -182,7 +181,7 @@ def orientation(image: Image.Image) -> int:
     return next((turn for turn in range(1, 9) if turn == tag), 1)
 
 
-def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
+def apply_orientation(pixels: np.ndarray, turn: int) -> np.ndarray:
     """[rows, columns, channels] as stored with an orientation, upright."""
     if turn in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
@@ -193,7 +192,7 @@ def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
     return pixels
 
 
-def _open(body: bytes, png: Essentials | None) -> Image.Image:
+def _open(body: bytes, png: PngContent | None) -> Image.Image:
     """The picture with its head read, a PNG by its essentials."""
     if png:
         image = _opened_by_pillow(png.body)
@@ -202,9 +201,9 @@ def _open(body: bytes, png: Essentials | None) -> Image.Image:
     try:
         return _opened_by_pillow(body)
     except Undecodable:
-        if kind_of(body) != "JPEG":
+        if detect_format(body) != "JPEG":
             raise
-    bare, exif = without_metadata(body)
+    bare, exif = strip_metadata(body)
     image = _opened_by_pillow(bare)
     image.info["exif"] = exif
     return image
@@ -216,7 +215,7 @@ def _opened_by_pillow(body: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise Undecodable(Defect.TOO_MANY_PIXELS, str(error)) from None
     except Image.UnidentifiedImageError:
-        if (kind := kind_of(body)) in FORMATS:
+        if (kind := detect_format(body)) in FORMATS:
             raise Undecodable(Defect.CORRUPT, f"a {kind} with a damaged head") from None
         raise Undecodable(Defect.NOT_IMAGE, f"{kind}, expected JPEG, PNG, GIF or WebP") from None
     except DECODER_ERRORS as error:
@@ -224,7 +223,9 @@ def _opened_by_pillow(body: bytes) -> Image.Image:
 
 
 def _corrupt(error: Exception) -> Undecodable:
-    return Undecodable(Defect.CORRUPT, f"Pillow: {ADDRESS.sub('', repr(error))}")
+    """Pillow's own words, and the kind of error where they may be those of Python."""
+    kind = [] if isinstance(error, (OSError, SyntaxError)) and str(error) else [type(error).__name__]
+    return Undecodable(Defect.CORRUPT, ": ".join(["Pillow", *kind, *filter(None, [str(error)])]))
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -12,7 +12,7 @@ HEAD_BYTES = 512  # within which a text shows what it is
 SHOWN_BYTES = 8
 
 
-def kind_of(body: bytes) -> str:
+def detect_format(body: bytes) -> str:
     """One of FORMATS, or a name for another format, or the first bytes of what has no name here."""
     head = body[:HEAD_BYTES]
     if not head:
@@ -24,10 +24,10 @@ def kind_of(body: bytes) -> str:
     for signature, name in SIGNATURES:
         if head.startswith(signature):
             return name
-    return _kind_of_text(head)
+    return _detect_text(head)
 
 
-def _kind_of_text(head: bytes) -> str:
+def _detect_text(head: bytes) -> str:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if b"<svg" in text:
         return "SVG"

@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from mlimages.images.resize import ratio_of
+from mlimages.images.resize import decode_ratio
 
 JPEGS = ("JPEG", "MPO")  # as Pillow calls a file of several JPEGs, which decodes to its first one
 # The frames that every libjpeg decodes: baseline, extended and progressive, with Huffman codes.
@@ -28,28 +28,28 @@ LONGEST_SIDE = 65_500  # pixels of a JPEG, as libjpeg has it
 MAX_SCANNED_PIXELS = 10**9
 
 
-class Head(NamedTuple):
+class JpegHeader(NamedTuple):
     """How a JPEG is coded: the marker of its frame, 0 where there is none, and whether it has several scans."""
 
     frame: int
     several_scans: bool
 
 
-def read_head(body: bytes) -> Head:
+def read_header(body: bytes) -> JpegHeader:
     """What the segments say up to the first scan, in a row from the start."""
     frame = components = 0
     at = 2
     while body[at: at + 1] == b"\xff" and len(body) > at + 9:
         marker = body[at + 1]
         if marker == SCAN:
-            return Head(frame, frame not in ONE_SCAN_FRAMES or body[at + 4] < components)
+            return JpegHeader(frame, frame not in ONE_SCAN_FRAMES or body[at + 4] < components)
         if 0xC0 <= marker <= 0xCF and marker not in NO_FRAMES and not frame:
             frame, components = marker, body[at + 9]
         at += 2 + int.from_bytes(body[at + 2: at + 4])
-    return Head(frame, True)
+    return JpegHeader(frame, True)
 
 
-def scans_of(body: bytes, head: Head) -> int:
+def count_scans(body: bytes, head: JpegHeader) -> int:
     """How many scans a JPEG has, or a few more where it holds other JPEGs, such as thumbnails.
 
     Coded pixels never look like a marker. The count takes a tenth of the time of decoding: where one scan is known to
@@ -58,7 +58,7 @@ def scans_of(body: bytes, head: Head) -> int:
     return body.count(bytes([0xFF, SCAN])) if head.several_scans else 1
 
 
-def has_end(body: bytes) -> bool:
+def has_end_marker(body: bytes) -> bool:
     """Whether libjpeg comes to an end marker before the end of the bytes: where it does not, the file was cut off."""
     at = 2
     while found := SEGMENT.search(body, at):
@@ -70,7 +70,7 @@ def has_end(body: bytes) -> bool:
     return False
 
 
-def without_metadata(body: bytes) -> tuple[bytes, bytes]:
+def strip_metadata(body: bytes) -> tuple[bytes, bytes]:
     """A JPEG without what applications put into it before its first scan, and its EXIF block, empty where it has none.
 
     What says how colours are coded stays: the marker of Adobe, and that of JFIF where it is whole.
@@ -88,24 +88,24 @@ def without_metadata(body: bytes) -> tuple[bytes, bytes]:
     return b"".join([*kept, body[at:]]), exif
 
 
-def with_orientation(body: bytes, turn: int) -> bytes:
+def set_orientation(body: bytes, turn: int) -> bytes:
     """A JPEG with an EXIF block before all others that says how to turn it, and else as it was."""
     block = EXIF + b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, ORIENTATION, 3, 1, turn, 0, 0)
     at = 4 + int.from_bytes(body[4:6]) if body[3] == APP0 else 2  # JFIF's comes first
     return body[:at] + bytes([0xFF, APP1]) + struct.pack(">H", len(block) + 2) + block + body[at:]
 
 
-def flawless_jpeg(body: bytes, image: Image.Image, scale: float) -> np.ndarray | None:
+def decode_flawless(body: bytes, image: Image.Image, scale: float) -> np.ndarray | None:
     """What libjpeg makes of an RGB or grey JPEG, opened by Pillow as `image`, if it finds nothing to mend in it.
 
-    uint8 [rows, columns, 3 or 1], as stored before its EXIF orientation is applied, with a `ratio_of(scale)` of the
+    uint8 [rows, columns, 3 or 1], as stored before its EXIF orientation is applied, with a `decode_ratio(scale)` of the
     pixels of each side. Every coefficient is read whatever the scale, so all of the picture is known to be there.
     Faster than Pillow or TensorFlow, which both decode whatever this decodes. None where there is something to mend or
     the kind is a rare one: then they have to say whether it is sound.
     """
-    if image.format not in JPEGS or image.mode not in ("RGB", "L") or read_head(body).frame not in FRAMES:
+    if image.format not in JPEGS or image.mode not in ("RGB", "L") or read_header(body).frame not in FRAMES:
         return None
-    ratio = ratio_of(scale)
+    ratio = decode_ratio(scale)
     least = {"min_width": -(-image.width // ratio), "min_height": -(-image.height // ratio)} if ratio > 1 else {}
     try:
         return simplejpeg.decode_jpeg(body, colorspace="RGB" if image.mode == "RGB" else "GRAY", **least)
@@ -114,8 +114,8 @@ def flawless_jpeg(body: bytes, image: Image.Image, scale: float) -> np.ndarray |
 
 
 def draft(image: Image.Image, scale: float) -> None:
-    """Let Pillow decode a JPEG, too, to a `ratio_of(scale)` of its pixels."""
-    ratio = ratio_of(scale)
+    """Let Pillow decode a JPEG, too, to a `decode_ratio(scale)` of its pixels."""
+    ratio = decode_ratio(scale)
     image.draft(None, (max(1, image.width // ratio), max(1, image.height // ratio)))
 
 

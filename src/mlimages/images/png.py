@@ -20,7 +20,7 @@ GREY, RGB, PALETTE = 0, 2, 3  # the colour types that a tRNS chunk may belong to
 END = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 
 
-class Essentials(NamedTuple):
+class PngContent(NamedTuple):
     """A PNG as `body` with nothing but what its pixels need, and what the other chunks say of them.
 
     `exif` and `profile` (ICC) are empty where there is none that is sound. `key` is the sample, of `bits` bits, or the
@@ -34,7 +34,7 @@ class Essentials(NamedTuple):
     key: tuple[int, ...]
 
 
-def essentials(body: bytes) -> Essentials:
+def read_png(body: bytes) -> PngContent:
     """The essentials of a PNG; whether its pixels are sound is for the decoder to say."""
     kept: list[bytes] = [SIGNATURE]
     found: dict[bytes, bytes] = {}
@@ -50,28 +50,28 @@ def essentials(body: bytes) -> Essentials:
             bits, colour = data[8:10]
         if first and (kind[0] < ord("a") or _is_sound(chunk)):
             found[kind] = data
-    return Essentials(b"".join([*kept, END]), found.get(b"eXIf", b""), _profile(found.get(b"iCCP", b"")), bits,
+    return PngContent(b"".join([*kept, END]), found.get(b"eXIf", b""), _profile(found.get(b"iCCP", b"")), bits,
                       _key(colour, bits, found.get(b"tRNS", b"")))
 
 
-def lay_key_on_white(image: Image.Image, png: Essentials) -> Image.Image:
+def fill_transparent(image: Image.Image, png: PngContent) -> Image.Image:
     """The loaded picture, L or RGB, with 255 where its samples are those of `png.key`."""
     if image.mode == "RGB" and png.bits == 16:  # of which Pillow keeps the upper halves
         samples = _samples_of_16_bits(png)[: image.height, : image.width]
     else:
         samples = np.asarray(image.convert("L") if image.mode == "1" else image)
-    pixels = np.array(eight_bits(image).convert("RGB" if image.mode == "RGB" else "L"))
+    pixels = np.array(to_eight_bits(image).convert("RGB" if image.mode == "RGB" else "L"))
     transparent = samples == (np.array(png.key) if png.bits >= 8 else png.key[0] * 255 // (2**png.bits - 1))
     pixels[transparent.all(axis=2) if transparent.ndim == 3 else transparent] = 255
     return Image.fromarray(pixels)
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
+def to_eight_bits(image: Image.Image) -> Image.Image:
     """A grey picture of 16 bits as L; every other one as it is."""
     return image.point(lambda value: value / 256, "L") if image.mode.startswith("I;16") else image
 
 
-def _samples_of_16_bits(png: Essentials) -> np.ndarray:
+def _samples_of_16_bits(png: PngContent) -> np.ndarray:
     """uint16 [rows, columns, 3], red first."""
     pixels = cv2.imdecode(np.frombuffer(png.body, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:

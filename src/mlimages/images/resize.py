@@ -12,7 +12,7 @@ RATIOS = (8, 4, 2, 1)
 MANY, BLUR = 2.3, 0.33
 
 
-def smaller(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+def downscale(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     """uint8 [rows, columns, channels] at no more pixels than it has, free of aliasing.
 
     A Gaussian blur of 3 x 3 pixels and bicubic, which is nearer to Lanczos than the mean of areas, in half of the time
@@ -25,7 +25,7 @@ def smaller(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(pixels, (width, height), interpolation=filtered).reshape(height, width, -1)
 
 
-def ratio_of(scale: float) -> int:
+def decode_ratio(scale: float) -> int:
     """What part of the pixels of each side libjpeg is to give where `scale` of them are wanted: one of RATIOS.
 
     Twice as many as are wanted, or all, so that nothing is seen of what it leaves out.

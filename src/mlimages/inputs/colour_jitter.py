@@ -1,9 +1,9 @@
-"""The colours of a batch on the host, with what `draws.py` draws, mostly as one matrix for each picture.
+"""The colour jitter of a batch on the host, mostly as one 3 x 4 matrix for each image.
 
-Of the released operations, brightness and contrast only scale and shift the colours; saturation and hue bend them. What
-these two change on a grid of a picture's pixels is what a matrix is fitted to, which then does everything at once, in
-a tenth of the time. Where no matrix comes near, the released arithmetic is done for every pixel.
-`tests/train/test_augment.py` says how near that is.
+The released operations are brightness, contrast, saturation and hue. Brightness and contrast are linear in the colours;
+saturation and hue are not. A matrix is fitted to the change that saturation and hue make on a grid of the image's
+pixels, and then does all four operations at once, in a tenth of the time. Where no matrix comes near, the released
+arithmetic runs for every pixel. tests/inputs/test_preprocess.py compares the result with the released program's.
 """
 
 from typing import Any
@@ -11,70 +11,72 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mlimages.inputs.random_draws import Draws
+from mlimages.inputs.random_draws import AugmentationParams
 
-GRID = 16  # by 16 pixels of a picture
-NEAR_LEVELS = 4.0  # of 255, root mean square on the grid, that a matrix may be from the released saturation and hue
-# Of the mean square of values from 0 to 1: what keeps the matrix of a grey picture from stretching the noise in it.
+GRID = 16  # by 16 pixels of an image
+# The largest root mean square error of a matrix on the grid, in levels of 255.
+NEAR_LEVELS = 4.0
+# Ridge regression, relative to the mean square of values from 0 to 1: it keeps the matrix of a grey image from
+# amplifying its noise.
 RIDGE = 1e-5
 
 
-def recolour(images: np.ndarray, drawn: Draws) -> None:
-    """Recolour those of cases 0 and 1, in `images`, uint8 [images, pixels, pixels, 3].
+def color_jitter(images: np.ndarray, drawn: AugmentationParams) -> None:
+    """Jitter the colours of the images of cases 0 and 1, in place; `images` are uint8 [images, pixels, pixels, 3].
 
-    Brightness, saturation, hue and contrast are applied in this order in case 0, contrast before them in case 1.
+    Case 0 applies brightness, saturation, hue and contrast in this order; case 1 applies contrast before them.
     """
-    some = np.flatnonzero(drawn.case < 2)
-    if not len(some):
+    chosen = np.flatnonzero(drawn.case < 2)
+    if not len(chosen):
         return
-    drawn = Draws(*(column[some] for column in drawn))
+    drawn = AugmentationParams(*(column[chosen] for column in drawn))
     first, last = (np.where(drawn.case == case, drawn.contrast, 1) for case in (1, 0))
-    mean = np.array([cv2.mean(images[index])[:3] for index in some])
+    mean = np.array([cv2.mean(images[index])[:3] for index in chosen])
     before = _contrast(first, mean, 255 * drawn.brightness)
-    matrices, levels = _fitted(_grids(images)[some], before, drawn)
+    matrices, errors = _fit(_grids(images)[chosen], before, drawn)
     middle = matrices[..., :3] @ mean[..., None] + matrices[..., 3:]
     matrices = last[:, None, None] * matrices
     matrices[..., 3:] += (1 - last)[:, None, None] * middle
-    for number, index in enumerate(some):
-        if levels[number] <= NEAR_LEVELS:
+    for number, index in enumerate(chosen):
+        if errors[number] <= NEAR_LEVELS:
             cv2.transform(images[index], matrices[number], dst=images[index])
         else:
-            bent = cv2.transform(images[index].astype(np.float32), before[number])
-            bent = _bent(bent, drawn.saturation[number], drawn.hue[number])
-            bent = cv2.transform(bent, _contrast(last[number], np.array(cv2.mean(bent)[:3])))
-            images[index] = cv2.convertScaleAbs(np.maximum(bent, 0, out=bent))  # rounds, and stops at 255
+            exact = cv2.transform(images[index].astype(np.float32), before[number])
+            exact = _saturation_and_hue(exact, drawn.saturation[number], drawn.hue[number])
+            exact = cv2.transform(exact, _contrast(last[number], np.array(cv2.mean(exact)[:3])))
+            images[index] = cv2.convertScaleAbs(np.maximum(exact, 0, out=exact))  # rounds, and stops at 255
 
 
 def _grids(images: np.ndarray) -> np.ndarray:
-    """About GRID x GRID pixels of each: [images, GRID, GRID, 3]."""
+    """About GRID x GRID pixels of each image: [images, GRID, GRID, 3]."""
     step = max(images.shape[1] // GRID, 1)
     return images[:, step // 2::step, step // 2::step]
 
 
 def _contrast(factor: Any, mean: np.ndarray, brightness: Any = 0.0) -> np.ndarray:
-    """Matrices [..., 3, 4] of contrast around means [..., 3], and then brightness."""
+    """Matrices [..., 3, 4] of contrast around the means [..., 3], and then brightness."""
     factor, brightness = np.asarray(factor)[..., None], np.asarray(brightness)[..., None]
     added = (1 - factor) * mean + brightness
     return np.concatenate([factor[..., None] * np.eye(3), added[..., None]], axis=-1)
 
 
-def _fitted(grids: np.ndarray, before: np.ndarray, drawn: Draws) -> tuple[np.ndarray, np.ndarray]:
-    """Matrices [images, 3, 4] for `before` and then saturation and hue, as near to them as can be on the grids.
+def _fit(grids: np.ndarray, before: np.ndarray, drawn: AugmentationParams) -> tuple[np.ndarray, np.ndarray]:
+    """Fit matrices to `before` followed by saturation and hue, on the grids.
 
-    And how near each is: the root of the mean square distance, in levels of 255, [images].
+    Returns the matrices [images, 3, 4], and the root mean square error of each in levels of 255, [images].
     """
     values = grids.reshape(len(grids), -1, 3) / 255
-    given = np.concatenate([values, np.ones_like(values[..., :1])], axis=-1)
-    plain = given @ (before * [255, 255, 255, 1]).transpose(0, 2, 1)
-    change = _bent(plain.astype(np.float32), drawn.saturation[:, None], drawn.hue[:, None]) - plain
-    turned = given.transpose(0, 2, 1)
-    solution = np.linalg.solve(turned @ given + RIDGE * given.shape[1] * np.eye(4), turned @ change)
-    levels = np.sqrt(np.square(given @ solution - change).mean(axis=(1, 2)))
-    return before + solution.transpose(0, 2, 1) / [255, 255, 255, 1], levels
+    inputs = np.concatenate([values, np.ones_like(values[..., :1])], axis=-1)
+    linear = inputs @ (before * [255, 255, 255, 1]).transpose(0, 2, 1)
+    change = _saturation_and_hue(linear.astype(np.float32), drawn.saturation[:, None], drawn.hue[:, None]) - linear
+    transposed = inputs.transpose(0, 2, 1)
+    solution = np.linalg.solve(transposed @ inputs + RIDGE * inputs.shape[1] * np.eye(4), transposed @ change)
+    errors = np.sqrt(np.square(inputs @ solution - change).mean(axis=(1, 2)))
+    return before + solution.transpose(0, 2, 1) / [255, 255, 255, 1], errors
 
 
-def _bent(image: np.ndarray, saturation: Any, hue: Any) -> np.ndarray:
-    """The released saturation and hue of float32 [height, width, 3], by the row, or the same for all."""
+def _saturation_and_hue(image: np.ndarray, saturation: Any, hue: Any) -> np.ndarray:
+    """The released saturation and hue of float32 [height, width, 3], one value for each row, or one for all."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     hsv[..., 0] += 360 * (hue % 1)
     hsv[..., 1] *= saturation

@@ -1,4 +1,4 @@
-"""From record shards to batches. The n-th batch is a function of the seed and n alone, on any number of threads.
+"""Record shards to batches of images and labels. The n-th batch follows from the seed and n alone.
 
     python -m mlimages.inputs.pipeline --help     # a batch as a picture, and what limits the images per second
 """
@@ -15,98 +15,100 @@ from mlimages.convert.records import read_index, shard_paths
 from mlimages.core.errors import UserError
 from mlimages.core.params import Train
 from mlimages.core.tuning import aligned
-from mlimages.inputs.augmentation import Finish
-from mlimages.inputs.colour_jitter import recolour
-from mlimages.inputs.preprocess import Preprocessing, evaluation_image, scaled, training_image
-from mlimages.inputs.random_draws import Draws, draws
-from mlimages.inputs.reader import Batch, Reader
-from mlimages.inputs.sampler import Order
+from mlimages.inputs.augmentation import TensorAugmentation
+from mlimages.inputs.colour_jitter import color_jitter
+from mlimages.inputs.preprocess import Preprocessing, evaluation_image, to_unit_range, training_image
+from mlimages.inputs.random_draws import AugmentationParams, draw_augmentation
+from mlimages.inputs.reader import RecordBatch, RecordReader
+from mlimages.inputs.sampler import RecordSampler
 
 PREFETCHED = 2  # batches
 
 
 def count_records(folder: str | Path, manifest: dict[str, Any], part: str) -> list[int]:
-    """How many records each shard of a part has, by the manifest of data/tfrecords."""
+    """The number of records in each shard of a part, by the manifest of data/tfrecords."""
     return [manifest["files"][shard.name]["records"] for shard in shard_paths(folder, manifest, part)]
 
 
 class Records:
-    """The records of a part of data/tfrecords, as its manifest tells of them."""
+    """The records of one part of data/tfrecords, such as "train", as its manifest lists them."""
 
     def __init__(self, folder: str | Path, manifest: dict[str, Any], part: str) -> None:
         self._shards = shard_paths(folder, manifest, part)
         self.counts = count_records(folder, manifest, part)
         self.classes: int = manifest["classes"]
-        self.reader = Reader(self._shards, self.counts, self.classes)
+        self.reader = RecordReader(self._shards, self.counts, self.classes)
 
     def __len__(self) -> int:
         return sum(self.counts)
 
-    def in_order(self) -> np.ndarray:
-        """The positions of all, as the reader takes them, in the order of the shards: int [records, 2]."""
+    def positions(self) -> np.ndarray:
+        """The positions of all records in the order of the shards: int [records, 2], of shard and index in it."""
         return np.concatenate([np.stack([np.full(count, shard), np.arange(count)], axis=1)
                                for shard, count in enumerate(self.counts)])
 
+    def evenly_spaced(self, count: int) -> np.ndarray:
+        """`count` of the `positions`, evenly spaced over all; all of them where there are fewer."""
+        count = min(count, len(self))
+        return self.positions()[np.arange(count) * len(self) // max(count, 1)]
+
     def keys(self) -> np.ndarray:
-        """The names of all, `in_order`: bytes [records]."""
+        """The names of all records in the order of `positions`: bytes [records]."""
         # Copied one after the other: a memory map keeps its file open.
         return np.concatenate([np.array(read_index(shard)["key"]) for shard in self._shards] or [np.empty(0, "S1")])
 
-    def spread(self, count: int) -> np.ndarray:
-        """`in_order`, but only `count` of them, evenly spread over all; all where there are not more."""
-        count = min(count, len(self))
-        return self.in_order()[np.arange(count) * len(self) // max(count, 1)]
 
+class ReplicaBatches:
+    """The batches of one replica, by number, as arrays. Batch 0 has the first `size` records in the training's order.
 
-class Shares:
-    """The training's records in its order, in shares of so many `images`, and what is made of each on the host.
-
-    Share 0 has the first records of the order, share 1 the next ones. `finish` does what is left to do on tensors.
+    `augmentation` is what tf.data must still apply to a batch on the host. `specs` are a batch's shapes and dtypes.
+    Raises UserError for an odd `size` with mixup, which mixes pairs.
     """
 
-    def __init__(self, records: Records, params: Train, images: int) -> None:
-        if params.mixup is not None and images % 2:
+    def __init__(self, records: Records, params: Train, size: int) -> None:
+        if params.mixup is not None and size % 2:
             raise UserError(f"train.mixup mixes pairs, but a replica's share of train.batch, {params.batch}, is "
-                            f"{images} images; expected an even number")
-        self.records, self._params, self.images = records, params, images
-        self._order = Order(records.counts, params.seed, params.shuffle_buffer)
-        self.finish = Finish(params, device=params.augment_on == "device")
-        square = (images, params.pixels, params.pixels, 3)
-        wants = {name: tf.TensorSpec([images, *spec.shape[1:]], spec.dtype)
-                 for name, spec in self.finish.wants.items()}
-        self.kinds = (tf.TensorSpec(square, getattr(tf, params.image_dtype)),
-                      tf.TensorSpec((images, records.classes), tf.float32), *([wants] if wants else []))
+                            f"{size} images; expected an even number")
+        self.records, self._params, self.size = records, params, size
+        self._sampler = RecordSampler(records.counts, params.seed, params.shuffle_buffer)
+        self.augmentation = TensorAugmentation(params, device=params.augment_on == "device")
+        square = (size, params.pixels, params.pixels, 3)
+        random_specs = {name: tf.TensorSpec([size, *spec.shape[1:]], spec.dtype)
+                        for name, spec in self.augmentation.specs.items()}
+        self.specs = (tf.TensorSpec(square, getattr(tf, params.image_dtype)),
+                      tf.TensorSpec((size, records.classes), tf.float32), *([random_specs] if random_specs else []))
 
     def make(self, number: int) -> tuple[Any, ...]:
-        """Images, confidences, and what `finish` wants with them, if anything; shapes and dtypes as `kinds` say."""
-        on_host = self._params.rotate_and_recolour and self._params.augment_on == "host"
-        images, batch, drawn = self.pictures(number, rotate_and_recolour=on_host)
-        given = self.finish.given(drawn, number * self.images)
-        return images, batch.dense(self.records.classes), *([given] if given else [])
+        """Images, confidences and, where `augmentation` needs any, its random values, as `specs` describes them."""
+        on_host = self._params.rotate_and_color_jitter and self._params.augment_on == "host"
+        images, batch, drawn = self.preprocess(number, rotate_and_color_jitter=on_host)
+        values = self.augmentation.random_values(drawn, number * self.size)
+        return images, batch.dense(self.records.classes), *([values] if values else [])
 
-    def read(self, number: int, use: Callable[[int, bytes], Any]) -> Batch:
-        """The records, as the reader reads them."""
-        return self.records.reader.read(self._order.positions(number * self.images, (number + 1) * self.images), use)
+    def read(self, number: int, use: Callable[[int, bytes], Any]) -> RecordBatch:
+        """The records of a batch; `use(index, jpeg)` is called for each, see RecordReader.read."""
+        return self.records.reader.read(self._sampler.positions(number * self.size, (number + 1) * self.size), use)
 
-    def pictures(self, number: int, *, rotate_and_recolour: bool) -> tuple[np.ndarray, Batch, Draws]:
-        """The images, what else their records hold, and what they drew."""
+    def preprocess(self, number: int, *,
+                   rotate_and_color_jitter: bool) -> tuple[np.ndarray, RecordBatch, AugmentationParams]:
+        """The images of a batch, decoded, cropped, resized and flipped, with their records and random parameters."""
         params = self._params
-        drawn = draws(params.seed, number * self.images, (number + 1) * self.images)
+        drawn = draw_augmentation(params.seed, number * self.size, (number + 1) * self.size)
         crops, places, flips = drawn.crop.tolist(), drawn.place.tolist(), drawn.flip.tolist()
-        # Each at once, while it is in the processor's cache.
-        turned = (drawn.case == 0) & rotate_and_recolour
-        angles = [angle if turns else None for angle, turns in zip(drawn.angle.tolist(), turned, strict=True)]
-        images = aligned(self.kinds[0].shape, np.uint8)
+        rotated = (drawn.case == 0) & rotate_and_color_jitter
+        angles = [angle if turn else None for angle, turn in zip(drawn.angle.tolist(), rotated, strict=True)]
+        images = aligned(self.specs[0].shape, np.uint8)
 
-        def picture(index: int, jpeg: bytes) -> None:
+        # All steps of one image run together, while it is in the processor's cache.
+        def preprocess_one(index: int, jpeg: bytes) -> None:
             training_image(jpeg, images[index], area=params.crop_area, crop=crops[index], place=places[index],
                            flip=flips[index], angle=angles[index])
 
-        batch = self.read(number, picture)
-        if rotate_and_recolour:
-            recolour(images, drawn)
+        batch = self.read(number, preprocess_one)
+        if rotate_and_color_jitter:
+            color_jitter(images, drawn)
         if params.image_dtype == "float32":
-            images = scaled(images, aligned(images.shape, np.float32))
+            images = to_unit_range(images, aligned(images.shape, np.float32))
         return images, batch, drawn
 
 
@@ -114,83 +116,84 @@ def training_batches(records: Records, params: Train, *, steps: int, first: int 
                      mine: Sequence[int] = (0,), readers: int = 2) -> Any:
     """A tf.data.Dataset of images [images, pixels, pixels, 3] and confidences float32 [images, classes].
 
-    The images are uint8, or float32 from -1 to 1, as `params.image_dtype` says. With `params.augment_on: device` a
-    third element may follow: what `Finish(params, device=True)` is to be called with beside the two.
+    The images are uint8, or float32 from -1 to 1, as `params.image_dtype` says. With `params.augment_on: device` there
+    may be a third element, the random values that `TensorAugmentation(params, device=True)` takes beside the two.
 
-    It holds the global batches `first` to `steps` - 1, each cut into so many equal `parts`, of which it gives `mine`,
-    one after the other: what a global batch holds does not depend on how many share it. Nothing before `first` is
-    read. `readers` batches are made at the same time. UserError for a share that mixup cannot mix in pairs.
+    The dataset holds the global batches `first` to `steps` - 1. Each is cut into `parts` equal parts, and the parts
+    `mine` come one after the other: the content of a global batch does not depend on the number of replicas. No record
+    before `first` is read. `readers` batches are made at the same time. Raises UserError for a part that mixup cannot
+    mix in pairs.
     """
-    shares = Shares(records, params, params.batch // parts)
+    replica_batches = ReplicaBatches(records, params, params.batch // parts)
 
     def make(number: int) -> tuple[Any, ...]:
         step, place = divmod(number, len(mine))
-        return shares.make(step * parts + mine[place])
+        return replica_batches.make(step * parts + mine[place])
 
-    def finished(images: Any, labels: Any, given: Any) -> tuple[Any, Any]:
-        images, labels = shares.finish(images, labels, given)
+    def augment(images: Any, labels: Any, values: Any) -> tuple[Any, Any]:
+        images, labels = replica_batches.augmentation(images, labels, values)
         return (tf.cast(tf.round((images + 1) * 127.5), tf.uint8) if params.image_dtype == "uint8" else images), labels
 
-    batches = dataset(range(first * len(mine), steps * len(mine)), make, readers, shares.kinds)
-    if params.augment_on == "host" and shares.finish.wants:
-        batches = batches.map(finished, num_parallel_calls=readers, deterministic=True)
+    batches = build_dataset(range(first * len(mine), steps * len(mine)), make, readers, replica_batches.specs)
+    if params.augment_on == "host" and replica_batches.augmentation.specs:
+        batches = batches.map(augment, num_parallel_calls=readers, deterministic=True)
     return batches.prefetch(PREFETCHED)
 
 
 def evaluation_batches(records: Records, *, batch: int, pixels: int, preprocessing: Preprocessing,
                        central_fraction: float, readers: int = 2, positions: np.ndarray | None = None) -> Any:
-    """Every record once, in order: images, confidences as in training, and keys (strings [images]).
+    """A tf.data.Dataset of every record once, in order: images, confidences as in training, and keys (strings).
 
-    With `positions`, int [records, 2] as `Records.in_order` gives them, only the records at these.
+    With `positions`, int [records, 2] as `Records.positions` returns them, it holds only these records.
     """
-    taken = records.in_order() if positions is None else positions
+    chosen = records.positions() if positions is None else positions
 
     def make(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        chosen = taken[number * batch: (number + 1) * batch]
-        images = aligned((len(chosen), pixels, pixels, 3), np.float32)
+        rows = chosen[number * batch: (number + 1) * batch]
+        images = aligned((len(rows), pixels, pixels, 3), np.float32)
 
-        def picture(index: int, jpeg: bytes) -> None:
+        def preprocess_one(index: int, jpeg: bytes) -> None:
             images[index] = evaluation_image(jpeg, pixels=pixels, preprocessing=preprocessing,
                                              central_fraction=central_fraction)
 
-        found = records.reader.read(chosen, picture)
-        return images, found.dense(records.classes), np.array(found.keys, object)
+        read = records.reader.read(rows, preprocess_one)
+        return images, read.dense(records.classes), np.array(read.keys, object)
 
-    return dataset(range(-(-len(taken) // batch)), make, readers, (
+    return build_dataset(range(-(-len(chosen) // batch)), make, readers, (
         tf.TensorSpec((None, pixels, pixels, 3), tf.float32), tf.TensorSpec((None, records.classes), tf.float32),
         tf.TensorSpec((None,), tf.string))).prefetch(PREFETCHED)
 
 
-def dataset(numbers: range, make: Callable[[int], tuple[Any, ...]], readers: int, kinds: tuple[Any, ...]) -> Any:
-    """The elements that `make` gives for these numbers, in order, `readers` of them made at the same time."""
-    flat = tf.nest.flatten(kinds)
+def build_dataset(numbers: range, make: Callable[[int], tuple[Any, ...]], readers: int, specs: tuple[Any, ...]) -> Any:
+    """A tf.data.Dataset of `make(number)` for these numbers, in order; `readers` of them are made at the same time."""
+    flat = tf.nest.flatten(specs)
 
     def element(number: Any) -> Any:
-        made = tf.numpy_function(lambda one: tf.nest.flatten(make(int(one))), [number], [kind.dtype for kind in flat])
-        shaped = [tf.ensure_shape(one, kind.shape) for one, kind in zip(made, flat, strict=True)]
-        return tf.nest.pack_sequence_as(kinds, shaped)
+        made = tf.numpy_function(lambda one: tf.nest.flatten(make(int(one))), [number], [spec.dtype for spec in flat])
+        shaped = [tf.ensure_shape(one, spec.shape) for one, spec in zip(made, flat, strict=True)]
+        return tf.nest.pack_sequence_as(specs, shaped)
 
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # Else as many threads as cores work, and a core idles whenever one of them waits for Python's lock.
+    # Otherwise tf.data uses a thread per core, and a core idles whenever its thread waits for Python's lock.
     options.threading.private_threadpool_size = readers
     counted = tf.data.Dataset.range(numbers.start, numbers.stop)
     return counted.map(element, num_parallel_calls=readers, deterministic=True).with_options(options)
 
 
 @contextlib.contextmanager
-def telling() -> Iterator[None]:
-    """A block that reads such a dataset; what its functions had to say to the user is raised as they said it."""
+def user_errors() -> Iterator[None]:
+    """Raise a UserError of a dataset's functions as it is, not as TensorFlow's error that wraps it."""
     try:
         yield
     except tf.errors.OpError as error:
-        _, _, said = str(error.message).partition(f"{UserError.__name__}: ")
-        if not said:
+        _, _, message = str(error.message).partition(f"{UserError.__name__}: ")
+        if not message:
             raise
-        raise UserError(said.partition("\nTraceback")[0]) from None
+        raise UserError(message.partition("\nTraceback")[0]) from None
 
 
-def told(batches: Any) -> Generator[Any, None, None]:
-    """The elements of a dataset, read within `telling`."""
-    with telling():
+def with_user_errors(batches: Any) -> Generator[Any, None, None]:
+    """The elements of a dataset, read within `user_errors`."""
+    with user_errors():
         yield from batches

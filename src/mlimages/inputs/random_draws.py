@@ -1,4 +1,4 @@
-"""The random draws of augmentation: those of the n-th record of training are a function of the seed and n alone."""
+"""The random parameters of augmentation. Those of the n-th record of a training follow from the seed and n alone."""
 
 import math
 from collections.abc import Sequence
@@ -14,23 +14,24 @@ MAX_HUE = 0.2
 FACTOR_RANGE = (0.5, 1.5)
 
 BLOCK = 64  # records that share a random stream
-KEPT_BLOCKS = 16
-DRAWS, MIXES = 3, 4  # what the streams are for; the first number of their seeds, see order.py
+CACHED_BLOCKS = 16
+# The first number of a stream's seed says what the stream is for; sampler.py has 1 and 2.
+AUGMENTATION, MIXUP = 3, 4
 CASES = 3
-# Of RandAugment: as many for each image, by the names that Keras' layer gives them.
+# RandAugment: the operations of each image, and their names in Keras' layer.
 OPERATIONS = 2
 OPERATION_NAMES = ("random_shear", "random_translation", "random_rotation", "random_brightness",
                    "random_color_degeneration", "random_contrast", "random_sharpness", "random_posterization",
                    "solarization", "auto_contrast", "equalization")
 
 
-class Draws(NamedTuple):
-    """Of [records]: what each is drawn. The first record's is `Draws(*(one[0] for one in draws))`.
+class AugmentationParams(NamedTuple):
+    """The random parameters of some records, one row for each: arrays [records, ...].
 
-    `crop` and `place` float64 [records, 2], from 0 to 1; `flip` bool; `case` int64: 0 is rotated, 0 and 1 are
-    recoloured, in different orders; `angle` in radians; `brightness` added, of values from 0 to 1;
-    `saturation` and `contrast` factors; `hue` added, in turns; `operations` int64 [records, OPERATIONS], by their
-    places in OPERATION_NAMES, and `seeds` int64 [records, OPERATIONS, 2], of what these draw themselves.
+    `crop` and `place` are float64 [records, 2] from 0 to 1, and `flip` is bool. `case` is int64: case 0 is rotated,
+    cases 0 and 1 get colour jitter in different orders, case 2 neither. `angle` is in radians, `brightness` is added to
+    values from 0 to 1, `saturation` and `contrast` are factors, and `hue` is added in turns. `operations` are int64
+    [records, OPERATIONS], indices of OPERATION_NAMES, and `seeds` int64 [records, OPERATIONS, 2] are theirs.
     """
 
     crop: np.ndarray
@@ -46,15 +47,16 @@ class Draws(NamedTuple):
     seeds: np.ndarray
 
 
-def draws(seed: int, first: int, last: int) -> Draws:
-    """What the records `first` to `last` - 1 of training draw."""
+def draw_augmentation(seed: int, first: int, last: int) -> AugmentationParams:
+    """The parameters of the records `first` to `last` - 1 of a training."""
     blocks = [_block(seed, number) for number in _blocks(first, last)]
-    return Draws(*(np.concatenate(column)[first % BLOCK:][: last - first] for column in zip(*blocks, strict=True)))
+    columns = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    return AugmentationParams(*(column[first % BLOCK:][: last - first] for column in columns))
 
 
-def mixing(seed: int, first: int, last: int, alpha: float) -> np.ndarray:
-    """What the records `first` to `last` - 1 keep of themselves where mixup mixes them: Beta(alpha, alpha), float32."""
-    blocks = [np.random.default_rng([MIXES, seed, number]).beta(alpha, alpha, BLOCK) for number in _blocks(first, last)]
+def mixup_weights(seed: int, first: int, last: int, alpha: float) -> np.ndarray:
+    """Mixup's weights of the records `first` to `last` - 1 themselves, from Beta(alpha, alpha): float32 [records]."""
+    blocks = [np.random.default_rng([MIXUP, seed, number]).beta(alpha, alpha, BLOCK) for number in _blocks(first, last)]
     return np.concatenate(blocks)[first % BLOCK:][: last - first].astype(np.float32)
 
 
@@ -62,26 +64,25 @@ def _blocks(first: int, last: int) -> range:
     return range(first // BLOCK, -(-last // BLOCK))
 
 
-@lru_cache(KEPT_BLOCKS)
-def _block(seed: int, number: int) -> Draws:
-    rng = np.random.default_rng([DRAWS, seed, number])
-    return Draws(crop=rng.random((BLOCK, 2)), place=rng.random((BLOCK, 2)), flip=rng.random(BLOCK) < 0.5,
-                 case=rng.integers(0, CASES, BLOCK),
-                 angle=rng.uniform(-MAX_ROTATION_RADIANS, MAX_ROTATION_RADIANS, BLOCK),
-                 brightness=rng.uniform(-MAX_BRIGHTNESS, MAX_BRIGHTNESS, BLOCK),
-                 saturation=rng.uniform(*FACTOR_RANGE, BLOCK), hue=rng.uniform(-MAX_HUE, MAX_HUE, BLOCK),
-                 contrast=rng.uniform(*FACTOR_RANGE, BLOCK),
-                 operations=rng.integers(0, len(OPERATION_NAMES), (BLOCK, OPERATIONS)),
-                 seeds=rng.integers(0, 2**31, (BLOCK, OPERATIONS, 2)))
+@lru_cache(CACHED_BLOCKS)
+def _block(seed: int, number: int) -> AugmentationParams:
+    rng = np.random.default_rng([AUGMENTATION, seed, number])
+    return AugmentationParams(
+        crop=rng.random((BLOCK, 2)), place=rng.random((BLOCK, 2)), flip=rng.random(BLOCK) < 0.5,
+        case=rng.integers(0, CASES, BLOCK), angle=rng.uniform(-MAX_ROTATION_RADIANS, MAX_ROTATION_RADIANS, BLOCK),
+        brightness=rng.uniform(-MAX_BRIGHTNESS, MAX_BRIGHTNESS, BLOCK), saturation=rng.uniform(*FACTOR_RANGE, BLOCK),
+        hue=rng.uniform(-MAX_HUE, MAX_HUE, BLOCK), contrast=rng.uniform(*FACTOR_RANGE, BLOCK),
+        operations=rng.integers(0, len(OPERATION_NAMES), (BLOCK, OPERATIONS)),
+        seeds=rng.integers(0, 2**31, (BLOCK, OPERATIONS, 2)))
 
 
 def crop_box(width: int, height: int, area: Sequence[float], crop: Sequence[float],
              place: Sequence[float]) -> tuple[int, int, int, int]:
-    """Left, top, width and height, in pixels, of a crop of a share `area` of the picture; the whole where none fits.
+    """A random crop of an image: left, top, width and height, in pixels.
 
-    As TensorFlow's sample_distorted_bounding_box: the aspect ratio is uniform in ASPECT_RANGE, drawn anew as long as
-    no height fits, and so uniform among those that some height fits; then the height is uniform among those that give
-    such an area and fit.
+    The crop covers between area[0] and area[1] of the image; where no such crop fits, it is the whole image. As in
+    TensorFlow's sample_distorted_bounding_box, the aspect ratio is uniform among those of ASPECT_RANGE for which some
+    height fits, and then the height is uniform among those that fit. `crop` and `place` are two draws from 0 to 1 each.
     """
     least_aspect = max(ASPECT_RANGE[0], area[0] * width / height)
     most_aspect = min(ASPECT_RANGE[1], width / (area[0] * height))

@@ -1,4 +1,4 @@
-"""Where the input pipeline spends its time: images per second with one stage of it after the other switched on."""
+"""The speed of the input pipeline: images per second with one stage after the other switched on."""
 
 import contextlib
 import time
@@ -10,27 +10,27 @@ import numpy as np
 import tensorflow as tf
 
 from mlimages.core.params import Train
-from mlimages.inputs.augmentation import Finish
-from mlimages.inputs.pipeline import Records, Shares, dataset, told, training_batches
+from mlimages.inputs.augmentation import TensorAugmentation
+from mlimages.inputs.pipeline import Records, ReplicaBatches, build_dataset, training_batches, with_user_errors
 from mlimages.inputs.preprocess import decode
 
-FOREVER = 10**9  # steps
-ROUNDS = 3  # in turn, so that what else the machine does touches all stages alike
+UNLIMITED = 10**9  # steps
+ROUNDS = 3  # the stages take turns, so that other load on the machine affects all of them alike
 
 
-class Stage(NamedTuple):
-    """`images_per_second` of the pipeline up to and with this stage, from first to last all that came before."""
+class StageRate(NamedTuple):
+    """The images per second of the pipeline from its start to the end of this stage."""
 
     name: str
     images_per_second: float
 
 
-def measure(records: Records, params: Train, *, readers: int, seconds: float) -> list[Stage]:
-    """The stages of `training_batches` in their order, each measured for so many seconds, as training would run it.
+def measure_stages(records: Records, params: Train, *, readers: int, seconds: float) -> list[StageRate]:
+    """Measure the stages of `training_batches` in order, each for `seconds`, as a training would run them.
 
-    A stage that these parameters leave out is left out here. UserError for records that are damaged.
+    Stages that these parameters switch off are left out. Raises UserError for damaged records.
     """
-    shares = Shares(records, params, params.batch)
+    replica_batches = ReplicaBatches(records, params, params.batch)
     on_host = params.augment_on == "host"
 
     def run(work: Callable[[int], Any]) -> Callable[[], Iterable[Any]]:
@@ -38,42 +38,42 @@ def measure(records: Records, params: Train, *, readers: int, seconds: float) ->
             work(number)
             return np.int64(number), np.int64(number)
 
-        return lambda: dataset(range(FOREVER), make, readers, (tf.TensorSpec([], tf.int64),) * 2)
+        return lambda: build_dataset(range(UNLIMITED), make, readers, (tf.TensorSpec([], tf.int64),) * 2)
 
-    def pictures(rotate_and_recolour: bool) -> Callable[[int], Any]:
-        return lambda number: shares.pictures(number, rotate_and_recolour=rotate_and_recolour)
+    def preprocess(jitter: bool) -> Callable[[int], Any]:
+        return lambda number: replica_batches.preprocess(number, rotate_and_color_jitter=jitter)
 
-    whole = training_batches(records, params, steps=FOREVER, readers=readers)
-    plain = training_batches(records, replace(params, rand_augment=None, mixup=None), steps=FOREVER, readers=readers)
-    finish = tf.function(Finish(params, device=True))
+    whole = training_batches(records, params, steps=UNLIMITED, readers=readers)
+    plain = training_batches(records, replace(params, rand_augment=None, mixup=None), steps=UNLIMITED, readers=readers)
+    augment = tf.function(TensorAugmentation(params, device=True))
 
     def on_device() -> Iterator[Any]:
         for batch in whole:
-            yield finish(*batch)[0][0, 0, 0, 0].numpy()  # until it is here, the device has not done with it
+            yield augment(*batch)[0][0, 0, 0, 0].numpy()  # waits until the device is done
 
-    kinds: dict[str, Callable[[], Iterable[Any]]] = {
-        "reading records": run(lambda number: shares.read(number, lambda index, jpeg: None)),
-        "decoding": run(lambda number: shares.read(number, lambda index, jpeg: decode(jpeg))),
-        "crop, resize, flip": run(pictures(False)),
-        **({"rotation and colour": run(pictures(True))} if on_host and params.rotate_and_recolour else {}),
+    stages: dict[str, Callable[[], Iterable[Any]]] = {
+        "reading records": run(lambda number: replica_batches.read(number, lambda index, jpeg: None)),
+        "decoding": run(lambda number: replica_batches.read(number, lambda index, jpeg: decode(jpeg))),
+        "crop, resize, flip": run(preprocess(False)),
+        **({"rotation and colour": run(preprocess(True))} if on_host and params.rotate_and_color_jitter else {}),
         "labels and batches": lambda: plain,
-        **({"RandAugment, mixup": lambda: whole} if on_host and shares.finish.wants else {}),
+        **({"RandAugment, mixup": lambda: whole} if on_host and replica_batches.augmentation.specs else {}),
         "on the device": on_device}
-    rounds = [[_rate(stream, params.batch, readers, seconds / ROUNDS) for stream in kinds.values()]
+    rounds = [[_rate(stream, params.batch, readers, seconds / ROUNDS) for stream in stages.values()]
               for _ in range(ROUNDS)]
-    return [Stage(name, rate) for name, rate in zip(kinds, np.median(rounds, axis=0).tolist(), strict=True)]
+    return [StageRate(name, rate) for name, rate in zip(stages, np.median(rounds, axis=0).tolist(), strict=True)]
 
 
 def _rate(stream: Callable[[], Iterable[Any]], images: int, readers: int, seconds: float) -> float:
-    """Images per second over so many seconds, after what all readers have begun with.
+    """Images per second, without the first batch of each reader.
 
-    The pipeline ends with its iterator: else it would go on beside the next one until its buffers are full.
+    Closing the iterator ends the pipeline, which would otherwise fill its buffers beside the next one.
     """
-    with contextlib.closing(told(stream())) as iterator:
+    with contextlib.closing(with_user_errors(stream())) as iterator:
         for _ in range(readers):
             next(iterator)
-        began, batches = time.monotonic(), 0
-        while time.monotonic() < began + seconds or not batches:
+        started, batches = time.monotonic(), 0
+        while time.monotonic() < started + seconds or not batches:
             next(iterator)
             batches += 1
-        return batches * images / (time.monotonic() - began)
+        return batches * images / (time.monotonic() - started)

@@ -1,4 +1,4 @@
-"""Workers that train together, each a process of its own: what starts them, lets them agree, watches and ends them.
+"""Workers that train together, each in a process of its own: how they are started, compared, watched and ended.
 
-None of it imports TensorFlow, which holds a process fast where another worker does not come.
+Except for `environment`, it does not import TensorFlow, which can block a process that waits for another worker.
 """

@@ -1,12 +1,13 @@
-"""Before the training, all workers find that they have the same parameters, code, data and weights.
+"""Before the training, all workers check that they have the same parameters, code, packages, data and weights.
 
-The chief listens for the others at the very address where TensorFlow will: so this needs nothing but TF_CONFIG, and
-who does not come is known before TensorFlow would wait for it.
+The chief listens at the very address where TensorFlow will listen later. So nothing but TF_CONFIG is needed, and a
+worker that does not come is named before TensorFlow would wait for it.
 """
 
 import dataclasses
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,34 @@ from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.core.publish import MANIFEST, sha256
 from mlimages.core.tuning import ONEDNN, onednn_choice, package_versions
-from mlimages.launch.gathering import ANSWER_SECONDS, Caller, call, chief_absence, gather
-from mlimages.launch.tf_config import Cluster
-from mlimages.network.checkpoint_files import CHECKPOINTS, newest, start_files
-from mlimages.network.initial_weights import find_start
+from mlimages.launch.connection import (
+    ANSWER_SECONDS,
+    RETRY_SECONDS,
+    Peer,
+    PeerConnection,
+    accept_workers,
+    chief_absence,
+    connect_to_chief,
+)
+from mlimages.launch.tf_config import ClusterTask
+from mlimages.network.checkpoint_files import CHECKPOINTS, initial_weight_files, newest_checkpoint
+from mlimages.network.initial_weights import find_initial_weights
 
-# By which workers exchange, and after which steps.
-EXCHANGE = ("collective", "pack_mib", "steps_per_call")
-PURPOSE = "agree"
+# The parameters of `machine` that all workers must have alike: they decide the order of collective operations.
+COLLECTIVE_PARAMETERS = ("all_reduce", "all_reduce_pack_mib", "steps_per_call")
 SHOWN = 3
 
 Facts = dict[str, dict[str, Any]]
 
 
 def facts(params: Train, machine: Machine, tfrecords: Path, work: Path) -> Facts:
-    """What must be the same for all workers, by what it is called and then by its parts."""
+    """What must be the same on all workers: a dictionary by kind, and by name within a kind."""
     source = Path(str(mlimages.__file__)).parent
-    start = find_start(params, machine)
-    first = start_files(start) if start is not None else []
-    resumed = newest(work / CHECKPOINTS)
+    start = find_initial_weights(params, machine)
+    first = initial_weight_files(start) if start is not None else []
+    resumed = newest_checkpoint(work / CHECKPOINTS)
     return {"parameters": {**{f"train.{name}": value for name, value in dataclasses.asdict(params).items()},
-                           **{f"machine.{name}": getattr(machine, name) for name in EXCHANGE}},
+                           **{f"machine.{name}": getattr(machine, name) for name in COLLECTIVE_PARAMETERS}},
             "code": {str(path.relative_to(source)): sha256(path)[:16] for path in sorted(source.rglob("*.py"))},
             "packages": package_versions(),
             "arithmetic": {ONEDNN: onednn_choice()},
@@ -45,50 +53,75 @@ def facts(params: Train, machine: Machine, tfrecords: Path, work: Path) -> Facts
                 {"newest": resumed.name if resumed else None}}
 
 
-def agree(cluster: Cluster, own: Facts, held: socket.socket, seconds: float) -> None:
-    """Return, with `held` closed, when all workers are here and have the same facts.
+def agree(task: ClusterTask, own: Facts, listener: socket.socket, seconds: float,
+          stopped: Callable[[], Any] = bool) -> list[Peer]:
+    """Wait for all workers and compare their facts. `listener`, at this worker's port, is closed.
 
-    UserError, the same on all, naming the workers that did not come in so many seconds, two that say they are the same
-    one, or what differs.
+    Returns open connections: the chief's to all other workers, and another worker's to the chief. Without an error,
+    returns early, with any connections, if `stopped` returns something true.
+
+    Raises UserError, the same on all workers: it names the workers that did not come in this time, two processes that
+    claim the same index, or what differs.
     """
+    peers: list[Peer] = []
     try:
-        refused = _ask(cluster, own, held, seconds) if cluster.own == 0 else _answer(cluster, own, seconds)
+        problem = (_compare(task, own, listener, seconds, stopped, peers) if task.index == 0
+                   else _submit(task, own, seconds, stopped, peers))
     finally:
-        held.close()
-    if refused:
-        raise UserError(refused)
+        listener.close()
+    if problem and not stopped():
+        close(peers, task)
+        raise UserError(problem)
+    return peers
 
 
-def _ask(cluster: Cluster, own: Facts, held: socket.socket, seconds: float) -> str:
-    """As the chief, hear all others and tell all of them what, if anything, is wrong."""
-    callers: list[Caller] = []
-    refused = gather(cluster, held, PURPOSE, range(1, len(cluster.addresses)), seconds, callers)
-    refused = refused or _differences({0: own} | {caller.worker: caller.said["facts"] for caller in callers})
-    for caller in callers:
-        caller.line.send(refused=refused)
-        caller.line.receive(ANSWER_SECONDS)  # the other side closes first: else the port would stay taken for a while
-        caller.line.close()
-    return refused
+def close(peers: list[Peer], task: ClusterTask) -> None:
+    """Close the connections, those of the chief last: its port would else stay in use for a while."""
+    for peer in peers:
+        if task.index == 0:
+            peer.connection.receive(ANSWER_SECONDS)
+        peer.connection.close()
 
 
-def _answer(cluster: Cluster, own: Facts, seconds: float) -> str:
-    """As another worker, tell the chief and hear what it says."""
-    line = call(cluster, PURPOSE, seconds, facts=own)
-    said = line and line.receive(seconds + ANSWER_SECONDS)
-    if line:
-        line.close()
-    return str(said["refused"]) if said else chief_absence(cluster, seconds)
+def _compare(task: ClusterTask, own: Facts, listener: socket.socket, seconds: float, stopped: Callable[[], Any],
+             peers: list[Peer]) -> str:
+    """As the chief, compare the facts of all, and send the problem, or "", to all. Returns it."""
+    problem = accept_workers(task, listener, seconds, peers, stopped)
+    problem = problem or _differences({0: own} | {peer.worker: peer.hello["facts"] for peer in peers})
+    if not stopped():
+        for peer in peers:
+            peer.connection.send(problem=problem)
+    return problem
 
 
-def _differences(heard: Mapping[int, Facts]) -> str:
-    """What workers have otherwise than the chief."""
-    found = []
-    for index, facts in sorted(heard.items()):
-        for kind, expected in heard[0].items():
+def _submit(task: ClusterTask, own: Facts, seconds: float, stopped: Callable[[], Any], peers: list[Peer]) -> str:
+    """As another worker, send the facts to the chief. Returns the problem that it answers, or ""."""
+    connection = connect_to_chief(task, seconds, stopped, facts=own)
+    if connection is None:
+        return chief_absence(task, seconds)
+    peers.append(Peer(0, connection, "the chief", {}))
+    answer = _receive(connection, seconds + ANSWER_SECONDS, stopped)
+    return str(answer["problem"]) if answer else chief_absence(task, seconds)
+
+
+def _receive(connection: PeerConnection, seconds: float, stopped: Callable[[], Any]) -> dict[str, Any] | None:
+    """The next message; None if none arrives in this time, the connection is lost, or `stopped` returns true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not connection.lost and not stopped():
+        if (message := connection.receive(RETRY_SECONDS)) is not None:
+            return message
+    return None
+
+
+def _differences(found: Mapping[int, Facts]) -> str:
+    """What differs between the chief and other workers; "" if nothing does."""
+    problems = []
+    for index, facts in sorted(found.items()):
+        for kind, expected in found[0].items():
             here = facts.get(kind, {})
             names = [name for name in sorted({*expected, *here}) if expected.get(name) != here.get(name)]
             if names:
                 shown = ", ".join(f"{name}: {here.get(name)} against {expected.get(name)}" for name in names[:SHOWN])
-                found.append(f"worker {index} has other {kind} than the chief ({shown}"
-                             + (f" and {len(names) - SHOWN} more)" if len(names) > SHOWN else ")"))
-    return f"{'; '.join(found)}; workers must have the same" if found else ""
+                problems.append(f"worker {index} has other {kind} than the chief ({shown}"
+                                + (f" and {len(names) - SHOWN} more)" if len(names) > SHOWN else ")"))
+    return f"{'; '.join(problems)}; workers must have the same" if problems else ""

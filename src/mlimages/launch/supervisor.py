@@ -1,71 +1,103 @@
-"""Starts the workers, watches them from outside, and begins again from the last checkpoint when one is lost."""
+"""Starts the workers, watches them from outside, and starts them again from the last checkpoint when one is lost."""
 
 import contextlib
 import json
 import queue
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
-from mlimages.core.signals import Interrupts
-from mlimages.launch.launchers import Launcher, Stopped, open_launcher, stopped_early
-from mlimages.launch.worker import LEFT_ALONE, task_of
-from mlimages.launch.worker_state import Worker
-from mlimages.network.checkpoint_files import CHECKPOINTS, METRICS, newest
+from mlimages.core.signals import Interrupts, TrainingStopped
+from mlimages.launch.base import Launcher, WorkerProcess, resume_point, stopped_early
+from mlimages.launch.local import LocalLauncher
+from mlimages.launch.messages import ExitCode, parse_line
+from mlimages.launch.ray import ray_launcher
+from mlimages.launch.slurm import slurm_launcher
+from mlimages.launch.worker import describe_task
+from mlimages.launch.worker_state import WorkerLog, WorkerState, hung, without_first_step
+from mlimages.network.checkpoint_files import METRICS
 
 LOGS = "workers"
 TICK_SECONDS = 0.2
-# In which TensorFlow finds by itself that a worker is gone (5 to 10 s), and in which killed processes end.
+# TensorFlow finds by itself within 5 to 10 s that a worker is gone; killed processes end within a few seconds.
 GRACE_SECONDS, KILL_SECONDS = 15.0, 5.0
-# A step that takes so many times as long as the slowest so far hangs, where machine.step_timeout is shorter than that.
-SLOWER = 3
 
 
-class Lost(Exception):
-    """A worker died, was stopped or hung; the message says which, and at which step."""
+class WorkerLost(Exception):
+    """A worker died, was stopped or hung. The message names it and its step."""
 
 
 def supervise(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -> None:
-    """Train with the workers of `machine.launcher` to the end; the chief writes to `work`, and all logs lie there.
+    """Train to the end with the workers of `machine.launcher`. The chief writes to `work`, and the logs lie there.
 
-    UserError for what a worker refuses, for one that does not come, after SIGTERM or SIGINT, which save first, and for
-    a worker that was lost once more than `machine.max_restarts` times. No process is left.
+    Raises UserError for an error of a worker, for a worker that does not come, after SIGTERM or SIGINT, which save
+    first, and when a worker is lost more than `machine.max_restarts` times. No process is left.
     """
-    task = task_of(params, machine, tfrecords=tfrecords, work=work)
-    interrupts = Interrupts()  # entered last: Ray takes SIGTERM for itself
-    with open_launcher(machine, interrupts) as launcher, interrupts:
+    task = describe_task(params, machine, tfrecords=tfrecords, work=work)
+    interrupts = Interrupts()  # entered last: Ray installs its own handler of SIGTERM
+    with open_launcher(machine) as launcher, interrupts:
         for restart in range(machine.max_restarts + 1):
             with Attempt(launcher, machine, task, work, interrupts) as attempt:
                 try:
                     attempt.run()
                     return
-                except Lost as error:
+                except WorkerLost as error:
                     attempt.end()
-                    if (work / "out" / METRICS).exists():  # all is written: whoever was lost since is not missed
+                    if (work / "out" / METRICS).exists():  # all is written, so the loss does not matter
                         return
-                    what = f"{error}; {_resumes(work)}"
+                    problem = f"{error}; {resume_point(work)}"
                     if interrupts.received:
-                        raise UserError(f"{interrupts.received} stopped the training: {what}; run the same command to "
-                                        f"continue") from None
+                        raise UserError(f"{interrupts.received} stopped the training: {problem}; run the same command "
+                                        f"to continue") from None
                     attempt.show_tails()
-                except UserError as error:
+                except TrainingStopped:
+                    raise
+                except UserError:
                     attempt.end()
-                    if not isinstance(error, Stopped):
-                        attempt.show_tails()
+                    attempt.show_tails()
                     raise
             if restart < machine.max_restarts:
-                print(f"{what}. All workers begin again, restart {restart + 1} of {machine.max_restarts}", flush=True)
-        raise UserError(f"{what}. After {machine.max_restarts} restarts this is the end; the workers' logs are in "
-                        f"{work / LOGS}. Run the same command to continue")
+                print(f"{problem}. All workers start again, restart {restart + 1} of {machine.max_restarts}",
+                      flush=True)
+        raise UserError(f"{problem}. Workers were lost {machine.max_restarts + 1} times, and machine.max_restarts is "
+                        f"{machine.max_restarts}; the workers' logs are in {work / LOGS}. Run the same command to "
+                        f"continue")
 
 
-def _resumes(work: Path) -> str:
-    found = newest(work / CHECKPOINTS)
-    return f"training resumes from {found}" if found else "there is no checkpoint yet: training begins anew"
+@contextlib.contextmanager
+def open_launcher(machine: Machine) -> Iterator[Launcher]:
+    """The launcher that `machine.launcher` names."""
+    if machine.launcher == "ray":
+        with ray_launcher(machine) as launcher:
+            yield launcher
+    elif machine.launcher == "slurm":
+        with slurm_launcher(machine) as launcher:
+            yield launcher
+    else:
+        yield LocalLauncher(machine)
+
+
+class SupervisedWorker(WorkerState):
+    """A worker with its process, its log, and its exit code after its end."""
+
+    def __init__(self, index: int, log: WorkerLog) -> None:
+        super().__init__(index)
+        self.log = log
+        self.process: WorkerProcess | None = None
+        self.code: int | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.code is None
+
+    def signal_process(self, number: int) -> None:
+        if self.process is not None:
+            self.process.signal(number)
 
 
 class Attempt:
@@ -74,151 +106,147 @@ class Attempt:
     def __init__(self, launcher: Launcher, machine: Machine, task: dict[str, Any], work: Path,
                  interrupts: Interrupts) -> None:
         self._launcher, self._machine, self._task, self._interrupts = launcher, machine, task, interrupts
-        self._heard: queue.SimpleQueue[tuple[Worker, str, Any]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[SupervisedWorker, str, Any]] = queue.SimpleQueue()
         self._logs = work / LOGS
-        self._workers: list[Worker] = []
-        self._files = contextlib.ExitStack()
-        self._passed_on = self._joined = False
-        self._ends = float("inf")  # of the time that workers have to end by themselves
+        self._workers: list[SupervisedWorker] = []
+        self._signalled = self._joined = False
+        self._deadline = float("inf")  # for the others to end by themselves, after one has ended
 
     def __enter__(self) -> "Attempt":
         self._logs.mkdir(parents=True, exist_ok=True)
-        for index in self._launcher.indices:
-            log = (self._logs / f"worker-{index}.log").open("a", encoding="utf-8")
-            self._workers.append(Worker(index, self._files.enter_context(log)))
+        self._workers = [SupervisedWorker(index, WorkerLog(index, self._logs / f"worker-{index}.log"))
+                         for index in self._launcher.indices]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  traceback: TracebackType | None) -> None:
         self.end()
-        self._files.close()
+        for worker in self._workers:
+            worker.log.close()
 
     def run(self) -> None:
-        """Until all workers have ended well; Lost or UserError where they have not."""
+        """Return when all workers have ended well. Raises WorkerLost or UserError if they do not."""
         for worker in self._workers:
-            def heard(kind: str, what: Any, worker: Worker = worker) -> None:
-                self._heard.put((worker, kind, what))
-
-            worker.process = self._launcher.start(worker.index, heard)
-            worker.process.send(json.dumps({**self._task, "index": worker.index,
-                                            "host": self._launcher.host(worker.index)}))
-        for worker in self._workers:  # whom it took long to start
-            worker.spoke = time.monotonic()
-        while any(worker.code is None for worker in self._workers) and time.monotonic() < self._ends:
-            self._listen()
-            self._join()
-            self._pass_on_signal()
-            self._find_silence()
-        self._judge()
+            self._start(worker)
+        for worker in self._workers:  # starting them may have taken long
+            worker.reported = time.monotonic()
+        while any(worker.code is None for worker in self._workers) and time.monotonic() < self._deadline:
+            self._process_events()
+            self._send_addresses()
+            self._forward_signal()
+            self._check_progress()
+        self._check_results()
 
     def end(self) -> None:
-        """Kill what still runs, and hear it end."""
-        ends = time.monotonic() + KILL_SECONDS
+        """Kill the workers that still run, and wait for their end."""
+        deadline = time.monotonic() + KILL_SECONDS
         for worker in self._running():
-            worker.process.signal(signal.SIGKILL)  # type: ignore[union-attr]
-        while self._running() and time.monotonic() < ends:
-            self._listen()
+            worker.signal_process(signal.SIGKILL)
+        while self._running() and time.monotonic() < deadline:
+            self._process_events()
 
     def show_tails(self) -> None:
-        """Print how the log of each worker ends."""
+        """Print the last lines of each worker's log."""
         for worker in self._workers:
-            print(f"--- the end of {self._logs / f'worker-{worker.index}.log'}")
-            print("\n".join(worker.tail), flush=True)
+            print(f"--- the end of {worker.log.path}")
+            print("\n".join(worker.log.tail), flush=True)
 
-    def _running(self) -> list[Worker]:
-        return [worker for worker in self._workers if worker.process is not None and worker.code is None]
+    def _start(self, worker: SupervisedWorker) -> None:
+        worker.process = self._launcher.start(worker.index, lambda *event: self._events.put((worker, *event)))
+        worker.process.send(json.dumps({**self._task, "index": worker.index,
+                                        "host": self._launcher.host(worker.index)}))
 
-    def _listen(self) -> None:
-        """Take in what was said since; wait a moment where it is nothing."""
+    def _running(self) -> list[SupervisedWorker]:
+        return [worker for worker in self._workers if worker.running]
+
+    def _process_events(self) -> None:
+        """Process the output since the last call; wait up to TICK_SECONDS for some."""
         with contextlib.suppress(queue.Empty):
-            worker, kind, what = self._heard.get(timeout=TICK_SECONDS)
+            event = self._events.get(timeout=TICK_SECONDS)
             while True:
-                self._take(worker, kind, what)
-                worker, kind, what = self._heard.get_nowait()
+                self._process(*event)
+                event = self._events.get_nowait()
 
-    def _take(self, worker: Worker, kind: str, what: Any) -> None:
+    def _process(self, worker: SupervisedWorker, kind: str, content: Any) -> None:
         if kind == "exit":
-            worker.code = what
-            self._ends = min(self._ends, time.monotonic() + self._grace)
-            return
-        told = worker.hear(kind, what)
-        if "plan" in told:
-            print(told["plan"], flush=True)
-        if kind == "out" and what.strip() and not told and worker is self._workers[0]:
-            print(what, flush=True)
+            worker.code = content
+            self._deadline = min(self._deadline, time.monotonic() + self._grace)
+        elif kind == "out" and (report := parse_line(content)):
+            worker.update(report)
+            if report.plan:
+                print(report.plan, flush=True)
+        else:
+            worker.log.write(content)
+            if kind == "out" and content.strip() and worker is self._workers[0]:
+                print(content, flush=True)
 
     @property
     def _grace(self) -> float:
-        """How long the others may go on after the end of a worker: the chief without any, once all have trained."""
-        alone = self._workers[0].code is None and all("trained" in worker.told for worker in self._workers)
-        return self._machine.start_timeout if alone else GRACE_SECONDS
+        """How long the others may run after one has ended: once all have trained, the chief may go on writing."""
+        chief_writes = self._workers[0].code is None and all(worker.trained for worker in self._workers)
+        return self._machine.start_timeout if chief_writes else GRACE_SECONDS
 
-    def _join(self) -> None:
-        """Once all have come, tell each where the others are."""
+    def _send_addresses(self) -> None:
+        """Once all workers have reported their addresses, send the list to each."""
         if not self._joined and all(worker.address for worker in self._workers):
             self._joined = True
             addresses = json.dumps([worker.address for worker in self._workers])
-            for worker in self._workers:
-                if self._launcher.host(worker.index) is not None:
-                    worker.process.send(addresses)  # type: ignore[union-attr]
+            for worker in self._running():
+                worker.process.send(addresses)  # type: ignore[union-attr]
 
-    def _pass_on_signal(self) -> None:
-        if not self._interrupts.received or self._passed_on:
+    def _forward_signal(self) -> None:
+        if not self._interrupts.received or self._signalled:
             return
-        self._passed_on = True
+        self._signalled = True
         if not all(worker.entered for worker in self._workers):
             raise stopped_early(self._interrupts)
         for worker in self._running():
-            worker.process.signal(signal.SIGTERM)  # type: ignore[union-attr]
+            worker.signal_process(signal.SIGTERM)
 
-    def _find_silence(self) -> None:
-        """UserError for workers that did not come, Lost for those that hang."""
-        if self._ends < float("inf"):
+    def _check_progress(self) -> None:
+        """Raises UserError for workers that did not come, and WorkerLost for workers that hang."""
+        if self._deadline < float("inf"):
             return
-        now = time.monotonic()
-        # Where a worker itself waits for others, it tells who is missing.
-        patience = self._machine.start_timeout + (GRACE_SECONDS if self._joined else 0.0)
-        late = [worker for worker in self._running() if not worker.under_way and now - worker.spoke > patience]
+        timeout = self._machine.start_timeout
+        # After they have joined, a worker that waits for others names them itself.
+        late = [worker for worker in without_first_step(self._workers, timeout + GRACE_SECONDS * self._joined)
+                if worker in self._running()]
         if late and not self._joined:
             missing = ", ".join(str(worker) for worker in self._workers if not worker.address)
-            raise UserError(f"{missing} did not come within machine.start_timeout, {self._machine.start_timeout:g} s; "
-                            f"the logs are in {self._logs}")
+            raise UserError(f"{missing} did not come within machine.start_timeout, {timeout:g} s; the logs are in "
+                            f"{self._logs}")
         if late:
-            raise Lost(f"{', '.join(map(str, late))} did not end a first step within machine.start_timeout, "
-                       f"{self._machine.start_timeout:g} s")
-        patience = max(self._machine.step_timeout, SLOWER * max(worker.slowest for worker in self._workers))
-        if self._workers[0].writing:
-            patience = self._machine.start_timeout
-        if all(worker.under_way for worker in self._workers) and \
-                now - max(worker.spoke for worker in self._workers) > patience:
+            raise WorkerLost(f"{', '.join(map(str, late))} did not end a first step within machine.start_timeout, "
+                             f"{timeout:g} s")
+        blamed, seconds = hung(self._workers, self._machine)
+        if blamed:
             for worker in self._running():
-                worker.process.signal(signal.SIGUSR1)  # type: ignore[union-attr]  # its log tells where it is
-            self._listen()
-            behind = min(worker.progress for worker in self._workers)
-            hung = [worker for worker in self._workers if worker.progress == behind]
-            raise Lost(f"{', '.join(map(str, hung))} hung {hung[0].where} for {patience:.0f} s")
+                worker.signal_process(signal.SIGUSR1)  # its log then says where it is
+            self._process_events()
+            raise WorkerLost(f"{', '.join(map(str, blamed))} hung {blamed[0].where} for {seconds:.0f} s")
 
-    def _judge(self) -> None:
-        """Return where all ended well, else say who is to blame."""
+    def _check_results(self) -> None:
+        """Return if all workers ended well. Raises the error of the worker that is to blame."""
         for worker in self._workers:
-            if "error" in worker.told:
-                raise UserError(worker.told["error"])
-        signalled = [worker for worker in self._workers if worker.told.get("stopped", "").startswith("SIG")]
-        if signalled and (self._passed_on or len(signalled) == len(self._workers)):
-            raise Stopped(signalled[0].told["stopped"])  # not one of them is to end, but the training
-        if signalled:
-            raise Lost(f"{signalled[0]} was told to end: {signalled[0].told['stopped'].partition(';')[0]}")
-        bad = [worker for worker in self._workers if worker.code != 0]
-        silent = [worker for worker in bad if worker.code is None]
+            if worker.error is not None:
+                raise UserError(worker.error)
+        signalled = [worker for worker in self._workers if worker.signal]
+        if signalled and (self._signalled or len(signalled) == len(self._workers)):
+            raise TrainingStopped(signalled[0].stopped or "", signalled[0].signal)
+        if signalled:  # one worker was to end, not the training
+            raise WorkerLost(f"{signalled[0]} was ended by {signalled[0].signal} {signalled[0].where}")
+        failed = [worker for worker in self._workers if worker.code != 0]
+        silent = [worker for worker in failed if worker.code is None]
         if silent:
-            raise Lost(f"{', '.join(map(str, silent))} was stopped or hung {silent[0].where}, while the others ended")
-        # Who only lost another is not to blame, nor whom TensorFlow itself ended.
-        guilt = {LEFT_ALONE: 2, -signal.SIGABRT: 1}
-        for worker in sorted(bad, key=lambda one: guilt.get(one.code or 0, 0)):
-            if worker.code == LEFT_ALONE:
-                raise Lost(f"{worker} lost the others {worker.where}: {worker.told.get('lost', '')}")
-            raise Lost(f"{worker} {_end(worker.code or 0)} {worker.where}")
+            raise WorkerLost(f"{', '.join(map(str, silent))} was stopped or hung {silent[0].where}, while the others "
+                             f"ended")
+        # A worker that only lost another one is not to blame, nor one that TensorFlow aborted.
+        order = {int(ExitCode.PEER_LOST): 2, -int(signal.SIGABRT): 1}
+        for worker in sorted(failed, key=lambda one: order.get(one.code or 0, 0)):
+            if worker.code == ExitCode.PEER_LOST:
+                raise WorkerLost(f"{worker} lost the others {worker.where}: {worker.lost or ''}")
+            raise WorkerLost(f"{worker} {_exit_text(worker.code or 0)} {worker.where}")
 
 
-def _end(code: int) -> str:
+def _exit_text(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

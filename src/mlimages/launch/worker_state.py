@@ -1,32 +1,34 @@
-"""What a supervisor knows of a worker, from what that said."""
+"""The state of a worker, from what it reports, and the rules by which it counts as hung."""
 
-import contextlib
-import json
 import time
 from collections import deque
-from typing import Any, TextIO
+from collections.abc import Sequence
+from pathlib import Path
 
-from mlimages.launch.launchers import Process
-from mlimages.launch.worker import MARK
+from mlimages.core.noise import is_noise
+from mlimages.core.params import Machine
+from mlimages.launch.messages import WorkerReport
 
 TAIL_LINES = 20
+# A call that takes this many times as long as the slowest so far counts as hung, if machine.step_timeout is shorter.
+SLOWEST_FACTOR = 3
 
 
-class Worker:
-    """The last step that it entered, how long its steps take, when it last spoke, what it said at its end."""
+class WorkerState:
+    """The last step that a worker began, how long its calls take, and when it last reported progress."""
 
-    def __init__(self, index: int, log: TextIO) -> None:
-        self.index, self._log = index, log
-        self.process: Process | None = None
-        self.address: str | None = None
-        self.entered = 0
-        self.steps = 0  # or rather calls, that it has done
-        self.slowest = 0.0  # of them, in seconds: the first, which is traced and compiled, counts until the second ends
-        self.writing = False  # or waits for the chief to write a checkpoint or, after the training, the model
-        self.spoke = time.monotonic()
-        self.told: dict[str, Any] = {}
-        self.code: int | None = None
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+    def __init__(self, index: int, address: str | None = None) -> None:
+        self.index, self.address = index, address
+        self.entered = 0  # the last step of the call that it began
+        self.calls = 0  # that it has finished
+        self.slowest = 0.0  # seconds; the first call, which is traced and compiled, counts until the second ends
+        self.writing = False  # it writes, or waits for the chief to write
+        self.trained = False
+        self.reported = time.monotonic()
+        self.error: str | None = None
+        self.lost: str | None = None
+        self.stopped: str | None = None
+        self.signal: str | None = None
 
     def __str__(self) -> str:
         role = ", the chief" if self.index == 0 else ""
@@ -34,6 +36,7 @@ class Worker:
 
     @property
     def where(self) -> str:
+        """How far it has come, for errors."""
         if not self.entered:
             return "before its first step"
         return f"{'after' if self.writing else 'in'} step {self.entered}"
@@ -44,30 +47,60 @@ class Worker:
 
     @property
     def under_way(self) -> bool:
-        return bool(self.steps) or "trained" in self.told
+        """Whether its first call is done."""
+        return bool(self.calls) or self.trained
 
-    def hear(self, kind: str, line: str) -> dict[str, Any]:
-        """Take in a line; returns the facts that it tells, if any, else it goes to the log."""
-        if kind == "out" and line.startswith(MARK):
-            # A worker that is killed, or whose disk or network fails, may leave half a line.
-            with contextlib.suppress(ValueError):
-                told = json.loads(line.removeprefix(MARK))
-                if isinstance(told, dict):
-                    self._learn(told)
-                    return told
-        if line.strip():
-            self.tail.append(f"[worker {self.index}] {line}")
-            print(self.tail[-1], file=self._log, flush=True)
-        return {}
-
-    def _learn(self, told: dict[str, Any]) -> None:
+    def update(self, report: WorkerReport) -> None:
         now = time.monotonic()
-        if self.entered and not self.writing and told.keys() & {"entered", "writing"}:
-            self.slowest = max(self.slowest if self.steps > 1 else 0.0, now - self.spoke)
-            self.steps += 1
-        self.spoke = now
-        self.told |= told
-        self.entered = told.get("entered", self.entered)
-        if told.keys() & {"entered", "saved", "writing", "trained"}:
-            self.writing = bool(told.keys() & {"writing", "trained"})
-        self.address = told.get("address", self.address)
+        began, writes = report.entered is not None, report.writing or report.trained
+        if self.entered and not self.writing and (began or report.writing):
+            self.slowest = max(self.slowest if self.calls > 1 else 0.0, now - self.reported)
+            self.calls += 1
+        self.reported = now
+        self.entered = report.entered or self.entered
+        if began or writes or report.saved is not None:
+            self.writing = writes
+        self.trained = self.trained or report.trained
+        self.address = report.address or self.address
+        self.error = report.error if report.error is not None else self.error
+        self.lost = report.lost if report.lost is not None else self.lost
+        if report.stopped is not None:
+            self.stopped, self.signal = report.stopped, report.signal
+
+
+class WorkerLog:
+    """The output of a worker: in a file, and its last lines in `tail`."""
+
+    def __init__(self, index: int, path: Path) -> None:
+        self.path, self.tail = path, deque[str](maxlen=TAIL_LINES)
+        self._index, self._file = index, path.open("a", encoding="utf-8")
+
+    def write(self, line: str) -> None:
+        """Append a line, unless it is empty or known noise of TensorFlow."""
+        if line.strip() and not is_noise(line):
+            self.tail.append(f"[worker {self._index}] {line}")
+            print(self.tail[-1], file=self._file, flush=True)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def without_first_step(workers: Sequence[WorkerState], seconds: float) -> list[WorkerState]:
+    """The workers that did not end a first call within this time since their last report."""
+    now = time.monotonic()
+    return [worker for worker in workers if not worker.under_way and now - worker.reported > seconds]
+
+
+def hung(workers: Sequence[WorkerState], machine: Machine) -> tuple[list[WorkerState], float]:
+    """The workers that are furthest behind if no worker has reported for a time, and this time in seconds.
+
+    The first worker is the chief. While it writes, the time is `machine.start_timeout`.
+    """
+    patience = max(machine.step_timeout, SLOWEST_FACTOR * max(worker.slowest for worker in workers))
+    if workers[0].writing:
+        patience = machine.start_timeout
+    silent = time.monotonic() - max(worker.reported for worker in workers)
+    if not all(worker.under_way for worker in workers) or silent <= patience:
+        return [], patience
+    behind = min(worker.progress for worker in workers)
+    return [worker for worker in workers if worker.progress == behind], patience

@@ -1,1 +1,1 @@
-"""Multi-label metrics, gathered batch by batch."""
+"""Multi-label metrics, accumulated batch by batch in bounded memory."""

@@ -1,17 +1,17 @@
-"""Where the score of a true label ranks among all scores of its class, which are counted and not kept.
+"""Average precision from histograms of scores, in memory that does not depend on the number of images.
 
-Of each class are kept
-- how many scores fell into each bin of log(p / (1 - p)), where tiny probabilities lie as far apart as large ones. The
-  bins are 2^k wide and begin at multiples of it, with the smallest k at which they cover the scores seen so far. When
-  those spread, neighbouring bins become one: the counts stay exact, and are the same in whatever order images come;
-- its BEST greatest scores as they are, which a class with few true labels depends on;
-- the score of each true label: 8 bytes for each, all by which memory grows with the images.
+The rank of every true label among all scores of its class gives the average precision. Kept for each class are
+- the number of scores in each bin of the log-odds, log(p / (1 - p)), which separate tiny probabilities as well as large
+  ones. The bins are 2^k wide and begin at multiples of it, with the smallest k for which they cover all scores so far.
+  When the scores spread further, neighbouring bins are merged: the counts stay exact, whatever the order of the images;
+- its BEST highest scores, exactly, for classes with few true labels;
+- the score of each true label, 8 bytes each. Only these grow with the number of images.
 
-Precision is exact where a true label is among the BEST greatest scores. Below, scores in one bin count as equal, as
-equal ones do in scikit-learn's average_precision_score: where b of the r scores down to the end of the bin lie in it,
-that is wrong by at most b / r. `ClassRanks` gives for each class how far its average precision can be from the exact
-one, with the scores that it had; over 88,739 scores that are spread like a normal distribution or like Student's t with
-4 degrees of freedom, it was within 0.0007 with 5,731 bins, which 11,166 classes have.
+Precision is exact where a true label is among the BEST highest scores. Below them, scores in one bin count as equal, as
+in scikit-learn's average_precision_score. Where b of the r scores down to the end of a bin lie in that bin, the error
+is at most b / r. `ClassRanking` states the largest possible error for each class. Over 88,739 scores drawn from a
+normal distribution, or from Student's t with 4 degrees of freedom, the error was within 0.0007 with the 5,731 bins that
+11,166 classes have.
 """
 
 from collections.abc import Iterator
@@ -22,20 +22,20 @@ import numpy as np
 CELLS = 64_000_000  # bins of all classes together: 128 MB
 MOST_BINS = 65_536
 BEST = 256
-ROWS = 128  # images that are counted together
-FINEST = -24  # log2 of the narrowest bins: float32 tells no probabilities apart that are closer
-POOL_WIDTH = 2.0**-14  # of the bins of all classes together
-SMALLEST, GREATEST = np.finfo(np.float32).tiny, 1 - 2.0**-24  # probabilities, as far as float32 goes
+ROWS = 128  # images that are counted at once
+FINEST = -24  # log2 of the narrowest bins: float32 does not distinguish closer probabilities
+POOL_WIDTH = 2.0**-14  # of the bins of the histogram of all classes
+SMALLEST, GREATEST = np.finfo(np.float32).tiny, 1 - 2.0**-24  # probabilities of float32 above 0 and below 1
 UNKNOWN = np.float32(-1)
-# A bin counts up to this in 16 bits; what is above is carried, and looked for before more could be lost.
+# Bins have 16 bits. Counts above this are carried over before a bin can overflow.
 CARRY = 2**15
 
 
-class ClassRanks(NamedTuple):
+class ClassRanking(NamedTuple):
     """The ranking of a class at its true labels, from the highest score down.
 
-    `scores` float32, `precision` and `recall` float64, [true labels]; `average_precision`, NaN without a true label,
-    and `error`, the most that it can be from the exact one.
+    `scores` is float32, `precision` and `recall` are float64, all [true labels]. `average_precision` is NaN without a
+    true label; `error` is the largest possible difference from the exact one.
     """
 
     scores: np.ndarray
@@ -46,13 +46,13 @@ class ClassRanks(NamedTuple):
 
 
 class ScoreHistograms:
-    """Takes in the probabilities of images, and tells how the true labels rank among them."""
+    """Counts the probabilities of images, and computes the ranks of the true labels among them."""
 
     def __init__(self, classes: int) -> None:
         self.bins = min(MOST_BINS, CELLS // classes)
         self.known = np.zeros(classes, np.int64)
         self._counts = np.zeros((classes, self.bins), np.uint16)
-        self._carried: dict[int, dict[int, int]] = {}  # of classes, of bins
+        self._carried: dict[int, dict[int, int]] = {}  # by class, by bin
         self._uncarried = 0  # images
         self._exponents = np.full(classes, FINEST)
         self._firsts = np.zeros(classes, np.int64)
@@ -64,7 +64,7 @@ class ScoreHistograms:
         self._true: list[tuple[np.ndarray, np.ndarray]] = []
 
     def update(self, scores: np.ndarray, truths: np.ndarray) -> None:
-        """Count probabilities float32 [images, classes], UNKNOWN where they are not to count; truths are bool."""
+        """Count probabilities, float32 [images, classes], UNKNOWN where a label is unknown; truths are bool."""
         image, of_class = np.nonzero(truths)
         self._true.append((of_class.astype(np.int32), scores[image, of_class]))
         while len(scores):
@@ -75,17 +75,19 @@ class ScoreHistograms:
                 self._count()
             scores = scores[len(taken):]
 
-    def ranks(self) -> Iterator[ClassRanks]:
-        """Of each class in turn."""
+    def ranks(self) -> Iterator[ClassRanking]:
+        """The ranking of each class, in order."""
         self._count()
         of_class, scores = (np.concatenate(parts) for parts in zip(*self._true, strict=True))
         order = np.lexsort((-scores, of_class))
         ends = np.cumsum(np.bincount(of_class, minlength=len(self._counts)))
-        for index, some in enumerate(np.split(scores[order], ends[:-1])):
-            yield self._ranks(index, some)
+        for index, of_index in enumerate(np.split(scores[order], ends[:-1])):
+            yield self._ranking(index, of_index)
 
     def pooled(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of all classes together: the log-odds amid bins, ascending, and the scores and true labels in each bin."""
+        """The histogram of all classes: the log-odds at the centre of each bin, ascending, and its numbers of scores
+        and of true labels. Empty bins are left out.
+        """
         self._count()
         true = np.zeros_like(self._pool)
         for _, scores in self._true:
@@ -93,10 +95,10 @@ class ScoreHistograms:
         used = np.flatnonzero(self._pool)
         return (used + LOWEST + 0.5) * POOL_WIDTH, self._pool[used], true[used]
 
-    def _ranks(self, index: int, scores: np.ndarray) -> ClassRanks:
-        """Of a class, from the scores of its true labels, the highest first."""
+    def _ranking(self, index: int, scores: np.ndarray) -> ClassRanking:
+        """The ranking of a class from the scores of its true labels, in descending order."""
         if not len(scores):
-            return ClassRanks(scores, np.empty(0), np.empty(0), float("nan"), float("nan"))
+            return ClassRanking(scores, np.empty(0), np.empty(0), float("nan"), float("nan"))
         best = np.sort(self._best[index])
         true = np.searchsorted(-scores, -scores, side="right")
         cells = self._cells(np.full(len(scores), index), scores)
@@ -105,15 +107,15 @@ class ScoreHistograms:
         counts = self._counts_of(index)
         within = counts[::-1].cumsum()[::-1][place]
         above = within - counts[place]
-        least = true / (within - (true_within - true))
-        most = true / (above + true - true_above)
-        precision = np.clip(true_within / within, least, most)
+        lowest = true / (within - (true_within - true))
+        highest = true / (above + true - true_above)
+        precision = np.clip(true_within / within, lowest, highest)
         exact = scores > best[0]
         of_best = true / np.maximum(BEST - np.searchsorted(best, scores), 1)
-        precision, least, most = (np.where(exact, of_best, one) for one in (precision, least, most))
+        precision, lowest, highest = (np.where(exact, of_best, values) for values in (precision, lowest, highest))
         average = precision.mean()
-        return ClassRanks(scores, precision, true / len(scores), float(average),
-                          float(max(most.mean() - average, average - least.mean())))
+        return ClassRanking(scores, precision, true / len(scores), float(average),
+                          float(max(highest.mean() - average, average - lowest.mean())))
 
     def _count(self) -> None:
         block = np.ascontiguousarray(self._waiting[: self._rows].T)
@@ -156,7 +158,7 @@ class ScoreHistograms:
         self._best[better] = np.partition(joined, block.shape[1], axis=1)[:, block.shape[1]:]
 
     def _cover(self, low: np.ndarray, high: np.ndarray) -> None:
-        """Make the bins of each class reach from `low` to `high`, if they do not."""
+        """Widen the bins of each class until they cover the log-odds from `low` to `high`."""
         np.minimum(self._low, low, out=self._low)
         np.maximum(self._high, high, out=self._high)
         low, high = (np.where(self._low <= self._high, one, 0) for one in (self._low, self._high))
@@ -172,18 +174,18 @@ class ScoreHistograms:
             counts = self._counts_of(index)
             cells = np.flatnonzero(counts)
             moved = (cells + self._firsts[index]) >> (exponents[index] - self._exponents[index])
-            # In the middle: what comes a little outside has room then.
+            # Centred, so that scores a little outside have room.
             self._firsts[index] = (first[index] + last[index] + 1 - self.bins) // 2
             self._recount(index, np.bincount(moved - self._firsts[index], counts[cells], self.bins).astype(np.int64))
         self._exponents = exponents
 
     def _cells(self, of_class: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """The bins in which scores lie, counted from log-odds of 0."""
+        """The bins of scores, counted from log-odds of 0."""
         return np.floor(log_odds(scores) * np.exp2(-self._exponents[of_class])).astype(np.int64)
 
 
 def log_odds(probabilities: np.ndarray) -> np.ndarray:
-    """float64; finite, as far as float32 tells a probability from 0 and from 1."""
+    """The log-odds of probabilities, float64; those of 0 and 1 are those of the nearest other float32."""
     bounded = np.clip(probabilities, SMALLEST, GREATEST, dtype=np.float64)
     return np.log(bounded) - np.log1p(-bounded)
 

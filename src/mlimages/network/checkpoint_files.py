@@ -8,36 +8,36 @@ from mlimages.core.errors import UserError
 from mlimages.core.publish import sha256
 
 CHECKPOINTS = "checkpoints"
-FACTS = "facts.json"
+METADATA = "facts.json"
 VARIABLES = "variables"
 MODEL = "model.keras"
 PROFILE = "profile.json"
 METRICS = "metrics.json"  # written last: with it, all of the result is there
 
 
-def folders(checkpoints: Path) -> list[Path]:
+def checkpoint_folders(checkpoints: Path) -> list[Path]:
     """The checkpoints of a training, the oldest first."""
     return sorted(checkpoints.glob("step-*"))
 
 
-def read_facts(folder: Path) -> tuple[dict[str, Any] | None, str]:
+def read_metadata(folder: Path) -> tuple[dict[str, Any] | None, str]:
     """The facts of a checkpoint, else None and what is wrong; its other files are not looked at."""
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        facts = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         facts["step"], facts["losses"], facts["score"], facts["seconds"], facts["network"], facts["machine"]
         facts["files"].items()
     except FileNotFoundError:
-        return None, f"{FACTS} is missing"
+        return None, f"{METADATA} is missing"
     except OSError as error:
-        return None, f"{FACTS} cannot be read: {error.strerror}"
+        return None, f"{METADATA} cannot be read: {error.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return None, f"{FACTS}: {error}"
+        return None, f"{METADATA}: {error}"
     return facts, ""
 
 
-def examine(folder: Path) -> tuple[dict[str, Any] | None, str]:
+def validate_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, str]:
     """The facts of a checkpoint that is whole, else None and what is wrong."""
-    facts, fault = read_facts(folder)
+    facts, fault = read_metadata(folder)
     for name, digest in facts["files"].items() if facts else ():
         try:
             if sha256(folder / name) != digest:
@@ -49,12 +49,13 @@ def examine(folder: Path) -> tuple[dict[str, Any] | None, str]:
     return facts, fault
 
 
-def newest(checkpoints: Path) -> Path | None:
+def newest_checkpoint(checkpoints: Path) -> Path | None:
     """The newest checkpoint that is whole: from which training would resume."""
-    return next((folder for folder in reversed(folders(checkpoints)) if examine(folder)[0] is not None), None)
+    folders = reversed(checkpoint_folders(checkpoints))
+    return next((folder for folder in folders if validate_checkpoint(folder)[0] is not None), None)
 
 
-def start_files(start: str | Path) -> list[Path]:
+def initial_weight_files(start: str | Path) -> list[Path]:
     """The files of what `train.initialize_from` may name; UserError where they are not there.
 
     One .keras file, also that of a folder such as data/model; of one of our checkpoints facts.json first, then its
@@ -64,13 +65,13 @@ def start_files(start: str | Path) -> list[Path]:
     network = start / MODEL if start.is_dir() else start
     if network.suffix == ".keras" and network.is_file():
         return [network]
-    if (start / FACTS).is_file():
-        return [start / FACTS, *sorted(start.glob(f"{VARIABLES}.*"))]
+    if (start / METADATA).is_file():
+        return [start / METADATA, *sorted(start.glob(f"{VARIABLES}.*"))]
     index = start.with_name(f"{start.name}.index")
     files = [index, *sorted(start.parent.glob(f"{start.name}.data-*"))]
     if not index.is_file() or len(files) < 2:
         others = [path.with_suffix("") for path in sorted(start.parent.glob("*.index"))]
         raise UserError(f"{start} is nothing that a training can start from: expected a .keras file, a folder with "
-                        f"{MODEL} or {FACTS}, or a TensorFlow checkpoint: {index} and {start}.data-* beside it"
+                        f"{MODEL} or {METADATA}, or a TensorFlow checkpoint: {index} and {start}.data-* beside it"
                         + (f"; there is {', '.join(map(str, others[:5]))}" if others else ""))
     return files

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 
-def fused(function: Callable[..., Any]) -> Callable[..., Any]:
+def jit_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled by XLA on TensorFlow: a chain of elementwise operations stores nothing in between.
 
     So a loss over [batch, thousands of classes] takes a third of the time, and no memory but its arguments and its

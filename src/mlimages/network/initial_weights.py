@@ -16,7 +16,7 @@ from mlimages.core.publish import atomic
 from mlimages.network.checkpoint_files import MODEL
 
 
-def find_start(params: Train, machine: Machine) -> Path | None:
+def find_initial_weights(params: Train, machine: Machine) -> Path | None:
     """What `train.initialize_from` names, or a copy in scratch/ where only DVC still has it; None where it is null.
 
     UserError where DVC tracks it, but has lost it. What is not there at all is left to whoever reads it.

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from mlimages.core.errors import UserError
 from mlimages.core.publish import sha256
-from mlimages.network.checkpoint_files import FACTS, VARIABLES, examine, start_files
+from mlimages.network.checkpoint_files import METADATA, VARIABLES, initial_weight_files, validate_checkpoint
 
 SCOPES = {"init_conv": "init/init_conv/conv2d", "global_pool_bn": "global_pool/bn/batch_normalization",
           "logits": "logits/dense"}
@@ -28,7 +28,7 @@ WEIGHT = re.compile(r"(init|global_pool|stages_\d+_block_\d+)/.*/(kernel|gamma|b
 NAMED = 5  # variables, where a list of them is printed
 
 
-class Loaded(NamedTuple):
+class LoadedWeights(NamedTuple):
     """The names of what was `loaded`, of what else the checkpoint holds, and of what of the network was `kept`; the
     sha256 of the checkpoint's files.
     """
@@ -57,7 +57,7 @@ def released_name(path: str) -> str:
     return f"{block}/{name}/{'batch_normalization' if name.endswith('_bn') else 'conv2d'}/{variable}"
 
 
-def load_weights(model: keras.Model, start: str | Path, *, logits: bool = True) -> Loaded:
+def load_weights(model: keras.Model, start: str | Path, *, logits: bool = True) -> LoadedWeights:
     """Fill a network of `mlimages.network.resnet` from a folder with model.keras, such as data/model, a .keras file,
     one of our checkpoints, scratch/train/KEY/checkpoints/step-N, or the released checkpoint PREFIX.index and
     PREFIX.data-*.
@@ -69,15 +69,15 @@ def load_weights(model: keras.Model, start: str | Path, *, logits: bool = True) 
     wanted = {released_name(variable.path): variable for variable in model.variables}
     kept = [] if logits else [name for name in wanted if name.startswith("logits/")]
     shapes = {name: tuple(variable.shape) for name, variable in wanted.items() if name not in kept}
-    files = start_files(start)
-    if files[0].name == FACTS:
+    files = initial_weight_files(start)
+    if files[0].name == METADATA:
         found = _of_ours(Path(start), list(wanted))
     else:
         found = _of_keras(files[0]) if files[0].suffix == ".keras" else _of_released(start, wanted)
     _check(start, shapes, found)
     for name in shapes:
         wanted[name].assign(found[name])
-    return Loaded(sorted(shapes), sorted(set(found) - set(shapes)), sorted(kept),
+    return LoadedWeights(sorted(shapes), sorted(set(found) - set(shapes)), sorted(kept),
                   {path.name: sha256(path) for path in files})
 
 
@@ -93,7 +93,7 @@ def _of_keras(path: Path) -> dict[str, Any]:
 
 def _of_ours(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     """What a checkpoint of a training says of the network whose variables have these names, in their order."""
-    facts, fault = examine(folder)
+    facts, fault = validate_checkpoint(folder)
     if facts is None:
         raise UserError(f"{folder} is damaged ({fault}); take another one of {folder.parent}")
     reader = tf.train.load_checkpoint(str(folder / VARIABLES))

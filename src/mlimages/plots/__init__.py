@@ -1,1 +1,1 @@
-"""Every picture that the notebooks show: one module for each verb. A function draws one figure from published files."""
+"""Every plot and table of the notebooks: a module for each stage. A function shows one figure of published files."""

@@ -1,15 +1,17 @@
-"""What the full data set costs, and how training scales: arithmetic on stated rates, for notebooks/explore_scale.ipynb.
+"""Estimates of what the full data set costs, and of how training scales, for notebooks/explore_scale.ipynb.
 
-Nothing here is measured; every rate is a field or an argument, named with its unit.
+Nothing here is measured: every rate is a field or an argument, named with its unit.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+BACKWARD_SHARE = 2 / 3  # of a step: it multiplies twice where the forward pass multiplies once
+
 
 @dataclass(frozen=True)
-class Collection:
-    """Images by where they come from, and their mean bytes: `downloaded` by URL, `archived` in ImageNet's tars.
+class DatasetVolume:
+    """Images `downloaded` by URL and `archived` in ImageNet's tars, and their mean bytes.
 
     `share_ok` of the URLs still give an image.
     """
@@ -20,15 +22,10 @@ class Collection:
     archived_bytes: float
     share_ok: float = 1.0
 
-    @property
-    def images(self) -> float:
-        """Of which there are records."""
-        return self.downloaded * self.share_ok + self.archived
-
 
 @dataclass(frozen=True)
-class Storage:
-    """Bytes on the disk, each file once: DVC's cache and the workspace are hard links to the same ones."""
+class StorageEstimate:
+    """Bytes on disk. Each file counts once: DVC's cache and the workspace share files by hard links."""
 
     archive: float
     shards: float
@@ -39,75 +36,50 @@ class Storage:
         return self.archive + self.shards + self.records
 
 
-def storage(collection: Collection, *, label_bytes: float, record_image_bytes: float | None = None) -> Storage:
-    """What the stages keep: ImageNet's archive, download's tar shards, and the records of both.
+def storage(dataset: DatasetVolume, *, label_bytes: float, record_image_bytes: float | None = None) -> StorageEstimate:
+    """The bytes of ImageNet's archive, of the download's tar shards, and of the records of both.
 
-    `label_bytes` are what a record takes beside its image; `record_image_bytes` a picture made smaller by convert,
-    None where it keeps the bytes as they came.
+    A record takes `label_bytes` beside its image, and the image `record_image_bytes`; None: the bytes as they came.
     """
-    shards = collection.downloaded * collection.share_ok * collection.downloaded_bytes
-    archive = collection.archived * collection.archived_bytes
-    bodies = shards + archive if record_image_bytes is None else collection.images * record_image_bytes
-    return Storage(archive, shards, bodies + collection.images * label_bytes)
+    downloaded = dataset.downloaded * dataset.share_ok
+    shards, archive = downloaded * dataset.downloaded_bytes, dataset.archived * dataset.archived_bytes
+    images = downloaded + dataset.archived
+    bodies = shards + archive if record_image_bytes is None else images * record_image_bytes
+    return StorageEstimate(archive, shards, bodies + images * label_bytes)
 
 
-def download_hours(collection: Collection, *, requests_per_second: float, connections: int, seconds_per_answer: float,
+def download_hours(dataset: DatasetVolume, *, requests_per_second: float, connections: int, seconds_per_answer: float,
                    images_per_second: float) -> float:
-    """Hours to ask for every URL, all of one domain as Open Images' are: the slowest of three limits counts.
+    """The hours to request every URL of one domain, as those of Open Images are. The slowest of three limits counts.
 
-    They are the `requests_per_second` that the domain is asked at most, what so many `connections` carry one answer
-    after the other, and the `images_per_second` that the machines can check and store.
+    The limits are `requests_per_second` to the domain, `connections` with one answer at a time each, and the
+    `images_per_second` that the machines check and store.
     """
     rate = min(requests_per_second, connections / seconds_per_answer, images_per_second)
-    return collection.downloaded / rate / 3600
+    return dataset.downloaded / rate / 3600
 
 
 def training_hours(images: float, *, epochs: float, images_per_second: float) -> float:
-    """Hours at so many images per second over all devices."""
+    """The hours of a training at a speed of all devices together."""
     return images * epochs / images_per_second / 3600
 
 
-def implied_images_per_second(images: float, *, epochs: float, hours: float, devices: int) -> float:
-    """What each device did in a training of so many hours: the inverse of `training_hours`."""
+def images_per_second(images: float, *, epochs: float, hours: float, devices: int) -> float:
+    """The speed of each device in a training of known hours; the inverse of `training_hours`."""
     return images * epochs / (hours * 3600) / devices
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """What a model of scale assumes, the same for every replica.
+class StepEstimate:
+    """One training step: the bytes that each replica sends, the seconds of its parts, and the rates of all replicas.
 
-    A replica alone makes `images_per_second` at a batch of `batch`. Gradients of `gradient_bytes` are summed by a ring
-    over links of `link_bytes_per_second` each way, `hop_seconds` for each of its steps and each of the packs of
-    `pack_bytes`. Of the exchange, `overlap` of the backward pass, two thirds of the step, can hide as much time.
-    A record has `record_bytes`; a core prepares `images_per_second_per_core`.
-    """
-
-    images_per_second: float
-    batch: int
-    gradient_bytes: float
-    link_bytes_per_second: float
-    hop_seconds: float
-    pack_bytes: float
-    overlap: float
-    record_bytes: float
-    images_per_second_per_core: float
-
-
-def by_link(gigabits_per_second: Sequence[float], **assumptions: float) -> dict[str, Cluster]:
-    """The same replicas over links of several speeds, by the link's name."""
-    return {f"{gigabits:g} Gbit/s": Cluster(link_bytes_per_second=gigabits * 1e9 / 8, **assumptions)  # type: ignore[arg-type]
-            for gigabits in gigabits_per_second}
-
-
-@dataclass(frozen=True)
-class Scale:
-    """One step with so many replicas: bytes that each sends, seconds of its parts, and what the whole makes and needs.
+    `exposed_seconds` are those of the all-reduce that no computing hides.
     """
 
     replicas: int
     sent_bytes: float
     compute_seconds: float
-    exchange_seconds: float
+    all_reduce_seconds: float
     exposed_seconds: float
     efficiency: float
     images_per_second: float
@@ -115,30 +87,44 @@ class Scale:
     cores_per_replica: float
 
 
-BACKWARD_SHARE = 2 / 3  # of a step: it multiplies twice where the forward pass multiplies once
+@dataclass(frozen=True)
+class ScalingModel:
+    """The assumptions of weak scaling: every replica keeps its batch, and all replicas are alike.
 
-
-def ring_bytes(gradient_bytes: float, replicas: int) -> float:
-    """What each replica sends in a ring all-reduce, 2 (n - 1) / n of the gradients.
-
-    The least that any all-reduce can do (Patarasuk and Yuan, Journal of Parallel and Distributed Computing 69, 2009).
+    A replica alone has a speed of `images_per_second` at a batch of `batch`. A ring all-reduce adds up gradients of
+    `gradient_bytes` over links of `link_bytes_per_second` each way, in messages of `message_bytes`; each message takes
+    `hop_seconds` more at each hop. The all-reduce overlaps with a share `overlap` of the backward pass. A record has
+    `record_bytes`, and a core prepares `images_per_second_per_core`.
     """
-    return 2 * (replicas - 1) / replicas * gradient_bytes
+
+    images_per_second: float
+    batch: int
+    gradient_bytes: float
+    link_bytes_per_second: float
+    hop_seconds: float
+    message_bytes: float
+    overlap: float
+    record_bytes: float
+    images_per_second_per_core: float
+
+    def step(self, replicas: int) -> StepEstimate:
+        """The estimate for a number of replicas.
+
+        A replica sends 2 (n - 1) / n of the gradients, the least that an all-reduce of n replicas can do (Patarasuk and
+        Yuan, Journal of Parallel and Distributed Computing 69, 2009).
+        """
+        compute = self.batch / self.images_per_second
+        sent = 2 * (replicas - 1) / replicas * self.gradient_bytes
+        messages = max(1.0, self.gradient_bytes / self.message_bytes)
+        all_reduce = sent / self.link_bytes_per_second + 2 * (replicas - 1) * messages * self.hop_seconds
+        exposed = max(0.0, all_reduce - self.overlap * BACKWARD_SHARE * compute)
+        rate = replicas * self.batch / (compute + exposed)
+        return StepEstimate(replicas, sent, compute, all_reduce, exposed, efficiency=compute / (compute + exposed),
+                            images_per_second=rate, read_bytes_per_second=rate * self.record_bytes,
+                            cores_per_replica=rate / replicas / self.images_per_second_per_core)
 
 
-def scale(cluster: Cluster, replicas: int) -> Scale:
-    """A step with the same batch for every replica (weak scaling), however many there are."""
-    compute = cluster.batch / cluster.images_per_second
-    sent = ring_bytes(cluster.gradient_bytes, replicas)
-    packs = max(1.0, cluster.gradient_bytes / cluster.pack_bytes)
-    exchange = sent / cluster.link_bytes_per_second + 2 * (replicas - 1) * packs * cluster.hop_seconds
-    exposed = max(0.0, exchange - cluster.overlap * BACKWARD_SHARE * compute)
-    rate = replicas * cluster.batch / (compute + exposed)
-    return Scale(replicas, sent, compute, exchange, exposed, efficiency=compute / (compute + exposed),
-                 images_per_second=rate, read_bytes_per_second=rate * cluster.record_bytes,
-                 cores_per_replica=rate / replicas / cluster.images_per_second_per_core)
-
-
-def scales(cluster: Cluster, replicas: Sequence[int]) -> list[Scale]:
-    """The same for several numbers of replicas."""
-    return [scale(cluster, count) for count in replicas]
+def by_link(gigabits_per_second: Sequence[float], **assumptions: float) -> dict[str, ScalingModel]:
+    """Models with the same replicas and links of several speeds, by the link's name."""
+    return {f"{gigabits:g} Gbit/s": ScalingModel(link_bytes_per_second=gigabits * 1e9 / 8, **assumptions)  # type: ignore[arg-type]
+            for gigabits in gigabits_per_second}

@@ -1,4 +1,4 @@
-"""Pictures of data/images: what came of the URLs."""
+"""Plots and tables of data/images: what the URLs gave."""
 
 import math
 from collections import Counter
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from mlimages.acquire.formats import DICTIONARY
@@ -14,31 +15,31 @@ from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.download.ledger import Reason, Row, read_ledger
 from mlimages.download.run import REASONS
 from mlimages.download.shards import Member, index_shard
-from mlimages.plots.canvas import BAD, GOOD, axes, bars, markdown_table, picture_grid, table
+from mlimages.plots.canvas import BAD, COUNT, GOOD, SHARE, axes, bars, display_table, image_grid, read_table
 
 BINS_PER_TENFOLD = 40
 SUSPECT_LINES = 10
-HASH_BITS = 24  # by which hashes are counted before those that are frequent are told apart: bounded memory
+HASH_BITS = 24  # of the hashes that are counted first, in bounded memory
 
 
-def reasons_table(images: str | Path) -> str:
-    """The ledger's reasons as a Markdown table, counted over both parts."""
+def reasons_table(images: str | Path) -> pd.DataFrame:
+    """The list lines of both parts by reason, the most frequent first."""
     lines = _lines_by_reason(images)
-    return markdown_table(("reason", "list lines", "share", "meaning"),
-                          [(reason, f"{lines[reason]:,}", f"{lines[reason] / lines.total():.1%}", reason.meaning)
-                           for reason in Reason if lines[reason]])
+    meanings = {reason.value: reason.meaning for reason in Reason}
+    frame = pd.DataFrame({"list_lines": lines, "share": lines / lines.sum(), "meaning": lines.index.map(meanings)})
+    return display_table(frame, {"list_lines": COUNT, "share": SHARE, "meaning": "{}"})
 
 
 def failures(images: str | Path) -> None:
-    """Why URLs gave no image."""
+    """Show why list lines gave no image."""
     lines = _lines_by_reason(images)
-    ok, total = lines.pop(Reason.OK, 0), lines.total()
-    names, values = zip(*lines.most_common(), strict=True) if lines else ((), ())
-    bars(f"{total:,} of {ok + total:,} list lines gave no image", "list lines", names, values, BAD)
+    failed = lines.drop(Reason.OK, errors="ignore")
+    bars(f"{failed.sum():,} of {lines.sum():,} list lines gave no image", "list lines", failed.index.tolist(),
+         failed.tolist(), BAD)
 
 
 def hosts(images: str | Path, count: int = 15) -> None:
-    """Of the hosts with the most list lines, how many gave an image."""
+    """Show how many list lines gave an image, for the hosts with the most lines."""
     gave: Counter[str] = Counter()
     lines: Counter[str] = Counter()
     for row in _rows(images):
@@ -58,31 +59,29 @@ def hosts(images: str | Path, count: int = 15) -> None:
     plt.show()
 
 
-def repeated_pictures(images: str | Path, count: int = 10) -> str:
-    """The pictures that came for SUSPECT_LINES list lines or more, as a Markdown table: likely placeholders."""
-    alike = np.zeros(2**HASH_BITS, np.uint32)
-    for row in _pictures(images):
-        alike[_bits(row)] += 1
+def repeated_images(images: str | Path, count: int = 10) -> pd.DataFrame:
+    """The images that came for SUSPECT_LINES list lines or more, by their hash: likely placeholders."""
+    counts = np.zeros(2**HASH_BITS, np.uint32)
+    for row in _images(images):
+        counts[_bits(row)] += 1
     lines: Counter[str] = Counter()
     examples: dict[str, Row] = {}
-    for row in _pictures(images) if alike.max() >= SUSPECT_LINES else ():
-        if alike[_bits(row)] >= SUSPECT_LINES:
+    for row in _images(images) if counts.max() >= SUSPECT_LINES else ():
+        if counts[_bits(row)] >= SUSPECT_LINES:
             lines[row.sha256] += 1
             examples.setdefault(row.sha256, row)
-    suspects = [(digest, number) for digest, number in lines.most_common(count) if number >= SUSPECT_LINES]
-    if not suspects:
-        return f"No picture came for {SUSPECT_LINES} list lines or more."
-    return markdown_table(("sha256", "list lines", "bytes", "one of the URLs"),
-                          [(digest, f"{number:,}", f"{examples[digest].bytes:,}", examples[digest].url)
-                           for digest, number in suspects])
+    repeated = [(digest, number, examples[digest].bytes, examples[digest].url)
+                for digest, number in lines.most_common(count) if number >= SUSPECT_LINES]
+    frame = pd.DataFrame(repeated, columns=["sha256", "list_lines", "bytes", "one_of_the_URLs"]).set_index("sha256")
+    return display_table(frame, {"list_lines": COUNT, "bytes": COUNT, "one_of_the_URLs": "{}"})
 
 
 def image_bytes(images: str | Path) -> None:
-    """How large the downloaded files are."""
+    """Show a histogram of the sizes of the downloaded files."""
     title = "Size of the downloaded images"
-    counts = Counter(int(BINS_PER_TENFOLD * math.log10(row.bytes)) for row in _pictures(images))
+    counts = Counter(int(BINS_PER_TENFOLD * math.log10(row.bytes)) for row in _images(images))
     if not counts:
-        print(f"{title}: there is none")
+        print(f"{title}: there are none")
         return
     edges = [10 ** (edge / BINS_PER_TENFOLD) / 1024 for edge in range(min(counts), max(counts) + 2)]
     ax = axes(title, "KiB, on a logarithmic scale", "images")
@@ -95,29 +94,29 @@ def image_bytes(images: str | Path) -> None:
 
 
 def contact_sheet(images: str | Path, lists: str | Path, count: int = 24) -> None:
-    """The first images of the training shards with their most special classes."""
+    """Show the first images of the training shards with their most specific classes."""
     tree = read_tree(Path(lists) / DICTIONARY)
     members = [member for shard in sorted(Path(images).glob("train/*.tar"))[:1] for member in index_shard(shard)]
-    picture_grid("Downloaded images", [(member.read(), _caption(tree, member)) for member in members[:count]],
+    image_grid("Downloaded images", [(member.read(), _caption(tree, member)) for member in members[:count]],
                  columns=8)
 
 
 def images_of_class(images: str | Path, lists: str | Path, index: int, count: int = 12) -> None:
-    """Training images that carry a class."""
+    """Show training images of a class."""
     tree = read_tree(Path(lists) / DICTIONARY)
     found: list[Member] = []
     for shard in sorted(Path(images).glob("train/*.tar")):
         found += [member for member in index_shard(shard) if index in member.labels.classes]
         if len(found) >= count:
             break
-    picture_grid(f"Images of: {tree.names[index]}",
+    image_grid(f"Images of: {tree.names[index]}",
                  [(member.read(), _caption(tree, member)) for member in found[:count]])
 
 
-def special_classes(tree: ClassTree, classes: tuple[int, ...]) -> list[int]:
-    """Those of some classes that are no ancestor of another one among them."""
-    above = {ancestor for index in classes for ancestor in tree.ancestors(index)}
-    return [index for index in classes if index not in above]
+def specific_classes(tree: ClassTree, classes: tuple[int, ...]) -> list[int]:
+    """Those of `classes` that are not an ancestor of another one of them."""
+    ancestors = {ancestor for index in classes for ancestor in tree.ancestors(index)}
+    return [index for index in classes if index not in ancestors]
 
 
 def _rows(images: str | Path) -> Iterator[Row]:
@@ -125,7 +124,7 @@ def _rows(images: str | Path) -> Iterator[Row]:
         yield from read_ledger(path)
 
 
-def _pictures(images: str | Path) -> Iterator[Row]:
+def _images(images: str | Path) -> Iterator[Row]:
     return (row for row in _rows(images) if row.reason is Reason.OK)
 
 
@@ -133,12 +132,11 @@ def _bits(row: Row) -> int:
     return int(row.sha256[:16], 16) % 2**HASH_BITS
 
 
-def _lines_by_reason(images: str | Path) -> Counter[str]:
-    lines: Counter[str] = Counter()
-    for row in table(Path(images) / REASONS):
-        lines[row["reason"]] += int(row["lines"])
-    return lines
+def _lines_by_reason(images: str | Path) -> pd.Series:
+    """The list lines of both parts by reason, the most frequent first."""
+    lines = read_table(Path(images) / REASONS).groupby("reason")["lines"].sum()
+    return lines.sort_values(ascending=False, kind="stable")
 
 
 def _caption(tree: ClassTree, member: Member) -> str:
-    return "\n".join(tree.label(index) for index in special_classes(tree, member.labels.classes)[:3])
+    return "\n".join(tree.label(index) for index in specific_classes(tree, member.labels.classes)[:3])

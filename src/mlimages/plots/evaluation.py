@@ -1,71 +1,92 @@
-"""Pictures of the tables in data/evaluation: what the network is worth."""
+"""Plots and tables of data/evaluation."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mlimages.evaluate.tables import BY_DEPTH, BY_FREQUENCY, CALIBRATION, CLASS_CURVES, CURVE, METRICS, PER_CLASS
-from mlimages.plots.canvas import MUTED, TRAIN, VALIDATION, axes, label, markdown_table, table
+from mlimages.plots.canvas import COUNT, DECIMALS, MUTED, TRAIN, VALIDATION, axes, display_table, label, read_table
 
-ENDS = (1e-7, 1 - 1e-7)  # of the probabilities that are drawn
+ENDS = (1e-7, 1 - 1e-7)  # the drawn range of probabilities
 MOST_NAMES = 80  # classes that have room for a bar and a name each
-MOST_GROUPS = 6  # that have room for their names side by side
+MOST_GROUPS = 6  # groups that have room for their names side by side
+MEANS = {"macro": "base_rate", "weighted": "base_rate_weighted", "micro": "base_rate_micro"}
+SHARES = {name: DECIMALS for name in ("average_precision", "base_rate", "precision", "recall", "f1")}
 
 
-def metrics_table(evaluation: str | Path) -> str:
-    """The figures over all of metrics.json as a Markdown table."""
-    return markdown_table(("metric", "value"), [(name.replace("_", " "), f"{value:,.4g}")
-                                                for name, value in _metrics(evaluation).items()
-                                                if not isinstance(value, dict)])
+def metrics_table(evaluation: str | Path) -> pd.DataFrame:
+    """The mean average precision beside that of a random ranking, and the other metrics of metrics.json."""
+    metrics = _metrics(evaluation)
+    rows = {}
+    for mean, base_rate in MEANS.items():
+        found, random = metrics.pop(f"mean_average_precision_{mean}"), metrics.pop(base_rate)
+        rows[f"mean average precision, {mean}"] = f"{found:.4f}", f"{random:.4f}", f"{found / random:.1f}"
+    del metrics["times_base_rate"]  # the ratio of the macro means
+    numbers = {name: value for name, value in metrics.items() if not isinstance(value, dict)}
+    for name, value in sorted(numbers.items(), key=lambda item: isinstance(item[1], int)):
+        text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if value >= 1e-4 else f"{value:.1e}"
+        rows[name.replace("_", " ")] = text, "", ""
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["network", "random ranking", "ratio"])
 
 
-def decisions_table(evaluation: str | Path) -> str:
-    """Precision, recall and F1 of metrics.json as a Markdown table with a column for each cutoff."""
+def precision_recall_table(evaluation: str | Path) -> pd.DataFrame:
+    """Precision, recall and F1 of metrics.json, with a column for each cutoff."""
     cutoffs = {name: value for name, value in _metrics(evaluation).items() if isinstance(value, dict)}
-    rows = [(figure.replace("_", " "), *(f"{values[figure]:.4f}" for values in cutoffs.values()))
-            for figure in next(iter(cutoffs.values()))]
-    return markdown_table(("", *(name.replace("_", " ") for name in cutoffs)), rows)
+    rows = [f"{mean}_{share}" for mean in ("micro", "macro", "instance") for share in ("f1", "precision", "recall")]
+    frame = pd.DataFrame(cutoffs).loc[[*rows, "without_parent"]]
+    columns = ["at_threshold", *(name for name in cutoffs if name != "at_threshold")]
+    return display_table(frame.rename(index=lambda name: name.replace("_", " ")), dict.fromkeys(columns, DECIMALS))
 
 
-def class_table(evaluation: str | Path, count: int = 100) -> str:
-    """The classes with the most validation images as a Markdown table; all of them are in per_class.csv."""
-    rows = sorted(table(Path(evaluation) / PER_CLASS), key=lambda row: -int(row["images"]))[:count]
-    columns = ("class", "name", "depth", "train_records", "images", "base_rate", "average_precision", "precision",
-               "recall", "f1")
-    return markdown_table([name.replace("_", " ") for name in columns],
-                          [[row[name] for name in columns] for row in rows])
+def class_table(evaluation: str | Path, count: int = 100) -> pd.DataFrame:
+    """The classes with the best average precision first; of more than `count`, half of them from each end."""
+    classes = _evaluated_classes(evaluation).sort_values("average_precision", ascending=False, kind="stable")
+    if len(classes) > count:
+        classes = pd.concat([classes.head(count - count // 2), classes.tail(count // 2)])
+    return display_table(classes.set_index("name"),
+                         {**SHARES, "images": COUNT, "train_records": COUNT, "depth": COUNT, "class": "{}"})
+
+
+def depth_table(evaluation: str | Path) -> pd.DataFrame:
+    """The means over the classes at each depth of the class tree."""
+    return _group_table(Path(evaluation) / BY_DEPTH)
+
+
+def frequency_table(evaluation: str | Path) -> pd.DataFrame:
+    """The means over the classes of each frequency."""
+    return _group_table(Path(evaluation) / BY_FREQUENCY)
 
 
 def precision_by_class(evaluation: str | Path) -> None:
-    """Average precision of every class beside what a random ranking would reach."""
-    rows = _measured(evaluation)
-    rows.sort(key=lambda row: -float(row["average_precision"]))
-    precision, base = ([float(row[name]) for row in rows] for name in ("average_precision", "base_rate"))
-    few = len(rows) <= MOST_NAMES
+    """Show the average precision of each class beside its base rate, that of a random ranking."""
+    classes = _evaluated_classes(evaluation).sort_values("average_precision", ascending=False, kind="stable")
+    places, few = range(len(classes)), len(classes) <= MOST_NAMES
     ax = axes("Average precision of each class", "" if few else "classes, the best first", "average precision",
               width=13, height=4.6)
     if few:
-        ax.bar(range(len(rows)), precision, color=TRAIN, label="network")
-        ax.plot(range(len(rows)), base, "_k", label="base rate", ms=9, mew=2)
-        ax.set_xticks(range(len(rows)), [row["name"] for row in rows], rotation=90, fontsize=8)
+        ax.bar(places, classes["average_precision"], color=TRAIN, label="network")
+        ax.plot(places, classes["base_rate"], "_k", label="base rate", ms=9, mew=2)
+        ax.set_xticks(places, classes["name"], rotation=90, fontsize=8)
     else:
-        ax.fill_between(range(len(rows)), precision, color=TRAIN, label="network")
-        ax.plot(range(len(rows)), base, ".k", label="base rate", ms=1)
+        ax.fill_between(places, classes["average_precision"], color=TRAIN, label="network")
+        ax.plot(places, classes["base_rate"], ".k", label="base rate", ms=1)
     ax.set_ylim(0, 1)
     ax.legend()
     plt.show()
 
 
 def precision_by_frequency(evaluation: str | Path) -> None:
-    """Are rare classes worse? Average precision against the number of training records."""
-    rows = [row for row in _measured(evaluation) if int(row["train_records"])]
+    """Show the average precision of each class over its number of training records."""
+    classes = _evaluated_classes(evaluation).query("train_records > 0")
     ax = axes("Average precision and frequency", "training records of the class", "average precision")
-    drawn = ax.scatter([int(row["train_records"]) for row in rows], [float(row["average_precision"]) for row in rows],
-                       s=16 if len(rows) <= MOST_NAMES else 3, c=[int(row["depth"]) for row in rows])
+    drawn = ax.scatter(classes["train_records"], classes["average_precision"], c=classes["depth"],
+                       s=16 if len(classes) <= MOST_NAMES else 3)
     plt.colorbar(drawn, ax=ax, label="depth in the class tree", ticks=MaxNLocator(integer=True))
     ax.set_xscale("log")
     ax.set_ylim(0, 1.03)
@@ -73,75 +94,71 @@ def precision_by_frequency(evaluation: str | Path) -> None:
 
 
 def precision_by_group(evaluation: str | Path) -> None:
-    """Mean average precision of the classes at each depth of the tree, and of frequent and rare ones."""
+    """Show the mean average precision of the classes by depth in the tree, and by frequency."""
     _, both = plt.subplots(1, 2, figsize=(12, 3.8), layout="constrained", sharey=True)
     for ax, title, name, x in ((both[0], "By depth", BY_DEPTH, "depth in the class tree (0: a root)"),
                                (both[1], "By frequency", BY_FREQUENCY, "training records of the class")):
-        rows = table(Path(evaluation) / name)
-        places = range(len(rows))
-        drawn = ax.bar(places, [float(row["average_precision"]) for row in rows], color=TRAIN, label="network")
-        ax.bar_label(drawn, [f"{int(row['classes']):,} classes" for row in rows], fontsize=8, padding=2,
-                     rotation=0 if len(rows) <= MOST_GROUPS else 90)
-        ax.plot(places, [float(row["base_rate"]) for row in rows], "_k", ms=min(24, 120 / len(rows)), mew=2,
-                label="base rate")
-        ax.set_xticks(places, [next(iter(row.values())) for row in rows])
+        groups = read_table(Path(evaluation) / name)
+        places = range(len(groups))
+        drawn = ax.bar(places, groups["average_precision"], color=TRAIN, label="network")
+        ax.bar_label(drawn, [f"{classes:,} classes" for classes in groups["classes"]], fontsize=8, padding=2,
+                     rotation=0 if len(groups) <= MOST_GROUPS else 90)
+        ax.plot(places, groups["base_rate"], "_k", ms=min(24, 120 / len(groups)), mew=2, label="base rate")
+        ax.set_xticks(places, groups.iloc[:, 0])
         label(ax, title, x, "mean average precision")
         ax.set_ylim(0, 1.25)
     both[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     plt.show()
 
 
-def group_tables(evaluation: str | Path) -> str:
-    """The figures by depth and by frequency as two Markdown tables."""
-    tables = [table(Path(evaluation) / name) for name in (BY_DEPTH, BY_FREQUENCY)]
-    return "\n\n".join(markdown_table([name.replace("_", " ") for name in rows[0]],
-                                      [list(row.values()) for row in rows]) for rows in tables)
-
-
 def precision_recall_curves(evaluation: str | Path) -> None:
-    """Over all label decisions, and for the most frequent classes that not every image has."""
+    """Show the curve of all label decisions, and those of the most frequent classes that not every image has."""
     ax = axes("Precision and recall", "recall", "precision", width=7, height=4.6)
-    _curve(ax, table(Path(evaluation) / CURVE), color="black", lw=2, label="all label decisions (micro)")
-    points = table(Path(evaluation) / CLASS_CURVES)
-    for name in dict.fromkeys(row["name"] for row in points):
-        _curve(ax, [row for row in points if row["name"] == name], lw=1, label=name)
+    _curve(ax, read_table(Path(evaluation) / CURVE), color="black", lw=2, label="all label decisions (micro)")
+    for name, points in read_table(Path(evaluation) / CLASS_CURVES).groupby("name", sort=False):
+        _curve(ax, points, lw=1, label=name)
     ax.set(xlim=(0, 1), ylim=(0, 1.03))
     ax.legend(fontsize=8)
     plt.show()
 
 
 def calibration(evaluation: str | Path) -> None:
-    """Is what is said with a probability of 0.8 true in 8 of 10 cases? On the right such that rare classes are seen."""
-    rows = table(Path(evaluation) / CALIBRATION)
+    """Show reliability diagrams: the share of decisions that is true over their mean probability.
+
+    The right one has logit axes, which spread out the probabilities of rare classes.
+    """
+    bins = read_table(Path(evaluation) / CALIBRATION)
     error = _metrics(evaluation)["expected_calibration_error"]
     _, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
-    for ax, scale, title in ((left, "probability", f"Reliability; expected calibration error {error:.4f}"),
-                             (right, "log_odds", "The same, with the ends spread out")):
-        chosen = [row for row in rows if row["scale"] == scale]
-        if scale == "log_odds":  # which has no place for 0 and 1
-            chosen = [row for row in chosen if 0 < float(row["true_share"]) < 1]
-        decisions, said, true = (np.array([float(row[name]) for row in chosen])
-                                 for name in ("decisions", "probability", "true_share"))
-        label(ax, title, "mean probability of the decisions in a bin", "share of them that is true")
-        if scale == "log_odds":
+    for ax, scale, title in ((left, "probability", f"ReliabilityDiagram; expected calibration error {error:.4f}"),
+                             (right, "log_odds", "The same on logit axes")):
+        chosen = bins[bins["scale"] == scale]
+        if scale == "log_odds":  # logit axes have no place for 0 and 1
+            chosen = chosen.query("0 < true_share < 1")
             ax.set(xscale="logit", yscale="logit")
+        label(ax, title, "mean probability of the decisions in a bin", "share of them that is true")
         ax.plot(ENDS, ENDS, color=MUTED, ls="--", label="perfectly calibrated")
-        ax.plot(said, true, color=TRAIN, lw=1)
-        ax.scatter(said, true, s=10 + 8 * np.log10(decisions) ** 2, color=VALIDATION, zorder=3,
-                   label="bins, the larger the more decisions")
+        ax.plot(chosen["probability"], chosen["true_share"], color=TRAIN, lw=1)
+        ax.scatter(chosen["probability"], chosen["true_share"], s=10 + 8 * np.log10(chosen["decisions"]) ** 2,
+                   color=VALIDATION, zorder=3, label="bins, the larger the more decisions")
         ax.minorticks_off()
         ax.legend(fontsize=8)
     plt.show()
 
 
-def _curve(ax: Axes, rows: list[dict[str, str]], **style: object) -> None:
-    ax.plot([float(row["recall"]) for row in rows], [float(row["precision"]) for row in rows], **style)  # type: ignore[arg-type]
+def _curve(ax: Axes, points: pd.DataFrame, **style: Any) -> None:
+    ax.plot(points["recall"], points["precision"], **style)
 
 
-def _measured(evaluation: str | Path) -> list[dict[str, str]]:
+def _evaluated_classes(evaluation: str | Path) -> pd.DataFrame:
     """The rows of the classes that have a validation image."""
-    return [row for row in table(Path(evaluation) / PER_CLASS) if row["average_precision"]]
+    return read_table(Path(evaluation) / PER_CLASS).dropna(subset="average_precision")
 
 
-def _metrics(evaluation: str | Path) -> dict[str, object]:
+def _group_table(path: Path) -> pd.DataFrame:
+    groups = read_table(path)
+    return display_table(groups.set_index(groups.columns[0]), {**SHARES, "classes": COUNT, "true_labels": COUNT})
+
+
+def _metrics(evaluation: str | Path) -> dict[str, Any]:
     return json.loads((Path(evaluation) / METRICS).read_text())

@@ -1,4 +1,4 @@
-"""Validation images with each of their labels judged by itself: right, wrong or missed."""
+"""Validation images with their labels: right, wrong or missed."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,37 +15,37 @@ from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.core.publish import read_manifest
 from mlimages.evaluate.predictions import Predictions, read_predictions
 from mlimages.inputs.pipeline import Records
-from mlimages.plots.canvas import BAD, GOOD, MUTED, VALIDATION, picture
-from mlimages.plots.downloads import special_classes
+from mlimages.plots.canvas import BAD, GOOD, MUTED, VALIDATION, decode_image
+from mlimages.plots.downloads import specific_classes
 
-NEARLY_ALL = 0.9  # a class that is true of so large a share of the images tells nothing about one of them
-MOST_LINES = 5  # of a caption
-LINE_INCHES, PICTURE_INCHES, TITLE_INCHES, LEGEND_INCHES = 0.15, 1.9, 0.4, 0.6
-POINTS = 72  # of an inch
+NEARLY_ALL = 0.9  # the share of images from which a class is too common to show
+MAX_LINES = 5  # of a caption
+LINE_INCHES, IMAGE_INCHES, TITLE_INCHES, LEGEND_INCHES = 0.15, 1.9, 0.4, 0.6
+POINTS_PER_INCH = 72
 
 
-class Verdict(Enum):
-    """What a label is, with its sign, its colour, and what that means."""
+class Outcome(Enum):
+    """The outcome of a label, with its sign, its colour and its meaning."""
 
     RIGHT = "✓", GOOD, "predicted and true"
     WRONG = "✗", BAD, "predicted, but not true"
     MISSED = "○", VALIDATION, "true, but not predicted"
 
 
-class Judged(NamedTuple):
-    """A label of an image; `score` is NaN where the class is not among those that were published."""
+class LabelOutcome(NamedTuple):
+    """The class of a label, its probability (NaN where it was not published) and its outcome."""
 
     label: int
     score: float
-    verdict: Verdict
+    outcome: Outcome
 
 
-class Judge:
-    """Judges the labels of the validation images in data/evaluation.
+class LabelOutcomes:
+    """The outcomes of the labels of the validation images in data/evaluation.
 
     A class is true where its confidence reaches the threshold of the evaluation, and predicted where its probability
-    reaches the score threshold. Left out are ancestors of a class that is true or predicted, classes that are true of
-    nearly every image, and those of which it is not known whether they are true.
+    reaches the score threshold. Left out are classes of unknown confidence, classes that are true of nearly every
+    image, and ancestors of a class that is true or predicted.
     """
 
     def __init__(self, evaluation: str | Path, tree: ClassTree) -> None:
@@ -60,8 +60,8 @@ class Judge:
     def __len__(self) -> int:
         return len(self.predictions.best)
 
-    def __call__(self, image: int) -> list[Judged]:
-        """The labels of an image, the highest score first, those without a score last."""
+    def __getitem__(self, image: int) -> list[LabelOutcome]:
+        """The labels of an image, the highest probability first, unpublished ones last."""
         known = self.predictions.labels_of(image)
         confidences = dict(zip(known["class"].tolist(), known["confidence"].tolist(), strict=True))
         row = self.predictions.best[image]
@@ -69,73 +69,78 @@ class Judge:
         true = {index for index, confidence in confidences.items() if confidence >= self._threshold}
         predicted = {index for index, score in scores.items()
                      if score >= self.score_threshold and confidences.get(index, 0.0) >= 0}
-        shown = special_classes(self._tree, tuple((true | predicted) - self._common))
-        found = [Judged(index, scores.get(index, float("nan")),
-                        Verdict.WRONG if index not in true else
-                        Verdict.RIGHT if index in predicted else Verdict.MISSED) for index in shown]
-        return sorted(found, key=lambda one: (-np.nan_to_num(one.score, nan=-1.0), one.label))
+        shown = specific_classes(self._tree, tuple((true | predicted) - self._common))
+        labels = [LabelOutcome(index, scores.get(index, float("nan")),
+                               Outcome.WRONG if index not in true else
+                               Outcome.RIGHT if index in predicted else Outcome.MISSED) for index in shown]
+        return sorted(labels, key=lambda label: (-np.nan_to_num(label.score, nan=-1.0), label.label))
 
 
 def gallery(evaluation: str | Path, tfrecords: str | Path, lists: str | Path, columns: int = 6) -> None:
-    """Three rows of validation images: wholly right ones, some from everywhere, and the gravest mistakes.
+    """Show three rows of validation images: with right labels only, evenly spread ones, and the worst mistakes.
 
-    Above stands how many labels are right, wrong and missed, over all validation images.
+    The legend counts right, wrong and missed labels of all validation images.
     """
     tree = read_tree(Path(lists) / DICTIONARY)
-    judge = Judge(evaluation, tree)
-    labels = [judge(image) for image in range(len(judge))]
-    counts = Counter(one.verdict for judged in labels for one in judged)
-    right = [image for image, judged in enumerate(labels)
-             if judged and all(one.verdict is Verdict.RIGHT for one in judged)]
-    mistaken = sorted((image for image, judged in enumerate(labels) if any(_gravity(judged))),
-                      key=lambda image: _gravity(labels[image]), reverse=True)
-    anywhere = np.unique(np.linspace(0, len(labels) - 1, columns).astype(int)).tolist()
+    outcomes = LabelOutcomes(evaluation, tree)
+    labels = [outcomes[image] for image in range(len(outcomes))]
+    counts = Counter(label.outcome for of_image in labels for label in of_image)
+    right = [image for image, of_image in enumerate(labels)
+             if of_image and all(label.outcome is Outcome.RIGHT for label in of_image)]
+    mistaken = sorted((image for image, of_image in enumerate(labels) if any(_severity(of_image))),
+                      key=lambda image: _severity(labels[image]), reverse=True)
     rows = {f"Wholly right: {len(right):,} of {len(labels):,} images": spread(right, columns),
-            "From everywhere, evenly spread": anywhere,
-            "The gravest mistakes, the surest wrong label first": mistaken[:columns]}
+            "Evenly spread over all images": np.unique(np.linspace(0, len(labels) - 1, columns).astype(int)).tolist(),
+            "The worst mistakes: the wrong labels with the highest probabilities": mistaken[:columns]}
     records = Records(tfrecords, read_manifest(tfrecords, "convert"), "val")
-    positions = records.in_order()
-    heights = [TITLE_INCHES + (PICTURE_INCHES + LINE_INCHES * (1 + MOST_LINES) if images else 0)
+    positions = records.positions()
+    heights = [TITLE_INCHES + (IMAGE_INCHES + LINE_INCHES * (1 + MAX_LINES) if images else 0)
                for images in rows.values()]
-    figure = plt.figure(figsize=(PICTURE_INCHES * columns, LEGEND_INCHES + sum(heights)))
-    parts: Any = figure.subfigures(1 + len(rows), 1, height_ratios=[LEGEND_INCHES, *heights])
-    parts[0].legend([Line2D([], [], color=verdict.value[1], lw=5) for verdict in Verdict],
-                    [f"{verdict.value[0]} {verdict.value[2]}: {counts[verdict]:,}" for verdict in Verdict],
-                    loc="center", ncols=len(Verdict), frameon=False,
-                    title=f"All labels (predicted: with a probability of {judge.score_threshold:g} or more)")
-    for part, height, (title, images) in zip(parts[1:], heights, rows.items(), strict=True):
+    figure = plt.figure(figsize=(IMAGE_INCHES * columns, LEGEND_INCHES + sum(heights)))
+    subfigures: Any = figure.subfigures(1 + len(rows), 1, height_ratios=[LEGEND_INCHES, *heights])
+    legend, *parts = subfigures
+    legend.legend([Line2D([], [], color=outcome.value[1], lw=5) for outcome in Outcome],
+                  [f"{outcome.value[0]} {outcome.value[2]}: {counts[outcome]:,}" for outcome in Outcome],
+                  loc="center", ncols=len(Outcome), frameon=False,
+                  title=f"All labels (predicted: with a probability of {outcomes.score_threshold:g} or more)")
+    for part, height, (title, images) in zip(parts, heights, rows.items(), strict=True):
         part.text(0.5, 1 - TITLE_INCHES / 2 / height, title, ha="center", va="center", fontsize=11)
-        for number, image in enumerate(images):
-            ax = part.add_axes((number / columns + 0.05 / columns, 1 - (TITLE_INCHES + 0.9 * PICTURE_INCHES) / height,
-                                0.9 / columns, 0.9 * PICTURE_INCHES / height))
-            ax.imshow(picture(records.reader.example(*positions[image].tolist()).jpeg))
+        for column, image in enumerate(images):
+            ax = part.add_axes((column / columns + 0.05 / columns, 1 - (TITLE_INCHES + 0.9 * IMAGE_INCHES) / height,
+                                0.9 / columns, 0.9 * IMAGE_INCHES / height))
+            ax.imshow(decode_image(records.reader.example(*positions[image].tolist()).jpeg))
             ax.axis("off")
-            for line, (text, colour) in enumerate(_caption(tree, labels[image])):
-                ax.annotate(text, (0.5, 0), (0, -POINTS * LINE_INCHES * line - 4), xycoords="axes fraction",
-                            textcoords="offset points", fontsize=8, ha="center", va="top", color=colour)
+            _draw_caption(ax, _caption(tree, labels[image]))
     plt.show()
 
 
 def spread(images: Sequence[int], count: int) -> list[int]:
-    """`count` of them, or all, evenly spread."""
+    """`count` of the images, evenly spread; all of them where there are fewer."""
     count = min(count, len(images))
     return [images[place * len(images) // count] for place in range(count)]
 
 
-def _gravity(judged: Iterable[Judged]) -> tuple[float, int]:
-    """By which mistakes are compared: the score of the surest wrong label, and how many labels were missed."""
-    verdicts = Counter(one.verdict for one in judged)
-    return max((one.score for one in judged if one.verdict is Verdict.WRONG), default=0.0), verdicts[Verdict.MISSED]
+def _severity(labels: Iterable[LabelOutcome]) -> tuple[float, int]:
+    """The sort key of mistakes: the highest probability of a wrong label, then the number of missed labels."""
+    labels = list(labels)
+    return (max((label.score for label in labels if label.outcome is Outcome.WRONG), default=0.0),
+            sum(label.outcome is Outcome.MISSED for label in labels))
 
 
-def _caption(tree: ClassTree, judged: Sequence[Judged]) -> list[tuple[str, str]]:
-    """Lines and their colours; where there are too many labels, the last line counts the rest."""
-    whole = len(judged) if len(judged) <= MOST_LINES else MOST_LINES - 1
+def _caption(tree: ClassTree, labels: Sequence[LabelOutcome]) -> list[tuple[str, str]]:
+    """Lines and their colours; the last line of a long caption counts the labels without a line."""
+    named = len(labels) if len(labels) <= MAX_LINES else MAX_LINES - 1
     lines = []
-    for one in judged[:whole]:
-        sign, colour, _ = one.verdict.value
-        lines.append((f"{sign} {tree.label(one.label)}" + ("" if np.isnan(one.score) else f" {one.score:.2f}"), colour))
-    rest = Counter(one.verdict for one in judged[whole:])
+    for index, score, outcome in labels[:named]:
+        sign, colour, _ = outcome.value
+        lines.append((f"{sign} {tree.label(index)}" + ("" if np.isnan(score) else f" {score:.2f}"), colour))
+    rest = Counter(label.outcome for label in labels[named:])
     if rest:
-        lines.append(("  ".join(f"+{rest[verdict]} {verdict.value[0]}" for verdict in Verdict if rest[verdict]), MUTED))
+        lines.append(("  ".join(f"+{rest[outcome]} {outcome.value[0]}" for outcome in Outcome if rest[outcome]), MUTED))
     return lines
+
+
+def _draw_caption(ax: Any, lines: Sequence[tuple[str, str]]) -> None:
+    for number, (text, colour) in enumerate(lines):
+        ax.annotate(text, (0.5, 0), (0, -POINTS_PER_INCH * LINE_INCHES * number - 4), xycoords="axes fraction",
+                    textcoords="offset points", fontsize=8, ha="center", va="top", color=colour)

@@ -1,4 +1,4 @@
-"""Pictures of data/lists: what the lists name."""
+"""Plots and tables of data/lists: what the lists name."""
 
 import json
 from collections import Counter
@@ -6,28 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import pandas as pd
 
 from mlimages.acquire.formats import CLASSES, DICTIONARY, STATISTICS, TRAINABLE_IMAGES
 from mlimages.acquire.hierarchy import ClassTree, read_tree
-from mlimages.plots.canvas import BAD, TRAIN, VALIDATION, axes, bars, markdown_table, table
+from mlimages.plots.canvas import BAD, COUNT, TRAIN, VALIDATION, axes, bars, display_table, read_table
 
 
-def lists_table(lists: str | Path) -> str:
-    """Each list's lines that were taken, refused or repeated, as a Markdown table."""
-    statistics = _statistics(lists)["lists"]
-    columns = [name for name, value in next(iter(statistics.values())).items() if isinstance(value, int | float)]
-    return markdown_table(["list", *(name.replace("_", " ") for name in columns)],
-                          [(name, *(f"{one[column]:,}" for column in columns)) for name, one in statistics.items()])
+def lists_table(lists: str | Path) -> pd.DataFrame:
+    """The numbers of lines of each list that were taken, rejected or repeated."""
+    frame = pd.DataFrame.from_dict(_statistics(lists)["lists"], orient="index").select_dtypes("number")
+    formats = {"images": COUNT, "mean_labels_per_image": "{:.1f}"}
+    formats |= {name: COUNT for name in frame if name not in formats}
+    return display_table(frame.rename_axis("list"), formats)
 
 
 def images_per_class(lists: str | Path) -> None:
-    """The long tail: classes by their number of images, on a logarithmic scale, and how many are too rare to learn."""
-    rows = table(Path(lists) / CLASSES)
+    """Show the images of each class, in descending order, and how many classes are too rare to learn."""
+    classes = read_table(Path(lists) / CLASSES)
     few = _statistics(lists)["classes"]["with_fewer_images"]
-    ax = axes(f"Images per class: {few:,} of {len(rows):,} classes have fewer than {TRAINABLE_IMAGES} training images",
-              "classes, the most frequent first", "images")
+    ax = axes(f"Images per class: {few:,} of {len(classes):,} classes have fewer than {TRAINABLE_IMAGES} training "
+              "images", "classes, the most frequent first", "images")
     for part, colour in (("train", TRAIN), ("val", VALIDATION)):
-        counts = sorted((int(row[f"{part}_images"]) for row in rows), reverse=True)
+        counts = sorted(classes[f"{part}_images"], reverse=True)
         ax.plot(range(1, len(counts) + 1), counts, ".-", markersize=3, color=colour, label=part)
     ax.axhline(TRAINABLE_IMAGES, color=BAD, linestyle="--", label=f"trainable: {TRAINABLE_IMAGES} training images")
     ax.set_yscale("symlog")
@@ -37,20 +38,21 @@ def images_per_class(lists: str | Path) -> None:
 
 
 def labels_per_image(lists: str | Path) -> None:
-    """How many classes an image has, ancestors included."""
+    """Show how many classes an image has, ancestors included."""
     ax = axes("Labels per image", "labels of an image, ancestors included", "share of the list's images")
-    for name, one in _statistics(lists)["lists"].items():
-        if one["images"]:
-            counts = range(1, 1 + max(map(int, one["labels_per_image"])))
-            shares = [one["labels_per_image"].get(str(count), 0) / one["images"] for count in counts]
-            mean = f", {one['mean_labels_per_image']:.1f} on average"
+    for name, statistics in _statistics(lists)["lists"].items():
+        if statistics["images"]:
+            images = statistics["labels_per_image"]
+            counts = range(1, 1 + max(map(int, images)))
+            shares = [images.get(str(count), 0) / statistics["images"] for count in counts]
+            mean = f", {statistics['mean_labels_per_image']:.1f} on average"
             ax.plot(counts, shares, ".-", label=name.removesuffix(".txt").replace("_", " ") + mean)
     ax.legend(fontsize=8)
     plt.show()
 
 
 def classes_by_depth(lists: str | Path) -> None:
-    """How deep the class tree is."""
+    """Show how many classes lie at each depth of the tree."""
     depths = _statistics(lists)["classes"]["by_depth"]
     ordered = sorted(depths, key=int)
     bars("Depth of the class tree", "classes", [f"depth {depth}" for depth in ordered],
@@ -58,28 +60,33 @@ def classes_by_depth(lists: str | Path) -> None:
 
 
 def hosts(lists: str | Path, count: int = 15) -> None:
-    """Where the images of the lists of URLs lie."""
+    """Show the hosts with the most images in the lists of URLs."""
     images: Counter[str] = Counter()
-    for one in _statistics(lists)["lists"].values():
-        images.update(one["hosts"])
-    named = images.most_common(count)
-    bars(f"Images by host: the {len(named)} most frequent", "images", [host or "(no host)" for host, _ in named],
-         [number for _, number in named])
+    for statistics in _statistics(lists)["lists"].values():
+        images.update(statistics["hosts"])
+    frequent = images.most_common(count)
+    bars(f"Images by host: the {len(frequent)} most frequent", "images", [host or "(no host)" for host, _ in frequent],
+         [number for _, number in frequent])
 
 
 def most_frequent_classes(lists: str | Path, count: int = 25) -> None:
-    """The classes with the most training images."""
-    rows = sorted(table(Path(lists) / CLASSES), key=lambda row: -int(row["train_images"]))[:count]
-    bars(f"The {len(rows)} most frequent classes", "training images", [row["names"].split(",")[0] for row in rows],
-         [int(row["train_images"]) for row in rows])
+    """Show the classes with the most training images."""
+    classes = read_table(Path(lists) / CLASSES).nlargest(count, "train_images")
+    bars(f"The {len(classes)} most frequent classes", "training images",
+         [names.split(",")[0] for names in classes["names"]], classes["train_images"].tolist())
 
 
 def class_tree(lists: str | Path, root: int | None = None, depth: int = 3) -> str:
-    """The tree below `root` (all roots without one) as indented text, with each class's number of training images."""
+    """The tree below `root` (None: below all roots) as indented text, with the training images of each class."""
     tree = read_tree(Path(lists) / DICTIONARY)
-    counts = [int(row["train_images"]) for row in table(Path(lists) / CLASSES)]
-    tops = [root] if root is not None else [index for index in range(len(tree)) if tree.parents[index] < 0]
-    return "\n".join(line for top in tops for line in _branch(tree, counts, top, depth, ""))
+    counts = training_images(lists)
+    roots = [root] if root is not None else [index for index in range(len(tree)) if tree.parents[index] < 0]
+    return "\n".join(line for index in roots for line in _branch(tree, counts, index, depth, ""))
+
+
+def training_images(lists: str | Path) -> list[int]:
+    """The number of training images of each class."""
+    return read_table(Path(lists) / CLASSES)["train_images"].tolist()
 
 
 def _statistics(lists: str | Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pictures of data/tfrecords: what went into the records."""
+"""Plots of data/tfrecords: what the records hold."""
 
 import json
 from pathlib import Path
@@ -10,28 +10,28 @@ from mlimages.acquire.formats import CLASSES as LISTED
 from mlimages.convert.records import parse_sparse, read_index, shard_paths
 from mlimages.convert.report import CLASSES, SUMMARY
 from mlimages.core.publish import read_manifest
-from mlimages.plots.canvas import BAD, GOOD, MUTED, TRAIN, axes, bars, picture_grid, table
+from mlimages.plots.canvas import BAD, GOOD, MUTED, TRAIN, axes, bars, image_grid, read_table
 
 
 def coverage(tfrecords: str | Path) -> None:
-    """Records written, and images that are not there, with their reasons."""
+    """Show the records, and the missing images by reason."""
     summary = json.loads((Path(tfrecords) / SUMMARY).read_text())
     missing = summary["train"]["imagenet_missing"] + summary["val"]["imagenet_missing"]
     found = {"train records": summary["train"]["records"], "val records": summary["val"]["records"],
              "ImageNet ids without an image": missing, **summary["failures_by_reason"]}
-    bars("What became records, and what did not", "images", list(found), list(found.values()),
+    bars("Records and missing images", "images", list(found), list(found.values()),
          [GOOD, GOOD, *[BAD] * (len(found) - 2)])
 
 
 def images_per_class(tfrecords: str | Path, lists: str | Path) -> None:
-    """Training images of each class, the most frequent first: in the lists, and those that became records."""
-    listed = [int(row["train_images"]) for row in table(Path(lists) / LISTED)]
-    kept = [int(row["train_records"]) for row in table(Path(tfrecords) / CLASSES)]
-    order = sorted(range(len(listed)), key=lambda index: -listed[index])
+    """Show the training images of each class in the lists, in descending order, and those that became records."""
+    listed = read_table(Path(lists) / LISTED)["train_images"]
+    order = listed.sort_values(ascending=False, kind="stable").index
+    records = read_table(Path(tfrecords) / CLASSES)["train_records"]
+    places = range(1, len(order) + 1)
     ax = axes("Training images per class: in the lists and in the records", "class, the most frequent first", "images")
-    ax.plot(range(1, len(order) + 1), [listed[index] for index in order], color=MUTED, label="in the lists")
-    ax.plot(range(1, len(order) + 1), [kept[index] for index in order], ".", markersize=4, color=TRAIN,
-            label="in the records")
+    ax.plot(places, listed[order], color=MUTED, label="in the lists")
+    ax.plot(places, records[order], ".", markersize=4, color=TRAIN, label="in the records")
     ax.set_yscale("symlog", linthresh=1, linscale=0.3)
     ax.set_ylim(bottom=0)
     ax.legend(frameon=False)
@@ -39,23 +39,22 @@ def images_per_class(tfrecords: str | Path, lists: str | Path) -> None:
 
 
 def imagenet_per_class(tfrecords: str | Path) -> None:
-    """Of each class's ImageNet ids, the share that the archive has."""
-    rows = [(int(row["imagenet_listed"]), int(row["imagenet_found"])) for row in table(Path(tfrecords) / CLASSES)]
-    shares = [(listed, found / listed) for listed, found in rows if listed]
-    if not shares:
+    """Show the share of each class's ImageNet ids that the archive has."""
+    classes = read_table(Path(tfrecords) / CLASSES).query("imagenet_listed > 0")
+    if classes.empty:
         print("Without ImageNet: convert.imagenet is null, or the lists name none of its images")
         return
-    whole = sum(found for _, found in rows) / sum(listed for listed, _ in rows)
-    ax = axes(f"Coverage of ImageNet by class; of all labels {whole:.1%}", "ImageNet ids of the class in the lists",
-              "share in the archive")
-    ax.plot(*zip(*shares, strict=True), "o", color=TRAIN, alpha=0.5, markeredgewidth=0)
+    listed, found = classes["imagenet_listed"], classes["imagenet_found"]
+    ax = axes(f"Coverage of ImageNet by class; of all labels {found.sum() / listed.sum():.1%}",
+              "ImageNet ids of the class in the lists", "share in the archive")
+    ax.plot(listed, found / listed, "o", color=TRAIN, alpha=0.5, markeredgewidth=0)
     ax.set_xscale("log")
     ax.set_ylim(-0.03, 1.03)
     plt.show()
 
 
 def shard_bytes(tfrecords: str | Path) -> None:
-    """How even the shards are: bars of a few, a histogram of many."""
+    """Show the sizes of the shards: bars of up to 24, a histogram of more."""
     sizes = {name: round(facts["bytes"] / 2**20, 2) for name, facts in
              read_manifest(tfrecords, "convert")["files"].items() if name.endswith(".tfrecord")}
     if len(sizes) <= 24:
@@ -67,7 +66,7 @@ def shard_bytes(tfrecords: str | Path) -> None:
 
 
 def record_bytes(tfrecords: str | Path) -> None:
-    """How large records are, in the first training shard, which is a fair sample of all."""
+    """Show the sizes of the records in the first training shard, which is a random sample of all."""
     shard = shard_paths(tfrecords, read_manifest(tfrecords, "convert"), "train")[0]
     ax = axes(f"Size of the records in {shard.name}", "KiB", "records")
     ax.hist(read_index(shard)["length"] / 1024, bins=40, color=TRAIN)
@@ -75,8 +74,8 @@ def record_bytes(tfrecords: str | Path) -> None:
 
 
 def first_records(tfrecords: str | Path, count: int = 16) -> None:
-    """The first records of the first training shard: well mixed, they come from everywhere."""
+    """Show the images of the first records of the first training shard."""
     shard = shard_paths(tfrecords, read_manifest(tfrecords, "convert"), "train")[0]
     records = [parse_sparse(serialized) for serialized in tf.data.TFRecordDataset(str(shard)).take(count)]
-    picture_grid(f"The first records of {shard.name}",
-                 [(one["encoded"].numpy(), one["key"].numpy().decode()) for one in records], columns=8)
+    image_grid(f"The first records of {shard.name}",
+                 [(record["encoded"].numpy(), record["key"].numpy().decode()) for record in records], columns=8)

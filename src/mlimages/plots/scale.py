@@ -1,70 +1,81 @@
-"""Tables and pictures of costs and scale, for notebooks/explore_scale.ipynb."""
+"""Tables and plots of costs and scaling, for notebooks/explore_scale.ipynb."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
-from IPython.display import Markdown
+import pandas as pd
 
+from mlimages.network.checkpoint_files import METRICS
 from mlimages.plots import costs
-from mlimages.plots.canvas import label, markdown_table
-from mlimages.plots.costs import Cluster, Collection
+from mlimages.plots.canvas import COUNT, display_table, label
+from mlimages.plots.costs import DatasetVolume, ScalingModel
 
 REPLICAS = tuple(2**power for power in range(8))
 
 
-def storage_table(collection: Collection, kinds: Mapping[str, tuple[float, float | None]]) -> Markdown:
-    """Terabytes by kind of record, each given as bytes of label and of picture (None: as they came)."""
-    rows = []
-    for name, (label_bytes, picture_bytes) in kinds.items():
-        found = costs.storage(collection, label_bytes=label_bytes, record_image_bytes=picture_bytes)
-        rows.append([name, *(f"{one / 1e12:.2f}" for one in (found.archive, found.shards, found.records, found.total))])
-    return Markdown(markdown_table(["records", "ImageNet's tars, TB", "download shards, TB", "records, TB", "all, TB"],
-                                   rows))
+def last_training(model: str | Path) -> dict[str, float]:
+    """The images per second of the training in `model`, by a name for it; empty, with a printed hint, without one."""
+    path = Path(model) / METRICS
+    if not path.exists():
+        print(f"{path} is missing; run `make repro` to see the speed of your own training here")
+        return {}
+    return {"this repository's last training": json.loads(path.read_text())["images_per_second"]}
 
 
-def download_table(collection: Collection, requests_per_second: Sequence[float], seconds_per_answer: Sequence[float], *,
-                   connections: int, images_per_second: float) -> Markdown:
-    """Hours by how often the hosts are asked, and by how long each answer takes."""
-    rows = [[f"{rate:g}", *(f"{_hours(collection, rate, seconds, connections, images_per_second):,.0f}"
-                            for seconds in seconds_per_answer)] for rate in requests_per_second]
-    return Markdown(markdown_table(["requests per second at most",
-                                    *(f"hours at {seconds:g} s an answer" for seconds in seconds_per_answer)], rows))
+def storage_table(dataset: DatasetVolume, kinds: Mapping[str, tuple[float, float | None]]) -> pd.DataFrame:
+    """Terabytes by kind of record, given as bytes of its labels and of its image (None: as it came)."""
+    found = {name: costs.storage(dataset, label_bytes=labels, record_image_bytes=image)
+             for name, (labels, image) in kinds.items()}
+    rows = [(one.total / 1e12, one.records / 1e12, one.shards / 1e12, one.archive / 1e12) for one in found.values()]
+    columns = ["total, TB", "records, TB", "download shards, TB", "ImageNet's tars, TB"]
+    return display_table(pd.DataFrame(rows, pd.Index(found, name="records"), columns), dict.fromkeys(columns, "{:.2f}"))
 
 
-def _hours(collection: Collection, rate: float, seconds: float, connections: int, images_per_second: float) -> float:
-    return costs.download_hours(collection, requests_per_second=rate, connections=connections,
-                                seconds_per_answer=seconds, images_per_second=images_per_second)
+def download_table(dataset: DatasetVolume, requests_per_second: Sequence[float], seconds_per_answer: Sequence[float],
+                   *, connections: int, images_per_second: float) -> pd.DataFrame:
+    """Hours by the requests per second to the domain, and by the seconds of an answer."""
+    hours = {f"hours at {seconds:g} s an answer": [
+        costs.download_hours(dataset, requests_per_second=rate, connections=connections, seconds_per_answer=seconds,
+                             images_per_second=images_per_second) for rate in requests_per_second]
+        for seconds in seconds_per_answer}
+    rates = pd.Index([f"{rate:g}" for rate in requests_per_second], name="requests per second")
+    return display_table(pd.DataFrame(hours, rates), dict.fromkeys(hours, COUNT))
 
 
-def training_table(images: float, epochs: float, devices: Mapping[str, float]) -> Markdown:
-    """Hours of all epochs on one device, by what one makes in images per second."""
-    rows = []
-    for name, rate in devices.items():
-        hours = costs.training_hours(images, epochs=epochs, images_per_second=rate)
-        rows.append([name, f"{rate:,.1f}", f"{hours:,.0f}", f"{hours / 24 / 365:,.2f}"])
-    return Markdown(markdown_table(["one device", "images/s", "device-hours", "device-years"], rows))
+def training_table(images: float, epochs: float, devices: Mapping[str, float]) -> pd.DataFrame:
+    """Hours and years of all epochs on one device, by its images per second; the fastest device first."""
+    rates = pd.Series(devices).sort_values(ascending=False)
+    hours = costs.training_hours(images, epochs=epochs, images_per_second=rates)
+    frame = pd.DataFrame({"device-hours": hours, "device-years": hours / 24 / 365, "images/s": rates})
+    return display_table(frame.rename_axis("one device"),
+                         {"device-hours": COUNT, "device-years": "{:,.2f}", "images/s": "{:,.1f}"})
 
 
-def scale_table(clusters: Mapping[str, Cluster], replicas: Sequence[int]) -> Markdown:
-    """One row for each kind of link and number of replicas."""
-    rows = [[name, one.replicas, f"{one.sent_bytes / 2**20:.0f}", f"{one.compute_seconds * 1e3:.0f}",
-             f"{one.exchange_seconds * 1e3:.0f}", f"{one.efficiency:.2f}", f"{one.images_per_second:,.0f}",
-             f"{one.read_bytes_per_second / 1e6:,.0f}", f"{one.cores_per_replica:.1f}"]
-            for name, cluster in clusters.items() for one in costs.scales(cluster, replicas)]
-    return Markdown(markdown_table(["links", "replicas", "each sends, MiB a step", "compute, ms", "exchange, ms",
-                                    "efficiency", "images/s", "records read, MB/s", "input cores a replica"], rows))
+def scaling_table(models: Mapping[str, ScalingModel], replicas: Sequence[int]) -> pd.DataFrame:
+    """A row for each kind of link and number of replicas."""
+    steps = {(name, count): model.step(count) for name, model in models.items() for count in replicas}
+    columns = {"efficiency": "{:.2f}", "images/s": COUNT, "compute, ms": COUNT, "all-reduce, ms": COUNT,
+               "each sends, MiB a step": COUNT, "records read, MB/s": COUNT, "input cores a replica": "{:.1f}"}
+    rows = [(step.efficiency, step.images_per_second, 1e3 * step.compute_seconds, 1e3 * step.all_reduce_seconds,
+             step.sent_bytes / 2**20, step.read_bytes_per_second / 1e6, step.cores_per_replica)
+            for step in steps.values()]
+    index = pd.MultiIndex.from_tuples(steps, names=["links", "replicas"])
+    return display_table(pd.DataFrame(rows, index, list(columns)), columns)
 
 
-def draw_scale(clusters: Mapping[str, Cluster]) -> None:
-    """Efficiency, and the records that must be read, by the number of replicas, of clusters that differ in links."""
-    alone = next(iter(clusters.values())).images_per_second
+def plot_scaling(models: Mapping[str, ScalingModel]) -> None:
+    """Show the efficiency, and the bytes of records to read, over the number of replicas, for each kind of link."""
+    alone = next(iter(models.values())).images_per_second
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
-    label(left, f"What is left of one replica's {alone:,.0f} images a second", "replicas", "efficiency")
-    label(right, "What storage must deliver", "replicas", "records, MB/s")
-    for behind, (name, cluster) in zip(range(len(clusters), 0, -1), clusters.items(), strict=True):
-        found, broad = costs.scales(cluster, REPLICAS), 1.2 * behind  # so that lines on one another are seen
-        left.plot(REPLICAS, [one.efficiency for one in found], linewidth=broad, label=name)
-        right.plot(REPLICAS, [one.read_bytes_per_second / 1e6 for one in found], linewidth=broad)
+    label(left, f"Efficiency: the share of a single replica's {alone:,.0f} images/s", "replicas", "efficiency")
+    label(right, "Records that storage must deliver", "replicas", "records, MB/s")
+    for number, (name, model) in enumerate(models.items()):
+        steps = [model.step(count) for count in REPLICAS]
+        width = 1.2 * (len(models) - number)  # lines on one another stay visible
+        left.plot(REPLICAS, [step.efficiency for step in steps], linewidth=width, label=name)
+        right.plot(REPLICAS, [step.read_bytes_per_second / 1e6 for step in steps], linewidth=width)
     for ax in (left, right):
         ax.set_xscale("log", base=2)
         ax.set_xticks(REPLICAS, [str(count) for count in REPLICAS])

@@ -1,4 +1,4 @@
-"""Pictures of a training: its plan before, its course while it runs and after."""
+"""Plots of a training: its learning rate, its log while it runs, and the time of a step."""
 
 import contextlib
 import io
@@ -23,12 +23,12 @@ from mlimages.training.metrics_log import LOG, read_log
 from mlimages.training.schedule import build_schedule
 
 SMOOTHED_ROWS = 10
-FEW_ROWS = 40  # that are drawn with a point each
+FEW_ROWS = 40  # up to which each row gets a point
 WIDTH, PANEL_HEIGHT = 9.0, 2.4  # inches
 
 
 def learning_rate_plan(params: Train, tfrecords: str | Path) -> None:
-    """The learning rate of every step to come."""
+    """Show the learning rate of every step of the training to come."""
     schedule = build_schedule(params, sum(count_records(tfrecords, read_manifest(tfrecords, "convert"), "train")))
     ax = axes(f"Learning rate over {schedule.total_steps:,} steps of {params.batch} images", "step", "learning rate")
     steps = np.unique(np.linspace(0, schedule.total_steps - 1, 2000).astype(int))
@@ -36,55 +36,49 @@ def learning_rate_plan(params: Train, tfrecords: str | Path) -> None:
     plt.show()
 
 
-def course(model: str | Path) -> None:
-    """Losses, mean average precision, learning rate and speed over the steps."""
-    _draw(plt.figure(layout="constrained"), read_log(Path(model) / LOG))
-    plt.show()
-
-
 def step_profile(model: str | Path) -> None:
-    """The time of one step, beside what its exchange and its input take by themselves."""
-    facts = json.loads((Path(model) / PROFILE).read_text(encoding="utf-8"))
-    step, exchange, made = (facts[f"{name}_seconds"] for name in ("step", "exchange", "input"))
-    replicas = f"{facts['replicas']} replica{'s' if facts['replicas'] > 1 else ''}"
-    bars(f"One step on {replicas}, {facts['exchanged_bytes'] / 2**20:,.0f} MiB exchanged", "seconds",
-         ["the step, as it was trained", "of it computing, if nothing overlaps", "exchanging, alone",
-          "making the input, alone, beside the step"],
-         [step, max(step - exchange, 0.0), exchange, made], [TRAIN, GOOD, VALIDATION, MUTED])
+    """Show the time of one step, beside the times that its all-reduce and its input take alone."""
+    profile = json.loads((Path(model) / PROFILE).read_text(encoding="utf-8"))
+    step, all_reduce, input_time = (profile[f"{name}_seconds"] for name in ("step", "exchange", "input"))
+    replicas = f"{profile['replicas']} replica{'s' if profile['replicas'] > 1 else ''}"
+    bars(f"One step on {replicas}; all-reduce of {profile['exchanged_bytes'] / 2**20:,.0f} MiB", "seconds",
+         ["one step of the training", "computing, if nothing overlaps", "all-reduce, alone",
+          "input pipeline, alone, while other steps run"],
+         [step, max(step - all_reduce, 0.0), all_reduce, input_time], [TRAIN, GOOD, VALIDATION, MUTED])
 
 
 @contextlib.contextmanager
-def live_course(params: Train, machine: Machine, tfrecords: str | Path = "data/tfrecords") -> Iterator[None]:
-    """Shows the course of the training that the block runs, again whenever its log has grown.
+def live_plot(params: Train, machine: Machine, tfrecords: str | Path = "data/tfrecords") -> Iterator[None]:
+    """Show the log of the training that the block runs, and draw it again whenever the log grows.
 
-    It reads the log that the training writes anyway, from a thread of its own: the training knows nothing of it, and
-    goes on where a plot fails, which is said in its place. Where the training was finished before, this is said, with
-    its plot. Raises UserError as `train` does where the records, or the checkpoint to start from, are missing.
+    A thread reads the log, so the training does not depend on the plot: it goes on where drawing fails, and a message
+    takes the plot's place. For a training that finished before, the finished plot is shown. Raises UserError as `train`
+    does for missing records, or a missing checkpoint to start from.
     """
     work, ended = work_folder(params, machine, tfrecords), threading.Event()
     if (work / "out" / METRICS).exists():
-        display("This training was finished before, with the same parameters, records and code: nothing is left to "
-                "train, and its result is published again. This is its plot.", display_id=True)
+        display("This training finished before, with the same parameters, records and code. Its result is published "
+                "again, and this is its plot.", display_id=True)
         display(Image(_png(read_log(work / "out" / LOG)), format="png"), display_id=True)
         yield
         return
-    shown = _stamp(work / LOG)
-    picture = display("The plot comes with the first steps.", display_id=True)
+    drawn = _file_version(work / LOG)
+    plot = display("The plot appears after the first steps.", display_id=True)
 
     def follow() -> None:
-        nonlocal shown
+        nonlocal drawn
         last = False
         while not last:
             last = ended.wait(machine.progress_seconds)
-            stamp = _stamp(work / LOG)
-            if stamp == shown:
+            version = _file_version(work / LOG)
+            if version == drawn:
                 continue
             try:
                 if rows := read_log(work / LOG):
-                    picture.update(Image(_png(rows), format="png"))
-                shown = stamp
-            except Exception as error:  # of whatever kind: the next plot may succeed
-                picture.update(f"The plot could not be drawn ({type(error).__name__}: {error}); the training goes on.")
+                    plot.update(Image(_png(rows), format="png"))
+                drawn = version
+            except Exception as error:  # of any kind: the next plot may succeed
+                plot.update(f"The plot could not be drawn ({type(error).__name__}: {error}); the training goes on.")
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -95,27 +89,12 @@ def live_course(params: Train, machine: Machine, tfrecords: str | Path = "data/t
         thread.join()
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes with a file; nothing where there is none."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _png(rows: list[dict[str, float]]) -> bytes:
-    """The course as a picture; drawn without pyplot, which is for the main thread alone."""
-    figure, body = Figure(layout="constrained"), io.BytesIO()
-    _draw(figure, rows)
-    figure.savefig(body, format="png", dpi=80)
-    return body.getvalue()
-
-
-def _draw(figure: Figure, rows: list[dict[str, float]]) -> None:
-    tried = [row for row in rows if not np.isnan(row["validation_loss"])]
-    figure.set_size_inches(WIDTH, PANEL_HEIGHT * (4 if tried else 3))
-    loss, *middle, rate, speed = figure.subplots(4 if tried else 3, 1, sharex=True)
+def draw_log(figure: Figure, rows: list[dict[str, float]]) -> None:
+    """Draw losses, mean average precision, learning rate and speed over the steps, one below the other."""
+    validated = [row for row in rows if not np.isnan(row["validation_loss"])]
+    panels = 4 if validated else 3
+    figure.set_size_inches(WIDTH, PANEL_HEIGHT * panels)
+    loss, *middle, rate, speed = figure.subplots(panels, 1, sharex=True)
     steps, losses = ([row[name] for row in rows] for name in ("step", "loss"))
     marker = "." if len(rows) < FEW_ROWS else ""
     loss.plot(steps, losses, color=TRAIN, alpha=0.35, marker=marker, label="training, since the last row")
@@ -124,11 +103,13 @@ def _draw(figure: Figure, rows: list[dict[str, float]]) -> None:
     loss.yaxis.set_major_formatter(LogFormatter())
     loss.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
     for ax in middle:
-        tries, tried_losses = [row["step"] for row in tried], [row["validation_loss"] for row in tried]
-        loss.plot(tries, tried_losses, "o-", color=GOOD, label="validation, all classes weighted alike")
-        # In the first steps batch norm's averages lag behind: losses of thousands would flatten all else.
-        loss.set_ylim(0.8 * min(losses + tried_losses), 1.5 * max(*losses, float(np.median(tried_losses))))
-        ax.plot(tries, [row["validation_mean_average_precision"] for row in tried], "o-", color=GOOD)
+        validated_steps = [row["step"] for row in validated]
+        validation_losses = [row["validation_loss"] for row in validated]
+        loss.plot(validated_steps, validation_losses, "o-", color=GOOD,
+                  label="validation, all classes weighted alike")
+        # In the first steps the averages of batch norm lag behind, and losses of thousands would flatten the rest.
+        loss.set_ylim(0.8 * min(losses + validation_losses), 1.5 * max(*losses, float(np.median(validation_losses))))
+        ax.plot(validated_steps, [row["validation_mean_average_precision"] for row in validated], "o-", color=GOOD)
         ax.set_ylim(0, 1)
         label(ax, "", "", "mean average\nprecision, validation")
     loss.legend()
@@ -141,5 +122,22 @@ def _draw(figure: Figure, rows: list[dict[str, float]]) -> None:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Of each value and those before it, SMOOTHED_ROWS in all where there are so many, the mean."""
+    """The mean of each value and up to SMOOTHED_ROWS - 1 before it."""
     return [float(np.mean(values[max(0, end - SMOOTHED_ROWS): end])) for end in range(1, len(values) + 1)]
+
+
+def _file_version(path: Path) -> tuple[int, ...]:
+    """Numbers that change with a file; empty for a missing one."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _png(rows: list[dict[str, float]]) -> bytes:
+    """The plot of a log as PNG; without pyplot, which is not safe in threads."""
+    figure, body = Figure(layout="constrained"), io.BytesIO()
+    draw_log(figure, rows)
+    figure.savefig(body, format="png", dpi=80)
+    return body.getvalue()

@@ -15,17 +15,23 @@ import tensorflow as tf
 
 from mlimages.core.errors import UserError
 from mlimages.core.publish import fsync, sha256, write_json
-from mlimages.network.checkpoint_files import FACTS, VARIABLES, examine, folders, read_facts
+from mlimages.network.checkpoint_files import (
+    METADATA,
+    VARIABLES,
+    checkpoint_folders,
+    read_metadata,
+    validate_checkpoint,
+)
 
 
-class Resumed(NamedTuple):
+class ResumePoint(NamedTuple):
     """The steps that were done, and the losses of those of them that are in no row of the log yet."""
 
     step: int
     losses: list[float]
 
 
-class Checkpoints:
+class CheckpointManager:
     """The last `kept` checkpoints in a folder, and the best: that of the lowest score.
 
     `variables` are saved; `network` says of what, such as its number of classes, and must be the same to restore. So
@@ -60,7 +66,7 @@ class Checkpoints:
             partial.mkdir(parents=True)
             self._checkpoint.write(str(partial / VARIABLES))
             digests = {path.name: sha256(path) for path in sorted(partial.iterdir())}
-            write_json(partial / FACTS, {"step": step, "losses": losses, "score": score, "seconds": self.seconds,
+            write_json(partial / METADATA, {"step": step, "losses": losses, "score": score, "seconds": self.seconds,
                                          "network": self._network, "machine": self._machine, "files": digests})
             for path in [*partial.iterdir(), partial]:
                 fsync(path)
@@ -73,14 +79,14 @@ class Checkpoints:
                             f"machine.scratch to another disk, and run the same command again") from None
         self._prune()
 
-    def restore(self, *, mend: bool = True) -> Resumed:
+    def restore(self, *, mend: bool = True) -> ResumePoint:
         """Load the newest checkpoint that is whole; `mend`: say which damaged ones were passed over, and remove them.
 
         Without any checkpoint, 0 steps are done. UserError where all are damaged, or where one is of another network.
         """
         passed = []
-        for folder in reversed(folders(self._folder)):
-            facts, fault = examine(folder)
+        for folder in reversed(checkpoint_folders(self._folder)):
+            facts, fault = validate_checkpoint(folder)
             if facts is None:
                 passed.append((folder, fault))
                 continue
@@ -89,17 +95,17 @@ class Checkpoints:
             for damaged, reason in passed if mend else []:
                 print(f"{damaged} is damaged ({reason}); going back to {folder.name}")
                 shutil.rmtree(damaged)
-            return Resumed(facts["step"], facts["losses"])
+            return ResumePoint(facts["step"], facts["losses"])
         if passed:
             faults = "; ".join(f"{damaged.name}: {reason}" for damaged, reason in passed)
             raise UserError(f"every checkpoint in {self._folder} is damaged ({faults}); bring one back, or remove the "
                             f"folder to train from the start")
-        return Resumed(0, [])
+        return ResumePoint(0, [])
 
     def restore_best(self) -> int:
         """Load the checkpoint of the lowest score; returns its step."""
         for folder, _ in self._by_score():
-            facts, fault = examine(folder)
+            facts, fault = validate_checkpoint(folder)
             if facts is not None:
                 self._load(folder, facts)
                 return facts["step"]
@@ -122,11 +128,12 @@ class Checkpoints:
 
     def _by_score(self) -> list[tuple[Path, dict[str, Any]]]:
         """The checkpoints that have a score, by their facts alone, the best first."""
-        scored = [(folder, facts) for folder in folders(self._folder)
-                  if (facts := read_facts(folder)[0]) is not None and facts["score"] is not None]
+        scored = [(folder, facts) for folder in checkpoint_folders(self._folder)
+                  if (facts := read_metadata(folder)[0]) is not None and facts["score"] is not None]
         return sorted(scored, key=lambda one: one[1]["score"])
 
     def _prune(self) -> None:
         """Remove all but the last ones and the best. No file is hashed for that: weights may be large, saves many."""
-        for folder in set(folders(self._folder)[: -self._kept]) - {folder for folder, _ in self._by_score()[:1]}:
+        best = {folder for folder, _ in self._by_score()[:1]}
+        for folder in set(checkpoint_folders(self._folder)[: -self._kept]) - best:
             shutil.rmtree(folder)

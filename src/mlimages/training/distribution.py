@@ -1,6 +1,6 @@
-"""The devices that train together, in one process or in several, and what they exchange."""
+"""The distribution of a training over replicas and workers: strategies, batches, all-reduce and roles."""
 
-import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -8,31 +8,34 @@ import tensorflow as tf
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
+from mlimages.training.worker_role import WorkerRole
+
+AllReduce = Callable[[Sequence[Any]], list[Any]]
 
 
 def build_strategy(params: Train, machine: Machine) -> Any:
     """The strategy that `train.strategy` names.
 
-    For `multi_worker` TF_CONFIG tells of all workers, and this waits for them. UserError where the devices are not
-    there, or are already in use in another way.
+    For `multi_worker`, TF_CONFIG lists the workers, and this waits for all of them. Raises UserError for devices that
+    are absent, or that TensorFlow already uses in another configuration.
     """
     if params.strategy == "one_device":
         return tf.distribute.OneDeviceStrategy("GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0")
     if params.strategy == "mirrored":
         return mirrored_strategy(machine)
-    if machine.collective == "nccl" and not tf.config.list_physical_devices("GPU"):
-        raise UserError("machine.collective is nccl, but there is no GPU here; set it to auto or ring")
-    kind = getattr(tf.distribute.experimental.CommunicationImplementation, machine.collective.upper())
-    # Many small messages are slower than few large ones.
+    if machine.all_reduce == "nccl" and not tf.config.list_physical_devices("GPU"):
+        raise UserError("machine.all_reduce is nccl, but there is no GPU here; set it to auto or ring")
+    kind = getattr(tf.distribute.experimental.CommunicationImplementation, machine.all_reduce.upper())
+    # A few large messages are faster than many small ones.
     options = tf.distribute.experimental.CommunicationOptions(implementation=kind,
-                                                              bytes_per_pack=machine.pack_mib * 2**20)
+                                                              bytes_per_pack=machine.all_reduce_pack_mib * 2**20)
     return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
 
 def mirrored_strategy(machine: Machine) -> Any:
-    """A MirroredStrategy over every GPU, or over the CPU split in `machine.logical_devices`.
+    """A MirroredStrategy over every GPU, or over the CPU, split into `machine.logical_devices`.
 
-    The split must come before TensorFlow first uses the CPU; UserError where it comes too late.
+    Raises UserError where TensorFlow uses the CPU already, which then cannot be split.
     """
     if gpus := tf.config.list_physical_devices("GPU"):
         return tf.distribute.MirroredStrategy([f"GPU:{index}" for index in range(len(gpus))])
@@ -49,9 +52,9 @@ def mirrored_strategy(machine: Machine) -> Any:
 
 
 def distribute(strategy: Any, pipeline: Callable[[Any], Any]) -> Iterator[Any]:
-    """The global batches of the datasets that `pipeline` makes, one element for each replica in turn.
+    """An iterator of global batches. `pipeline` returns a dataset with one element for each replica in turn.
 
-    What brings batches to devices ahead of time is for GPUs: CPUs need none, and taking it down can hang there.
+    Batches are prefetched to GPUs alone: a CPU needs no copy, and closing the prefetch can hang there.
     """
     ahead = bool(tf.config.list_physical_devices("GPU"))
     options = tf.distribute.InputOptions(experimental_fetch_to_device=ahead)
@@ -59,16 +62,16 @@ def distribute(strategy: Any, pipeline: Callable[[Any], Any]) -> Iterator[Any]:
 
 
 def replica_batch(params: Train, replicas: int) -> int:
-    """The images of the global batch that fall to one replica; UserError where they do not divide evenly."""
-    if params.batch % (replicas * params.accumulate):
-        parts = f" in {params.accumulate} parts each" if params.accumulate > 1 else ""
+    """The images of one replica in a global batch; raises UserError where they do not divide evenly."""
+    if params.batch % (replicas * params.gradient_accumulation):
+        parts = f" in {params.gradient_accumulation} parts each" if params.gradient_accumulation > 1 else ""
         raise UserError(f"train.batch is {params.batch}, which {replicas} replicas cannot share evenly{parts}; "
-                        f"expected a multiple of {replicas * params.accumulate}")
+                        f"expected a multiple of {replicas * params.gradient_accumulation}")
     return params.batch // replicas
 
 
 def all_reduce(tensors: Sequence[Any]) -> list[Any]:
-    """The sums of tensors over all replicas, by the strategy's own options; to be called by every replica."""
+    """The sums of tensors over all replicas, by the strategy's own options. Every replica must call it."""
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(tensors))
 
 
@@ -76,42 +79,69 @@ def sum_over_replicas(tensor: Any) -> Any:
     return all_reduce([tensor])[0]
 
 
-def meet(strategy: Any, word: str = "") -> bool:
-    """Return when every worker has come here; whether all have the same word, of one length and in ASCII.
+def barrier(strategy: Any) -> None:
+    """Return when every worker has called this.
 
-    Who leaves right afterwards may still be missed by another, which then fails.
+    A worker that leaves right afterwards may still be missed by another one, which then fails.
     """
-    letters = tf.constant([0, *word.encode()], tf.float32)
+    all_equal(strategy, "")
+
+
+def all_equal(strategy: Any, text: str) -> bool:
+    """Whether all workers pass the same text, in ASCII and of one length; it waits for all of them."""
+    letters = tf.constant([0, *text.encode()], tf.float32)
     total = tf.function(lambda: strategy.run(lambda: sum_over_replicas(letters)), autograph=False)()
-    # Where all have the mean of all, all have the same.
+    # All texts are equal where each equals the mean.
     mean = strategy.experimental_local_results(total)[0] / strategy.num_replicas_in_sync
     return bool(tf.reduce_all(mean == letters))
 
 
-def _nobody(**facts: object) -> None:
-    """Where nobody watches, there is nobody to tell."""
+class LocalSGD:
+    """Local SGD: replicas take several steps by their own gradients, and then average their weights.
 
+    It averages `variables`, of which each of `replicas` changes its own copy. `all_reduce` sums over the replicas.
+    Sources: Stich, arXiv 1805.09767; averaging the velocities too: Yu, Jin and Yang, arXiv 1905.03817.
 
-@dataclasses.dataclass(frozen=True)
-class Role:
-    """Worker `index` of `workers`; the first, the chief, writes all that is written. Its supervisor is told facts."""
+    The replicas send the changes since the last average: in few bits, changes lose less than values. Every replica must
+    call both methods.
+    """
 
-    index: int = 0
-    workers: int = 1
-    tell: Callable[..., None] = _nobody
-
-    @property
-    def chief(self) -> bool:
-        return self.index == 0
+    def __init__(self, variables: Sequence[Any], all_reduce: AllReduce, replicas: int) -> None:
+        self._variables, self._all_reduce, self._replicas = list(variables), all_reduce, replicas
 
     @property
-    def alone(self) -> bool:
-        return self.workers == 1
+    def shapes(self) -> list[Any]:
+        return [variable.shape for variable in self._variables]
 
-    def share(self, replicas: int) -> range:
-        """Those of all `replicas` that are this worker's."""
-        own = replicas // self.workers
-        return range(self.index * own, (self.index + 1) * own)
+    def snapshot(self) -> list[Any]:
+        """The values of the variables, equal on all replicas, as `average` takes them."""
+        return [tf.identity(variable.value) for variable in self._variables]
+
+    def average(self, snapshot: Sequence[Any]) -> None:
+        """Set all copies to the snapshot plus the mean of the changes since."""
+        sums = self._all_reduce([variable.value - start
+                                 for variable, start in zip(self._variables, snapshot, strict=True)])
+        for variable, start, total in zip(self._variables, snapshot, sums, strict=True):
+            tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=start + total / self._replicas)
 
 
-ALONE = Role()
+# TensorFlow's status codes do not say whether an error is this worker's own: an error that ends the collective
+# operations on one worker reaches the others with the same code. Only the text tells, which is read here alone.
+# Lines that TensorFlow writes above the error of a graph.
+TRACE = re.compile(r"^(Graph execution error:|Detected at node .*| +File .*)$", re.MULTILINE)
+# How a message starts, in every release of TensorFlow so far, if another worker's error ended a collective operation.
+ABORTED = "Collective ops is aborted by"
+
+
+def first_line(error: Any) -> str:
+    """The first line of an OpError that says something."""
+    return TRACE.sub("", str(error.message)).strip().partition("\n")[0]
+
+
+def own_failure(error: Any, role: WorkerRole) -> str:
+    """The message of an OpError by which this worker itself failed; "" if it follows from the loss of another one."""
+    line = first_line(error)
+    if ABORTED in line or not isinstance(error, tf.errors.InvalidArgumentError | tf.errors.ResourceExhaustedError):
+        return ""
+    return (f"worker {role.index} failed by itself: {line}; where it is memory that it lacks, lower train.batch or "
+            f"raise train.gradient_accumulation, else please report this with its log")

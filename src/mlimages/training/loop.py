@@ -16,24 +16,25 @@ from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.core.progress import progress
 from mlimages.core.publish import MANIFEST, read_manifest, sha256
-from mlimages.core.signals import Interrupts
-from mlimages.inputs.pipeline import Records, telling, training_batches
-from mlimages.network.checkpoint_files import CHECKPOINTS, newest
-from mlimages.network.initial_weights import find_start
-from mlimages.training.checkpoints import Checkpoints, Resumed
-from mlimages.training.distribution import ALONE, Role, build_strategy, distribute, meet, replica_batch
+from mlimages.core.signals import Interrupts, TrainingStopped
+from mlimages.inputs.pipeline import Records, training_batches, user_errors
+from mlimages.network.checkpoint_files import CHECKPOINTS, newest_checkpoint
+from mlimages.network.initial_weights import find_initial_weights
+from mlimages.training.checkpoints import CheckpointManager, ResumePoint
+from mlimages.training.distribution import all_equal, barrier, build_strategy, distribute, replica_batch
 from mlimages.training.metrics_log import LOG, TENSORBOARD, TrainingLog
 from mlimages.training.result import INPUT_STEPS, exchange_seconds, input_seconds, write_result
 from mlimages.training.run_record import arithmetic
 from mlimages.training.schedule import Schedule, build_schedule
 from mlimages.training.step import Trainer
 from mlimages.training.validation import Validation
+from mlimages.training.worker_role import SINGLE_WORKER, WorkerRole
 
 # By which the chief leaves last: TensorFlow on the other workers fails without it.
 PARTING_SECONDS = 2.0
 
 
-def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: Role = ALONE) -> Any:
+def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: WorkerRole = SINGLE_WORKER) -> Any:
     """Train from the last checkpoint in `work` to the end, and write the result to its `out`, as the chief.
 
     Returns the iterator of the batches: of several workers it is still at work, and taking it down then can hang.
@@ -50,23 +51,23 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
     strategy = build_strategy(params, machine)
     replicas = strategy.num_replicas_in_sync
     per_replica = replica_batch(params, replicas)
-    start = find_start(params, machine)
+    start = find_initial_weights(params, machine)
     found = dataclasses.replace(params, initialize_from=None if start is None else str(start))
     trainer = Trainer(found, classes, strategy, steps_per_call=machine.steps_per_call)
     if trainer.loaded and role.chief:
         print(f"{params.initialize_from}: {trainer.loaded}")
-    checkpoints = Checkpoints(work / CHECKPOINTS, trainer.variables,
+    checkpoints = CheckpointManager(work / CHECKPOINTS, trainer.variables,
                               {"architecture": params.architecture, "classes": classes},
                               {"replicas": replicas, **arithmetic()} if role.chief else {}, machine.checkpoints_kept,
                               began)
     resumed = checkpoints.restore(mend=role.chief)
-    own = role.share(replicas)
+    own = role.replicas(replicas)
     print(f"{params.architecture}, {trainer.model.count_params():,} weights, {replicas} "
           f"{'replica' if replicas == 1 else 'replicas'} of {per_replica} images; {plan.total_steps} steps over "
           f"{images} images, whose places in the shards take {records.reader.index_bytes / 1e6:,.1f} MB of memory"
           + (f", resumed after step {resumed.step}" if resumed.step else ""))
-    if not role.alone:
-        role.tell(plan=f"worker {role.index} of {role.workers}: images {own.start * per_replica} to "
+    if not role.single:
+        role.report(plan=f"worker {role.index} of {role.workers}: images {own.start * per_replica} to "
                        f"{own.stop * per_replica - 1} of the {params.batch} of every step, steps {resumed.step + 1} to "
                        f"{plan.total_steps}, from {len(records.counts)} shards")
     validation = None
@@ -79,35 +80,31 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: R
                                 readers=machine.workers)
 
     def pipeline(context: Any) -> Any:
-        mine = Role(context.input_pipeline_id, context.num_input_pipelines).share(context.num_replicas_in_sync)
+        mine = WorkerRole(context.input_pipeline_id, context.num_input_pipelines).replicas(context.num_replicas_in_sync)
         batches = share(resumed.step, plan.total_steps, mine)
         # Of a dataset that may end, workers ask each other before every step whether it has.
-        return batches if role.alone else batches.repeat()
+        return batches if role.single else batches.repeat()
 
     batches = distribute(strategy, pipeline)
-    with telling():
+    with user_errors():
         run_steps(trainer, batches, plan, checkpoints, resumed, validation, params, machine, role, images=images,
                   work=work)
     exchange = exchange_seconds(trainer) if replicas > 1 else 0.0
-    role.tell(trained=True)
+    role.report(trained=True)
     if role.chief:
         published = checkpoints.restore_best() if params.publish == "best" else plan.total_steps
         data = {"manifest_sha256": sha256(tfrecords / MANIFEST), "classes": classes, "images": images}
         made = input_seconds(share(0, INPUT_STEPS, own))
         write_result(params, trainer, data, published, log=work / LOG, out=work / "out", exchange=exchange, made=made,
                      machine={"workers": role.workers, "readers": machine.workers}, seconds=checkpoints.seconds)
-    if not role.alone:
-        meet(strategy)
+    if not role.single:
+        barrier(strategy)
         if role.chief:
             time.sleep(PARTING_SECONDS)
     return batches
 
 LOGGED_STEPS = 5
 NOT_TRIED = (float("nan"), float("nan"))
-
-
-class Stopped(UserError):
-    """The training was told to stop, and saved first."""
 
 
 class Row(NamedTuple):
@@ -118,15 +115,15 @@ class Row(NamedTuple):
     rate: float
 
 
-def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoints: Checkpoints, resumed: Resumed,
-              validation: Validation | None, params: Train, machine: Machine, role: Role, *, images: int,
-              work: Path) -> None:
+def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoints: CheckpointManager,
+              resumed: ResumePoint, validation: Validation | None, params: Train, machine: Machine, role: WorkerRole, *,
+              images: int, work: Path) -> None:
     """Train from where `resumed` says to the end of `plan`; `batches` begin there too, `images` make an epoch.
 
     However many steps a call takes, it ends at a checkpoint, and the log has the same rows, but for their speed.
 
     Of several workers only the chief writes, and looks at validation images. UserError, with the last good checkpoint
-    kept, for what is no longer finite; Stopped, with a checkpoint of the last step that was done, on all
+    kept, for what is no longer finite; TrainingStopped, with a checkpoint of the last step that was done, on all
     workers after the same step, after SIGTERM or SIGINT of any.
     """
     done, losses = resumed
@@ -136,7 +133,7 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
         while done < plan.total_steps:
             steps = range(done, min(done + trainer.steps_per_call, _next_save(done, plan, params)))
             rates = plan(steps)
-            role.tell(entered=steps.stop)
+            role.report(entered=steps.stop)
             found = trainer.train(batches, rates, stop=interrupts.received is not None)
             _check(found, trainer.overflowed, steps, rates, work)
             done = steps.stop
@@ -149,34 +146,36 @@ def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoi
                 if saving:
                     _prepare_to_save(trainer, done, float(rates[-1]), role, work)
                 if log:
-                    tried = validation.run(trainer, role.tell) if validation and saving else None
+                    tried = validation.run(trainer, role.report) if validation and saving else None
                     for row in rows:
                         worth = tried[:2] if tried and row.step == done else NOT_TRIED
                         log.row(row.step, row.step * params.batch / images, row.loss, *worth, row.rate, speed)
                     if saving:
                         checkpoints.save(done, [], tried.loss if tried else None)
-                        role.tell(saved=done)
+                        role.report(saved=done)
                         log.histograms(done, trainer.loss.counters())
                     if tried:
                         log.predictions(done, *tried[2:])
-                if saving and not role.alone:
-                    meet(trainer.strategy)
+                if saving and not role.single:
+                    barrier(trainer.strategy)
                 began, timed = time.monotonic(), done
             # A process alone need not wait for the next step to tell itself.
-            if (trainer.stopping or (interrupts.received and role.alone)) and done < plan.total_steps:
+            if (trainer.stopping or (interrupts.received and role.single)) and done < plan.total_steps:
                 if not saving:
                     _prepare_to_save(trainer, done, float(rates[-1]), role, work)
                     if role.chief:
                         checkpoints.save(done, losses)
-                        role.tell(saved=done)
-                if not role.alone:
+                        role.report(saved=done)
+                if not role.single:
                     with contextlib.suppress(tf.errors.OpError):  # one of them leaves first
-                        meet(trainer.strategy)
-                raise Stopped(f"{interrupts.received or 'A signal to another worker'} stopped the training after step "
-                              f"{done} of {plan.total_steps}; its checkpoint is kept: run the same command to continue")
+                        barrier(trainer.strategy)
+                raise TrainingStopped(
+                    f"{interrupts.received or 'A signal to another worker'} stopped the training after step {done} of "
+                    f"{plan.total_steps}; its checkpoint is kept: run the same command to continue",
+                    interrupts.received)
 
 
-def _log(work: Path, done: int, role: Role) -> contextlib.AbstractContextManager[TrainingLog | None]:
+def _log(work: Path, done: int, role: WorkerRole) -> contextlib.AbstractContextManager[TrainingLog | None]:
     return TrainingLog(work / LOG, work / TENSORBOARD, done) if role.chief else contextlib.nullcontext()
 
 
@@ -205,21 +204,21 @@ def _check(losses: np.ndarray, overflowed: np.ndarray, steps: range, rates: np.n
     if bad.size:
         _refuse("the float16 gradients are not finite, with the loss scale at its lowest,", steps[bad[0]] + 1,
                 float(rates[bad[0]]), work, "set train.precision to mixed_bfloat16 or float32 and "
-                "train.exchange to bfloat16 or float32, ")
+                "train.all_reduce_dtype to bfloat16 or float32, ")
 
 
-def _prepare_to_save(trainer: Trainer, step: int, rate: float, role: Role, work: Path) -> None:
+def _prepare_to_save(trainer: Trainer, step: int, rate: float, role: WorkerRole, work: Path) -> None:
     """UserError, on all workers, where the variables are not fit to be saved."""
-    role.tell(writing=True)
+    role.report(writing=True)
     if not trainer.is_finite():
         _refuse("the weights are no longer finite", step, rate, work)
-    if not role.alone and not meet(trainer.strategy, trainer.digest()):
+    if not role.single and not all_equal(trainer.strategy, trainer.digest()):
         raise UserError(f"the workers have different weights after step {step}; the checkpoint before is kept; please "
                         f"report this")
 
 
 def _refuse(what: str, step: int, rate: float, work: Path, advice: str = "") -> None:
-    kept = newest(work / CHECKPOINTS)
+    kept = newest_checkpoint(work / CHECKPOINTS)
     begin = f", or begin from it with other parameters: `-S train.initialize_from={kept}`" if kept else ""
     raise UserError(f"{what} at step {step}, with the learning rate {rate:.3g}; the last good checkpoint is kept; "
                     f"{advice}lower train.learning_rate, or lengthen train.warmup{begin}")

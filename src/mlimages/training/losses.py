@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from mlimages.core.params import Train
-from mlimages.network.compiled import fused
+from mlimages.network.compiled import jit_compiled
 
 
 class Loss(ABC):
@@ -23,7 +23,7 @@ class Loss(ABC):
 
     def __init__(self, replicas: int = 1) -> None:
         self._replicas = replicas
-        self._fused_sum = fused(self._sum)
+        self._fused_sum = jit_compiled(self._sum)
 
     def __call__(self, labels: Any, logits: Any) -> Any:
         return self.cost(labels, logits, self.weigh(labels))
@@ -58,7 +58,7 @@ class SigmoidLoss(Loss):
     def __init__(self, positive_weight: float = 1.0, *, replicas: int = 1) -> None:
         super().__init__(replicas)
         self._positive_weight = positive_weight
-        self._fused_slopes = fused(self._slopes)
+        self._fused_slopes = jit_compiled(self._slopes)
 
     def _total(self, labels: Any, logits: Any, weights: Any) -> Any:
         @ops.custom_gradient
@@ -135,21 +135,21 @@ class ClassBalancedLoss(SigmoidLoss):
         return present * weight_present + absent * selected * weight_absent
 
 
-class FocusedLoss(Loss):
+class FocalLoss(Loss):
     """Sigmoid cross-entropy that looks away from labels that are already right.
 
-    With p = sigmoid(logit), a label y costs -y a (1-p)^f log p - (1-y) (1-a) q^g log(1-q): f, g are the `focusing` of
-    what is there and of what is not, q = max(p - `margin`, 0), a = `positive_share` (1 and 1 in place of a and 1-a
-    without it). The focal loss (Lin et al., arXiv 1708.02002) has f = g = 2, a = 0.25; the asymmetric loss
-    (Ben-Baruch et al., arXiv 2009.14119) has f = 0, g = 4, a margin of 0.05 and no share.
+    With p = sigmoid(logit) and q = max(p - `margin`, 0), a label y costs
+    -y a (1-p)^`gamma_positive` log p - (1-y) (1-a) q^`gamma_negative` log(1-q), with a = `alpha`. Without `alpha`, both
+    a and 1-a are 1. The focal loss (Lin et al., arXiv 1708.02002) has both gammas 2 and the alpha 0.25. The asymmetric
+    loss (Ben-Baruch et al., arXiv 2009.14119) has the gammas 0 and 4, the margin 0.05 and no alpha.
     """
 
-    def __init__(self, positive_focusing: float, negative_focusing: float, *, margin: float = 0.0,
-                 positive_share: float | None = None, replicas: int = 1) -> None:
+    def __init__(self, gamma_positive: float, gamma_negative: float, *, margin: float = 0.0,
+                 alpha: float | None = None, replicas: int = 1) -> None:
         super().__init__(replicas)
-        self._focusing = positive_focusing, negative_focusing
+        self._gammas = gamma_positive, gamma_negative
         self._margin = margin
-        self._shares = (1.0, 1.0) if positive_share is None else (positive_share, 1 - positive_share)
+        self._alphas = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
 
     def _sum(self, labels: Any, logits: Any, weights: Any) -> Any:
         known = ops.cast(labels >= 0, logits.dtype)
@@ -159,8 +159,8 @@ class FocusedLoss(Loss):
             wrong = ops.maximum(wrong - self._margin, 0.0)
             absent = -ops.log1p(-wrong)
         present = ops.softplus(-logits)  # -log p
-        terms = (self._shares[0] * labels * _power(ops.sigmoid(-logits), self._focusing[0]) * present
-                 + self._shares[1] * (1 - labels) * _power(wrong, self._focusing[1]) * absent)
+        terms = (self._alphas[0] * labels * _power(ops.sigmoid(-logits), self._gammas[0]) * present
+                 + self._alphas[1] * (1 - labels) * _power(wrong, self._gammas[1]) * absent)
         return _total(weights * known * terms)
 
 
@@ -192,7 +192,7 @@ def build_loss(params: Train, classes: int, replicas: int, sum_over_replicas: Ca
         return ClassBalancedLoss(classes, params.positive_threshold, params.negative_selection, params.positive_weight,
                                  seed=params.seed, replicas=replicas, sum_over_replicas=sum_over_replicas)
     if params.loss == "asymmetric":
-        return FocusedLoss(0.0, params.negative_focusing, margin=params.probability_margin, replicas=replicas)
+        return FocalLoss(0.0, params.asymmetric_gamma_negative, margin=params.asymmetric_margin, replicas=replicas)
     if params.loss == "focal":
-        return FocusedLoss(params.focusing, params.focusing, positive_share=params.positive_share, replicas=replicas)
+        return FocalLoss(params.focal_gamma, params.focal_gamma, alpha=params.focal_alpha, replicas=replicas)
     return SoftmaxLoss(replicas) if params.loss == "softmax" else SigmoidLoss(replicas=replicas)

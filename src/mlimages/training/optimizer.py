@@ -36,7 +36,7 @@ class Optimizer(Protocol):
 def build_optimizer(params: Train, weights: Sequence[Any]) -> Optimizer:
     """The optimizer that params.yaml names; create it inside the strategy's scope."""
     if params.optimizer == "adamw":
-        return AdamW(weights, params.momentum, params.second_momentum, weight_decay=params.weight_decay,
+        return AdamW(weights, params.momentum, params.beta_2, weight_decay=params.weight_decay,
                      clip_norm=params.clip_norm)
     return Momentum(weights, params.momentum, weight_decay=params.weight_decay, clip_norm=params.clip_norm)
 
@@ -84,16 +84,16 @@ class Momentum:
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101), by the formula of Keras' AdamW.
 
-    m <- b m + (1 - b) gradient and v <- c v + (1 - c) gradient^2, with b `momentum` and c `second_momentum`. After t
+    m <- b m + (1 - b) gradient and v <- c v + (1 - c) gradient^2, with b `momentum` and c `beta_2`. After t
     steps w <- (1 - rate * weight_decay) w - rate * sqrt(1 - c^t) / (1 - b^t) * m / (sqrt(v) + 1e-7). Batch norm's
     weights do not decay. Where the norm of all gradients together is above `clip_norm`, they are all made smaller by
     the same factor first.
     """
 
-    def __init__(self, weights: Sequence[Any], momentum: float, second_momentum: float, *, weight_decay: float = 0.0,
+    def __init__(self, weights: Sequence[Any], momentum: float, beta_2: float, *, weight_decay: float = 0.0,
                  clip_norm: float | None = None) -> None:
         self._weights = list(weights)
-        self._betas, self._weight_decay, self._clip_norm = (momentum, second_momentum), weight_decay, clip_norm
+        self._betas, self._weight_decay, self._clip_norm = (momentum, beta_2), weight_decay, clip_norm
         self._first, self._second = _zeros_like(weights), _zeros_like(weights)
         self.moments = [*self._first, *self._second]
         self.step = keras.Variable(0, trainable=False, dtype="int64")

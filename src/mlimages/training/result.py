@@ -113,7 +113,7 @@ def exchange_seconds(trainer: Trainer) -> float:
         began = time.monotonic()
         exchange()
         seconds.append(time.monotonic() - began)
-    return statistics.median(seconds[1:]) / trainer.local_steps  # the first one is traced
+    return statistics.median(seconds[1:]) / trainer.local_sgd_steps  # the first one is traced
 
 
 def input_seconds(batches: Iterable[Any]) -> float:
@@ -129,5 +129,5 @@ def write_profile(out: Path, trainer: Trainer, *, step: float, exchange: float, 
     replicas = trainer.strategy.num_replicas_in_sync
     values = sum(int(np.prod(shape)) for shape in trainer.exchanged_shapes) if replicas > 1 else 0
     write_json(out / PROFILE, {"step_seconds": step, "exchange_seconds": exchange, "input_seconds": made,
-                               "exchanged_bytes": values * trainer.exchanged.size / trainer.local_steps,
+                               "exchanged_bytes": values * trainer.exchanged.size / trainer.local_sgd_steps,
                                "replicas": replicas})

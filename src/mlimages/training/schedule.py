@@ -13,26 +13,26 @@ DECAY_FACTOR = 0.1
 class Schedule(NamedTuple):
     """Warm-up in eight equal stairs from an eighth of the rate, each 8^(1/8) = 1.297 higher; then the decay.
 
-    `cosine` falls to zero at the last step; `stairs` multiplies by 0.1 at each of `decay_steps`. With the rate 0.08,
+    `cosine` falls to zero at the last step; `step` multiplies by 0.1 at each of `boundaries`. With the rate 0.08,
     35,200 warm-up steps and decays at 110,000, 220,000 and 330,000 it is the released program's.
     """
 
     rate: float
     warmup_steps: int
     total_steps: int
-    decay: str
-    decay_steps: tuple[int, ...]
+    kind: str
+    boundaries: tuple[int, ...]
 
     def __call__(self, steps: np.ndarray | range | int) -> np.ndarray:
         """The rates of steps counted from 0: float32, shaped like `steps`."""
         step = np.asarray(steps, np.float64)
         stair = np.floor(step * WARMUP_STAIRS / max(self.warmup_steps, 1))
         warmup = self.rate * WARMUP_STAIRS ** ((stair - WARMUP_STAIRS) / WARMUP_STAIRS)
-        if self.decay == "cosine":
+        if self.kind == "cosine":
             done = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
             decayed = self.rate * 0.5 * (1 + np.cos(np.pi * np.clip(done, 0.0, 1.0)))
         else:
-            passed = (step[..., None] >= np.array(self.decay_steps)).sum(axis=-1)
+            passed = (step[..., None] >= np.array(self.boundaries)).sum(axis=-1)
             decayed = self.rate * DECAY_FACTOR**passed
         return np.where(step < self.warmup_steps, warmup, decayed).astype(np.float32)
 
@@ -43,5 +43,5 @@ def build_schedule(params: Train, records: int) -> Schedule:
     length = params.steps if params.epochs is None else params.epochs
     scale = 1.0 if params.reference_batch is None else params.batch / params.reference_batch
     return Schedule(params.learning_rate * scale, round(params.warmup * steps_per_unit),
-                    max(1, round((length or 0) * steps_per_unit)), params.decay,
-                    tuple(round(at * steps_per_unit) for at in params.decay_at))
+                    max(1, round((length or 0) * steps_per_unit)), params.schedule,
+                    tuple(round(at * steps_per_unit) for at in params.step_boundaries))

@@ -9,11 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from mlimages.core.params import Train
-from mlimages.inputs.augmentation import Finish
+from mlimages.inputs.augmentation import TensorAugmentation
 from mlimages.network.load_weights import load_weights
 from mlimages.network.resnet import build
-from mlimages.training.distribution import all_reduce, sum_over_replicas
-from mlimages.training.local_sgd import Meeting
+from mlimages.training.distribution import LocalSGD, all_reduce, sum_over_replicas
 from mlimages.training.losses import build_loss
 from mlimages.training.optimizer import LossScale, WeightAverage, build_optimizer
 
@@ -24,8 +23,8 @@ class Trainer:
     Variables are equal on all replicas after every call of `train`, batch norm's statistics included, which are the
     mean of what the replicas saw: so the state between calls can be saved, and says all. `evaluate(images, labels)`
     gives the loss of some images, every class weighted alike, and their logits, by the weights that would be published.
-    A call takes `steps_per_call` steps at most, a multiple of `local_steps`: after so many, and at a call's end, the
-    replicas exchange. `loaded` says what was taken of a released checkpoint, if any was; `stopping`, whether the
+    A call takes `steps_per_call` steps at most, a multiple of `local_sgd_steps`: after so many, and at a call's end,
+    the replicas exchange. `loaded` says what was taken of a released checkpoint, if any was; `stopping`, whether the
     process of any replica was told to stop when it began the last call of `train`; `overflowed`, of which steps of that
     call the gradients were not finite however small the loss scale was.
     """
@@ -36,11 +35,11 @@ class Trainer:
         self.stopping = False
         self.overflowed = np.zeros(0, bool)
         self._replicas = strategy.num_replicas_in_sync
-        self._parts = params.accumulate
-        self.exchanged = tf.as_dtype(params.exchange)
-        self.local_steps = params.local_steps if self._replicas > 1 else 1
-        self.steps_per_call = -(-steps_per_call // self.local_steps) * self.local_steps
-        self._finish = Finish(params, device=True)
+        self._parts = params.gradient_accumulation
+        self.exchanged = tf.as_dtype(params.all_reduce_dtype)
+        self.local_sgd_steps = params.local_sgd_steps if self._replicas > 1 else 1
+        self.steps_per_call = -(-steps_per_call // self.local_sgd_steps) * self.local_sgd_steps
+        self._finish = TensorAugmentation(params, device=True)
         with strategy.scope():
             self.model = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
                                zero_init_residual=params.zero_init_residual,
@@ -48,12 +47,12 @@ class Trainer:
             self.loaded = None if params.initialize_from is None else load_weights(
                 self.model, params.initialize_from, logits=params.initialize_logits)
             # Of the global batch's loss a replica has a share; of that of a step which it takes alone, all.
-            self._shares = self._replicas if self.local_steps == 1 else 1
+            self._shares = self._replicas if self.local_sgd_steps == 1 else 1
             self.loss = build_loss(params, classes, self._shares, sum_over_replicas)
             self.optimizer = build_optimizer(params, self.model.trainable_variables)
             self.scale = self._loss_scale(params)
-            self.average = WeightAverage(self.model.variables, params.average_decay) if params.average_decay else None
-        self._meeting = Meeting([*self.model.trainable_variables, *self.optimizer.moments,
+            self.average = WeightAverage(self.model.variables, params.ema_decay) if params.ema_decay else None
+        self._local_sgd = LocalSGD([*self.model.trainable_variables, *self.optimizer.moments,
                                  *(self.average.averages if self.average else [])], self.exchange, self._replicas)
         gpus = bool(tf.config.list_physical_devices("GPU"))
         self.compiled = params.xla == "on" or (params.xla == "auto" and gpus and params.batch_norm == "local")
@@ -65,13 +64,15 @@ class Trainer:
         """For gradients that are computed as float16, which the scale keeps from vanishing, or only travel as such."""
         if params.precision == "mixed_float16":
             return LossScale()
-        travel = params.exchange == "float16" and self._replicas > 1 and self.local_steps == 1
+        travel = params.all_reduce_dtype == "float16" and self._replicas > 1 and self.local_sgd_steps == 1
         return LossScale(first=1.0, least=2.0**-15) if travel else None
 
     @property
     def exchanged_shapes(self) -> list[Any]:
-        """Of what replicas exchange after `local_steps`: the gradients, or more where they were parted."""
-        return self._meeting.shapes if self.local_steps > 1 else [one.shape for one in self.model.trainable_variables]
+        """Of what replicas exchange after `local_sgd_steps`: the gradients, or more where they were parted."""
+        if self.local_sgd_steps > 1:
+            return self._local_sgd.shapes
+        return [weight.shape for weight in self.model.trainable_variables]
 
     @property
     def variables(self) -> dict[str, list[Any]]:
@@ -124,13 +125,13 @@ class Trainer:
 
     def _call(self, batches: Any, rates: Any, steps: Any, stop: Any) -> Any:
         told = tf.TensorArray(tf.float32, steps, element_shape=[3])
-        if self.local_steps == 1:
+        if self.local_sgd_steps == 1:
             return self._steps(told, tf.range(steps), batches, rates, stop).stack()
-        for first in tf.range(0, steps, self.local_steps):
-            parted = self.strategy.run(self._meeting.part)
-            alone = tf.range(first, tf.minimum(first + self.local_steps, steps))
+        for first in tf.range(0, steps, self.local_sgd_steps):
+            parted = self.strategy.run(self._local_sgd.snapshot)
+            alone = tf.range(first, tf.minimum(first + self.local_sgd_steps, steps))
             told = self._steps(told, alone, batches, rates, stop)
-            self.strategy.run(self._meeting.meet, args=(parted,))
+            self.strategy.run(self._local_sgd.average, args=(parted,))
         return told.stack()
 
     def _steps(self, told: Any, numbers: Any, batches: Any, rates: Any, stop: Any) -> Any:
@@ -149,7 +150,7 @@ class Trainer:
             loss, gradients = self._accumulated(images, labels, weights)
         sums = tf.stack([loss * self._shares / self._replicas, stop])
         if self._replicas > 1:
-            gradients = self.exchange(gradients) if self.local_steps == 1 else gradients
+            gradients = self.exchange(gradients) if self.local_sgd_steps == 1 else gradients
             sums = self._average_statistics(sums)
         overflowed = tf.constant(False)
         if self.scale:
@@ -161,7 +162,7 @@ class Trainer:
         return tf.concat([sums, [tf.cast(overflowed, tf.float32)]], 0)
 
     def exchange(self, gradients: Sequence[Any]) -> list[Any]:
-        """The sums of gradients, or of changes, over the replicas, which travel as `train.exchange`."""
+        """The sums of gradients, or of changes, over the replicas, which travel as `train.all_reduce_dtype`."""
         summed = all_reduce([tf.cast(gradient, self.exchanged) for gradient in gradients])
         return [tf.cast(total, gradient.dtype) for total, gradient in zip(summed, gradients, strict=True)]
 

@@ -18,7 +18,7 @@ TRUE_CONFIDENCE = np.float32(0.5)
 SHOWN = 4
 
 
-class Tried(NamedTuple):
+class ValidationResult(NamedTuple):
     """What the network is worth on the validation images, and the first of them with their confidences.
 
     `loss` is the mean, every class weighted alike. `mean_average_precision` is the mean over the classes that are true
@@ -47,11 +47,11 @@ class Validation:
                             "set it to 0, or run `dvc repro convert` with some")
         self._batches = evaluation_batches(records, batch=BATCH, pixels=params.pixels, preprocessing="central",
                                            central_fraction=params.validation_fraction, readers=readers,
-                                           positions=records.spread(params.validation_images))
+                                           positions=records.evenly_spaced(params.validation_images))
         self._names = names
         self._activation: Callable[[Any], Any] = keras.activations.get(params.activation)
 
-    def run(self, trainer: Trainer, tell: Callable[..., None]) -> Tried:
+    def run(self, trainer: Trainer, tell: Callable[..., None]) -> ValidationResult:
         """Try the network; `tell(validated=...)` counts the images for whoever waits."""
         losses, seen, first, finite = 0.0, 0, None, True
         for images, labels, _ in self._batches:
@@ -61,7 +61,7 @@ class Validation:
             seen += len(images)
             tell(validated=seen)
             if first is None:
-                first = Tried(float("nan"), float("nan"), images[:SHOWN].numpy(), confidences[:SHOWN],
+                first = ValidationResult(float("nan"), float("nan"), images[:SHOWN].numpy(), confidences[:SHOWN],
                               probabilities[:SHOWN], self._names)
                 histograms = ScoreHistograms(confidences.shape[1])
             finite = finite and bool(np.isfinite(probabilities).all())

@@ -71,7 +71,8 @@ def test_a_public_address_is_asked_and_a_private_one_of_the_same_name_sees_nothi
 AWAY = """
 import pickle, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from mlimages.download import download, hosts, outage
+from mlimages.download import download
+from mlimages.download.schedule import hosts, outage
 def ip(*words): subprocess.run(["ip", *words], check=True)
 ip("link", "set", "lo", "up")
 ip("addr", "add", "93.184.216.1/24", "dev", "lo")  # all 256 addresses are here

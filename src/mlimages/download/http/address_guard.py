@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import idna
 
+from mlimages.core.errors import one_line
 from mlimages.download.http.curl import pycurl
 from mlimages.download.ledger import Reason
 
@@ -30,24 +31,38 @@ class Failure(Exception):
     """A fetch that ended in `reason`.
 
     `http_status` is the last answer's, 0 where none came. `retry_after` is what the host asked for, in seconds.
+    `detail` is what there is to say beyond the reason; it depends on nothing but the URL and the answer.
     """
 
-    def __init__(self, reason: Reason, http_status: int = 0, *, retry_after: float | None = None) -> None:
+    def __init__(self, reason: Reason, http_status: int = 0, *, retry_after: float | None = None,
+                 detail: str = "") -> None:
         super().__init__(reason.meaning)
         self.reason, self.http_status, self.retry_after = reason, http_status, retry_after
+        self.detail = one_line(detail)
 
 
 def check_url(url: str, ports: Collection[int]) -> SplitResult:
     """The URL's parts; Failure BAD_URL for what must not even be asked for."""
     try:
         parts = urlsplit(url)
-        usable = (len(url) <= MAX_URL_CHARACTERS and parts.scheme in DEFAULT_PORTS and parts.hostname
-                  and port_of(parts) in ports and "@" not in parts.netloc)
+        if problem := _problem(url, parts, ports):
+            raise Failure(Reason.BAD_URL, detail=problem)
     except ValueError:
-        usable = False
-    if not usable:
-        raise Failure(Reason.BAD_URL)
+        raise Failure(Reason.BAD_URL, detail="no valid URL") from None
     return parts
+
+
+def _problem(url: str, parts: SplitResult, ports: Collection[int]) -> str:
+    """What forbids to ask for a URL; "" where nothing does. ValueError where its port is none."""
+    if len(url) > MAX_URL_CHARACTERS:
+        return f"more than {MAX_URL_CHARACTERS} characters"
+    if parts.scheme not in DEFAULT_PORTS:
+        return f"the scheme {parts.scheme}"
+    if not parts.hostname:
+        return "no host"
+    if (port := port_of(parts)) not in ports:
+        return f"the port {port}"
+    return "a user or a password" if "@" in parts.netloc else ""
 
 
 def port_of(parts: SplitResult) -> int:
@@ -61,7 +76,7 @@ def ascii_host(parts: SplitResult) -> str:
     if "%" in host and ":" not in host:
         host = unquote(host)
         if NOT_IN_A_HOST.search(host):
-            raise Failure(Reason.BAD_URL)
+            raise Failure(Reason.BAD_URL, detail="a host name with characters that no name has")
     if host.isascii():
         return host
     try:

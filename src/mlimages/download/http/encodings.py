@@ -27,7 +27,7 @@ def decoded(body: bytes, encoding: str, max_bytes: int) -> bytes:
         plain += member
         if rest[:2] != GZIP_MAGIC:  # the end, or what stands behind it
             return bytes(plain)
-    raise Failure(Reason.TRUNCATED)
+    raise Failure(Reason.TRUNCATED, detail=f"more than {MAX_MEMBERS} members of gzip")
 
 
 def _inflated(packed: bytes, wbits: int, max_bytes: int) -> tuple[bytes, bytes]:
@@ -36,9 +36,9 @@ def _inflated(packed: bytes, wbits: int, max_bytes: int) -> tuple[bytes, bytes]:
     try:
         plain = decoder.decompress(packed, max_bytes + 1)
     except zlib.error:
-        raise Failure(Reason.TRUNCATED) from None
+        raise Failure(Reason.TRUNCATED, detail="its gzip or deflate is damaged") from None
     if len(plain) > max_bytes:
-        raise Failure(Reason.TOO_LARGE)
+        raise Failure(Reason.TOO_LARGE, detail="as decoded")
     if not decoder.eof:
-        raise Failure(Reason.TRUNCATED)
+        raise Failure(Reason.TRUNCATED, detail="its gzip or deflate is cut")
     return plain, decoder.unused_data

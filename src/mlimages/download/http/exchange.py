@@ -45,7 +45,7 @@ class Get(NamedTuple):
 class Answer(NamedTuple):
     """What came of a Get: an image, a redirect's target, or neither and the reason why.
 
-    `retry_after` is as in Failure; `seconds` is what the exchange took.
+    `retry_after` and `detail` are as in Failure; `seconds` is what the exchange took.
     """
 
     number: int
@@ -55,6 +55,7 @@ class Answer(NamedTuple):
     retry_after: float | None = None
     redirect: str = ""
     stored: Stored | None = None
+    detail: str = ""
 
 
 class Probe(NamedTuple):
@@ -77,17 +78,18 @@ class Exchange:
     def get(self, task: Get) -> Answer:
         """Never raises for what the network does; UserError where the disk does not take the image."""
         begun = time.monotonic()
-        status, wait, redirect, stored = 0, None, "", None
+        status, wait, redirect, stored, detail = 0, None, "", None, ""
         try:
             response = self._transport.fetch(task.url, task.slot, task.seconds)
             status = response.status
             if status in REDIRECTS:
-                reason, redirect = Reason.REDIRECTS, _target(task.url, response)
+                reason, redirect, detail = Reason.REDIRECTS, _target(task.url, response), f"status {status}"
             else:
                 reason, stored = Reason.OK, self._keep(task, self._image(response))
         except Failure as failure:
             reason, status, wait = failure.reason, status or failure.http_status, failure.retry_after
-        return Answer(task.number, reason, status, time.monotonic() - begun, wait, redirect, stored)
+            detail = failure.detail
+        return Answer(task.number, reason, status, time.monotonic() - begun, wait, redirect, stored, detail)
 
     def probe(self, task: Probe) -> Probed:
         """Whether the host takes a connection."""
@@ -98,9 +100,9 @@ class Exchange:
         status = response.status
         if not 200 <= status < 300:
             wait = retry_after_seconds(response.value("retry-after")) if status in SLOW_DOWN else None
-            raise Failure(_reason_of(status), retry_after=wait)
-        if self._params.respect_opt_out and opts_out(response.values("x-robots-tag")):
-            raise Failure(Reason.OPT_OUT)
+            raise Failure(_reason_of(status), retry_after=wait, detail=f"status {status}")
+        if self._params.respect_opt_out and opts_out(tags := response.values("x-robots-tag")):
+            raise Failure(Reason.OPT_OUT, detail=f"X-Robots-Tag: {', '.join(tags)}")
         body = response.body
         for encodings in reversed(response.values("content-encoding")):
             for encoding in reversed(encodings.split(",")):
@@ -108,17 +110,17 @@ class Exchange:
         return body
 
     def _keep(self, task: Get, body: bytes) -> Stored:
-        if task.md5 and hashlib.md5(body, usedforsecurity=False).hexdigest() != task.md5:
-            raise Failure(Reason.CHANGED)
+        if task.md5 and (found := hashlib.md5(body, usedforsecurity=False).hexdigest()) != task.md5:
+            raise Failure(Reason.CHANGED, detail=f"MD5 {found}, expected {task.md5}")
         digest = hashlib.sha256(body).hexdigest()
         if digest in self._params.placeholders:
-            raise Failure(Reason.PLACEHOLDER)
+            raise Failure(Reason.PLACEHOLDER, detail=f"sha256 {digest}")
         picture = check_image(body, max_pixels=self._params.max_pixels, shorter_side=self._params.shorter_side,
                               quality=self._params.quality, turn=task.turn)
         if picture.body is not body:
             digest = hashlib.sha256(picture.body).hexdigest()
             if digest in self._params.placeholders:  # by the hash that stands in the ledger
-                raise Failure(Reason.PLACEHOLDER)
+                raise Failure(Reason.PLACEHOLDER, detail=f"sha256 {digest}")
         return self._spools.keep(task.spool, picture, digest)
 
 
@@ -140,7 +142,7 @@ def _target(url: str, response: Response) -> str:
     except ValueError:
         location = ""
     if not location:
-        raise Failure(Reason.REDIRECTS)
-    if any(mark in path for mark in PLACEHOLDER_TARGETS):
-        raise Failure(Reason.PLACEHOLDER)
+        raise Failure(Reason.REDIRECTS, detail=f"status {response.status} without a target")
+    if mark := next((mark for mark in PLACEHOLDER_TARGETS if mark in path), ""):
+        raise Failure(Reason.PLACEHOLDER, detail=f"redirected to {mark}")
     return target

@@ -27,13 +27,19 @@ GRACE_SECONDS = 5.0  # before a body is called too slow
 Slot = tuple[str, int]
 
 WEIRD_SERVER_REPLY, FIELD_TOO_LARGE = 8, 100  # of libcurl, which pycurl has no names for
+HEADERS = "too many or too long headers"
+# Reasons and details. libcurl's own texts hold times, names and addresses: others in every run.
 REASONS = {
-    pycurl.E_COULDNT_RESOLVE_HOST: Reason.DNS, pycurl.E_OPERATION_TIMEDOUT: Reason.TIMEOUT,
-    pycurl.E_URL_MALFORMAT: Reason.BAD_URL, WEIRD_SERVER_REPLY: Reason.BAD_ANSWER,
-    pycurl.E_UNSUPPORTED_PROTOCOL: Reason.BAD_ANSWER,  # no status line: libcurl takes it for HTTP 0.9
-    FIELD_TOO_LARGE: Reason.BAD_ANSWER,  # a header
-    pycurl.E_SSL_CONNECT_ERROR: Reason.TLS, pycurl.E_PEER_FAILED_VERIFICATION: Reason.TLS,
-    pycurl.E_SSL_CIPHER: Reason.TLS, pycurl.E_SSL_INVALIDCERTSTATUS: Reason.TLS,
+    pycurl.E_COULDNT_RESOLVE_HOST: (Reason.DNS, ""),
+    pycurl.E_OPERATION_TIMEDOUT: (Reason.TIMEOUT, "download.deadline_seconds"),
+    pycurl.E_URL_MALFORMAT: (Reason.BAD_URL, "no valid URL"),
+    WEIRD_SERVER_REPLY: (Reason.BAD_ANSWER, "not HTTP"),
+    pycurl.E_UNSUPPORTED_PROTOCOL: (Reason.BAD_ANSWER, "no status line"),  # libcurl takes it for HTTP 0.9
+    FIELD_TOO_LARGE: (Reason.BAD_ANSWER, HEADERS),
+    pycurl.E_SSL_CONNECT_ERROR: (Reason.TLS, "the handshake failed"),
+    pycurl.E_PEER_FAILED_VERIFICATION: (Reason.TLS, "the certificate does not hold"),
+    pycurl.E_SSL_CIPHER: (Reason.TLS, "no common cipher"),
+    pycurl.E_SSL_INVALIDCERTSTATUS: (Reason.TLS, "the certificate's status"),
 }
 
 
@@ -151,7 +157,7 @@ class _Transfer:
         self._header_bytes = 0
         self._headers_ended = False
         self._body = bytearray()
-        self._reason: Reason | None = None  # why a callback ended the transfer
+        self._why: tuple[Reason, str] | None = None  # a callback ended the transfer: reason and detail
         self._asked_at: float | None = None
         self._heard_at, self._seen_bytes = 0.0, 0
 
@@ -162,7 +168,7 @@ class _Transfer:
         curl.setopt(pycurl.PREREQFUNCTION, self._on_connected)
         curl.setopt(pycurl.XFERINFOFUNCTION, self._on_progress)
         curl.setopt(pycurl.NOPROGRESS, 0)
-        reason, code, message = None, 0, ""
+        why, code, message = None, 0, ""
         try:
             curl.perform()
         except pycurl.error as error:
@@ -172,11 +178,13 @@ class _Transfer:
         status = status if status >= 200 else 0
         answered = self._headers_ended and status == self._status
         if code:
-            reason = self._reason_of(code, message, gate, status)
+            why = self._why or self._why_of(code, message, gate, status)
         elif not answered:
-            reason = Reason.TRUNCATED if status else Reason.BAD_ANSWER
-        if reason and not (answered and not self._wanted):
-            raise Failure(reason, status)
+            why = (Reason.TRUNCATED, "its headers ended too early") if status else (Reason.BAD_ANSWER, "no status line")
+        if why and not (answered and not self._wanted):
+            reason, detail = why
+            # Which limit a silent host runs into first is a matter of chance.
+            raise Failure(reason, status, detail="" if reason is Reason.TIMEOUT and not status else detail)
         return Response(status, self._headers, body)
 
     @property
@@ -186,7 +194,7 @@ class _Transfer:
     def _on_header(self, line: bytes) -> int | None:
         self._header_bytes += len(line)
         if self._header_bytes > MAX_HEADER_BYTES:
-            self._reason = Reason.BAD_ANSWER
+            self._why = Reason.BAD_ANSWER, HEADERS
             return -1
         if line.startswith(b"HTTP/"):  # also after an answer of 1xx, or a proxy's
             words = line.split()
@@ -204,7 +212,7 @@ class _Transfer:
             length = next((value for name, value in self._headers if name == "content-length"), "")
             return None if length.isdecimal() and int(length) <= SMALL_BYTES else -1
         if len(self._body) + len(data) > self._params.max_bytes:
-            self._reason = Reason.TOO_LARGE
+            self._why = Reason.TOO_LARGE, "as sent"
             return -1
         self._body += data
         return None
@@ -223,15 +231,14 @@ class _Transfer:
         seconds = now - self._asked_at
         slow = received and seconds > GRACE_SECONDS and received < seconds * self._params.min_bytes_per_second
         if slow or now - self._heard_at > self._params.timeout_seconds:
-            self._reason = Reason.TIMEOUT
+            self._why = Reason.TIMEOUT, ("below download.min_bytes_per_second" if slow else
+                                         "no byte for download.timeout_seconds")
             return 1
         return 0
 
-    def _reason_of(self, code: int, message: str, gate: Gate, status: int) -> Reason:
-        if self._reason:
-            return self._reason
+    def _why_of(self, code: int, message: str, gate: Gate, status: int) -> tuple[Reason, str]:
         if gate.refused and not gate.opened:
-            return Reason.FORBIDDEN_ADDRESS
+            return Reason.FORBIDDEN_ADDRESS, ""
         if code == pycurl.E_SSL_CONNECT_ERROR and ("error:" not in message or "unexpected eof" in message):
-            return Reason.CONNECT  # the connection broke; OpenSSL has no error of its own to tell
-        return REASONS.get(code, Reason.TRUNCATED if status else Reason.CONNECT)
+            return Reason.CONNECT, ""  # the connection broke; OpenSSL has no error of its own to tell
+        return REASONS.get(code, (Reason.TRUNCATED, "the answer ended too early") if status else (Reason.CONNECT, ""))

@@ -179,7 +179,7 @@ class Scheduler:
         elif verdict.action is Action.PARK:
             self.outage.park(line, answer.reason, now)
         elif verdict.action is Action.FAIL:
-            self._failed(line, answer.reason, answer.http_status)
+            self._failed(line, answer.reason, answer.http_status, answer.detail)
         else:
             self._enqueue(line, first=verdict.action is Action.FIRST)
         self._revive(host, now)
@@ -192,17 +192,17 @@ class Scheduler:
             host.domain.ready[host] = None
         self._dispatch(host.domain)
 
-    def _failed(self, line: Line, reason: Reason, status: int) -> None:
+    def _failed(self, line: Line, reason: Reason, status: int, detail: str = "") -> None:
         """One address gave no image: go on to the next, or record it."""
         if line.addresses:
             line.next_address(self._params.deadline_seconds)
             self._enqueue(line)
         else:
-            self._finish(line, reason, status, None)
+            self._finish(line, reason, status, None, detail)
 
-    def _finish(self, line: Line, reason: Reason, status: int, stored: Stored | None) -> None:
+    def _finish(self, line: Line, reason: Reason, status: int, stored: Stored | None, detail: str = "") -> None:
         self.pending -= 1
-        self._on_entry(line, Entry(line.line, reason, status, line.address.mirror, stored))
+        self._on_entry(line, Entry(line.line, reason, status, line.address.mirror, stored, detail))
 
     def _watch_the_network(self, now: float) -> None:
         """Probe where nobody has answered for a while; end the waits of those who can be told from a lost network."""

@@ -1,4 +1,4 @@
-"""`measure` takes a network in whatever form, and any data set."""
+"""`measure` takes a network in every form, and any data set."""
 
 import io
 import json
@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from mlimages.core.errors import UserError
 from mlimages.evaluate import measure
-from mlimages.evaluate.network import load_keras, load_network, probabilities
+from mlimages.evaluate.measure import probabilities
+from mlimages.network.load_model import load_keras, load_model
 
 IMAGES = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
 LABELS = np.eye(4, dtype=np.float32)[np.arange(20) % 4]
@@ -30,34 +31,63 @@ def dataset(*beside: Any) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((IMAGES, LABELS, *beside)).batch(8)
 
 
-def test_a_model_and_a_data_set_are_all_it_takes(network: keras.Model) -> None:
-    figures = measure(network, dataset())
-    assert figures.images == 20
-    assert 0 < figures.summary()["mean_average_precision_macro"] <= 1
+def test_measure_needs_only_a_model_and_a_data_set(network: keras.Model) -> None:
+    metrics = measure(network, dataset())
+    assert metrics.images == 20
+    assert 0 < metrics.summary()["mean_average_precision_macro"] <= 1
 
 
-def test_keras_model_keras_file_and_saved_model_have_the_same_figures(network: keras.Model, tmp_path: Path) -> None:
+def test_a_model_its_keras_file_and_its_saved_model_have_the_same_metrics(network: keras.Model, tmp_path: Path) -> None:
     network.save(tmp_path / "network.keras")
     network.export(tmp_path / "saved", verbose=False)
     expected = measure(network, dataset()).average_precision
     for path in (tmp_path / "network.keras", str(tmp_path / "saved")):
-        np.testing.assert_allclose(measure(path, dataset()).average_precision, expected, rtol=1e-6)
+        np.testing.assert_allclose(measure(path, dataset(), activation="sigmoid").average_precision, expected,
+                                   rtol=1e-6)
+    np.testing.assert_allclose(measure(tmp_path / "network.keras", dataset()).average_precision, expected, rtol=1e-6)
+
+
+def softmax_layer() -> keras.layers.Layer:
+    return keras.layers.Softmax()
+
+
+def sigmoid_layer() -> keras.layers.Layer:
+    return keras.layers.Activation("sigmoid")
+
+
+@pytest.mark.parametrize("last", [softmax_layer, sigmoid_layer])
+def test_probabilities_are_not_taken_for_logits(last: Any, network: keras.Model, tmp_path: Path) -> None:
+    """A second sigmoid would leave no probability below 0.5."""
+    finished = keras.Sequential([network, last()])
+    finished.save(tmp_path / "finished.keras")
+    expected = measure(finished, dataset(), activation="none").summary()
+    for model in (finished, tmp_path / "finished.keras"):
+        assert measure(model, dataset()).summary() == expected
+
+
+def test_outputs_of_an_unknown_kind_are_refused(network: keras.Model, tmp_path: Path) -> None:
+    network.export(tmp_path / "saved", verbose=False)
+    with pytest.raises(UserError, match=r"logits or probabilities; pass activation="):
+        measure(tmp_path / "saved", dataset())
+    odd = keras.Sequential([network, keras.layers.ReLU()])
+    with pytest.raises(UserError, match=r"logits or probabilities; pass activation="):
+        measure(odd, dataset())
 
 
 def test_a_saved_model_of_plain_tensorflow_is_called_by_its_signature(tmp_path: Path) -> None:
     module = tf.Module()
     module.double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec((None, 4))])
     tf.saved_model.save(module, str(tmp_path), {"serving_default": module.double.get_concrete_function()})
-    found = load_network(tmp_path)[0](tf.ones((1, 4)))
+    found = load_model(tmp_path).call(tf.ones((1, 4)))
     assert found.numpy().tolist() == [[2, 2, 2, 2]]
 
 
-def test_what_stands_beside_images_and_labels_is_not_looked_at(network: keras.Model) -> None:
+def test_further_elements_of_a_batch_are_ignored(network: keras.Model) -> None:
     keys = np.array([f"image {number}" for number in range(20)])
     assert measure(network, dataset(keys)).summary() == measure(network, dataset()).summary()
 
 
-def test_the_activation_makes_probabilities_of_the_outputs(network: keras.Model) -> None:
+def test_the_activation_turns_outputs_into_probabilities(network: keras.Model) -> None:
     logits = network(IMAGES).numpy()
     for activation, expected in (("sigmoid", 1 / (1 + np.exp(-logits))),
                                  ("softmax", np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)),
@@ -69,18 +99,18 @@ def test_the_activation_makes_probabilities_of_the_outputs(network: keras.Model)
 
 
 @pytest.mark.parametrize("last", ["sigmoid", "softmax"])
-def test_a_network_that_ends_in_an_activation_gives_probabilities_already(last: str) -> None:
+def test_a_network_that_ends_in_an_activation_needs_no_other(last: str) -> None:
     network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation=last)])
-    assert load_network(network)[1] == "none"
+    assert load_model(network).activation == "none"
     measure(network, dataset())
 
 
-def test_the_manifest_beside_a_trained_network_tells_its_activation(small_stages: Any, tmp_path: Path) -> None:
+def test_the_manifest_beside_a_trained_network_has_its_activation(small_stages: Any, tmp_path: Path) -> None:
     model = shutil.copytree(small_stages.model, tmp_path / "model")
     manifest = json.loads((model / "manifest.json").read_text())
     (model / "manifest.json").write_text(json.dumps({**manifest, "activation": "softmax"}))
     for path in (model, model / "model.keras", model / "saved_model"):
-        assert load_network(path)[1] == "softmax"
+        assert load_model(path).activation == "softmax"
 
 
 def cut(body: bytes) -> bytes:
@@ -102,13 +132,13 @@ def flipped_config(body: bytes) -> bytes:
 
 
 def encrypted(body: bytes) -> bytes:
-    """As the flags of every member in the archive's directory have it."""
+    """With the encryption flag of every member set in the archive's directory."""
     parts = body.split(b"PK\x01\x02")
     return parts[0] + b"".join(b"PK\x01\x02" + part[:4] + b"\x01" + part[5:] for part in parts[1:])
 
 
 def bomb(body: bytes) -> bytes:
-    """With a member that needs much more room than the file does."""
+    """With a member that unpacks to many times the size of the file."""
     file = io.BytesIO(body)
     with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("assets/zeros", bytes(12 * len(body)))
@@ -125,7 +155,7 @@ def test_a_damaged_network_is_refused_with_its_path_and_the_command_that_mends_i
 
 
 def lambda_layer(path: Path, mark: Path) -> None:
-    """Code that runs where the layer is called, as it is while the network is loaded."""
+    """A layer whose code would run while the network is loaded."""
     name = str(mark)
     network = keras.Sequential([keras.Input((3,)), keras.layers.Lambda(lambda x: open(name, "w") and x)])
     network.save(path)
@@ -133,7 +163,7 @@ def lambda_layer(path: Path, mark: Path) -> None:
 
 
 def process(path: Path, mark: Path) -> None:
-    """A class that Keras is to make by its name, which starts a program."""
+    """A class that Keras would create by its name, and that starts a program."""
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)]).save(path)
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -161,11 +191,11 @@ def test_a_damaged_saved_model_is_refused_with_its_path(tmp_path: Path) -> None:
 
 
 def test_a_path_without_a_network_is_refused_with_the_path(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere is no network that can be loaded"):
+    with pytest.raises(UserError, match="nowhere is missing; run `dvc repro train`"):
         measure(tmp_path / "nowhere", dataset())
 
 
-def test_what_gives_no_labels_is_refused(network: keras.Model) -> None:
+def test_a_data_set_without_labels_is_refused(network: keras.Model) -> None:
     with pytest.raises(UserError, match=r"expected batches \(images, confidences\)"):
         measure(network, tf.data.Dataset.from_tensor_slices(IMAGES).batch(8))
 
@@ -175,7 +205,7 @@ def test_an_empty_data_set_is_refused(network: keras.Model) -> None:
         measure(network, dataset().take(0))
 
 
-def test_labels_that_are_class_numbers_are_refused_with_what_was_expected(network: keras.Model) -> None:
+def test_labels_that_are_class_numbers_are_refused_with_the_expected_shape(network: keras.Model) -> None:
     numbers = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS.argmax(axis=1))).batch(8)
     with pytest.raises(UserError, match=r"labels \(8,\), expected \[images, 4\] of both: a confidence for each class"):
         measure(network, numbers)

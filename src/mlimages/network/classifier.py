@@ -1,0 +1,362 @@
+"""Use a trained network: the classes of pictures, their features, and where in a picture a class is.
+
+    python -m mlimages.network.classifier PICTURES... [--model data/model] [--top 5] [--csv predictions.csv]
+"""
+
+import argparse
+import codecs
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple, get_args
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from PIL import Image
+from tqdm import tqdm
+
+from mlimages.acquire.hierarchy import read_tree
+from mlimages.core.errors import UserError
+from mlimages.core.parallel import ordered_map
+from mlimages.core.publish import atomic
+from mlimages.images.decode import Undecodable
+from mlimages.inputs.pictures import Picture, PictureLike, count_pictures, read_pictures, to_pixels
+from mlimages.inputs.preprocess import evaluation_crop, ten_crops
+from mlimages.network.load_model import ACTIVATIONS, MODEL, load_model
+from mlimages.network.load_weights import load_weights
+from mlimages.network.model_files import (
+    CLASSES,
+    PREPROCESSING,
+    ClassTable,
+    Crop,
+    Preprocessing,
+    read_classes,
+    read_imagenet_classes,
+)
+from mlimages.network.resnet import resnet
+
+COLUMNS = ("image", "rank", "class", "name", "probability")
+FEATURES, LOGITS = "features", "logits"  # layers of mlimages.network.resnet
+DECODERS = 4  # threads
+
+
+class Prediction(NamedTuple):
+    """What the network says of one picture: `probabilities` float32 [classes] and `features` float32 [channels].
+
+    `error` says why a picture could not be read; the other two are None then. `features` is None unless asked for.
+    """
+
+    image: str
+    probabilities: np.ndarray | None
+    features: np.ndarray | None
+    error: str | None
+
+
+class Classifier:
+    """A trained network with its class names and its preprocessing.
+
+    `model` is data/model, a .keras file, or the folder of a SavedModel, with classes.csv and preprocessing.json beside
+    it as `train` publishes them. For a network from elsewhere, `classes` names a CSV file with the columns class and
+    name, and `preprocessing` is given. `crop` replaces the published one: `central`, `shorter_side` (of a resized
+    picture the square in the middle), or `ten_crops`, whose probabilities and features are averaged.
+
+    A SavedModel is a program: load only one that you trust. In a .keras file no code is run.
+
+    Raises UserError for a missing or damaged network, and for one without class names, of another number of classes
+    than these, or of unknown outputs.
+    """
+
+    def __init__(self, model: str | Path | keras.Model = "data/model", *,
+                 classes: str | Path | ClassTable | None = None, preprocessing: Preprocessing | None = None,
+                 crop: Crop | None = None, batch: int = 16) -> None:
+        self._model = load_model(model)
+        found = preprocessing or self._model.preprocessing
+        if found is None:
+            raise UserError(f"it is not known how pictures become the input of this network: no {PREPROCESSING} lies "
+                            f"beside it; pass preprocessing=Preprocessing(pixels=..., crop=..., ...)")
+        self._preprocessing = found
+        self._activation = self._model.require_activation(found.activation)
+        self.classes = classes if isinstance(classes, ClassTable) else read_classes(_class_file(model, classes))
+        if self._model.classes not in (None, len(self.classes)):
+            raise UserError(f"the network has {self._model.classes} classes, but {len(self.classes)} are named; pass "
+                            f"the {CLASSES} that was published with this network")
+        self._crop = crop or found.crop
+        self._batch = batch
+        self._functions: dict[str, Any] = {}
+
+    @classmethod
+    def released(cls, checkpoint: str | Path, dictionary: str | Path, *, depth: int = 101, pixels: int = 224,
+                 crop: Crop = "shorter_side", activation: Literal["sigmoid", "softmax"] = "sigmoid",
+                 batch: int = 16) -> "Classifier":
+        """The network of a checkpoint that Tencent released, such as model.ckpt (without .index).
+
+        `dictionary` is the released dictionary_and_semantic_hierarchy.txt, or for the checkpoint that was fine-tuned on
+        ImageNet (with activation="softmax") imagenet2012_dictionary.txt.
+        """
+        classes = _released_classes(Path(dictionary))
+        network = resnet(depth, len(classes), stock=True)
+        load_weights(network, checkpoint)
+        return cls(network, classes=classes, batch=batch,
+                   preprocessing=Preprocessing(pixels=pixels, crop=crop, central_fraction=0.8, activation=activation))
+
+    def predict(self, pictures: Sequence[PictureLike], top: int = 5) -> pd.DataFrame:
+        """The `top` likeliest classes of each picture.
+
+        `pictures` are file names, bytes of files, uint8 arrays [height, width, 3] or [height, width], or PIL images.
+        Returns a DataFrame with the columns image, rank, class, name and probability. `image` is the file's name, or
+        the picture's place in `pictures`. Raises UserError for a picture that cannot be read.
+        """
+        rows = [row for prediction in self._of(pictures, features=False) for row in self.best(prediction, top)]
+        return pd.DataFrame(rows, columns=COLUMNS)
+
+    def features(self, pictures: Sequence[PictureLike]) -> np.ndarray:
+        """The output of the layer before the logits, float32 [pictures, channels]; 2,048 channels for ResNet-101.
+
+        Raises UserError for a picture that cannot be read, and for a network without that layer.
+        """
+        found = [prediction.features for prediction in self._of(pictures, features=True)]
+        return np.array(found, np.float32).reshape(len(found), -1)
+
+    def heatmap(self, picture: PictureLike, class_name: str | int) -> np.ndarray:
+        """Where a class is: its class activation map, float32 [height, width] of the picture, from 0 to 1.
+
+        The map is positive evidence for the class, relative to its maximum in this picture (Zhou et al., arXiv
+        1512.04150). It is 0 outside of the square that the network sees. `class_name` is a name, a WordNet id or the
+        class' number. Raises UserError for an unknown class, and for a network that is no ResNet of this project.
+        """
+        index = self.classes.find(class_name)
+        image = to_pixels(picture)
+        crop: Crop = "central" if self._crop == "central" else "shorter_side"
+        square = self._square(image, crop)
+        maps = self._function("maps")(square[None])[0].numpy()
+        kernel = self._layer(LOGITS).kernel.numpy()[:, index]
+        evidence = np.maximum(maps @ kernel, 0).astype(np.float32)
+        evidence /= max(float(evidence.max()), np.finfo(np.float32).tiny)
+        left, top, width, height = self._box(image, crop)
+        heat = np.zeros(image.shape[:2], np.float32)
+        heat[top: top + height, left: left + width] = cv2.resize(evidence, (width, height))
+        return np.clip(heat, 0, 1)
+
+    def best(self, prediction: Prediction, top: int) -> list[tuple[str, int, int, str, float]]:
+        """The `top` likeliest classes: rows of image, rank from 1, class, name and probability."""
+        scores = np.array(prediction.probabilities)
+        return [(prediction.image, rank, index, self.classes.label(index), float(scores[index]))
+                for rank, index in enumerate(np.argsort(-scores, kind="stable")[:top].tolist(), start=1)]
+
+    def stream(self, pictures: Iterable[Picture], *, features: bool = False) -> Iterator[Prediction]:
+        """Yield a Prediction for each picture in turn; the memory does not grow with their number."""
+        decoded = ordered_map(self._decode, pictures, workers=DECODERS, window=2 * self._batch)
+        batch: list[tuple[str, np.ndarray | None, str | None]] = []
+        for item in decoded:
+            batch.append(item)
+            if len(batch) == self._batch:
+                yield from self._run(batch, features)
+                batch = []
+        yield from self._run(batch, features)
+
+    def _of(self, pictures: Sequence[PictureLike], *, features: bool) -> Iterator[Prediction]:
+        """`stream` of the pictures that a caller passes; UserError for the first one that cannot be read."""
+        if isinstance(pictures, str | bytes | Path | np.ndarray | Image.Image):
+            raise UserError("one picture was passed, expected a list of pictures, such as [picture]")
+        named = ((str(one) if isinstance(one, str | Path) else str(number), one) for number, one in enumerate(pictures))
+        for prediction in self.stream(named, features=features):  # type: ignore[arg-type]
+            if prediction.error:
+                raise UserError(f"{prediction.image}: {prediction.error}")
+            yield prediction
+
+    def _decode(self, picture: tuple[str, Any]) -> tuple[str, np.ndarray | None, str | None]:
+        name, body = picture
+        try:
+            return name, self._square(to_pixels(body), self._crop), None
+        except (Undecodable, UserError) as error:
+            return name, None, str(error)
+
+    def _square(self, image: np.ndarray, crop: Crop) -> np.ndarray:
+        """What the network sees of a picture: float32 [pixels, pixels, 3], or [10, pixels, pixels, 3] of ten crops."""
+        if crop == "ten_crops":
+            return ten_crops(image, pixels=self._preprocessing.pixels)
+        return evaluation_crop(image, pixels=self._preprocessing.pixels, preprocessing=crop,
+                               central_fraction=self._preprocessing.central_fraction)
+
+    def _box(self, image: np.ndarray, crop: Crop) -> tuple[int, int, int, int]:
+        """Left, top, width and height of what the network sees, in the picture's own pixels."""
+        height, width = image.shape[:2]
+        if crop == "central":
+            left, top = (int((side - side * self._preprocessing.central_fraction) / 2) for side in (width, height))
+            return left, top, width - 2 * left, height - 2 * top
+        side = max(1, round(min(height, width) * 7 / 8))
+        return (width - side) // 2, (height - side) // 2, side, side
+
+    def _run(self, batch: Sequence[tuple[str, np.ndarray | None, str | None]], features: bool) -> Iterator[Prediction]:
+        """The predictions of one batch."""
+        squares = [square for _, square, _ in batch if square is not None]
+        outputs: Iterator[Any] = iter(())
+        if squares:
+            crops = np.stack(squares)
+            flat = crops.reshape(-1, *crops.shape[-3:])
+            found = self._function("both" if features else "probabilities")(flat)
+            arrays = [array.numpy().reshape(len(squares), -1, array.shape[-1]).mean(axis=1) for array in found]
+            outputs = iter(zip(arrays[0], arrays[1] if features else [None] * len(squares), strict=True))
+        for name, square, error in batch:
+            probabilities, vector = next(outputs) if square is not None else (None, None)
+            yield Prediction(name, probabilities, vector, error)
+
+    def _function(self, kind: Literal["probabilities", "both", "maps"]) -> Any:
+        """The compiled function of images that gives what `kind` says."""
+        if kind not in self._functions:
+            call, activation = self._model.call, ACTIVATIONS[self._activation]
+
+            def probabilities(images: Any) -> list[Any]:
+                return [activation(tf.cast(call(images), tf.float32))]
+
+            def both(images: Any) -> list[Any]:
+                logits, features = part(images, training=False)
+                return [activation(tf.cast(logits, tf.float32)), tf.cast(features, tf.float32)]
+
+            def maps(images: Any) -> Any:
+                return tf.cast(part(images, training=False), tf.float32)
+
+            if kind != "probabilities":
+                network, layer = self._keras_model(), self._layer(FEATURES)
+                part = keras.Model(network.inputs,
+                                   [network.outputs[0], layer.output] if kind == "both" else layer.input)
+            functions = {"probabilities": probabilities, "both": both, "maps": maps}
+            self._functions[kind] = tf.function(functions[kind], reduce_retracing=True)
+        return self._functions[kind]
+
+    def _keras_model(self) -> keras.Model:
+        if self._model.keras_model is None:
+            raise UserError(f"features and heat maps need a Keras network, found a SavedModel; pass the {MODEL} beside "
+                            f"it")
+        return self._model.keras_model
+
+    def _layer(self, name: str) -> Any:
+        network = self._keras_model()
+        if name not in [layer.name for layer in network.layers]:
+            raise UserError(f"the network has no layer `{name}`, which features and heat maps need; expected a network "
+                            f"that this project trained")
+        return network.get_layer(name)
+
+
+def _released_classes(dictionary: Path) -> ClassTable:
+    """The classes of either released dictionary; UserError where it is missing or is neither."""
+    try:
+        with dictionary.open(encoding="utf-8") as file:
+            first = file.readline()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{dictionary} cannot be read: {error}; expected a dictionary that Tencent released") from None
+    if first.startswith("0\t"):
+        return read_imagenet_classes(dictionary)
+    tree = read_tree(dictionary)
+    return ClassTable(tree.wnids, tree.parents, tree.names)
+
+
+def _class_file(model: str | Path | keras.Model, classes: str | Path | None) -> Path:
+    """The file that names the classes: `classes`, else the classes.csv beside the network."""
+    if classes is not None:
+        return Path(classes)
+    if isinstance(model, keras.Model):
+        raise UserError("a keras.Model has no class names; pass classes=, a CSV file with the columns class and name")
+    path = Path(model)
+    places = [folder / CLASSES for folder in (path, path.parent)]
+    found = [place for place in places if place.exists()]
+    if not found:
+        raise UserError(f"{path} has no class names: {places[-1]} is missing; pass classes=, a CSV file with the "
+                        f"columns class and name")
+    return found[0]
+
+
+class FeatureFile:
+    """Writes rows float32 [channels] to a .npy file, one after the other, and takes their number down at the end."""
+
+    HEADER_BYTES = 128
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._rows, self._channels = file, 0, 0
+        file.write(b"\0" * self.HEADER_BYTES)
+
+    def add(self, features: np.ndarray) -> None:
+        self._rows, self._channels = self._rows + 1, len(features)
+        self._file.write(features.astype("<f4").tobytes())
+
+    def close(self) -> None:
+        """Write the header, padded to HEADER_BYTES (numpy.lib.format, version 1.0)."""
+        facts = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({self._rows}, {self._channels}), }}"
+        magic = np.lib.format.magic(1, 0)
+        text = facts.ljust(self.HEADER_BYTES - len(magic) - 3) + "\n"
+        self._file.seek(0)
+        self._file.write(magic + (len(text)).to_bytes(2, "little") + text.encode("ascii"))
+
+
+def classify(classifier: Classifier, places: Sequence[str], *, top: int, predictions: Path | None = None,
+             features: Path | None = None) -> int:
+    """Classify the pictures at `places`, and return how many could not be read.
+
+    `predictions` becomes a CSV file with the columns image, rank, class, name and probability; `features` a .npy file
+    with a row for each picture, whose names are the lines of the file FEATURES.images.txt. Without `predictions` the
+    classes are printed. A picture that cannot be read is named on standard error and skipped.
+    """
+    failures = 0
+    with ExitStack() as stack:
+        def opened(path: Path) -> BinaryIO:
+            return stack.enter_context(atomic(path))
+
+        if predictions:
+            text = codecs.getwriter("utf-8")(opened(predictions))
+            table = csv.writer(text, lineterminator="\n")
+        else:
+            table = csv.writer(sys.stdout, delimiter="\t", lineterminator="\n")
+        table.writerow(COLUMNS)
+        if features:
+            rows = FeatureFile(opened(features))
+            names = codecs.getwriter("utf-8")(opened(features.with_name(f"{features.name}.images.txt")))
+        bar = stack.enter_context(tqdm(desc="classify", total=count_pictures(places), unit=" pictures", disable=None))
+        for prediction in classifier.stream(read_pictures(places), features=features is not None):
+            bar.update()
+            if prediction.error:
+                failures += 1
+                tqdm.write(f"{prediction.image}: {prediction.error}", file=sys.stderr)
+                continue
+            table.writerows(classifier.best(prediction, top))
+            if features:
+                rows.add(np.array(prediction.features))
+                names.write(f"{prediction.image}\n")
+        if features:
+            rows.close()
+    return failures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command. Exit code 0; 1 where a picture could not be read; 2 for a mistake that a user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m mlimages.network.classifier",
+                                     description="The likeliest classes of pictures, and their features.")
+    parser.add_argument("pictures", nargs="+", help="files, folders, glob patterns or tar files")
+    parser.add_argument("--model", default="data/model",
+                        help="a folder that train made, a .keras file or the folder of a SavedModel; %(default)s")
+    parser.add_argument("--classes", help="a CSV file with the columns class and name; the one beside the model")
+    parser.add_argument("--crop", choices=get_args(Crop), help="in place of the one that the model was trained with")
+    parser.add_argument("--top", type=int, default=5, help="classes of each picture; %(default)s")
+    parser.add_argument("--csv", type=Path, help="write the classes here, and print none")
+    parser.add_argument("--features", type=Path, help="write the features here, as a .npy file")
+    options = parser.parse_args(arguments)
+    try:
+        if options.top < 1:
+            raise UserError(f"--top is {options.top}, expected at least 1")
+        classifier = Classifier(options.model, classes=options.classes, crop=options.crop)
+        failures = classify(classifier, options.pictures, top=options.top, predictions=options.csv,
+                            features=options.features)
+    except UserError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 2
+    if failures:
+        print(f"{failures} pictures could not be read", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

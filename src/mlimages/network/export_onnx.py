@@ -1,0 +1,50 @@
+"""Write a trained network as an ONNX file.
+
+    python -m mlimages.network.export_onnx data/model model.onnx
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mlimages.core.errors import UserError
+from mlimages.network.load_model import MODEL, load_model
+
+PACKAGES = ("onnx", "tf2onnx")
+USAGE = "expected the network and the file to write: `python -m mlimages.network.export_onnx data/model model.onnx`"
+
+
+def export_onnx(model: str | Path, out: str | Path) -> None:
+    """Write the network of data/model, or of a .keras file, to `out`, by Keras and tf2onnx.
+
+    Its input `images` is float32 [batch, height, width, 3] in [-1, 1], its output are the network's own, float32
+    [batch, classes]. Raises UserError where there is no network, or where the packages of requirements-onnx.txt are
+    missing.
+    """
+    if any(importlib.util.find_spec(name) is None for name in PACKAGES):
+        raise UserError("the export needs the packages onnx and tf2onnx; run `pip install -r requirements-onnx.txt`")
+    network = load_model(model).keras_model
+    if network is None:
+        raise UserError(f"{model} is a SavedModel; pass the {MODEL} beside it")
+    # Keras asks for one call before it exports.
+    sides = [side or 64 for side in network.input_shape[1:3]]
+    network(np.zeros((1, *sides, 3), np.float32), training=False)
+    network.export(str(out), format="onnx", verbose=False)
+
+
+def main(arguments: list[str]) -> int:
+    """The command: exit code 0, or 2 for a mistake that a user can mend."""
+    try:
+        if len(arguments) != 2:
+            raise UserError(f"{len(arguments)} arguments, {USAGE}")
+        export_onnx(*arguments)
+    except UserError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

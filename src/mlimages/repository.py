@@ -1,0 +1,67 @@
+"""What DVC needs of the folder in which it runs, said before any work begins.
+
+    python -m mlimages.repository
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from mlimages.core.errors import UserError
+
+DATA = "data"
+
+
+def check(folder: Path) -> list[str]:
+    """Notes on what will not work in a repository; UserError where no stage does."""
+    if not (folder / ".dvc").is_dir():
+        raise UserError(f"{folder} has no folder .dvc, without which DVC runs nothing: run in the repository's own "
+                        f"folder, or get it back with `git checkout .dvc`")
+    if not any((place / ".git").exists() for place in (folder, *folder.parents)) and \
+            _dvc(folder, "config", "core.no_scm") != "true":
+        raise UserError(f"{folder} is no git repository, without which DVC runs nothing: clone it, or, where it was "
+                        f"unpacked from an archive, run `git init && git add --all && git commit -m start`")
+    check_data(folder)
+    if not str(folder).isascii() and not (cache := _dvc(folder, "cache", "dir")).isascii():
+        return [f"{cache} is no ASCII text: `dvc exp run` will fail with --temp and --queue; all else works. Move the "
+                f"repository, or run `dvc cache dir --local FOLDER` with a folder whose path is ASCII"]
+    return []
+
+
+def check_data(folder: Path) -> None:
+    """UserError where `data` is a link, a folder in it is one, or no file can be made there."""
+    places = [folder / DATA, *(sorted((folder / DATA).glob("*")) if (folder / DATA).is_dir() else [])]
+    for place in places:
+        shown = place.relative_to(folder)
+        if place.is_symlink():
+            raise UserError(f"{shown} is a symbolic link to {os.readlink(place)}, expected a folder: DVC tracks "
+                            f"nothing behind a link. Remove it; to use another disk, clone there, or set "
+                            f"machine.scratch and `dvc cache dir --local` to folders there")
+    for place in (folder / DATA, folder / DATA / "reports"):
+        shown = place.relative_to(folder)
+        if place.exists() and not place.is_dir():
+            raise UserError(f"{shown} is a file, expected a folder: remove it and run the same command again")
+        if place.exists() and not os.access(place, os.W_OK | os.X_OK):
+            raise UserError(f"{shown} cannot be written by this user or lies on a read-only disk: see to its owner and "
+                            f"permissions (`ls -ld {shown}`) and run the same command again")
+
+
+def _dvc(folder: Path, *command: str) -> str:
+    """What a command of DVC prints; nothing where it fails, as where something is not configured."""
+    return subprocess.run([sys.executable, "-m", "dvc", *command], cwd=folder, capture_output=True,  # noqa: S603
+                          text=True).stdout.strip()
+
+
+def main() -> int:
+    try:
+        for note in check(Path.cwd()):
+            print(f"NOTE: {note}", file=sys.stderr)
+    except UserError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

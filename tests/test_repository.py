@@ -1,0 +1,124 @@
+"""What DVC cannot do in a folder is said before any work begins, and is true of the DVC that is installed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.faults import environment, needs_unshare
+
+DVC = [sys.executable, "-m", "dvc"]
+CHECK = [sys.executable, "-m", "mlimages.repository"]
+STAGE = [sys.executable, "-m", "mlimages.run_notebook", "acquire", "data/reports/1_acquire.ipynb"]
+CONFIG = Path(__file__).parents[1] / ".dvc/config"
+ACCENTED = "recherche \u00e9t\u00e9"
+
+
+def call(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in environment().items() if not name.startswith(("DVC_", "GIT_"))}
+    return subprocess.run(command, cwd=folder, env=kept, capture_output=True, text=True)
+
+
+def make_repository(folder: Path) -> Path:
+    """A repository with one stage, committed, and this one's configuration of DVC."""
+    (folder / "data/reports").mkdir(parents=True)
+    (folder / "params.yaml").write_text("k: 1\n")
+    (folder / "dvc.yaml").write_text("stages: {a: {cmd: mkdir data/lists && cp params.yaml data/lists, params: [k], "
+                                     "outs: [data/lists]}}\n")
+    (folder / "data/.gitignore").write_text("/lists\n")
+    for command in (["git", "init", "-q"], ["git", "config", "user.name", "tester"],
+                    ["git", "config", "user.email", "tester@example.org"], [*DVC, "init", "-q"],
+                    ["cp", str(CONFIG), ".dvc/config"], ["git", "add", "-A"], ["git", "commit", "-qm", "start"]):
+        assert call(folder, *command).returncode == 0, command
+    return folder
+
+
+def only_error(ended: subprocess.CompletedProcess[str]) -> str:
+    """What a refused command says: one line."""
+    assert ended.returncode == 1 and ended.stderr.startswith("ERROR: ") and ended.stderr.count("\n") == 1, ended.stderr
+    assert ended.stdout == ""
+    return ended.stderr
+
+
+@pytest.mark.parametrize("name", ["plain", "with a space"])
+def test_of_a_sound_repository_nothing_is_said(tmp_path: Path, name: str) -> None:
+    checked = call(make_repository(tmp_path / name), *CHECK)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_a_folder_without_git_is_named_unless_dvc_does_without(tmp_path: Path) -> None:
+    folder = make_repository(tmp_path / "unpacked")
+    shutil.rmtree(folder / ".git")
+    assert "is no git repository" in only_error(call(folder, *CHECK))
+    assert call(folder, *DVC, "repro").returncode != 0
+    assert call(folder, *DVC, "config", "--local", "core.no_scm", "true").returncode == 0
+    assert call(folder, *DVC, "repro").returncode == 0
+    assert call(folder, *CHECK).returncode == 0
+
+
+def test_a_repository_within_another_ones_folder_is_sound(tmp_path: Path) -> None:
+    folder = make_repository(tmp_path / "outer/inner")
+    (folder / ".git").rename(tmp_path / "outer/.git")
+    assert call(folder, *DVC, "repro").returncode == 0
+    assert call(folder, *CHECK).returncode == 0
+
+
+def test_a_folder_without_dvc_is_named(tmp_path: Path) -> None:
+    folder = make_repository(tmp_path / "copy")
+    shutil.rmtree(folder / ".dvc")
+    assert "has no folder .dvc" in only_error(call(folder, *CHECK))
+
+
+@pytest.mark.parametrize("command", [CHECK, STAGE], ids=["repository", "stage"])
+@pytest.mark.parametrize("name", ["data", "data/lists", "data/reports"])
+def test_a_link_in_place_of_a_folder_of_data_is_named_before_any_cell_runs(tmp_path: Path, name: str,
+                                                                          command: list[str]) -> None:
+    folder = make_repository(tmp_path / "clone")
+    shutil.rmtree(folder / name, ignore_errors=True)
+    (tmp_path / "disk").mkdir()
+    (folder / name).symlink_to(tmp_path / "disk")
+    assert f"{name} is a symbolic link to {tmp_path / 'disk'}" in only_error(call(folder, *command))
+    (tmp_path / "disk").rmdir()
+    assert f"{name} is a symbolic link" in only_error(call(folder, *command)), "a link to nothing"
+
+
+def test_files_that_dvc_links_into_its_cache_are_no_such_links(tmp_path: Path) -> None:
+    folder = make_repository(tmp_path / "clone")
+    assert call(folder, *DVC, "config", "cache.type", "symlink").returncode == 0
+    assert call(folder, *DVC, "repro").returncode == 0
+    assert (folder / "data/lists/params.yaml").is_symlink()
+    assert call(folder, *CHECK).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["data", "data/reports"])
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path, name: str) -> None:
+    folder = make_repository(tmp_path / "clone")
+    shutil.rmtree(folder / name)
+    (folder / name).touch()
+    assert f"{name} is a file, expected a folder" in only_error(call(folder, *STAGE))
+
+
+@needs_unshare
+@pytest.mark.parametrize("name", ["data", "data/reports"])
+def test_data_on_a_read_only_disk_are_named(tmp_path: Path, name: str) -> None:
+    folder = make_repository(tmp_path / "clone")
+    mounted = ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o ro tmpfs {name} && exec "$@"', "sh"]
+    assert f"{name} cannot be written" in only_error(call(folder, *mounted, *STAGE))
+
+
+def test_a_path_that_is_no_ascii_text_is_told_with_what_dvc_cannot_do_there_and_how_it_can(tmp_path: Path) -> None:
+    folder = make_repository(tmp_path / ACCENTED)
+    checked = call(folder, *CHECK)
+    assert checked.returncode == 0 and checked.stderr.count("\n") == 1
+    assert checked.stderr.startswith("NOTE: ") and "--temp" in checked.stderr
+    assert call(folder, *DVC, "repro").returncode == 0
+    call(folder, "git", "add", "-A")
+    call(folder, "git", "commit", "-qm", "made")
+    assert "codec can't encode" in call(folder, *DVC, "exp", "run", "--temp", "-S", "k=2").stderr
+    assert call(folder, *DVC, "cache", "dir", "--local", str(tmp_path / "cache")).returncode == 0
+    assert call(folder, *CHECK).stderr == ""
+    ended = call(folder, *DVC, "exp", "run", "--temp", "-S", "k=2")
+    assert ended.returncode == 0, ended.stderr
+    assert os.listdir(tmp_path / "cache")
