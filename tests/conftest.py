@@ -21,7 +21,7 @@ from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, LISTS, PARTS
 from mlimages.core.params import Acquire, Machine, Params, load
 
-pytest_plugins = ["tests.evaluate.fixtures", "tests.training.fixtures"]
+pytest_plugins = ["tests.evaluate.fixtures", "tests.pipeline", "tests.training.fixtures"]
 
 # What nohup, or a shell's background, has told to ignore Ctrl-C would pass that on to every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

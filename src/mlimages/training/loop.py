@@ -118,7 +118,10 @@ class Training:
               progress("train", total=total, done=done, unit=" steps", machine=self.machine) as bar):
             while done < total:
                 steps = range(done, min(done + self.trainer.steps_per_call, self._next_checkpoint(done)))
-                losses += self._train(steps, stop=interrupts.received is not None)
+                self.role.report(entered=steps.stop)
+                found = self.trainer.train(self.batches, self.schedule(steps), stop=interrupts.received is not None)
+                self._check_finite(found, steps)
+                losses += found.tolist()
                 done = steps.stop
                 bar.update(len(steps))
                 saving = done == self._next_checkpoint(steps.start)
@@ -200,11 +203,8 @@ class Training:
         interval = self.params.checkpoint_steps
         return min(self.schedule.total_steps, (done // interval + 1) * interval)
 
-    def _train(self, steps: range, stop: bool) -> list[float]:
-        """Take some steps and return their losses. Raises UserError for a loss or gradients that are not finite."""
-        rates = self.schedule(steps)
-        self.role.report(entered=steps.stop)
-        losses = self.trainer.train(self.batches, rates, stop=stop)
+    def _check_finite(self, losses: np.ndarray, steps: range) -> None:
+        """Raise UserError for the first of the steps of a call whose loss or gradients are not finite."""
         infinite = np.flatnonzero(~np.isfinite(losses))
         if infinite.size:
             raise self._diverged(f"the loss is {losses[infinite[0]]}", steps[infinite[0]] + 1)
@@ -213,7 +213,6 @@ class Training:
             raise self._diverged(
                 "the float16 gradients are not finite, with the loss scale at its lowest,", steps[overflowed[0]] + 1,
                 "set train.precision to mixed_bfloat16 or float32 and train.all_reduce_dtype to bfloat16 or float32, ")
-        return losses.tolist()
 
     def _log_rows(self, losses: list[float], done: int, saving: bool) -> tuple[list[float], list[LogRow]]:
         """Split the losses of the last steps until `done` into those of complete rows, as rows, and the rest.
