@@ -60,7 +60,7 @@ def make_records(folder: Path, photos: Path, records: int, pictures: int, schema
                 labels = Labels(tuple(sorted(rng.sample(range(RELEASED_CLASSES), LABELS))), (1.0,) * LABELS)
                 add(serialize(jpeg, labels, filename=str(number), key=str(number)) if schema == "sparse" else
                     serialize_dense(jpeg, labels, filename=str(number), classes=RELEASED_CLASSES), str(number))
-    publish(folder / "work", folder / "tfrecords", verb="convert", records=dict.fromkeys(names, records // SHARDS),
+    publish(folder / "work", folder / "tfrecords", stage="convert", records=dict.fromkeys(names, records // SHARDS),
             classes=RELEASED_CLASSES)
     return folder / "tfrecords"
 

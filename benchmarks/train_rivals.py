@@ -192,7 +192,7 @@ def _write_records(folder: Path, classes: int, pixels: int) -> Records:
                 chosen = tuple(sorted(int(one) for one in generator.choice(classes, 10, replace=False)))
                 key = f"{index}-{number}"
                 add(serialize(jpeg, Labels(chosen, (1.0,) * 10), filename="drawn", key=key), key)
-    publish(folder / "work", folder / "tfrecords", verb="convert", records=dict.fromkeys(names, RECORDS // SHARDS),
+    publish(folder / "work", folder / "tfrecords", stage="convert", records=dict.fromkeys(names, RECORDS // SHARDS),
             classes=classes)
     return Records(folder / "tfrecords", read_manifest(folder / "tfrecords", "convert"), "train")
 

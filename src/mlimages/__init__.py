@@ -1,4 +1,4 @@
-"""ML-Images in a notebook: acquire -> download -> convert -> train -> evaluate, each verb a package of that name.
+"""ML-Images in a notebook: acquire -> download -> convert -> train -> evaluate, each stage a package of that name.
 
 Import it before TensorFlow: it sets environment variables that TensorFlow reads when it is imported.
 """

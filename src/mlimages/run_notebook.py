@@ -1,4 +1,4 @@
-"""Execute a verb's notebook with its section of params.yaml, by papermill.
+"""Execute a stage's notebook with its section of params.yaml, by papermill.
 
     python -m mlimages.run_notebook train data/reports/4_train.ipynb
 
@@ -32,7 +32,7 @@ from mlimages.core.params import SECTIONS, load
 from mlimages.notebook import with_parameters
 from mlimages.repository import check_data
 
-VERBS = [name for name in SECTIONS if name != "machine"]
+STAGES = [name for name in SECTIONS if name != "machine"]
 KILLING = 3  # signals
 LAST_WORDS_SECONDS = 2.0  # in which what a kernel wrote is passed on; what it leaves running may keep the pipe open
 TICK_SECONDS, BEGUN_SECONDS = 0.05, 0.5  # after the latter a cell's own code runs, not the kernel's before it
@@ -153,8 +153,8 @@ def _make_paths_relative(path: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if len(arguments) != 2 or arguments[0] not in VERBS:
-        print(f"usage: python -m mlimages.run_notebook {'|'.join(VERBS)} OUTPUT.ipynb", file=sys.stderr)
+    if len(arguments) != 2 or arguments[0] not in STAGES:
+        print(f"usage: python -m mlimages.run_notebook {'|'.join(STAGES)} OUTPUT.ipynb", file=sys.stderr)
         return 2
     try:
         execute(*arguments)

@@ -18,7 +18,7 @@ def made(tmp_path: Path) -> Path:
     (tmp_path / "work" / "deep").mkdir(parents=True)
     (tmp_path / "work" / "a.bin").write_bytes(b"abc")
     (tmp_path / "work" / "deep" / "b.bin").write_bytes(bytes(range(256)) * 1000)
-    publish(tmp_path / "work", tmp_path / "made", verb="bake", records={})
+    publish(tmp_path / "work", tmp_path / "made", stage="bake", records={})
     return tmp_path / "made"
 
 

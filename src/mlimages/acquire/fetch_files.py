@@ -40,7 +40,7 @@ def fetch(url: str, path: Path, accept: Accept) -> None:
 
 def fetch_from_drive(url: str, path: Path, accept: Accept, machine: Machine) -> None:
     """Fetch a large file from Google Drive; what an earlier run had of it is not fetched again."""
-    import gdown  # only here, so that the later verbs need not load it
+    import gdown  # only here, so that the later stages need not load it
     from gdown.exceptions import DownloadError
 
     partial = path.with_name(f".{path.name}.download")

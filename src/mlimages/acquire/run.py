@@ -46,7 +46,7 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
         for name in [formats.DICTIONARY] + [formats.ARCHIVE] * (params.source == "demo"):
             with (raw / name).open("rb") as source, atomic(checked / name) as copy:
                 shutil.copyfileobj(source, copy)
-        publish(checked, out, verb="acquire",
+        publish(checked, out, stage="acquire",
                 records={name: statistics.taken for name, statistics in lists.items()}, source=params.source,
                 classes=len(tree), unlike_release=differences,
                 raw={name: stats._asdict() for name, stats in scanned.items()})

@@ -74,7 +74,7 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
         counts, known = summarise([report.note_path(Path(job.notes), unit.name) for unit in units], coverage,
                                   table, Path(job.finished), read_tree(Path(lists) / DICTIONARY))
         _check_parts(job, units, counts)
-        publish(Path(job.finished), out, verb="convert", records=counts, known=known, classes=table.classes,
+        publish(Path(job.finished), out, stage="convert", records=counts, known=known, classes=table.classes,
                 labels=params.labels)
     return Path(out)
 

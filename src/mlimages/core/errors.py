@@ -25,9 +25,9 @@ def one_line(text: str) -> str:
     return line if len(line) <= DETAIL_CHARACTERS else f"{line[:DETAIL_CHARACTERS - 3]}..."
 
 
-def redo(verb: str) -> str:
+def redo(stage: str) -> str:
     """The command that makes the data of a stage again, without what it would resume from."""
-    return f"remove scratch/{verb} and run `dvc repro --force {verb}`"
+    return f"remove scratch/{stage} and run `dvc repro --force {stage}`"
 
 
 class UserError(Exception):

@@ -74,7 +74,7 @@ def sha256(path: Path) -> str:
             raise unreadable(path, error) from None
 
 
-def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, int],
+def publish(folder: Path, out: str | Path, *, stage: str, records: Mapping[str, int],
             known: Mapping[str, str] | None = None, **facts: Any) -> None:
     """Make `out` a folder of hard links to all files of `folder`, and a manifest; an older `out` is replaced.
 
@@ -89,7 +89,7 @@ def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, i
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
                    if path.is_file() and not path.match(PARTIALS))
     if gone := sorted({*records, *(known or {})}.difference(names)):
-        raise UserError(f"{folder / gone[0]} is missing, but {verb} had finished it ({len(gone)} such files); run the "
+        raise UserError(f"{folder / gone[0]} is missing, but {stage} had finished it ({len(gone)} such files); run the "
                         f"same command again, which makes it again")
     partial, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
     for leftover in (partial, old):
@@ -108,7 +108,7 @@ def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, i
         digests.update(zip(unknown, _digests([folder / name for name in unknown]), strict=True))
         files = {name: {"sha256": digests[name], "bytes": (folder / name).stat().st_size, "records": records.get(name)}
                  for name in names}
-        write_json(partial / MANIFEST, {"verb": verb, "files": files, **facts})
+        write_json(partial / MANIFEST, {"verb": stage, "files": files, **facts})
         if out.exists():
             out.rename(old)
         partial.rename(out)
@@ -116,32 +116,32 @@ def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, i
         shutil.rmtree(old, ignore_errors=True)
 
 
-def read_manifest(folder: str | Path, verb: str) -> dict[str, Any]:
-    """The manifest of what `verb` published in `folder`; UserError if it is missing, damaged or another verb's."""
+def read_manifest(folder: str | Path, stage: str) -> dict[str, Any]:
+    """The manifest of what `stage` published in `folder`; UserError if it is missing, damaged or another stage's."""
     path = Path(folder) / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         found, _ = manifest["verb"], manifest["files"]
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: the stage {verb} has not finished; run `dvc repro {verb}`") from None
+        raise UserError(f"{path} is missing: the stage {stage} has not finished; run `dvc repro {stage}`") from None
     except OSError as error:
         raise unreadable(path, error) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); {redo(verb)}") from None
-    if found != verb:
-        raise UserError(f"{path} was written by {found}, expected {verb}; {redo(verb)}")
+        raise UserError(f"{path} is damaged ({error}); {redo(stage)}") from None
+    if found != stage:
+        raise UserError(f"{path} was written by {found}, expected {stage}; {redo(stage)}")
     return manifest
 
 
-def verify(folder: str | Path, verb: str, *, stamps: Path | None = None,
+def verify(folder: str | Path, stage: str, *, stamps: Path | None = None,
            uses: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
     """`read_manifest`, after every file was found to be what it says: present, no byte more or less, same sha256.
 
     Only files whose names `uses` takes are looked at. With `stamps`, a folder, no file is read that has the sha256,
     size, time of change and inode with which it was found to be sound before: a stamp in that folder says so.
     """
-    folder, manifest = Path(folder), read_manifest(folder, verb)
-    mend = f"it was damaged since; {redo(verb)}"
+    folder, manifest = Path(folder), read_manifest(folder, stage)
+    mend = f"it was damaged since; {redo(stage)}"
     files = {name: fact for name, fact in manifest["files"].items() if uses(name)}
     stamp = stamps and stamps / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"
     known, found = _read_stamp(stamp), {}

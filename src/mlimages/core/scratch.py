@@ -1,6 +1,6 @@
 """The folder in which a stage works and from which it resumes, keyed by all that determines its result.
 
-DVC deletes a stage's outs before it runs, so what must survive a kill lives here: `scratch/VERB/KEY`, unknown to
+DVC deletes a stage's outs before it runs, so what must survive a kill lives here: `scratch/STAGE/KEY`, unknown to
 DVC and to git, under the original repository also when `dvc exp run --temp` runs a copy (DVC_ROOT says where).
 """
 
@@ -44,28 +44,28 @@ def key(params: Any, *, inputs: Iterable[str | Path] = (), files: Iterable[str |
 
 
 @contextlib.contextmanager
-def workspace(verb: str, machine: Machine, key: str, out: str | Path) -> Iterator[Path]:
+def workspace(stage: str, machine: Machine, key: str, out: str | Path) -> Iterator[Path]:
     """The stage's own folder, locked, and its `out` locked with it, until the block ends.
 
     Raises UserError, naming the process, where another one is making the same result or the same `out`, and where the
     disk is full, or fails, in the block.
     """
     place = hashlib.sha256(str(Path(out).resolve()).encode()).hexdigest()[:16]
-    with (writing(root(machine) / verb / key), _lock(_locks(machine) / f"{verb}-{place}", out),
-          kept(verb, machine, key) as folder):
+    with (writing(root(machine) / stage / key), _lock(_locks(machine) / f"{stage}-{place}", out),
+          kept(stage, machine, key) as folder):
         yield folder
 
 
 @contextlib.contextmanager
-def kept(verb: str, machine: Machine, name: str) -> Iterator[Path]:
-    """A folder of a verb, locked until the block ends: its content outlives every change of the parameters.
+def kept(stage: str, machine: Machine, name: str) -> Iterator[Path]:
+    """A folder of a stage, locked until the block ends: its content outlives every change of the parameters.
 
     What killed processes left half-written there is removed. DiskError where the disk is full, or fails, in the block.
     """
-    folder = root(machine) / verb / name
+    folder = root(machine) / stage / name
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(_locks(machine) / f"{verb}-{name}", folder):
+        with _lock(_locks(machine) / f"{stage}-{name}", folder):
             for left in folder.rglob(PARTIALS):
                 if left.is_file():
                     left.unlink()
@@ -73,7 +73,7 @@ def kept(verb: str, machine: Machine, name: str) -> Iterator[Path]:
 
 
 def root(machine: Machine) -> Path:
-    """Where all stages keep theirs: scratch/VERB/KEY."""
+    """Where all stages keep theirs: scratch/STAGE/KEY."""
     return Path(os.environ.get("DVC_ROOT", ".")) / machine.scratch
 
 

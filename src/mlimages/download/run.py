@@ -56,7 +56,7 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
             proxies = getproxies() if machine.proxies_from_environment else {}
             fetch(plan, params, machine, Network({**demo_hosts, **machine.connect_to}, proxies), work)
         records, known = _summarise(plan)
-        publish(plan.finished, out, verb="download", records=records, known=known, classes=manifest["classes"])
+        publish(plan.finished, out, stage="download", records=records, known=known, classes=manifest["classes"])
         plan.end_round()
     return Path(out)
 

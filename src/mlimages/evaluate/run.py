@@ -55,7 +55,7 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
             labels = _measure(params, accumulator, scored_batches, records.keys(), work / "out", bar)
         write_tables(accumulator.result(), tree, records_by_class(tfrecords, "train"), params.frequency_groups,
                      work / "out")
-        publish(work / "out", out, verb="evaluate", records={PREDICTIONS: len(records), LABELS: labels},
+        publish(work / "out", out, stage="evaluate", records={PREDICTIONS: len(records), LABELS: labels},
                 threshold=params.threshold, score_threshold=params.score_threshold)
     return Path(out)
 
