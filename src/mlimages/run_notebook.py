@@ -26,7 +26,7 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import Type
 
-from mlimages.core.errors import UserError, writing
+from mlimages.core.errors import UserError, explain_disk_errors
 from mlimages.core.noise import standard_error
 from mlimages.core.params import SECTIONS, load
 from mlimages.notebook import with_parameters
@@ -135,7 +135,7 @@ def execute(stage: str, out: str | Path) -> None:
     check_data(Path.cwd())
     load()
     [notebook] = Path("notebooks").glob(f"[0-9]_{stage}.ipynb")
-    with writing(Path(out)):
+    with explain_disk_errors(Path(out)):
         nbformat.write(with_parameters(notebook, stage), out)
         papermill.execute_notebook(out, out, kernel_name="python3", progress_bar=False, stdout_file=sys.stdout,
                                    stderr_file=sys.stderr, kernel_manager_class=Kernel, coalesce_streams=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import requests
 
 from mlimages.acquire.drive import NoFile, file_url
-from mlimages.core.errors import UserError, writing
+from mlimages.core.errors import UserError, explain_disk_errors
 from mlimages.core.params import Machine
 from mlimages.core.progress import progress
 from mlimages.core.publish import atomic, take_name
@@ -45,7 +45,7 @@ def fetch_from_drive(url: str, path: Path, accept: Accept, machine: Machine) -> 
 
     partial = path.with_name(f".{path.name}.download")
     try:
-        with writing(path), progress(f"fetch {path.name}", total=0, unit=" MB", machine=machine) as bar:
+        with explain_disk_errors(path), progress(f"fetch {path.name}", total=0, unit=" MB", machine=machine) as bar:
 
             def show(done: int, total: int | None) -> None:
                 _check_bytes(url, done)

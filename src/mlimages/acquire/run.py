@@ -15,7 +15,7 @@ from mlimages.acquire.selection import Selection
 from mlimages.acquire.sources import FileStats
 from mlimages.acquire.statistics import CLASS_COLUMNS, ListStatistics, class_rows, summarise
 from mlimages.core import scratch
-from mlimages.core.errors import UserError, check_room
+from mlimages.core.errors import UserError, check_space
 from mlimages.core.params import Acquire, Machine
 from mlimages.core.publish import atomic, publish, write_csv, write_json
 
@@ -32,7 +32,7 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
         raw = sources.collect(params, machine, work)
         scanned = sources.scan_files(raw)
         checked = work / "out"
-        check_room(checked, sum(stats.bytes for stats in scanned.values()), "the checked lists")
+        check_space(checked, sum(stats.bytes for stats in scanned.values()), "the checked lists")
         tree = read_tree(raw / formats.DICTIONARY)
         differences = sources.release_differences(scanned, tree) if params.source == "folder" else {}
         for difference in differences.values():

@@ -10,7 +10,7 @@ from mlimages.acquire.fetch_files import BY_HAND, Accept, fetch, fetch_from_driv
 from mlimages.acquire.formats import DICTIONARY, LISTS, PARTS, list_file
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.core import scratch
-from mlimages.core.errors import UserError, check_room
+from mlimages.core.errors import UserError, check_space
 from mlimages.core.params import Acquire, Machine
 from mlimages.core.publish import atomic
 from mlimages.demo import release
@@ -117,7 +117,7 @@ def release_differences(scanned: Mapping[str, FileStats], tree: ClassTree) -> di
 
 def _fetch_full(raw: Path, machine: Machine) -> None:
     missing = {name: one for name, one in RELEASED_LISTS.items() if not (raw / name).exists()}
-    check_room(raw, BYTES_PER_LINE * sum(one.lines for one in missing.values()), f"{len(missing)} released lists")
+    check_space(raw, BYTES_PER_LINE * sum(one.lines for one in missing.values()), f"{len(missing)} released lists")
     for name, one in missing.items():
         fetch_from_drive(DRIVE + one.drive_id, raw / name, partial(_check_lines, name, one.lines), machine)
 

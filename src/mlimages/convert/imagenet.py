@@ -16,7 +16,7 @@ import numpy as np
 
 from mlimages.acquire.formats import IMAGENET_ID
 from mlimages.core import scratch
-from mlimages.core.errors import UserError, room
+from mlimages.core.errors import UserError, required_space
 from mlimages.core.parallel import map_units
 from mlimages.core.params import Machine
 from mlimages.core.publish import atomic, write_json
@@ -79,7 +79,7 @@ def open_archive(path: Path, machine: Machine) -> Archive:
     with scratch.kept("convert", machine, f"imagenet-{fingerprint}") as folder:
         if not (folder / DONE).exists():
             print(f"building the index of {path}, {len(groups):,} classes, once")
-            with room(folder, _index_bytes(parts), f"the index of {path}"):
+            with required_space(folder, _index_bytes(parts), f"the index of {path}"):
                 _build(groups, folder, machine)
         if not (folder / NAMES).stat().st_size:
             raise UserError(f"{path} holds no image named like n04310904_8388.JPEG in its class n04310904")

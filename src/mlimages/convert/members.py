@@ -15,7 +15,7 @@ import numpy as np
 
 from mlimages.acquire.formats import PARTS, ListEntry, Part, line_offsets, list_file, read_list
 from mlimages.convert.imagenet import Archive
-from mlimages.core.errors import UserError, redo, room
+from mlimages.core.errors import UserError, rebuild_hint, required_space
 from mlimages.core.publish import atomic, write_json
 from mlimages.download.shards import Place, Sample, places, read_sample
 
@@ -82,7 +82,7 @@ class ImageTable:
 def _changed(place: Path, problem: str) -> UserError:
     """What to raise for a file of the archive that is not what it was."""
     return UserError(f"{place}: {problem}, but it was there when convert.imagenet was indexed; put it back, or "
-                     f"{redo('convert')}")
+                     f"{rebuild_hint('convert')}")
 
 
 def shard_paths(images: str | Path, manifest: Mapping[str, Any]) -> dict[Part, list[Path]]:
@@ -100,7 +100,7 @@ def open_table(folder: Path, *, lists: Path, shards: Mapping[Part, list[Path]], 
     """
     path = folder / TABLE
     if not path.exists():
-        with room(folder, 2 * ROW.itemsize * lines, f"a table of {lines:,} images"):
+        with required_space(folder, 2 * ROW.itemsize * lines, f"a table of {lines:,} images"):
             _make(folder, lists, shards, classes, archive, seed)
     content = json.loads(path.read_text())
     return ImageTable(**content["table"]), ArchiveCoverage(**content["coverage"])

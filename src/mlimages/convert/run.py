@@ -19,7 +19,7 @@ from mlimages.convert.imagenet import open_archive
 from mlimages.convert.members import ImageTable, open_table
 from mlimages.convert.report import Note, summarise
 from mlimages.core import scratch
-from mlimages.core.errors import UserError, room
+from mlimages.core.errors import UserError, required_space
 from mlimages.core.parallel import map_units
 from mlimages.core.params import Convert, Machine
 from mlimages.core.progress import progress
@@ -138,7 +138,7 @@ def _write(job: ConvertJob, units: list[ShardPlan], machine: Machine, work: Path
         return
     left, total = (sum(unit.last - unit.first for unit in some) for some in (todo, units))
     expected = sum(_expected_bytes(job, part) for part in PARTS)
-    with (room(work, round(expected * left / total), f"converting {left:,} images"),
+    with (required_space(work, round(expected * left / total), f"converting {left:,} images"),
           progress("convert", total=total, done=total - left, unit=" images", machine=machine) as bar):
         for unit in map_units(partial(write_unit, job), todo, machine=machine, ahead=2):
             bar.update(unit.last - unit.first)

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlimages.core.errors import UserError, check_room, redo, unreadable, writing
+from mlimages.core.errors import UserError, check_space, explain_disk_errors, read_error, rebuild_hint
 
 MANIFEST = "manifest.json"
 SLOW_BYTES = 10**9  # to read so many takes seconds or more, and is said
@@ -35,7 +35,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with writing(path):
+        with explain_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
                 yield file
@@ -46,7 +46,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 def take_name(partial: Path, path: Path) -> None:
     """Give a finished file beside `path` that name, once all of it is on the disk."""
-    with writing(path):
+    with explain_disk_errors(path):
         fsync(partial)
         partial.rename(path)
         fsync(path.parent)
@@ -71,7 +71,7 @@ def sha256(path: Path) -> str:
         try:
             return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise unreadable(path, error) from None
+            raise read_error(path, error) from None
 
 
 def publish(folder: Path, out: str | Path, *, stage: str, records: Mapping[str, int],
@@ -94,10 +94,10 @@ def publish(folder: Path, out: str | Path, *, stage: str, records: Mapping[str, 
     partial, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    with writing(out):
+    with explain_disk_errors(out):
         partial.mkdir(parents=True)
         if partial.stat().st_dev != folder.stat().st_dev:
-            check_room(partial.parent, sum((folder / name).stat().st_size for name in names),
+            check_space(partial.parent, sum((folder / name).stat().st_size for name in names),
                        f"the copy of {folder}, which lies on another disk than {out},")
         for name in names:
             _link(folder / name, partial / name)
@@ -125,11 +125,11 @@ def read_manifest(folder: str | Path, stage: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the stage {stage} has not finished; run `dvc repro {stage}`") from None
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise read_error(path, error) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); {redo(stage)}") from None
+        raise UserError(f"{path} is damaged ({error}); {rebuild_hint(stage)}") from None
     if found != stage:
-        raise UserError(f"{path} was written by {found}, expected {stage}; {redo(stage)}")
+        raise UserError(f"{path} was written by {found}, expected {stage}; {rebuild_hint(stage)}")
     return manifest
 
 
@@ -141,7 +141,7 @@ def verify(folder: str | Path, stage: str, *, stamps: Path | None = None,
     size, time of change and inode with which it was found to be sound before: a stamp in that folder says so.
     """
     folder, manifest = Path(folder), read_manifest(folder, stage)
-    mend = f"it was damaged since; {redo(stage)}"
+    mend = f"it was damaged since; {rebuild_hint(stage)}"
     files = {name: fact for name, fact in manifest["files"].items() if uses(name)}
     stamp = stamps and stamps / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"
     known, found = _read_stamp(stamp), {}

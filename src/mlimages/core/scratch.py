@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mlimages.core.errors import UserError, writing
+from mlimages.core.errors import UserError, explain_disk_errors
 from mlimages.core.params import Machine
 from mlimages.core.publish import MANIFEST, PARTIALS, sha256
 
@@ -51,7 +51,7 @@ def workspace(stage: str, machine: Machine, key: str, out: str | Path) -> Iterat
     disk is full, or fails, in the block.
     """
     place = hashlib.sha256(str(Path(out).resolve()).encode()).hexdigest()[:16]
-    with (writing(root(machine) / stage / key), _lock(_locks(machine) / f"{stage}-{place}", out),
+    with (explain_disk_errors(root(machine) / stage / key), _lock(_locks(machine) / f"{stage}-{place}", out),
           kept(stage, machine, key) as folder):
         yield folder
 
@@ -63,7 +63,7 @@ def kept(stage: str, machine: Machine, name: str) -> Iterator[Path]:
     What killed processes left half-written there is removed. DiskError where the disk is full, or fails, in the block.
     """
     folder = root(machine) / stage / name
-    with writing(folder):
+    with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(_locks(machine) / f"{stage}-{name}", folder):
             for left in folder.rglob(PARTIALS):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mlimages.core.errors import UserError, writing
+from mlimages.core.errors import UserError, explain_disk_errors
 from mlimages.core.params import Mirror
 from mlimages.core.publish import sha256, take_name
 from mlimages.download.lines import Address
@@ -73,7 +73,7 @@ class _Table:
         if not index.exists():
             partial = index.with_suffix(".partial")
             partial.unlink(missing_ok=True)
-            with writing(index):
+            with explain_disk_errors(index):
                 _index(path, partial)
                 take_name(partial, index)
         self._database = sqlite3.connect(f"file:{index}?mode=ro", uri=True)

@@ -9,7 +9,7 @@ from urllib.request import getproxies
 
 from mlimages.acquire.formats import PARTS
 from mlimages.core import scratch
-from mlimages.core.errors import UserError, check_room, say_room
+from mlimages.core.errors import UserError, check_space, report_space
 from mlimages.core.params import Download, Machine
 from mlimages.core.publish import publish, verify, write_csv, write_json
 from mlimages.core.ray_backend import own_address
@@ -69,10 +69,10 @@ def _preflight(plan: Plan, params: Download) -> None:
     finished = [read_account(path) for path in paths if path.exists()]
     if finished:
         mean = sum(one["bytes"] for one in finished) / sum(one["lines"] for one in finished)
-        check_room(plan.finished, left * mean, what)
+        check_space(plan.finished, left * mean, what)
     else:
         pixels = (params.shorter_side or 0) ** 2 * 4 / 3
-        say_room(plan.finished, left * min(pixels * BYTES_PER_PIXEL or BYTES_PER_IMAGE, BYTES_PER_IMAGE), what)
+        report_space(plan.finished, left * min(pixels * BYTES_PER_PIXEL or BYTES_PER_IMAGE, BYTES_PER_IMAGE), what)
 
 
 def _key(params: Download, lists: str | Path, source: str) -> str:

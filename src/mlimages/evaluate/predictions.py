@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from mlimages.core.errors import UserError, redo
+from mlimages.core.errors import UserError, rebuild_hint
 from mlimages.core.publish import atomic
 
 PREDICTIONS = "predictions.npy"
@@ -112,5 +112,5 @@ def read_predictions(evaluation: str | Path) -> Predictions:
         except FileNotFoundError:
             raise UserError(f"{path} is missing; run `dvc repro evaluate`") from None
         except (ValueError, EOFError, OSError) as error:
-            raise UserError(f"{path} holds no predictions ({error}); {redo('evaluate')}") from None
+            raise UserError(f"{path} holds no predictions ({error}); {rebuild_hint('evaluate')}") from None
     return Predictions(*arrays)
