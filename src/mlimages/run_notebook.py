@@ -27,7 +27,7 @@ from jupyter_client.manager import AsyncKernelManager
 from traitlets import Type
 
 from mlimages.core.errors import UserError, explain_disk_errors
-from mlimages.core.noise import standard_error
+from mlimages.core.noise import filtered_stderr
 from mlimages.core.params import SECTIONS, load
 from mlimages.notebook import with_parameters
 from mlimages.repository import check_data
@@ -73,7 +73,7 @@ class Kernel(AsyncKernelManager):
                 signal.signal(number, self._interrupt)
 
     async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
-        end, self._errors = standard_error()
+        end, self._errors = filtered_stderr()
         try:
             await super().start_kernel(stderr=end, **options)
         finally:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.faults import needs_strace, needs_unshare, on_small_disk, python, told, with_fault
+from tests.faults import assert_user_error, needs_strace, needs_unshare, on_small_disk, python, with_fault
 
 from mlimages.core.errors import UserError
-from mlimages.core.publish import MANIFEST, atomic, publish, read_manifest, verify, write_csv, write_json
+from mlimages.core.publish import MANIFEST, atomic_write, publish, read_manifest, verify, write_csv, write_json
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def _rewrite(path: Path, content: bytes) -> None:
 
 def test_a_file_has_its_final_name_only_after_the_block(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
-    with atomic(path) as file:
+    with atomic_write(path) as file:
         file.write(b"whole")
         file.flush()
         assert not path.exists()
@@ -40,7 +40,7 @@ def test_a_file_has_its_final_name_only_after_the_block(tmp_path: Path) -> None:
 
 
 def test_an_exception_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), atomic(tmp_path / "file") as file:
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "file") as file:
         file.write(b"half")
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == []
@@ -49,7 +49,7 @@ def test_an_exception_leaves_no_file(tmp_path: Path) -> None:
 def test_an_exception_leaves_the_older_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), atomic(path) as file:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as file:
         file.write(b"half of the new")
         raise ZeroDivisionError
     assert path.read_bytes() == b"old"
@@ -143,7 +143,7 @@ def test_a_publish_that_fails_leaves_the_older_folder(made: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("finished", [{"records": {"a.bin": 1, "gone.bin": 2}},
-                                      {"records": {}, "known": {"gone.bin": "0" * 64}}])
+                                      {"records": {}, "digests": {"gone.bin": "0" * 64}}])
 def test_a_finished_file_that_has_gone_is_never_left_out(made: Path, tmp_path: Path, finished: dict[str, Any]) -> None:
     before = verify(made, "bake")
     with pytest.raises(UserError, match=r"work/gone\.bin is missing, but bake had finished it \(1 such .*run the same"):
@@ -153,7 +153,7 @@ def test_a_finished_file_that_has_gone_is_never_left_out(made: Path, tmp_path: P
 
 def test_two_that_write_the_same_file_at_once_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with atomic(path) as first, atomic(path) as second:
+    with atomic_write(path) as first, atomic_write(path) as second:
         first.write(b"first")
         second.write(b"2nd")
     assert path.read_bytes() == b"first"
@@ -163,7 +163,7 @@ def test_two_that_write_the_same_file_at_once_do_not_mix(tmp_path: Path) -> None
 def test_what_is_still_being_written_is_not_published(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     write_json(folder / "whole.json", {})
-    with atomic(folder / "half.json"):
+    with atomic_write(folder / "half.json"):
         publish(folder, tmp_path / "out", stage="bake", records={})
     assert list(verify(tmp_path / "out", "bake")["files"]) == ["whole.json"]
 
@@ -195,15 +195,16 @@ except UserError as error:
 @pytest.mark.parametrize("name", ["deep/b.bin", str(MANIFEST)])
 def test_a_file_that_its_disk_does_not_give_is_named(made: Path, name: str) -> None:
     path = made / name
-    told(with_fault("read:error=EIO", python(VERIFY, str(made)), path=path),
-         f"{path} cannot be read: Input/output error; ", "run the same command again")
+    assert_user_error(with_fault("read:error=EIO", python(VERIFY, str(made)), path=path),
+                      f"{path} cannot be read: Input/output error; ", "run the same command again")
 
 
 @needs_unshare
 def test_what_another_disk_has_no_room_for_is_not_begun(made: Path, tmp_path: Path) -> None:
     command = python(PUBLISH, str(tmp_path / "work"), str(tmp_path / "data" / "made"))
     ended = on_small_disk(tmp_path / "data", "size=100k", command)
-    told(ended, f"the copy of {tmp_path / 'work'}, which lies on another disk than", "GB, but", "make room there")
+    assert_user_error(ended, f"the copy of {tmp_path / 'work'}, which lies on another disk than", "GB, but",
+                      "make room there")
     assert [path for path in (tmp_path / "data").rglob("*") if path.is_file()] == []
 
 

@@ -17,7 +17,7 @@ from mlimages.acquire.statistics import CLASS_COLUMNS, ListStatistics, class_row
 from mlimages.core import scratch
 from mlimages.core.errors import UserError, check_space
 from mlimages.core.params import Acquire, Machine
-from mlimages.core.publish import atomic, publish, write_csv, write_json
+from mlimages.core.publish import atomic_write, publish, write_csv, write_json
 
 
 def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists") -> Path:
@@ -44,7 +44,7 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
         shared = _write_overlap(work, Selection(params, tree), Path(out))
         write_json(checked / formats.STATISTICS, {**summarise(tree, lists), "in_train_and_val": shared})
         for name in [formats.DICTIONARY] + [formats.ARCHIVE] * (params.source == "demo"):
-            with (raw / name).open("rb") as source, atomic(checked / name) as copy:
+            with (raw / name).open("rb") as source, atomic_write(checked / name) as copy:
                 shutil.copyfileobj(source, copy)
         publish(checked, out, stage="acquire",
                 records={name: statistics.taken for name, statistics in lists.items()}, source=params.source,
@@ -83,7 +83,7 @@ def _check_lists(raw: Path, scanned: Mapping[str, FileStats], work: Path, tree: 
 def _write_empty(work: Path, target: Path, listed: ListFile, classes: int) -> ListStatistics:
     write_csv(_rejected_path(work, listed.name), REJECTED_COLUMNS, [])
     for path in (target, _digests_path(work, listed.name)):
-        with atomic(path):
+        with atomic_write(path):
             pass
     return ListStatistics(listed, classes)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from mlimages.core.errors import UserError, explain_disk_errors
 from mlimages.core.params import Machine
-from mlimages.core.publish import MANIFEST, PARTIALS, sha256
+from mlimages.core.publish import MANIFEST, PARTIAL_FILES, sha256
 
 PACKAGE = "mlimages"
 SOURCE = Path(__file__).parents[2]
@@ -38,8 +38,8 @@ def key(params: Any, *, inputs: Iterable[str | Path] = (), files: Iterable[str |
     parts = [json.dumps(params, sort_keys=True, default=dataclasses.asdict)]
     parts += [sha256(Path(folder) / MANIFEST) for folder in inputs]
     parts += [sha256(Path(file)) for file in files]
-    parts += [meaning(reached(f"mlimages.{stage}.run"))] if stage else []
-    parts += [meaning([Path(str(module.__file__))], Path(str(module.__file__)).parent) for module in code]
+    parts += [code_hash(imported_files(f"mlimages.{stage}.run"))] if stage else []
+    parts += [code_hash([Path(str(module.__file__))], Path(str(module.__file__)).parent) for module in code]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -52,12 +52,12 @@ def workspace(stage: str, machine: Machine, key: str, out: str | Path) -> Iterat
     """
     place = hashlib.sha256(str(Path(out).resolve()).encode()).hexdigest()[:16]
     with (explain_disk_errors(root(machine) / stage / key), _lock(_locks(machine) / f"{stage}-{place}", out),
-          kept(stage, machine, key) as folder):
+          persistent_folder(stage, machine, key) as folder):
         yield folder
 
 
 @contextlib.contextmanager
-def kept(stage: str, machine: Machine, name: str) -> Iterator[Path]:
+def persistent_folder(stage: str, machine: Machine, name: str) -> Iterator[Path]:
     """A folder of a stage, locked until the block ends: its content outlives every change of the parameters.
 
     What killed processes left half-written there is removed. DiskError where the disk is full, or fails, in the block.
@@ -66,7 +66,7 @@ def kept(stage: str, machine: Machine, name: str) -> Iterator[Path]:
     with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(_locks(machine) / f"{stage}-{name}", folder):
-            for left in folder.rglob(PARTIALS):
+            for left in folder.rglob(PARTIAL_FILES):
                 if left.is_file():
                     left.unlink()
             yield folder
@@ -103,7 +103,7 @@ def _lock(path: Path, guarded: str | Path) -> Iterator[None]:
         yield
 
 
-def reached(module: str, source: Path = SOURCE) -> list[Path]:
+def imported_files(module: str, source: Path = SOURCE) -> list[Path]:
     """The files of this project in `source` that a module, such as mlimages.train.run, reaches by its imports.
 
     Sorted, with its own and that of the package mlimages itself, which is always imported first. Imports inside of
@@ -120,7 +120,7 @@ def reached(module: str, source: Path = SOURCE) -> list[Path]:
     return sorted(seen)
 
 
-def meaning(files: Iterable[Path], source: Path = SOURCE) -> str:
+def code_hash(files: Iterable[Path], source: Path = SOURCE) -> str:
     """The sha256 of the syntax trees of some files in `source`, without comments and docstrings.
 
     The same on every Python, as far as that gives the same tree.

@@ -12,7 +12,7 @@ from mlimages.core import scratch
 from mlimages.core.errors import UserError, check_space, report_space
 from mlimages.core.params import Download, Machine
 from mlimages.core.publish import publish, verify, write_csv, write_json
-from mlimages.core.ray_backend import own_address
+from mlimages.core.ray_backend import node_address
 from mlimages.demo import server, world
 from mlimages.download.build import account_path, read_account
 from mlimages.download.fetching import fetch
@@ -56,7 +56,7 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
             proxies = getproxies() if machine.proxies_from_environment else {}
             fetch(plan, params, machine, Network({**demo_hosts, **machine.connect_to}, proxies), work)
         records, known = _summarise(plan)
-        publish(plan.finished, out, stage="download", records=records, known=known, classes=manifest["classes"])
+        publish(plan.finished, out, stage="download", records=records, digests=known, classes=manifest["classes"])
         plan.end_round()
     return Path(out)
 
@@ -99,7 +99,7 @@ def _demo_hosts(source: str, machine: Machine) -> contextlib.AbstractContextMana
     """The demo's lists name hosts that this process must play itself, where all workers reach it."""
     if source != "demo":
         return contextlib.nullcontext({})
-    return server.serving(own_address()) if machine.engine == "ray" else server.serving()
+    return server.serving(node_address()) if machine.engine == "ray" else server.serving()
 
 
 def _summarise(plan: Plan) -> tuple[dict[str, int], dict[str, str]]:

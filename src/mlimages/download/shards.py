@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 from mlimages.acquire.formats import Labels, Part
 from mlimages.core.errors import UserError, rebuild_hint
-from mlimages.core.publish import atomic
+from mlimages.core.publish import atomic_write
 
 HEADER = tarfile.TarInfo().tobuf()  # of a file without a name
 
@@ -67,7 +67,7 @@ def ledger_path(shard: Path) -> Path:
 def write_shard(path: Path, samples: Iterable[Sample]) -> str:
     """The samples as a tar; returns the sha256 of its bytes."""
     digest = hashlib.sha256()
-    with atomic(path) as file:
+    with atomic_write(path) as file:
         for blocks in _tar(samples):
             digest.update(blocks)
             file.write(blocks)
