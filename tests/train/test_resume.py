@@ -18,7 +18,7 @@ from tests.training.running import TRAINS
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.core.signals import Interrupts
-from mlimages.core.tuning import INTRA_OP_THREADS, ONEDNN, intra_op_threads, onednn_is_on
+from mlimages.core.tuning import INTRA_OP_THREADS, ONEDNN, intra_op_threads, onednn_enabled
 from mlimages.train import train
 from mlimages.training import result
 from mlimages.training.step import Trainer
@@ -115,7 +115,7 @@ def test_a_signal_saves_the_step_that_was_done_and_the_end_is_the_same(
 
 
 @pytest.mark.parametrize(("variable", "name", "here", "there"), [
-    (ONEDNN, "onednn", onednn_is_on(), not onednn_is_on()),
+    (ONEDNN, "onednn", onednn_enabled(), not onednn_enabled()),
     (INTRA_OP_THREADS, "intra_op_threads", intra_op_threads(), intra_op_threads() + 1)])
 def test_a_training_that_began_with_other_arithmetic_is_not_continued(
         variable: str, name: str, here: int, there: int,

@@ -43,7 +43,7 @@ def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfre
             shutil.rmtree(work / "out", ignore_errors=True)
             _train(params, machine, Path(tfrecords), work)
             shutil.rmtree(work / CHECKPOINTS)
-        publish(work / "out", out, verb="train", records={}, architecture=params.architecture,
+        publish(work / "out", out, stage="train", records={}, architecture=params.architecture,
                 classes=manifest["classes"], pixels=params.pixels, activation=params.activation)
     return Path(out)
 

@@ -14,7 +14,7 @@ from mlimages.convert.records import class_names, read_class_table
 from mlimages.core import tuning
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
-from mlimages.core.progress import progress
+from mlimages.core.progress import progress_bar
 from mlimages.core.publish import MANIFEST, read_manifest, sha256
 from mlimages.core.signals import Interrupts, TrainingStopped
 from mlimages.inputs.pipeline import Records, training_batches, user_errors
@@ -66,7 +66,7 @@ class Training:
 
     def __init__(self, params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: WorkerRole) -> None:
         began = time.monotonic()
-        tuning.keep_freed(tuning.STEPS)
+        tuning.keep_freed_memory(tuning.FOR_STEPS)
         if params.deterministic:
             tf.config.experimental.enable_op_determinism()
         self.params, self.machine, self.role = params, machine, role
@@ -115,7 +115,7 @@ class Training:
         began, timed = time.monotonic(), done
         total = self.schedule.total_steps
         with (Interrupts() as interrupts, self._open_log(done) as log,
-              progress("train", total=total, done=done, unit=" steps", machine=self.machine) as bar):
+              progress_bar("train", total=total, done=done, unit=" steps", machine=self.machine) as bar):
             while done < total:
                 steps = range(done, min(done + self.trainer.steps_per_call, self._next_checkpoint(done)))
                 self.role.report(entered=steps.stop)
