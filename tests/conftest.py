@@ -45,8 +45,8 @@ class Reply:
     `cut`: send so many bytes of the announced body, then close, with `reset` by a TCP reset; `drip_seconds`: pause
     after each byte; `endless`: bytes of no announced length until the client goes; `hang`: no answer; `drop`: close
     without an answer; `raw`: send these bytes as the whole answer, with `raw_drip_seconds` one by one; `then_close`:
-    close the connection after an answer that promised to keep it; `until`, `barrier`: answer when the event is set, when
-    all have come.
+    close the connection after an answer that promised to keep it; `until`, `barrier`: answer when the event is set,
+    when all have come.
     """
 
     status: int = 200

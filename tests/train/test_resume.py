@@ -159,6 +159,32 @@ def test_the_loss_scale_and_the_averages_continue_too_and_the_averages_are_publi
                                                           strict=True))
 
 
+def test_a_training_that_begins_again_after_a_change_of_the_code_names_the_older_one(
+        small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    params, machine = dataclasses.replace(small_train, validation_images=0), small_machine(tmp_path / "scratch")
+
+    def stop(params: Train, step: int) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr("mlimages.training.step.Trainer.train", stopping_at(step, signal.SIGTERM))
+            with pytest.raises(UserError, match=f"after step {step} of 15"):
+                train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
+        return capfd.readouterr().out
+
+    assert "unfinished training" not in stop(params, 2)
+    [older] = tmp_path.glob("scratch/train/*/checkpoints/step-00000002")
+    monkeypatch.setattr("mlimages.core.scratch.code_hash", lambda *arguments: "other code")
+    assert "unfinished training" not in stop(dataclasses.replace(params, seed=5), 1), "of other parameters"
+    said = stop(params, 1)
+    assert f"{older.parents[1]} holds an unfinished training of the same parameters and inputs. The code has " in said
+    assert f"`dvc exp run -S train.initialize_from={older}`" in said
+    out = train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
+    assert "unfinished training" not in capfd.readouterr().out, "it resumes its own"
+    begun = dataclasses.replace(params, initialize_from=str(older))
+    assert train(begun, machine, tfrecords=small_tfrecords, out=out) == out
+    assert "variables loaded" in capfd.readouterr().out
+
+
 def stopping_at(step: int, received: signal.Signals) -> Callable[..., np.ndarray]:
     """Trainer.train, which sends this process a signal in the middle of a step."""
     original, done = Trainer.train, [0]

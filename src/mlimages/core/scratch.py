@@ -11,16 +11,17 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from mlimages.core.errors import UserError, explain_disk_errors
 from mlimages.core.params import Machine
-from mlimages.core.publish import MANIFEST, PARTIAL_FILES, sha256
+from mlimages.core.publish import MANIFEST, PARTIAL_FILES, sha256, write_json
 
 PACKAGE = "mlimages"
+SETTINGS = "params.json"  # in a workspace
 SOURCE = Path(__file__).parents[2]
 # What runs only where a file is a command, and what never runs.
 UNREACHED = ("__name__ == '__main__'", "TYPE_CHECKING")
@@ -43,16 +44,26 @@ def key(params: Any, *, inputs: Iterable[str | Path] = (), files: Iterable[str |
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+def settings(params: Any, *, inputs: Iterable[str | Path] = (), files: Iterable[str | Path] = ()) -> dict[str, Any]:
+    """The parts of a key that are not code, as JSON stores them: parameters and the sha256 of inputs and files."""
+    return {"params": json.loads(json.dumps(params, default=dataclasses.asdict)),
+            "inputs": [sha256(Path(folder) / MANIFEST) for folder in inputs],
+            "files": [sha256(Path(file)) for file in files]}
+
+
 @contextlib.contextmanager
-def workspace(stage: str, machine: Machine, key: str, out: str | Path) -> Iterator[Path]:
+def workspace(stage: str, machine: Machine, key: str, out: str | Path,
+              settings: Mapping[str, Any] | None = None) -> Iterator[Path]:
     """The stage's own folder, locked, and its `out` locked with it, until the block ends.
 
     Raises UserError, naming the process, where another one is making the same result or the same `out`, and where the
-    disk is full, or fails, in the block.
+    disk is full, or fails, in the block. The folder keeps `settings`, if any, as params.json.
     """
     place = hashlib.sha256(str(Path(out).resolve()).encode()).hexdigest()[:16]
     with (explain_disk_errors(root(machine) / stage / key), _lock(_locks(machine) / f"{stage}-{place}", out),
           persistent_folder(stage, machine, key) as folder):
+        if settings is not None:
+            write_json(folder / SETTINGS, settings)
         yield folder
 
 

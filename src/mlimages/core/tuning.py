@@ -6,6 +6,7 @@ other kernels, Eigen's, take twice the time for a training step (docs/benchmarks
 
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import os
 import re
@@ -36,13 +37,20 @@ def enable_onednn(environment: MutableMapping[str, str], cpuinfo: Path = CPUINFO
 
 def instruction_sets(cpuinfo: Path = CPUINFO) -> list[str]:
     """Which of INSTRUCTION_SETS the first processor in Linux' cpuinfo has; none where there is no such file."""
+    flags = _flags(cpuinfo)
+    return [name for name in INSTRUCTION_SETS if name in flags]
+
+
+@functools.cache  # a network asks for each of its layers
+def _flags(cpuinfo: Path) -> frozenset[str]:
+    """All flags of the first processor in Linux' cpuinfo."""
     try:
         with cpuinfo.open(encoding="utf-8", errors="replace") as file:
             listed = file.read(CPUINFO_BYTES)
     except OSError:
-        return []
+        return frozenset()
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", listed, re.MULTILINE)
-    return [name for name in INSTRUCTION_SETS if flags and name in flags[1].split()]
+    return frozenset(flags[1].split() if flags else ())
 
 
 def onednn_uses_avx512(environment: Mapping[str, str] = os.environ, cpuinfo: Path = CPUINFO) -> bool:

@@ -34,7 +34,8 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
     """
     stamps = scratch.stamps(machine)
     trained = verify(model, "train", stamps=stamps, select=MODEL.__eq__)
-    manifest = verify(tfrecords, "convert", stamps=stamps, select=lambda name: name == CLASSES or name.startswith("val-"))
+    manifest = verify(tfrecords, "convert", stamps=stamps,
+                      select=lambda name: name == CLASSES or name.startswith("val-"))
     listed = verify(lists, "acquire", stamps=stamps, select=DICTIONARY.__eq__)["classes"]
     if not trained["classes"] == manifest["classes"] == listed:
         raise UserError(f"{model} was trained on {trained['classes']} classes, {tfrecords} holds "
