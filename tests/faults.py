@@ -23,9 +23,10 @@ Ended = subprocess.CompletedProcess[str]
 
 
 def environment() -> dict[str, str]:
-    """In which a process finds this repository's code."""
+    """In which a process finds this repository's code, and makes as many calls to write on every machine."""
     source = str(Path(mlimages.__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
+            "PYTHONUNBUFFERED": "1"}
 
 
 def run(command: Sequence[str], *, check: bool = False) -> Ended:

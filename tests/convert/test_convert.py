@@ -144,7 +144,10 @@ def test_the_class_table_counts_the_records_of_each_class_and_the_images_of_the_
         for entry in read_list(small_demo[0] / list_file(part, "imagenet"), "imagenet", CLASSES):
             counted[list(entry.labels.classes), 2] += 1
             counted[list(entry.labels.classes), 3] += entry.source in archived
-    np.testing.assert_array_equal([[int(cell) for cell in row[1:5]] for row in rows(records / "classes.csv")], counted)
+    table = rows(records / "classes.csv")
+    np.testing.assert_array_equal([[int(cell) for cell in row[3:7]] for row in table], counted)
+    assert [(row[1], int(row[2]), row[8]) for row in table] == [(one.wnid, one.parent, one.names)
+                                                                for one in world.CLASSES]
     assert (counted[:, 2] > counted[:, 3]).any()
 
 

@@ -107,6 +107,7 @@ def test_a_network_that_ends_in_an_activation_needs_no_other(last: str) -> None:
 
 def test_the_manifest_beside_a_trained_network_has_its_activation(small_stages: Any, tmp_path: Path) -> None:
     model = shutil.copytree(small_stages.model, tmp_path / "model")
+    (model / "preprocessing.json").unlink()  # as of a network that was published before there was one
     manifest = json.loads((model / "manifest.json").read_text())
     (model / "manifest.json").write_text(json.dumps({**manifest, "activation": "softmax"}))
     for path in (model, model / "model.keras", model / "saved_model"):
