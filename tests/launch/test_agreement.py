@@ -61,8 +61,10 @@ def config(workers: Any, task: Any = WORKER) -> str:
     return json.dumps({"cluster": {"worker": workers}, "task": task})
 
 
-def test_a_right_tf_config_is_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = ClusterTask([*TWO, "[::1]:4000"], 1)
+@pytest.mark.parametrize("chief_type", [False, True])
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_right_tf_config_is_read_and_written(monkeypatch: pytest.MonkeyPatch, index: int, chief_type: bool) -> None:
+    cluster = ClusterTask([*TWO, "[::1]:4000"], index, chief_type)
     monkeypatch.setenv("TF_CONFIG", cluster.as_json())
     assert read_environment() == cluster
 
@@ -81,6 +83,10 @@ def test_a_right_tf_config_is_read_and_written(monkeypatch: pytest.MonkeyPatch) 
     (config(TWO, {"type": "worker", "index": 2}), "index of 0 to 1"),
     (config(TWO, {"type": "worker", "index": "1"}), "index of 0 to 1"),
     (config(TWO, {"type": "ps", "index": 0}), "expected type worker"),
+    (config(TWO, {"type": "chief", "index": 0}), "expected type worker"),
+    (json.dumps({"cluster": {"chief": TWO}, "task": {"type": "chief", "index": 0}}), "at most one chief"),
+    (json.dumps({"cluster": {"chief": TWO[:1], "worker": TWO[1:]}, "task": WORKER}),
+     "expected type chief and an index of 0 to 0 or type worker and an index of 0 to 0"),
 ])
 def test_a_wrong_tf_config_is_refused_with_what_is_wrong(monkeypatch: pytest.MonkeyPatch, text: str,
                                                          problem: str) -> None:

@@ -57,7 +57,7 @@ def read_environment() -> ClusterTask:
     chief, workers = cluster.get("chief", []), cluster.get("worker", [])
     if not {"chief", "worker"} >= set(cluster) or not isinstance(chief, list) or not isinstance(workers, list) \
             or len(chief) > 1 or not chief + workers:
-        raise _wrong(f"its cluster is {cluster}, expected a list of workers, and at most one chief")
+        raise _wrong(f"its cluster has {sorted(cluster)}, expected a list of workers, and at most one chief")
     addresses = [*chief, *workers]
     _check_addresses(addresses)
     kind, index = task.get("type"), task.get("index")
