@@ -29,6 +29,9 @@ STARTS = 3  # of a worker that does not come up
 START_SECONDS = 180.0  # in which the cluster must find room for the workers, and those must come up
 CONNECT_SECONDS = 10.0
 LOOK_SECONDS = 1.0  # between looks whether Ray has lost a worker
+# How the text of a Ray error says that an actor was lost with its node: it has no field for that. A test in
+# tests/cluster/test_ray.py kills a node to check it.
+NODE_DIED = "its node has died"
 FATE_SECONDS, FATE_TICK_SECONDS = 60.0, 0.5  # in which Ray tells whether the node of a worker is lost, too
 
 
@@ -223,7 +226,7 @@ class RayWorkerPool(WorkerPool):
             self._pipes[worker].close()
             fate = self._fate(worker)
             self.kill(worker)  # it may only be out of reach
-            return LostWorker(None, with_node="its node has died" in fate)
+            return LostWorker(None, with_node=NODE_DIED in fate)
 
     def _fate(self, worker: int) -> str:
         """Why a worker is lost: whether with its node, Ray knows only some seconds later."""
