@@ -44,7 +44,7 @@ from mlimages.launch.slurm import SrunProcess
 
 def end(command, kill=False):
     output = queue.SimpleQueue()
-    before, after = WorkerReport(slurm_step="ID").as_line().strip().split("ID")
+    before, after = WorkerReport(slurm_step="ID").as_line().removeprefix("\n").split("ID")
     script = f"echo '{before}'$SLURM_STEP_ID'{after}'; {command}"
     step = SrunProcess(["srun", "--nodes=1", "--ntasks=1", "--overlap", "sh", "-c", script], dict(os.environ),
                        lambda *event: output.put(event))
@@ -55,6 +55,7 @@ def end(command, kill=False):
         return event[1]
 
     wait_for("out")
+    assert step._step.startswith(os.environ["SLURM_JOB_ID"] + "."), "signals would end srun, not the step"
     if kill:
         step.signal(signal.SIGKILL)
     code = wait_for("exit")
