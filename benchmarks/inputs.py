@@ -1,6 +1,6 @@
 """How fast the input pipeline is beside the released one and beside bare decoding, and how much memory it takes.
 
-    python benchmarks/inputs.py speed memory --photos FOLDER     # pictures cut from the photographs in a folder
+    python benchmarks/inputs.py speed serial memory --photos FOLDER     # pictures cut from the photographs in a folder
 
 Without --photos the pictures are drawn. All run in turn, each in a process of its own, several rounds, with the same
 parallelism.
@@ -24,6 +24,7 @@ from typing import Any
 import mlimages  # noqa: F401 - sets what TensorFlow reads when it is imported
 
 # isort: split
+import cv2
 import numpy as np
 import tensorflow as tf
 from apart import apart
@@ -37,6 +38,7 @@ from mlimages.convert.shard_writer import open_shard
 from mlimages.core.params import load
 from mlimages.core.publish import publish, read_manifest
 from mlimages.core.tuning import STEPS, keep_freed
+from mlimages.inputs import preprocess
 from mlimages.inputs.pipeline import Records, training_batches
 from mlimages.inputs.preprocess import decode
 from mlimages.inputs.reader import RecordBatch
@@ -192,6 +194,25 @@ def speed(folder: Path, options: argparse.Namespace) -> None:
     dense_labels()
 
 
+def serial(folder: Path, options: argparse.Namespace) -> None:
+    """What one process hands on at most, however many cores it has; medians of the rounds."""
+    made = make_records(folder / "serial", folder / "photos", options.images, options.images, "sparse")
+    print("\n| what one process hands on at most | images/s | images per CPU second |\n| --- | --- | --- |")
+    for name, full in (("crop and flip", False), ("the full augmentation", True)):
+        make = partial(freed, rotate_and_color_jitter=full)
+        found = np.median([apart(rate, make, made, options.parallel) for _ in range(ROUNDS)], axis=0)
+        print(f"| {name} | {found[0]:,.0f} | {found[1]:,.0f} |", flush=True)
+
+
+def freed(folder: Path, parallel: int, **changed: Any) -> Any:
+    """Ours in a process where the calls that free Python's lock return at once: what is left runs one at a time."""
+    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    preprocess.decode = lambda jpeg, **how: picture
+    for name in ("resize", "flip", "warpAffine", "transform"):
+        setattr(cv2, name, lambda image, *how, dst=None, **more: image if dst is None else dst)
+    return ours(folder, parallel, **changed)
+
+
 def dense_labels() -> None:
     """What the labels of a batch take on the host, as ours makes them, and as a device would: here, it is the CPU."""
     rng = np.random.default_rng(0)
@@ -235,7 +256,7 @@ def peak() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    kinds = {kind.__name__: kind for kind in (speed, memory)}
+    kinds = {kind.__name__: kind for kind in (speed, serial, memory)}
     parser.add_argument("kinds", nargs="+", choices=kinds)
     parser.add_argument("--photos", type=Path, help="a folder of photographs to cut the pictures from")
     parser.add_argument("--images", type=int, default=2000)

@@ -26,8 +26,7 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import Type
 
-from mlimages.core.disk import writing
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, writing
 from mlimages.core.noise import standard_error
 from mlimages.core.params import SECTIONS, load
 from mlimages.notebook import with_parameters

@@ -67,7 +67,7 @@ def node_of(_: object) -> str:
 
 
 def the_node() -> Callable[[object], str]:
-    """Work of a crew: to tell the node it runs on."""
+    """Work of a pool: to tell the node it runs on."""
     return node_of
 
 

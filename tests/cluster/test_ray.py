@@ -22,8 +22,8 @@ from tests.faults import environment, python
 from mlimages.acquire import acquire
 from mlimages.convert import convert
 from mlimages.core.params import Convert, Download, Machine, Params
-from mlimages.core.ray_backend import RayCrew
-from mlimages.core.worker_pool import Lost
+from mlimages.core.ray_backend import RayWorkerPool
+from mlimages.core.worker_pool import LostWorker
 from mlimages.download import download
 
 pytestmark = pytest.mark.cluster
@@ -55,21 +55,21 @@ def patient(tiny_params: Params) -> Download:
 def test_download_and_convert_publish_the_same_bytes_though_a_node_is_killed_on_the_way(
         nodes: Nodes, on_ray: Machine, patient: Download, tiny_params: Params, machine: Machine, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    lost, take = [], RayCrew._take
+    lost, take = [], RayWorkerPool._take
 
-    def noted(crew: RayCrew, worker: int) -> list[Any] | Lost:
-        taken = take(crew, worker)
-        lost.extend([taken] if isinstance(taken, Lost) else [])
+    def noted(pool: RayWorkerPool, worker: int) -> list[Any] | LostWorker:
+        taken = take(pool, worker)
+        lost.extend([taken] if isinstance(taken, LostWorker) else [])
         return taken
 
-    monkeypatch.setattr(RayCrew, "_take", noted)
+    monkeypatch.setattr(RayWorkerPool, "_take", noted)
     demo = dataclasses.replace(tiny_params.acquire.demo, seed=SEED)
     lists = acquire(dataclasses.replace(tiny_params.acquire, demo=demo), machine, out=tmp_path / "lists")
     images, records = ([tmp_path / f"{what}_{where}" for where in ("here", "there")] for what in ("images", "records"))
     download(patient, machine, lists=lists, out=images[0])
     with a_node_less(nodes, Path(on_ray.scratch), "download/*/spools/*.spool"):
         download(patient, on_ray, lists=lists, out=images[1])
-    assert set(lost) == {Lost(None, with_node=True)}
+    assert set(lost) == {LostWorker(None, with_node=True)}
     assert published(images[1]) == published(images[0])
 
     params = dataclasses.replace(tiny_params.convert, imagenet=str(lists / "imagenet.tar"), train_shards=8)

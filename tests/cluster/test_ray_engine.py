@@ -17,9 +17,9 @@ from tests.faults import python, run
 import mlimages
 from mlimages.core import ray_backend
 from mlimages.core.errors import UserError
-from mlimages.core.parallel import map_units, open_crew
+from mlimages.core.parallel import map_units, open_worker_pool
 from mlimages.core.params import Machine, Params
-from mlimages.core.worker_pool import Lost
+from mlimages.core.worker_pool import LostWorker
 
 pytestmark = pytest.mark.cluster
 
@@ -111,31 +111,31 @@ def test_a_cluster_without_a_free_core_is_not_waited_for_without_end(on_ray: Mac
 
 
 def test_a_crew_on_the_cluster_returns_raises_and_replaces_like_one_here(on_ray: Machine) -> None:
-    with open_crew(MAKE, dataclasses.replace(on_ray, workers=1)) as crew:
+    with open_worker_pool(MAKE, dataclasses.replace(on_ray, workers=1)) as pool:
         for number in range(40):
-            crew.send(0, number)
-        assert sorted(collect(crew, 40)) == [(0, number * number) for number in range(40)]
-        crew.send(0, "die")
-        assert collect(crew, 1) == [(0, Lost(None))]
-        crew.send(0, "sleep")
-        crew.receive(0.1)
-        crew.kill(0)
-        assert collect(crew, 1) == [(0, Lost(None))]
-        crew.send(0, "pid")
-        [(_, pid)] = collect(crew, 1)
-        crew.send(0, "raise")
+            pool.send(0, number)
+        assert sorted(collect(pool, 40)) == [(0, number * number) for number in range(40)]
+        pool.send(0, "die")
+        assert collect(pool, 1) == [(0, LostWorker(None))]
+        pool.send(0, "sleep")
+        pool.receive(0.1)
+        pool.kill(0)
+        assert collect(pool, 1) == [(0, LostWorker(None))]
+        pool.send(0, "pid")
+        [(_, pid)] = collect(pool, 1)
+        pool.send(0, "raise")
         with pytest.raises(UserError, match="no square"):
-            collect(crew, 1)
+            collect(pool, 1)
     wait_for(lambda: not psutil.pid_exists(pid))
 
 
 def nodes_of_a_crew(machine: Machine) -> list[str]:
-    """The node of each worker of a crew just begun, by worker; no pipe to one on this node goes over TCP."""
-    with open_crew(the_node, machine) as crew:
+    """The node of each worker of a pool just begun, by worker; no pipe to one on this node goes over TCP."""
+    with open_worker_pool(the_node, machine) as pool:
         for worker in range(machine.workers):
-            crew.send(worker, 0)
-        found = [node for _, node in sorted(collect(crew, machine.workers))]
-        assert [_is_near(pipe) for pipe in crew._pipes] == [node == node_of(0) for node in found]
+            pool.send(worker, 0)
+        found = [node for _, node in sorted(collect(pool, machine.workers))]
+        assert [_is_near(pipe) for pipe in pool._pipes] == [node == node_of(0) for node in found]
         return found
 
 
@@ -157,5 +157,5 @@ def test_a_worker_that_cannot_begin_on_the_cluster_is_an_error_and_no_endless_re
         on_ray: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_backend, "STARTS", 1)
     with (pytest.raises(UserError, match="ended 1 times before it could work"),
-          open_crew(_broken, dataclasses.replace(on_ray, workers=1))):
+          open_worker_pool(_broken, dataclasses.replace(on_ray, workers=1))):
         pytest.fail("it began")

@@ -22,7 +22,7 @@ from mlimages.convert.check_records import check_shards
 from mlimages.core.params import Convert, Machine
 from mlimages.core.publish import MANIFEST, verify
 
-NO_PREFLIGHT = "import mlimages.core.disk; mlimages.core.disk.check_room = lambda *about: None"
+NO_PREFLIGHT = "import mlimages.core.errors; mlimages.core.errors.check_room = lambda *about: None"
 RUN_CONVERT = """
 import pickle, sys
 from mlimages.acquire.formats import list_file, read_list

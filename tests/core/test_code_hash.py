@@ -42,7 +42,7 @@ def test_comments_docstrings_and_line_breaks_mean_nothing(source: Path, stage: s
     ("training/distribution.py", "total / self._replicas", "total * self._replicas", {"train"}),
     ("training/result.py", "INPUT_STEPS = ", "INPUT_STEPS = 1 + ", {"train"}),
     ("training/run_record.py", "A pre-activation ResNet", "A ResNet", {"train"}),  # a text that is published
-    ("training/loop.py", "PARTING_SECONDS = ", "PARTING_SECONDS = 1 + ", {"train"}),  # imported inside a function
+    ("training/loop.py", "LOGGED_STEPS = ", "LOGGED_STEPS = 1 + ", {"train"}),  # imported inside a function
     ("inputs/preprocess.py", "", "MORE = 1\n", {"train", "evaluate"}),
     ("acquire/formats.py", "", "MORE = 1\n", set(STAGES)),
     ("acquire/selection.py", "", "MORE = 1\n", {"acquire"}),

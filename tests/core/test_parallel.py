@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import pytest
 
 from mlimages.core.errors import UserError
-from mlimages.core.parallel import map_units, open_crew, ordered_map
+from mlimages.core.parallel import map_units, open_worker_pool, ordered_map
 from mlimages.core.params import Machine
 
 
@@ -106,7 +106,7 @@ def test_without_ray_installed_asking_for_it_says_what_to_install(machine: Machi
     on_ray = dataclasses.replace(machine, engine="ray")
     with pytest.raises(UserError, match="pip install -r requirements-ray.txt"):
         list(map_units(abs, [1], machine=on_ray, ahead=1))
-    with pytest.raises(UserError, match="pip install -r requirements-ray.txt"), open_crew(lambda: abs, on_ray):
+    with pytest.raises(UserError, match="pip install -r requirements-ray.txt"), open_worker_pool(lambda: abs, on_ray):
         pytest.fail("it began")
 
 

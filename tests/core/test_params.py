@@ -44,6 +44,16 @@ def test_what_concerns_all_images_in_every_step_is_not_split(change: dict[str, A
         dataclasses.replace(load(ROOT / "params.yaml").train, **change)
 
 
+@pytest.mark.parametrize("change", [
+    {"exchange": "float16", "local_steps": 2, "optimizer": "momentum"},
+    {"exchange": "float16", "local_steps": 1, "optimizer": "adamw"},
+    {"exchange": "bfloat16", "local_steps": 2, "optimizer": "adamw"},
+    {"precision": "mixed_float16", "local_steps": 1}, {"precision": "mixed_bfloat16", "local_steps": 2}])
+def test_what_is_next_to_a_refused_combination_is_allowed(change: dict[str, Any]) -> None:
+    train = load(ROOT / "params.yaml").train
+    assert dataclasses.asdict(dataclasses.replace(train, **change)) == {**dataclasses.asdict(train), **change}
+
+
 @pytest.mark.parametrize(("old", "new", "expected"), [
     ("learning_rate:", "learning_rat:", ["`train.learning_rat` (0.001)", "nearest known is `train.learning_rate`"]),
     ("train_images:", "train_image:", ["`acquire.demo.train_image`", "nearest known is `acquire.demo.train_images`"]),

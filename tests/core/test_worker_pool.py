@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from mlimages.core.errors import UserError
-from mlimages.core.worker_pool import Crew, Lost
+from mlimages.core.worker_pool import LostWorker, WorkerPool
 
 PATIENCE_SECONDS = 240.0
 
@@ -55,12 +55,12 @@ def _broken() -> Callable[[Any], Any]:
     os._exit(3)
 
 
-def collect(crew: Crew, count: int) -> list[tuple[int, Any]]:
+def collect(pool: WorkerPool, count: int) -> list[tuple[int, Any]]:
     results: list[tuple[int, Any]] = []
     ends = time.monotonic() + PATIENCE_SECONDS
     while len(results) < count:
         assert time.monotonic() < ends, results
-        results += crew.receive(1.0)
+        results += pool.receive(1.0)
     return results
 
 
@@ -68,70 +68,70 @@ MAKE = partial(_make, _square)
 
 
 def test_every_task_has_one_result_of_its_worker() -> None:
-    with Crew(MAKE, workers=2, threads=3) as crew:
+    with WorkerPool(MAKE, workers=2, threads=3) as pool:
         for number in range(100):
-            crew.send(number % 2, number)
-        results = collect(crew, 100)
+            pool.send(number % 2, number)
+        results = collect(pool, 100)
     assert sorted(results) == sorted((number % 2, number * number) for number in range(100))
 
 
 def test_threads_work_at_the_same_time() -> None:
-    with Crew(MAKE, workers=1, threads=3) as crew:
+    with WorkerPool(MAKE, workers=1, threads=3) as pool:
         for task in ("sleep", "sleep", 5):
-            crew.send(0, task)
-        assert collect(crew, 1) == [(0, 25)]
+            pool.send(0, task)
+        assert collect(pool, 1) == [(0, 25)]
 
 
 def test_an_error_in_a_worker_is_raised_here() -> None:
-    with Crew(MAKE, workers=1, threads=1) as crew, pytest.raises(UserError, match="no square"):
-        crew.send(0, "raise")
-        collect(crew, 1)
+    with WorkerPool(MAKE, workers=1, threads=1) as pool, pytest.raises(UserError, match="no square"):
+        pool.send(0, "raise")
+        collect(pool, 1)
 
 
 def test_a_worker_that_dies_is_told_and_replaced() -> None:
-    with Crew(MAKE, workers=2, threads=1) as crew:
-        crew.send(1, "die")
-        assert collect(crew, 1) == [(1, Lost(7))]
-        crew.send(1, 3)
-        assert collect(crew, 1) == [(1, 9)]
+    with WorkerPool(MAKE, workers=2, threads=1) as pool:
+        pool.send(1, "die")
+        assert collect(pool, 1) == [(1, LostWorker(7))]
+        pool.send(1, 3)
+        assert collect(pool, 1) == [(1, 9)]
 
 
 def test_a_worker_that_hangs_can_be_killed() -> None:
-    with Crew(MAKE, workers=1, threads=1) as crew:
-        crew.send(0, 2)
-        assert collect(crew, 1) == [(0, 4)]
-        crew.send(0, "sleep")
-        crew.receive(0.1)
-        crew.kill(0)
-        assert collect(crew, 1) == [(0, Lost(-signal.SIGKILL))]
+    with WorkerPool(MAKE, workers=1, threads=1) as pool:
+        pool.send(0, 2)
+        assert collect(pool, 1) == [(0, 4)]
+        pool.send(0, "sleep")
+        pool.receive(0.1)
+        pool.kill(0)
+        assert collect(pool, 1) == [(0, LostWorker(-signal.SIGKILL))]
 
 
 def test_a_worker_that_cannot_begin_is_an_error_and_no_endless_restart() -> None:
-    with (Crew(_broken, workers=1, threads=1) as crew,
+    with (WorkerPool(_broken, workers=1, threads=1) as pool,
           pytest.raises(UserError, match="ended before it could work, with exit code 3")):
-        collect(crew, 1)
+        collect(pool, 1)
 
 
 def test_a_worker_that_is_killed_before_it_can_work_is_replaced_twice() -> None:
-    with Crew(MAKE, workers=1, threads=1) as crew:
+    with WorkerPool(MAKE, workers=1, threads=1) as pool:
         for _ in range(2):
-            crew.kill(0)
-            assert collect(crew, 1) == [(0, Lost(-signal.SIGKILL))]
-        crew.send(0, 3)
-        assert collect(crew, 1) == [(0, 9)]
-    with Crew(MAKE, workers=1, threads=1) as crew, pytest.raises(UserError, match="exit code -9"):
+            pool.kill(0)
+            assert collect(pool, 1) == [(0, LostWorker(-signal.SIGKILL))]
+        pool.send(0, 3)
+        assert collect(pool, 1) == [(0, 9)]
+    with WorkerPool(MAKE, workers=1, threads=1) as pool, pytest.raises(UserError, match="exit code -9"):
         for _ in range(3):
-            crew.kill(0)
-            collect(crew, 1)
+            pool.kill(0)
+            collect(pool, 1)
 
 
 def test_no_process_is_left_at_the_end() -> None:
-    with Crew(MAKE, workers=2, threads=1) as crew:
+    with WorkerPool(MAKE, workers=2, threads=1) as pool:
         for worker in range(2):
-            crew.send(worker, "pid")
-        pids = [pid for _, pid in collect(crew, 2)]
-        crew.send(0, "sleep")
-        crew.receive(0.1)
+            pool.send(worker, "pid")
+        pids = [pid for _, pid in collect(pool, 2)]
+        pool.send(0, "sleep")
+        pool.receive(0.1)
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
@@ -139,13 +139,13 @@ PARENT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from test_worker_pool import MAKE, collect
-from mlimages.core.worker_pool import Crew
-with Crew(MAKE, workers=2, threads=1) as crew:
+from mlimages.core.worker_pool import WorkerPool
+with WorkerPool(MAKE, workers=2, threads=1) as pool:
     for worker in range(2):
-        crew.send(worker, "pid")
-    print(*[pid for _, pid in collect(crew, 2)], flush=True)
-    crew.send(0, "sleep")
-    crew.receive(3600)
+        pool.send(worker, "pid")
+    print(*[pid for _, pid in collect(pool, 2)], flush=True)
+    pool.send(0, "sleep")
+    pool.receive(3600)
 """
 
 
@@ -164,9 +164,9 @@ def test_no_process_outlives_a_scheduler_that_was_killed() -> None:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told how to keep memory")
 def test_a_worker_uses_freed_memory_again_instead_of_asking_for_more() -> None:
-    with Crew(partial(_make, _pages_for), workers=1, threads=2) as crew:
-        crew.send(0, 10)
-        [(_, pages)] = collect(crew, 1)
+    with WorkerPool(partial(_make, _pages_for), workers=1, threads=2) as pool:
+        pool.send(0, 10)
+        [(_, pages)] = collect(pool, 1)
     assert pages * resource.getpagesize() < 2 * 3 * 10 * 2**20
 
 
@@ -174,12 +174,12 @@ def test_a_script_needs_no_guard_around_what_starts_workers() -> None:
     script = """
 from functools import partial
 from operator import methodcaller
-from mlimages.core.worker_pool import Crew
-with Crew(partial(methodcaller, "upper"), workers=2, threads=1) as crew:
-    crew.send(0, "done")
+from mlimages.core.worker_pool import WorkerPool
+with WorkerPool(partial(methodcaller, "upper"), workers=2, threads=1) as pool:
+    pool.send(0, "done")
     results = []
     while not results:
-        results = crew.receive(1.0)
+        results = pool.receive(1.0)
     print(results)
 """
     known = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
@@ -193,7 +193,7 @@ def test_workers_start_no_threads_for_linear_algebra(before: str | None, monkeyp
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     if before:
         monkeypatch.setenv("OPENBLAS_NUM_THREADS", before)
-    with Crew(partial(_make, _blas_threads), workers=1, threads=1) as crew:
-        crew.send(0, None)
-        assert collect(crew, 1) == [(0, ("1", 0))]
+    with WorkerPool(partial(_make, _blas_threads), workers=1, threads=1) as pool:
+        pool.send(0, None)
+        assert collect(pool, 1) == [(0, ("1", 0))]
     assert os.environ.get("OPENBLAS_NUM_THREADS") == before

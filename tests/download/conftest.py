@@ -22,7 +22,7 @@ from tests.faults import environment
 
 from mlimages.core.params import Download, Machine, Params
 from mlimages.core.publish import MANIFEST, sha256
-from mlimages.core.worker_pool import Crew
+from mlimages.core.worker_pool import WorkerPool
 from mlimages.download import download
 from mlimages.download.build import read_account
 from mlimages.download.http.exchange import Exchange, Get
@@ -155,10 +155,10 @@ class Outcome(NamedTuple):
     image: tuple[bytes, str, int, int] | None
 
 
-class ThreadCrew:
-    """Threads of this process that do what a Crew's processes do, so that a test can see and change what they meet.
+class ThreadPool:
+    """Threads of this process in place of a WorkerPool's processes, so that a test can see and change what they do.
 
-    What processes add is tested in tests/test_crew.py, test_download.py and test_faults.py.
+    What processes add is tested in tests/core/test_worker_pool.py, test_download.py and test_faults.py.
     """
 
     workers, threads = 1, 32
@@ -205,7 +205,7 @@ class Fetcher:
         self.params, self._folder = params, folder
         self.hosts = dict(connect_to)
         folder.mkdir(exist_ok=True)
-        self.crew = ThreadCrew(Exchange(params, Network(self.hosts, proxies), folder))
+        self.pool = ThreadPool(Exchange(params, Network(self.hosts, proxies), folder))
         self.entries: dict[int, Entry] = {}
         self.other_work: Callable[[int], int] = lambda worker: 0
         self.ended: list[str] = []
@@ -224,8 +224,8 @@ class Fetcher:
         """Fetch all, step by step."""
         self.entries.clear()
         self.ended.clear()
-        self.crew.requests.clear()
-        self.scheduler = Scheduler(self.params, cast(Crew, self.crew), on_entry=self._on_entry,
+        self.pool.requests.clear()
+        self.scheduler = Scheduler(self.params, cast(WorkerPool, self.pool), on_entry=self._on_entry,
                                    on_result=lambda result: None, on_lost=lambda worker: None,
                                    other_work=lambda worker: self.other_work(worker))
         yield from self.scheduler.run(self._lines(urls), lambda: False)
@@ -241,7 +241,7 @@ class Fetcher:
     def _outcome(self, entry: Entry) -> Outcome:
         image = entry.stored and (Spools(self._folder).read(entry.stored), entry.stored.extension, entry.stored.width,
                                   entry.stored.height)
-        return Outcome(entry.reason, entry.http_status, self.crew.requests[entry.line], image)
+        return Outcome(entry.reason, entry.http_status, self.pool.requests[entry.line], image)
 
 
 MakeFetcher = Callable[..., Fetcher]

@@ -29,7 +29,7 @@ from tests.faults import environment, needs_strace, with_fault
 from mlimages.core.errors import UserError
 from mlimages.core.params import Download, Machine
 from mlimages.core.publish import MANIFEST, verify
-from mlimages.core.worker_pool import Lost
+from mlimages.core.worker_pool import LostWorker
 from mlimages.download import download
 from mlimages.download.ledger import Reason
 from mlimages.download.schedule import scheduler
@@ -101,7 +101,7 @@ def test_what_kills_behind_redirects_costs_two_workers(quick: Download, here: Ma
     losses: list[int] = []
     real = Scheduler._take_back
 
-    def take_back(one: Scheduler, lost: Mapping[int, Lost]) -> None:
+    def take_back(one: Scheduler, lost: Mapping[int, LostWorker]) -> None:
         losses.extend(lost)
         real(one, lost)
 
@@ -125,7 +125,7 @@ def test_a_line_that_kills_takes_no_shard_with_it(quick: Download, here: Machine
     beside: list[int] = []
     real = Scheduler._take_back
 
-    def take_back(one: Scheduler, lost: Mapping[int, Lost]) -> None:
+    def take_back(one: Scheduler, lost: Mapping[int, LostWorker]) -> None:
         if lost and one.tries_alone(0):
             beside.append(one._other_work(0))
         real(one, lost)

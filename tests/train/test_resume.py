@@ -18,7 +18,7 @@ from tests.training.running import TRAINS
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.core.signals import Interrupts
-from mlimages.core.tuning import ONEDNN, onednn_is_on
+from mlimages.core.tuning import INTRA_OP_THREADS, ONEDNN, intra_op_threads, onednn_is_on
 from mlimages.train import train
 from mlimages.training import result
 from mlimages.training.step import Trainer
@@ -114,7 +114,11 @@ def test_a_signal_saves_the_step_that_was_done_and_the_end_is_the_same(
     assert log(out) == log(trained.out)
 
 
+@pytest.mark.parametrize(("variable", "name", "here", "there"), [
+    (ONEDNN, "onednn", onednn_is_on(), not onednn_is_on()),
+    (INTRA_OP_THREADS, "intra_op_threads", intra_op_threads(), intra_op_threads() + 1)])
 def test_a_training_that_began_with_other_arithmetic_is_not_continued(
+        variable: str, name: str, here: int, there: int,
         small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
         small_python: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params, machine = dataclasses.replace(small_train, validation_images=0), small_machine(tmp_path / "scratch")
@@ -122,10 +126,10 @@ def test_a_training_that_began_with_other_arithmetic_is_not_continued(
         patch.setattr("mlimages.training.step.Trainer.train", stopping_at(2, signal.SIGTERM))
         with pytest.raises(UserError, match="after step 2 of 15"):
             train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
-    switched = {**os.environ, ONEDNN: str(int(not onednn_is_on()))}
+    switched = {**os.environ, variable: str(int(there))}
     done = subprocess.run(small_python(TRAINS, as_json(params, machine, small_tfrecords, tmp_path / "model")),
                           env=switched, capture_output=True, text=True)
-    told = f"step-00000002 was trained with onednn {onednn_is_on()}, here it is {not onednn_is_on()}, which gives other"
+    told = f"step-00000002 was trained with {name} {here}, here it is {there}, which gives other"
     assert told in done.stdout, done.stdout + done.stderr
     assert not (tmp_path / "model").exists()
 

@@ -64,6 +64,7 @@ def test_the_record_says_what_made_the_model(trained: Trained, small_train: Trai
     assert (run["environment"]["cores"], run["environment"]["gpus"]) == (cores, [])
     assert run["environment"]["processor"] in Path("/proc/cpuinfo").read_text()
     assert run["environment"]["onednn"] == onednn_is_on()
+    assert run["environment"]["intra_op_threads"] == cores, "all that this process may use"
     assert run["environment"]["devices"] == ["/device:CPU:0"]
     card = (trained.out / "model_card.md").read_text()
     code, data = run["environment"]["git"], run["data"]["manifest_sha256"]

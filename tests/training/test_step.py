@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
-from mlimages.training.distribution import build_strategy, distribute, replica_batch
+from mlimages.training.distribution import build_strategy, distribute, replica_batch, shared_input
 from mlimages.training.optimizer import FIRST_SCALE
 from mlimages.training.step import Trainer
 
@@ -112,6 +112,15 @@ def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(small_train: 
         replica_batch(small_train, 3)
     with pytest.raises(UserError, match="which 4 replicas cannot share evenly in 4 parts each; expected a multiple of"):
         replica_batch(dataclasses.replace(small_train, gradient_accumulation=4), 4)
+
+
+@pytest.mark.parametrize(("strategy", "gpus", "expected"), [
+    ("mirrored", 8, "multi_worker with a process for each, machine.train_workers: 8"), ("mirrored", 1, ""),
+    ("mirrored", 0, ""), ("multi_worker", 8, ""), ("one_device", 8, "")])
+def test_a_process_for_each_of_several_gpus_is_recommended(small_train: Train, strategy: Any, gpus: int,
+                                                           expected: str) -> None:
+    found = shared_input(dataclasses.replace(small_train, strategy=strategy), gpus)
+    assert found.endswith(expected) and bool(found) == bool(expected)
 
 
 def test_nccl_without_a_gpu_is_refused(small_train: Train, small_machine: Callable[..., Machine],

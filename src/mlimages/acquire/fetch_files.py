@@ -6,8 +6,7 @@ from pathlib import Path
 import requests
 
 from mlimages.acquire.drive import NoFile, file_url
-from mlimages.core.disk import writing
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, writing
 from mlimages.core.params import Machine
 from mlimages.core.progress import progress
 from mlimages.core.publish import atomic, take_name
@@ -61,7 +60,7 @@ def fetch_from_drive(url: str, path: Path, accept: Accept, machine: Machine) -> 
     except (DownloadError, requests.RequestException) as error:
         reason = str(error).partition("\n")[0]  # then gdown's own advice, which is for its command line
         raise UserError(f"{url} ({path.name}) cannot be fetched: {reason}; {BY_HAND}. What was fetched is kept in "
-                        f"{partial}*; remove that to begin anew") from None
+                        f"{partial}*; remove that to start again") from None
     try:
         accept(partial)
     except UserError:

@@ -15,8 +15,7 @@ from mlimages.acquire.selection import Selection
 from mlimages.acquire.sources import FileStats
 from mlimages.acquire.statistics import CLASS_COLUMNS, ListStatistics, class_rows, summarise
 from mlimages.core import scratch
-from mlimages.core.disk import check_room
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, check_room
 from mlimages.core.params import Acquire, Machine
 from mlimages.core.publish import atomic, publish, write_csv, write_json
 

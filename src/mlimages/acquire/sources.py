@@ -10,8 +10,7 @@ from mlimages.acquire.fetch_files import BY_HAND, Accept, fetch, fetch_from_driv
 from mlimages.acquire.formats import DICTIONARY, LISTS, PARTS, list_file
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.core import scratch
-from mlimages.core.disk import check_room
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, check_room
 from mlimages.core.params import Acquire, Machine
 from mlimages.core.publish import atomic
 from mlimages.demo import release

@@ -39,8 +39,8 @@ def check_shard(path: Path, classes: int) -> int:
     if index_path(path).exists():
         expected = read_index(path)["length"].tolist()
         if lengths != expected:
-            number = next((one for one, (found, told) in enumerate(zip(lengths, expected, strict=False))
-                           if found != told), min(len(lengths), len(expected)))
+            number = next((one for one, (found, wanted) in enumerate(zip(lengths, expected, strict=False))
+                           if found != wanted), min(len(lengths), len(expected)))
             raise record_error(path, number, f"the file has {len(lengths)} records, {index_path(path).name} tells of "
                                        f"{len(expected)}, and from here on they differ")
     return len(lengths)

@@ -17,10 +17,10 @@ class Jpeg(NamedTuple):
 
 
 def to_jpeg(body: bytes, *, quality: int, shorter_side: int | None = None, to_srgb: bool = False) -> Jpeg:
-    """The bytes as they are where they are an upright RGB or grey JPEG, else their first frame written anew, in sRGB.
+    """The bytes as they are where they are an upright RGB or grey JPEG, else their first frame encoded again, in sRGB.
 
     A picture whose shorter side has more than `shorter_side` pixels is made that small. With `to_srgb`, a JPEG with
-    another colour profile is written anew, too. Transparent pictures are laid on white. Raises Undecodable where the
+    another colour profile is encoded again, too. Transparent pictures are laid on white. Raises Undecodable where the
     picture does not decode to its end, or has a side too long for a JPEG.
     """
     file = ImageFile(body)

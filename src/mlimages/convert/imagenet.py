@@ -16,8 +16,7 @@ import numpy as np
 
 from mlimages.acquire.formats import IMAGENET_ID
 from mlimages.core import scratch
-from mlimages.core.disk import room
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, room
 from mlimages.core.parallel import map_units
 from mlimages.core.params import Machine
 from mlimages.core.publish import atomic, write_json

@@ -15,8 +15,7 @@ import numpy as np
 
 from mlimages.acquire.formats import PARTS, ListEntry, Part, line_offsets, list_file, read_list
 from mlimages.convert.imagenet import Archive
-from mlimages.core.disk import room
-from mlimages.core.errors import UserError, redo
+from mlimages.core.errors import UserError, redo, room
 from mlimages.core.publish import atomic, write_json
 from mlimages.download.shards import Place, Sample, places, read_sample
 

@@ -12,7 +12,7 @@
 | | label | bytes | the confidences of all classes, little-endian float32 |
 
 The dense one is the released program's: its converter writes it, its training reads it. `parse` and `parse_sparse` tell
-the two apart by themselves.
+the two from each other.
 """
 
 import csv
@@ -48,15 +48,16 @@ def shard_paths(folder: str | Path, manifest: dict[str, Any], part: str) -> list
 
 def records_by_class(folder: str | Path, part: str) -> np.ndarray:
     """How many records of a part name each class, int64 [classes], by the table of data/tfrecords."""
-    return np.array([int(row[f"{part}_records"]) for row in _classes(folder)])
+    return np.array([int(row[f"{part}_records"]) for row in read_class_table(folder)])
 
 
 def class_names(folder: str | Path) -> list[str]:
     """The name of each class, by the table of data/tfrecords."""
-    return [row["name"] for row in _classes(folder)]
+    return [row["name"] for row in read_class_table(folder)]
 
 
-def _classes(folder: str | Path) -> list[dict[str, str]]:
+def read_class_table(folder: str | Path) -> list[dict[str, str]]:
+    """The rows of the table of classes in data/tfrecords, one for each class, in the order of their numbers."""
     with (Path(folder) / CLASSES).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mlimages.acquire.formats import PARTS, Part
+from mlimages.acquire.hierarchy import ClassTree
 from mlimages.convert.members import MISSING, ArchiveCoverage, ImageTable
 from mlimages.convert.records import CLASSES
 from mlimages.core.publish import atomic, write_csv, write_json
@@ -45,20 +46,20 @@ def is_finished(note: Path, folder: Path) -> bool:
     """Whether a shard has its note, and in `folder` the files that the note tells of, with as many bytes in all."""
     if not note.exists():
         return False
-    [told] = _read([note])
-    files = [folder / name for name in told.sha256]
-    return all(path.is_file() for path in files) and sum(path.stat().st_size for path in files) == told.bytes
+    [found] = _read([note])
+    files = [folder / name for name in found.sha256]
+    return all(path.is_file() for path in files) and sum(path.stat().st_size for path in files) == found.bytes
 
 
 def summarise(notes: Sequence[Path], coverage: ArchiveCoverage, table: ImageTable, finished: Path,
-              names: Sequence[str]) -> tuple[dict[str, int], dict[str, str]]:
+              tree: ClassTree) -> tuple[dict[str, int], dict[str, str]]:
     """Write failures, missing ids, counts by class and the summary; returns the records and the sha256s of the files.
 
     The notes are read one by one: they are as many as the shards, each with thousands of classes.
     """
     counts, known = {}, {}
     totals = {part: Counter(records=0, bytes=0) for part in PARTS}
-    of_class = {part: np.zeros(len(names), np.int64) for part in PARTS}
+    of_class = {part: np.zeros(len(tree), np.int64) for part in PARTS}
     reasons: Counter[str] = Counter()
     for note in _read(notes):
         known.update(note.sha256)
@@ -70,10 +71,12 @@ def summarise(notes: Sequence[Path], coverage: ArchiveCoverage, table: ImageTabl
               (failure for note in _read(notes) for failure in note.failures))
     with atomic(finished / MISSING) as file, (Path(table.folder) / MISSING).open("rb") as missing:
         file.writelines(missing)
-    columns = ("class", "train_records", "val_records", "imagenet_listed", "imagenet_found", "name")
+    columns = ("class", "wnid", "parent", "train_records", "val_records", "imagenet_listed", "imagenet_found", "name",
+               "synonyms")
     write_csv(finished / CLASSES, columns,
-              zip(range(len(names)), of_class["train"], of_class["val"], coverage.class_listed, coverage.class_found,
-                  (name.split(",")[0] for name in names), strict=True))
+              zip(range(len(tree)), tree.wnids, tree.parents, of_class["train"], of_class["val"],
+                  coverage.class_listed, coverage.class_found, map(tree.label, range(len(tree))), tree.names,
+                  strict=True))
     write_json(finished / SUMMARY, {
         **{part: {**totals[part], "imagenet_listed": coverage.listed[part], "imagenet_missing": coverage.missing[part]}
            for part in PARTS},

@@ -19,8 +19,7 @@ from mlimages.convert.imagenet import open_archive
 from mlimages.convert.members import ImageTable, open_table
 from mlimages.convert.report import Note, summarise
 from mlimages.core import scratch
-from mlimages.core.disk import room
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, room
 from mlimages.core.parallel import map_units
 from mlimages.core.params import Convert, Machine
 from mlimages.core.progress import progress
@@ -73,7 +72,7 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
         _remove_others(job, units)
         _write(job, units, machine, work)
         counts, known = summarise([report.note_path(Path(job.notes), unit.name) for unit in units], coverage,
-                                  table, Path(job.finished), read_tree(Path(lists) / DICTIONARY).names)
+                                  table, Path(job.finished), read_tree(Path(lists) / DICTIONARY))
         _check_parts(job, units, counts)
         publish(Path(job.finished), out, verb="convert", records=counts, known=known, classes=table.classes,
                 labels=params.labels)

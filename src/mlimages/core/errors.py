@@ -1,13 +1,19 @@
-"""The one exception for what a user can mend, and what it says of damaged data and of files that cannot be read."""
+"""The errors that a user can mend: mistakes, damaged data, files that cannot be read, and full disks."""
 
+import contextlib
 import errno
+import os
 import re
 import resource
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 DETAIL_CHARACTERS = 120
 NOT_PRINTABLE = re.compile("[^ -~]+")  # the same in every version of Unicode
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the text of an object: another one in every run
+
+DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 
 def one_line(text: str) -> str:
@@ -20,7 +26,7 @@ def one_line(text: str) -> str:
 
 
 def redo(verb: str) -> str:
-    """The command that makes a stage's data anew, without what it would resume from."""
+    """The command that makes the data of a stage again, without what it would resume from."""
     return f"remove scratch/{verb} and run `dvc repro --force {verb}`"
 
 
@@ -47,3 +53,51 @@ def unreadable(path: Path, error: OSError) -> UserError:
                          f"many open as `sysctl fs.file-max` says: end some of them and run the same command again")
     return UserError(f"{path} cannot be read: {error.strerror}; see to its disk and its permissions, or put a sound "
                      f"copy there, and run the same command again")
+
+
+class DiskError(UserError):
+    """A disk that is full or that fails."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Run a block that writes `path`. Raises DiskError, with the free space, if the disk is full or fails."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        raise DiskError(f"{path}: {error.strerror}; {_free(path)}. What was finished is kept: make room there, or set "
+                        f"machine.scratch to another disk, and run the same command again") from None
+
+
+@contextlib.contextmanager
+def room(folder: Path, needed: float, what: str) -> Iterator[None]:
+    """Run a block that writes about `needed` bytes, after `check_room`. Its DiskError says what is needed."""
+    check_room(folder, needed, what)
+    try:
+        yield
+    except DiskError as error:
+        raise DiskError(f"{error}; {what} needs about {needed / 1e9:,.1f} GB") from None
+
+
+def say_room(folder: Path, needed: float, what: str) -> None:
+    """Print what a stage is likely to need, in bytes, before it starts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{what}: about {needed / 1e9:,.1f} GB; {_free(folder)}")
+
+
+def check_room(folder: Path, needed: float, what: str) -> None:
+    """`say_room` for a known need. Raises UserError if `folder` has less than `needed` bytes free."""
+    say_room(folder, needed, what)
+    if needed > shutil.disk_usage(folder).free:
+        raise UserError(f"{what} needs about {needed / 1e9:,.1f} GB, but {_free(folder)}; make room there, or set "
+                        f"machine.scratch to another disk")
+
+
+def _free(path: Path) -> str:
+    """The free space on the disk of a path, which need not exist."""
+    while not path.exists():
+        path = path.parent
+    facts = os.statvfs(path)
+    return f"{facts.f_bavail * facts.f_frsize / 1e9:,.1f} GB and {facts.f_favail:,} inodes are free at {path.resolve()}"

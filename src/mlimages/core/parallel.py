@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from mlimages.core import ray_backend
 from mlimages.core.params import Machine
-from mlimages.core.worker_pool import Crew, Work
+from mlimages.core.worker_pool import Work, WorkerPool
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -25,11 +25,11 @@ def map_units(function: Callable[[Unit], Result], units: Iterable[Unit], *, mach
         yield from ordered_map(anywhere, units, workers=machine.workers, window=ahead * machine.workers)
 
 
-def open_crew(make: Callable[[], Work], machine: Machine) -> Crew:
+def open_worker_pool(make: Callable[[], Work], machine: Machine) -> WorkerPool:
     """`machine.workers` processes of `machine.threads` threads, here or on a cluster."""
     if machine.engine == "ray":
-        return ray_backend.RayCrew(make, machine)
-    return Crew(make, workers=machine.workers, threads=machine.threads)
+        return ray_backend.RayWorkerPool(make, machine)
+    return WorkerPool(make, workers=machine.workers, threads=machine.threads)
 
 
 def ordered_map(function: Callable[[Unit], Result], units: Iterable[Unit], *, workers: int,

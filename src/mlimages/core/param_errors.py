@@ -1,4 +1,4 @@
-"""What is wrong with params.yaml or a parameter, told with its line or key, what was found, and what is allowed."""
+"""Errors in params.yaml and its parameters: the line or key, what was found, and what is allowed."""
 
 import dataclasses
 import difflib

@@ -107,7 +107,7 @@ class Download:
 class Convert:
     """The records of a part go into as many shards as it says, or, where that is null, as have `shard_mib` MiB each.
 
-    What is written anew is in sRGB; with `to_srgb`, JPEGs of other colour profiles are written anew, too.
+    Images that are encoded again are in sRGB. With `to_srgb`, so are JPEGs of other colour profiles.
     """
 
     seed: Seed
@@ -186,7 +186,7 @@ class Train:
     publish: Literal["last", "best"]
 
     @property
-    def activation(self) -> str:
+    def activation(self) -> Literal["sigmoid", "softmax"]:
         """What makes probabilities of the network's logits."""
         return "softmax" if self.loss == "softmax" else "sigmoid"
 

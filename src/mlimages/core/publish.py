@@ -20,8 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlimages.core.disk import check_room, writing
-from mlimages.core.errors import UserError, redo, unreadable
+from mlimages.core.errors import UserError, check_room, redo, unreadable, writing
 
 MANIFEST = "manifest.json"
 SLOW_BYTES = 10**9  # to read so many takes seconds or more, and is said
@@ -79,7 +78,7 @@ def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, i
             known: Mapping[str, str] | None = None, **facts: Any) -> None:
     """Make `out` a folder of hard links to all files of `folder`, and a manifest; an older `out` is replaced.
 
-    On another disk they are copies: UserError where it has no room for them, and where a file that is told of below
+    On another disk they are copies: UserError where it has no room for them, and where a file that is listed below
     is not there.
 
     `records` gives the number of records in those files that hold any, by their path inside `folder`; `known`
@@ -91,7 +90,7 @@ def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, i
                    if path.is_file() and not path.match(PARTIALS))
     if gone := sorted({*records, *(known or {})}.difference(names)):
         raise UserError(f"{folder / gone[0]} is missing, but {verb} had finished it ({len(gone)} such files); run the "
-                        f"same command again, which makes it anew")
+                        f"same command again, which makes it again")
     partial, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A Ray cluster on a shared file system: run functions, and the workers of a crew, on all its nodes.
+"""A Ray cluster on a shared file system: runs functions, and the workers of a pool, on all its nodes.
 
 Ray is optional, and imported only where `machine.engine` is ray. What runs there uses the code of this copy of the
 repository and this process's folder, so that paths mean the same on every node, and ends when this process ends.
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import mlimages
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine
-from mlimages.core.worker_pool import Crew, Lost, Staff, Work, all_sent
+from mlimages.core.worker_pool import LostWorker, Work, WorkerPool, WorkerThreads, all_sent
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 RETRIES = 3  # of a unit whose process or node is lost
 STARTS = 3  # of a worker that does not come up
 START_SECONDS = 180.0  # in which the cluster must find room for the workers, and those must come up
-KNOCK_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
 LOOK_SECONDS = 1.0  # between looks whether Ray has lost a worker
 FATE_SECONDS, FATE_TICK_SECONDS = 60.0, 0.5  # in which Ray tells whether the node of a worker is lost, too
 
@@ -59,7 +59,7 @@ def attached(machine: Machine) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    _knock(machine.ray_address)
+    _check_address(machine.ray_address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster that starts here: as local's; Ray's own is 15
     source = str(Path(mlimages.__file__).parents[1])
@@ -77,12 +77,12 @@ def attached(machine: Machine) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
-    """UserError at once where nobody listens, for which Ray itself takes minutes."""
+def _check_address(address: str | None) -> None:
+    """Raise UserError at once if nobody listens at the address. Ray itself takes minutes."""
     if address and ":" in address:
         host, _, port = address.partition(":")
         try:
-            socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
             raise UserError(f"nobody answers at machine.ray_address = {address} ({error}); start the cluster "
                             f"there with `ray start --head --port {port}`, or set it to null") from None
@@ -99,7 +99,7 @@ def remote(function: Callable[[Unit], Result], machine: Machine) -> Iterator[Cal
         _, waiting = ray.wait([ray.remote(num_cpus=1)(_here).remote()], timeout=START_SECONDS)
         if waiting:
             raise UserError(f"of the {ray.cluster_resources().get('CPU', 0):.0f} CPUs of the Ray cluster none became "
-                            f"free in {START_SECONDS:.0f} s; `ray status` and `ray list actors` tell what holds them: "
+                            f"free in {START_SECONDS:.0f} s; `ray status` and `ray list actors` show what holds them: "
                             f"end that, or start more nodes")
         task = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(_run)
         here = ray.put((os.getcwd(), function))
@@ -124,10 +124,10 @@ def _run(here: tuple[str, Callable[[Unit], Result]], unit: Unit) -> Result:
     return function(unit)
 
 
-class RayCrew(Crew):
-    """A crew whose workers are actors, spread over the nodes of a cluster; one whose node is lost begins elsewhere.
+class RayWorkerPool(WorkerPool):
+    """A pool whose workers are actors, spread over the nodes of a cluster. One whose node is lost restarts elsewhere.
 
-    Ray places, watches and ends them; tasks and results take a pipe over TCP, which costs a tenth of a call of Ray's.
+    Ray places, watches and ends them. Tasks and results use a pipe over TCP, at a tenth of the cost of a Ray call.
     """
 
     def __init__(self, make: Callable[[], Work], machine: Machine) -> None:
@@ -140,7 +140,7 @@ class RayCrew(Crew):
         self._ends: list[Any] = [None] * self.workers
         self._looked_at = 0.0
 
-    def __enter__(self) -> "RayCrew":
+    def __enter__(self) -> "RayWorkerPool":
         with contextlib.ExitStack() as attached_so_far:
             self._ray = attached_so_far.enter_context(attached(self._machine))
             super().__enter__()
@@ -216,14 +216,14 @@ class RayCrew(Crew):
             ready += sorted(gone)
         return ready
 
-    def _take(self, worker: int) -> list[Any] | Lost:
+    def _take(self, worker: int) -> list[Any] | LostWorker:
         try:
             return all_sent(self._pipes[worker])
         except (EOFError, OSError):
             self._pipes[worker].close()
             fate = self._fate(worker)
             self.kill(worker)  # it may only be out of reach
-            return Lost(None, with_node="its node has died" in fate)
+            return LostWorker(None, with_node="its node has died" in fate)
 
     def _fate(self, worker: int) -> str:
         """Why a worker is lost: whether with its node, Ray knows only some seconds later."""
@@ -241,14 +241,14 @@ class RayCrew(Crew):
 
 
 class _Worker:
-    """The actor: a staff, and a listener for the one at `node` who knows the key.
+    """The actor: worker threads, and a listener for the scheduler on `node`, which knows the key.
 
     On the same node that is an abstract socket, which leaves no file, and takes less CPU time than TCP.
     """
 
     def __init__(self, node: str, folder: str, key: bytes, make: Callable[[], Work], threads: int) -> None:
         os.chdir(folder)
-        self._staff = Staff(make, threads)
+        self._threads = WorkerThreads(make, threads)
         near = node == _here() and sys.platform == "linux"
         self._listener = Listener(f"\0mlimages-{secrets.token_hex(16)}" if near else (own_address(), 0), authkey=key)
 
@@ -259,7 +259,7 @@ class _Worker:
         """Work until the pipe ends."""
         while True:
             with contextlib.suppress(AuthenticationError, EOFError, OSError), self._listener.accept() as pipe:
-                self._staff.attend(without_delay(pipe))
+                self._threads.serve(without_delay(pipe))
                 return
 
 

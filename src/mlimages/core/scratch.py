@@ -16,8 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mlimages.core.disk import writing
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, writing
 from mlimages.core.params import Machine
 from mlimages.core.publish import MANIFEST, PARTIALS, sha256
 

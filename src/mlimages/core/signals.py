@@ -1,4 +1,4 @@
-"""Work that is told to stop keeps first what it has."""
+"""Signals that ask long work to stop, which saves first."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 
 from mlimages.core.errors import UserError
 
-APART_SECONDS = 1.0
+REPEAT_SECONDS = 1.0
 
 
 class TrainingStopped(UserError):
@@ -20,17 +20,18 @@ class TrainingStopped(UserError):
 
 
 class Interrupts:
-    """While the block lasts, remembers SIGTERM and SIGINT in `received`; one more, APART_SECONDS later, acts at once.
+    """Within the block, stores the first SIGTERM or SIGINT in `received` instead of acting on it.
 
-    Sooner it is the same again, which reached this process both by itself and passed on by what started it.
+    A second signal raises KeyboardInterrupt, if it comes more than REPEAT_SECONDS after the one before. Sooner it is
+    the same signal again: a process can get it both directly and from the process that started it.
 
-    Enter it after TensorFlow's strategy was made, which takes SIGTERM for itself. Only a process' main thread can be
-    told: in another one nothing is remembered.
+    Enter the block after TensorFlow's strategy was made, which handles SIGTERM itself. Only the main thread of a
+    process receives signals: in another thread the block does nothing.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
-        self._came: float | None = None
+        self._last: float | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -46,7 +47,7 @@ class Interrupts:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self._came is not None and now - self._came > APART_SECONDS:
+        if self._last is not None and now - self._last > REPEAT_SECONDS:
             raise KeyboardInterrupt
-        self._came = now
+        self._last = now
         self.received = self.received or signal.Signals(number).name

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow reads it when it is imported
+INTRA_OP_THREADS = "TF_NUM_INTRAOP_THREADS"  # TensorFlow reads it when it first computes
 CPUINFO = Path("/proc/cpuinfo")
 CPUINFO_BYTES = 16_384  # holds the first processor; a machine may list hundreds
 PACKAGES = ("keras", "numpy", "tensorflow")
@@ -53,6 +54,14 @@ def onednn_has_avx512(environment: Mapping[str, str] = os.environ, cpuinfo: Path
 def package_versions() -> dict[str, str]:
     """The versions of the packages whose arithmetic decides the weights."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def intra_op_threads() -> int:
+    """The number of threads by which TensorFlow computes one operation in this process. Imports TensorFlow."""
+    import tensorflow as tf
+
+    chosen = tf.config.threading.get_intra_op_parallelism_threads() or int(os.environ.get(INTRA_OP_THREADS) or 0)
+    return chosen if chosen > 0 else len(os.sched_getaffinity(0))
 
 
 def onednn_choice() -> str:

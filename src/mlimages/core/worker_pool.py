@@ -1,7 +1,7 @@
-"""Worker processes with threads of their own, for work that one scheduler hands out piece by piece.
+"""A pool of worker processes, each with several threads, for a scheduler that assigns every task itself.
 
-`engine` maps a function over units; here the caller decides at every moment which worker gets what, and a worker that
-is killed by the work it was given is replaced.
+`parallel` maps a function over units. Here the caller decides which worker gets which task, and a worker that its task
+kills is replaced.
 """
 
 import contextlib
@@ -26,18 +26,18 @@ BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 KILLED_STARTS = 3  # in a row, of a worker that something kills before it can work, such as a short memory
 
 
-class Lost(NamedTuple):
-    """A worker process that ended before it was told to; `with_node`: because its whole machine was lost."""
+class LostWorker(NamedTuple):
+    """A worker process that ended by itself. `with_node`: its whole machine was lost."""
 
     exit_code: int | None
     with_node: bool = False
 
 
-class Crew:
-    """`workers` processes; in each, `threads` threads call what `make()` returned there with one task at a time.
+class WorkerPool:
+    """`workers` processes of `threads` threads. Each thread calls the function that `make()` returns, task by task.
 
-    Tasks, results and `make` are pickled, so `make` is a module's and not the script's. A context manager: at its end
-    no process is left; if this process dies first, the workers end by themselves.
+    Tasks, results and `make` are pickled, so `make` must belong to a module and not to the script. A context manager:
+    at its end no process is left. If this process dies first, the workers end by themselves.
     """
 
     def __init__(self, make: Callable[[], Work], *, workers: int, threads: int) -> None:
@@ -48,7 +48,7 @@ class Crew:
         self._up = [False] * workers
         self._killed_starts = [0] * workers
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "WorkerPool":
         for worker in range(self.workers):
             self._start(worker)
         return self
@@ -61,11 +61,11 @@ class Crew:
             process.join()
 
     def send(self, worker: int, task: Any) -> None:
-        """Hand a task to a worker; it leaves with the next `receive`."""
+        """Assign a task to a worker. It is sent by the next `receive`."""
         self._outbox[worker].append(task)
 
     def receive(self, seconds: float) -> list[tuple[int, Any]]:
-        """Workers and their results, or their `Lost`, as soon as there are any; empty after so many seconds."""
+        """Pairs of a worker and a result or `LostWorker`, as soon as there are any; an empty list after `seconds`."""
         for worker, tasks in enumerate(self._outbox):
             if tasks:
                 self._outbox[worker] = []
@@ -73,7 +73,7 @@ class Crew:
         results: list[tuple[int, Any]] = []
         for worker in self._ready(seconds):
             taken = self._take(worker)
-            if isinstance(taken, Lost):
+            if isinstance(taken, LostWorker):
                 results.append((worker, taken))
                 self._replace(worker)
             else:
@@ -85,11 +85,11 @@ class Crew:
         return results
 
     def is_up(self, worker: int) -> bool:
-        """Whether it has started, and takes tasks."""
+        """Whether a worker has started and accepts tasks."""
         return self._up[worker]
 
     def kill(self, worker: int) -> None:
-        """End a worker whose work hangs; `receive` then tells that it is lost."""
+        """End a worker whose task hangs. The next `receive` returns its `LostWorker`."""
         self._processes[worker].kill()
 
     def _replace(self, worker: int) -> None:
@@ -109,20 +109,20 @@ class Crew:
         self._pipes[worker], self._processes[worker], self._up[worker] = ours, process, False
 
     def _give(self, worker: int, tasks: list[Any]) -> None:
-        with contextlib.suppress(OSError):  # it is lost, and `_take` will tell
+        with contextlib.suppress(OSError):  # the worker is lost, which `_take` finds
             self._pipes[worker].send(tasks)
 
     def _ready(self, seconds: float) -> list[int]:
-        """Workers of which there is something to take; waits so long for the first."""
+        """The workers that have sent something, within `seconds`."""
         return [self._pipes.index(pipe) for pipe in wait(self._pipes, seconds)]  # type: ignore[arg-type]
 
-    def _take(self, worker: int) -> list[Any] | Lost:
-        """Its results; UserError where it ended before it began and its successor would not begin either."""
+    def _take(self, worker: int) -> list[Any] | LostWorker:
+        """The results of a worker. Raises UserError for one that cannot start, and whose successor could not either."""
         try:
             return all_sent(self._pipes[worker])
         except (EOFError, OSError):
             self._processes[worker].join()
-            lost = Lost(self._processes[worker].exitcode)
+            lost = LostWorker(self._processes[worker].exitcode)
         killed = lost.exit_code is not None and lost.exit_code < 0
         self._killed_starts[worker] += killed and not self._up[worker]
         if not self._up[worker] and (not killed or self._killed_starts[worker] == KILLED_STARTS):
@@ -132,12 +132,12 @@ class Crew:
 
 
 def all_sent(pipe: Connection) -> list[Any]:
-    """All results that have come through a pipe, in whatever many messages; EOFError or OSError where it ends first.
+    """All results that a pipe holds, from any number of messages. Raises EOFError or OSError at its end.
 
-    One message at a time would leave results of a busy worker behind in the pipe, and its threads without tasks.
+    Reading one message at a time would leave results of a busy worker in the pipe, and its threads without tasks.
     """
     results = pipe.recv()
-    with contextlib.suppress(EOFError, OSError):  # the next call tells
+    with contextlib.suppress(EOFError, OSError):  # the next call raises it
         while pipe.poll():
             results += pipe.recv()
     return results
@@ -145,7 +145,7 @@ def all_sent(pipe: Connection) -> list[Any]:
 
 @contextlib.contextmanager
 def _no_main() -> Iterator[None]:
-    """Let a new process not run the caller's script again, which may have no `if __name__ == "__main__"`."""
+    """Keep a new process from running the caller's script, which may have no `if __name__ == "__main__"`."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -156,7 +156,7 @@ def _no_main() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_blas_thread() -> Iterator[None]:
-    """Let a new process not start a thread for every core in NumPy's OpenBLAS: they wait by spinning."""
+    """Keep a new process from starting one OpenBLAS thread per core: they wait by spinning."""
     before = os.environ.get(BLAS_THREADS)
     os.environ[BLAS_THREADS] = "1"
     try:
@@ -168,26 +168,26 @@ def _one_blas_thread() -> Iterator[None]:
 
 
 def _serve(make: Callable[[], Work], threads: int, pipe: Connection) -> None:
-    """A worker's life: until the pipe to its scheduler ends."""
+    """Run a worker until the pipe to its scheduler ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the scheduler, which ends its workers
-    Staff(make, threads).attend(pipe)
+    WorkerThreads(make, threads).serve(pipe)
     os._exit(0)
 
 
-class Staff:
-    """Inside a worker: threads that call what `make()` returns with one task at a time."""
+class WorkerThreads:
+    """The threads of a worker. Each calls the function that `make()` returns with one task at a time."""
 
     def __init__(self, make: Callable[[], Work], threads: int) -> None:
         self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
         tuning.keep_freed(tuning.PICTURES)
         work = make()
-        gc.freeze()  # what was imported and made lives as long as the worker: not to be looked at again and again
+        gc.freeze()  # what was imported lives as long as the worker, so the collector need not visit it
         for _ in range(threads):
             threading.Thread(target=self._run, args=(work,), daemon=True).start()
 
-    def attend(self, pipe: Connection) -> None:
-        """Say that it is up, then take tasks from the pipe, and send results as they come, until the pipe ends."""
+    def serve(self, pipe: Connection) -> None:
+        """Report that the worker is up, then accept tasks and send results until the pipe ends."""
         pipe.send([])
         threading.Thread(target=self._report, args=(pipe,), daemon=True).start()
         with contextlib.suppress(EOFError, OSError):
@@ -196,7 +196,7 @@ class Staff:
                     self._tasks.put(task)
 
     def _report(self, pipe: Connection) -> None:
-        """Send all results at once that have come."""
+        """Send all results that are ready in one message."""
         with contextlib.suppress(OSError):
             while True:
                 batch = [self._results.get()]

@@ -22,7 +22,7 @@ from mlimages.demo import world
 HOSTS = tuple(f"photos.host{number}.example" for number in range(1, 17))
 PATH = re.compile(r"/(\d{2,4})/(n9\d{7}_\d+)\.jpg")
 PLACEHOLDER = "/photo_unavailable.png"
-# Of 1,000 pictures, how many meet which fault; the others are served as they are.
+# Of 1,000 pictures, how many have which fault; the others are served as they are.
 FAULTS = (("missing", 15), ("placeholder", 10), ("page", 8), ("short", 8), ("corrupt", 6), ("busy", 3),
           ("unavailable", 3), ("slow", 6))
 SLOW_SECONDS = 0.5

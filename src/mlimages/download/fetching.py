@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mlimages.core.errors import UserError
-from mlimages.core.parallel import open_crew
+from mlimages.core.parallel import open_worker_pool
 from mlimages.core.params import Download, Machine
 from mlimages.core.signals import Interrupts
-from mlimages.core.worker_pool import Crew
+from mlimages.core.worker_pool import WorkerPool
 from mlimages.download.build import Build, Built, account_path, build, read_account
 from mlimages.download.http.exchange import Answer, Exchange, Get, Probe, Probed
 from mlimages.download.http.transport import Network
@@ -35,8 +35,8 @@ def fetch(plan: Plan, params: Download, machine: Machine, network: Network, tabl
     make = partial(_worker, params, network, plan.spools)
     images = _images(plan) if machine.download_log else 0  # which reads all accounts, and no one else asks
     with (Report(machine, total, total - left, images) as report,
-          open_crew(make, machine) as crew):
-        _Fetching(plan, params, crew, report, Mirrors(params.mirrors, tables)).run()
+          open_worker_pool(make, machine) as pool):
+        _Fetching(plan, params, pool, report, Mirrors(params.mirrors, tables)).run()
 
 
 def _images(plan: Plan) -> int:
@@ -47,17 +47,17 @@ def _images(plan: Plan) -> int:
 
 
 class _Fetching:
-    def __init__(self, plan: Plan, params: Download, crew: Crew, report: Report, mirrors: Mirrors) -> None:
-        self._plan, self._crew, self._report, self._mirrors = plan, crew, report, mirrors
-        self._scheduler = Scheduler(params, crew, on_entry=self._on_entry, on_result=self._on_built,
+    def __init__(self, plan: Plan, params: Download, pool: WorkerPool, report: Report, mirrors: Mirrors) -> None:
+        self._plan, self._pool, self._report, self._mirrors = plan, pool, report, mirrors
+        self._scheduler = Scheduler(params, pool, on_entry=self._on_entry, on_result=self._on_built,
                                     on_lost=self._on_lost, other_work=lambda worker: len(self._building[worker]))
         self._left: dict[Shard, int] = {}
         self._unwritten: defaultdict[Shard, list[Entry]] = defaultdict(list)
-        self._building: list[dict[str, Build]] = [{} for _ in range(crew.workers)]
+        self._building: list[dict[str, Build]] = [{} for _ in range(pool.workers)]
         self._lost: Counter[Shard] = Counter()
         self._complete: deque[Shard] = deque()
         self._ends: float | None = None
-        self._next_builder = itertools.cycle(range(crew.workers))
+        self._next_builder = itertools.cycle(range(pool.workers))
 
     def run(self) -> None:
         """Until all is done; UserError, once what is under way has come, where a signal stops it."""
@@ -99,13 +99,13 @@ class _Fetching:
 
     def _build(self) -> None:
         """Hand complete shards out to be written, in turn, but to no worker that may be killed by a line it tries."""
-        able = [worker for worker in range(self._crew.workers) if not self._scheduler.tries_alone(worker)]
+        able = [worker for worker in range(self._pool.workers) if not self._scheduler.tries_alone(worker)]
         while able and self._complete:
             shard = self._complete.popleft()
             del self._left[shard]
             worker = next(worker for worker in self._next_builder if worker in able)
             job = self._building[worker][shard.name] = self._plan.job(shard)
-            self._crew.send(worker, job)
+            self._pool.send(worker, job)
 
     def _on_built(self, built: Built) -> None:
         for jobs in self._building:
@@ -120,7 +120,7 @@ class _Fetching:
                 raise UserError(f"the worker process that wrote the shard {job.shard.name} was killed {BUILDS} times; "
                                 f"what was fetched is kept: run the same command again, where memory is short with "
                                 f"fewer machine.workers or download.images_per_shard")
-            self._crew.send(worker, job)
+            self._pool.send(worker, job)
 
 
 def _worker(params: Download, network: Network, spools: Path) -> Callable[[Task], Answer | Probed | Built]:

@@ -54,10 +54,10 @@ class Line:
     def next_address(self, seconds: float) -> None:
         """Turn to the next address, with so many seconds for it."""
         self.address = self.addresses.pop(0)
-        self.anew(seconds)
+        self.reset(seconds)
 
-    def anew(self, seconds: float) -> None:
-        """Ask the address as if it had not been asked, with so many seconds for it."""
+    def reset(self, seconds: float) -> None:
+        """Forget all tries of the address. It has `seconds` from now on."""
         self.tries = self.refusals = 0
         self.seconds_left = seconds
         self.restart()

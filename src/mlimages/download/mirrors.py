@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mlimages.core.disk import writing
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, writing
 from mlimages.core.params import Mirror
 from mlimages.core.publish import sha256, take_name
 from mlimages.download.lines import Address

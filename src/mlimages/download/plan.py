@@ -101,7 +101,7 @@ class Plan:
             yield Shard(part, number, first, min(each, lines + 1 - first), 0)
 
     def _forget_lost(self, shard: Shard) -> None:
-        """Where a finished shard's tar or ledger has gone, what is left of it counts no more: it is fetched anew."""
+        """A finished shard without its tar or its ledger counts as unfinished, and is fetched again."""
         tar = shard_path(self.finished, shard.part, shard.number)
         if not (tar.exists() and ledger_path(tar).exists()):
             account_path(self.accounts, shard).unlink(missing_ok=True)

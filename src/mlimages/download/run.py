@@ -9,8 +9,7 @@ from urllib.request import getproxies
 
 from mlimages.acquire.formats import PARTS
 from mlimages.core import scratch
-from mlimages.core.disk import check_room, say_room
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, check_room, say_room
 from mlimages.core.params import Download, Machine
 from mlimages.core.publish import publish, verify, write_csv, write_json
 from mlimages.core.ray_backend import own_address
@@ -30,7 +29,7 @@ BYTES_PER_PIXEL = 0.35  # of a photograph made smaller
 # everything is fetched again then. A column that older ledgers lack does not raise it: they are read without, and get
 # it when their shard is built again. tests/download/test_key.py holds the bytes of the current format.
 FORMAT = 3
-# After a change of these, all is fetched anew; all else says how to ask from now on.
+# A change of these fetches everything again. The other parameters only say how to ask from now on.
 DECISIVE = ("images_per_shard", "shorter_side", "quality", "ports", "respect_opt_out")
 
 REASONS = "reasons.csv"
@@ -80,7 +79,7 @@ def _key(params: Download, lists: str | Path, source: str) -> str:
     """What names the folder to resume from: FORMAT, the lists, and the parameters that decide what an image is.
 
     What was fetched costs other people's servers, so it stays when patience, pace, mirrors or code change. The demo's
-    images cost nobody anything: there each change of a parameter, or of what its hosts serve, fetches them anew.
+    images cost nobody anything: there each change of a parameter, or of what its hosts serve, fetches them again.
     """
     tables = readable_tables(params.mirrors)
     if source == "demo":

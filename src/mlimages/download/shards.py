@@ -147,7 +147,7 @@ def _size(file: BinaryIO, at: int) -> int | None:
 
 
 def read_sample(path: Path, place: Place) -> Sample:
-    """The sample at a place that `places` told; UserError where the shard has changed since."""
+    """The sample at one of `places`. Raises UserError if the shard has changed since."""
     header = place.offset - tarfile.BLOCKSIZE
     facts_at = _facts_at(place.offset, place.size)
     try:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mlimages.core.disk import writing
+from mlimages.core.errors import writing
 from mlimages.download.check_image import Picture
 from mlimages.download.ledger import Reason
 from mlimages.download.shards import read_at

@@ -19,14 +19,14 @@ PictureLike = str | Path | bytes | np.ndarray | Image.Image
 MAX_BYTES = 64 * 2**20  # of one file: no picture that decodes within ImageFile's limits is larger
 
 
-class Picture(NamedTuple):
+class NamedPicture(NamedTuple):
     """The name of a picture, by which results refer to it, and the bytes of its file."""
 
     name: str
     body: bytes
 
 
-def read_pictures(places: Iterable[str | Path]) -> Iterator[Picture]:
+def read_pictures(places: Iterable[str | Path]) -> Iterator[NamedPicture]:
     """Yield the pictures at `places`, one after the other; only one is in memory.
 
     A place is a file, a folder (searched with its subfolders), a glob pattern, or a tar file of pictures such as a
@@ -63,14 +63,14 @@ def decode_picture(body: bytes) -> np.ndarray:
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
-def _read_place(place: str) -> Iterator[Picture]:
+def _read_place(place: str) -> Iterator[NamedPicture]:
     for path in _files(place):
         if path.suffix == ".tar":
             yield from _read_tar(path)
             continue
         try:
             with path.open("rb") as file:
-                yield Picture(str(path), file.read(MAX_BYTES))
+                yield NamedPicture(str(path), file.read(MAX_BYTES))
         except OSError as error:
             raise unreadable(path, error) from None
 
@@ -99,10 +99,10 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         raise UserError(f"{path} cannot be read as a tar file: {error}") from None
 
 
-def _read_tar(path: Path) -> Iterator[Picture]:
+def _read_tar(path: Path) -> Iterator[NamedPicture]:
     for tar, member in _members(path):
         file = tar.extractfile(member)
-        yield Picture(f"{path}/{member.name}", file.read(MAX_BYTES) if file else b"")
+        yield NamedPicture(f"{path}/{member.name}", file.read(MAX_BYTES) if file else b"")
 
 
 def to_pixels(picture: PictureLike) -> np.ndarray:

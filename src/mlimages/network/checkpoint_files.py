@@ -1,4 +1,4 @@
-"""What trainings leave on the disk, and how much of it is whole, told without TensorFlow."""
+"""The files of checkpoints, and whether they are complete. Does not import TensorFlow."""
 
 import json
 from pathlib import Path

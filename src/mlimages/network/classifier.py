@@ -25,7 +25,7 @@ from mlimages.core.errors import UserError
 from mlimages.core.parallel import ordered_map
 from mlimages.core.publish import atomic
 from mlimages.images.decode import Undecodable
-from mlimages.inputs.pictures import Picture, PictureLike, count_pictures, read_pictures, to_pixels
+from mlimages.inputs.pictures import NamedPicture, PictureLike, count_pictures, read_pictures, to_pixels
 from mlimages.inputs.preprocess import evaluation_crop, ten_crops
 from mlimages.network.load_model import ACTIVATIONS, MODEL, load_model
 from mlimages.network.load_weights import load_weights
@@ -148,7 +148,7 @@ class Classifier:
         return [(prediction.image, rank, index, self.classes.label(index), float(scores[index]))
                 for rank, index in enumerate(np.argsort(-scores, kind="stable")[:top].tolist(), start=1)]
 
-    def stream(self, pictures: Iterable[Picture], *, features: bool = False) -> Iterator[Prediction]:
+    def stream(self, pictures: Iterable[NamedPicture], *, features: bool = False) -> Iterator[Prediction]:
         """Yield a Prediction for each picture in turn; the memory does not grow with their number."""
         decoded = ordered_map(self._decode, pictures, workers=DECODERS, window=2 * self._batch)
         batch: list[tuple[str, np.ndarray | None, str | None]] = []

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from mlimages.core.errors import UserError
 from mlimages.core.publish import fsync, sha256, write_json
+from mlimages.core.tuning import INTRA_OP_THREADS
 from mlimages.network.checkpoint_files import (
     METADATA,
     VARIABLES,
@@ -122,8 +123,9 @@ class CheckpointManager:
             if facts["machine"].get(name) != expected:
                 raise UserError(f"{folder} was trained with {name} {facts['machine'].get(name)!r}, here it is "
                                 f"{expected!r}, which gives other weights: go on where it began (see machine.* in "
-                                f"params.yaml), or begin a new training from it: `dvc exp run -S "
-                                f"train.initialize_from={folder}`; remove {self._folder} to train from the start")
+                                f"params.yaml; {INTRA_OP_THREADS} sets intra_op_threads), or begin a new training "
+                                f"from it: `dvc exp run -S train.initialize_from={folder}`; remove {self._folder} to "
+                                f"train from the start")
         self._checkpoint.read(str(folder / VARIABLES)).assert_consumed()
 
     def _by_score(self) -> list[tuple[Path, dict[str, Any]]]:

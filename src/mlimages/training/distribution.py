@@ -32,6 +32,15 @@ def build_strategy(params: Train, machine: Machine) -> Any:
     return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
 
+def shared_input(params: Train, gpus: int) -> str:
+    """A recommendation if one process makes the images for several GPUs; "" otherwise."""
+    if params.strategy != "mirrored" or gpus < 2:
+        return ""
+    return (f"one process makes the images for all {gpus} GPUs, and Python's lock limits how many it can pass on "
+            f"(`python benchmarks/inputs.py serial`): if the GPUs wait for images, set train.strategy: multi_worker "
+            f"with a process for each, machine.train_workers: {gpus}")
+
+
 def mirrored_strategy(machine: Machine) -> Any:
     """A MirroredStrategy over every GPU, or over the CPU, split into `machine.logical_devices`.
 

@@ -1,4 +1,4 @@
-"""Train on the devices of this process, alone or as one of several workers, and write what comes of it."""
+"""A training from its last checkpoint to its last step, on the devices of one process or as one of several workers."""
 
 import contextlib
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mlimages.convert.records import class_names
+from mlimages.convert.records import class_names, read_class_table
 from mlimages.core import tuning
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
@@ -20,205 +20,256 @@ from mlimages.core.signals import Interrupts, TrainingStopped
 from mlimages.inputs.pipeline import Records, training_batches, user_errors
 from mlimages.network.checkpoint_files import CHECKPOINTS, newest_checkpoint
 from mlimages.network.initial_weights import find_initial_weights
-from mlimages.training.checkpoints import CheckpointManager, ResumePoint
-from mlimages.training.distribution import all_equal, barrier, build_strategy, distribute, replica_batch
+from mlimages.network.model_files import ClassTable
+from mlimages.training.checkpoints import CheckpointManager
+from mlimages.training.distribution import all_equal, barrier, build_strategy, distribute, replica_batch, shared_input
 from mlimages.training.metrics_log import LOG, TENSORBOARD, TrainingLog
 from mlimages.training.result import INPUT_STEPS, exchange_seconds, input_seconds, write_result
 from mlimages.training.run_record import arithmetic
-from mlimages.training.schedule import Schedule, build_schedule
+from mlimages.training.schedule import build_schedule
 from mlimages.training.step import Trainer
 from mlimages.training.validation import Validation
 from mlimages.training.worker_role import SINGLE_WORKER, WorkerRole
 
-# By which the chief leaves last: TensorFlow on the other workers fails without it.
-PARTING_SECONDS = 2.0
-
-
-def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: WorkerRole = SINGLE_WORKER) -> Any:
-    """Train from the last checkpoint in `work` to the end, and write the result to its `out`, as the chief.
-
-    Returns the iterator of the batches: of several workers it is still at work, and taking it down then can hang.
-    """
-    began = time.monotonic()
-    tuning.keep_freed(tuning.STEPS)
-    if params.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    manifest = read_manifest(tfrecords, "convert")
-    classes = manifest["classes"]
-    records = Records(tfrecords, manifest, "train")
-    images = len(records)
-    plan = build_schedule(params, images)
-    strategy = build_strategy(params, machine)
-    replicas = strategy.num_replicas_in_sync
-    per_replica = replica_batch(params, replicas)
-    start = find_initial_weights(params, machine)
-    found = dataclasses.replace(params, initialize_from=None if start is None else str(start))
-    trainer = Trainer(found, classes, strategy, steps_per_call=machine.steps_per_call)
-    if trainer.loaded and role.chief:
-        print(f"{params.initialize_from}: {trainer.loaded}")
-    checkpoints = CheckpointManager(work / CHECKPOINTS, trainer.variables,
-                              {"architecture": params.architecture, "classes": classes},
-                              {"replicas": replicas, **arithmetic()} if role.chief else {}, machine.checkpoints_kept,
-                              began)
-    resumed = checkpoints.restore(mend=role.chief)
-    own = role.replicas(replicas)
-    print(f"{params.architecture}, {trainer.model.count_params():,} weights, {replicas} "
-          f"{'replica' if replicas == 1 else 'replicas'} of {per_replica} images; {plan.total_steps} steps over "
-          f"{images} images, whose places in the shards take {records.reader.index_bytes / 1e6:,.1f} MB of memory"
-          + (f", resumed after step {resumed.step}" if resumed.step else ""))
-    if not role.single:
-        role.report(plan=f"worker {role.index} of {role.workers}: images {own.start * per_replica} to "
-                       f"{own.stop * per_replica - 1} of the {params.batch} of every step, steps {resumed.step + 1} to "
-                       f"{plan.total_steps}, from {len(records.counts)} shards")
-    validation = None
-    if params.validation_images and role.chief:
-        validation = Validation(Records(tfrecords, manifest, "val"), class_names(tfrecords), params,
-                                readers=machine.workers)
-
-    def share(first: int, steps: int, mine: range) -> Any:
-        return training_batches(records, params, steps=steps, first=first, parts=replicas, mine=mine,
-                                readers=machine.workers)
-
-    def pipeline(context: Any) -> Any:
-        mine = WorkerRole(context.input_pipeline_id, context.num_input_pipelines).replicas(context.num_replicas_in_sync)
-        batches = share(resumed.step, plan.total_steps, mine)
-        # Of a dataset that may end, workers ask each other before every step whether it has.
-        return batches if role.single else batches.repeat()
-
-    batches = distribute(strategy, pipeline)
-    with user_errors():
-        run_steps(trainer, batches, plan, checkpoints, resumed, validation, params, machine, role, images=images,
-                  work=work)
-    exchange = exchange_seconds(trainer) if replicas > 1 else 0.0
-    role.report(trained=True)
-    if role.chief:
-        published = checkpoints.restore_best() if params.publish == "best" else plan.total_steps
-        data = {"manifest_sha256": sha256(tfrecords / MANIFEST), "classes": classes, "images": images}
-        made = input_seconds(share(0, INPUT_STEPS, own))
-        write_result(params, trainer, data, published, log=work / LOG, out=work / "out", exchange=exchange, made=made,
-                     machine={"workers": role.workers, "readers": machine.workers}, seconds=checkpoints.seconds)
-    if not role.single:
-        barrier(strategy)
-        if role.chief:
-            time.sleep(PARTING_SECONDS)
-    return batches
-
 LOGGED_STEPS = 5
-NOT_TRIED = (float("nan"), float("nan"))
+NO_VALIDATION = (float("nan"), float("nan"))
+# The chief leaves this much later than the others: TensorFlow on them fails without it.
+CHIEF_LEAVES_LATER_SECONDS = 2.0
 
 
-class Row(NamedTuple):
-    """One of the log: the step that ends it, the mean loss since the row before, the learning rate."""
+class LogRow(NamedTuple):
+    """A row of the log: its last step, the mean loss since the row before, and the learning rate of its last step."""
 
     step: int
     loss: float
-    rate: float
+    learning_rate: float
 
 
-def run_steps(trainer: Trainer, batches: Iterator[Any], plan: Schedule, checkpoints: CheckpointManager,
-              resumed: ResumePoint, validation: Validation | None, params: Train, machine: Machine, role: WorkerRole, *,
-              images: int, work: Path) -> None:
-    """Train from where `resumed` says to the end of `plan`; `batches` begin there too, `images` make an epoch.
+def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: WorkerRole = SINGLE_WORKER) -> Any:
+    """Train from the last checkpoint in `work` to the end. The chief writes the result to `work`/out.
 
-    However many steps a call takes, it ends at a checkpoint, and the log has the same rows, but for their speed.
-
-    Of several workers only the chief writes, and looks at validation images. UserError, with the last good checkpoint
-    kept, for what is no longer finite; TrainingStopped, with a checkpoint of the last step that was done, on all
-    workers after the same step, after SIGTERM or SIGINT of any.
+    Returns the iterator of the batches. With several workers it is still active, and destroying it can hang.
+    Raises UserError for a loss, gradients or weights that are not finite, and TrainingStopped after SIGTERM or SIGINT
+    to any worker. The last good checkpoint stays in both cases.
     """
-    done, losses = resumed
-    began, timed = time.monotonic(), done
-    with (Interrupts() as interrupts, _log(work, done, role) as log,
-          progress("train", total=plan.total_steps, done=done, unit=" steps", machine=machine) as bar):
-        while done < plan.total_steps:
-            steps = range(done, min(done + trainer.steps_per_call, _next_save(done, plan, params)))
-            rates = plan(steps)
-            role.report(entered=steps.stop)
-            found = trainer.train(batches, rates, stop=interrupts.received is not None)
-            _check(found, trainer.overflowed, steps, rates, work)
-            done = steps.stop
-            bar.update(len(steps))
-            saving = done == _next_save(steps.start, plan, params)
-            losses, rows = _rows(losses + found.tolist(), done, saving, plan)
-            if rows:
-                speed = (done - timed) * params.batch / (time.monotonic() - began)
-                bar.set_postfix(loss=f"{rows[-1].loss:.4g}", images_per_second=f"{speed:.1f}", refresh=False)
-                if saving:
-                    _prepare_to_save(trainer, done, float(rates[-1]), role, work)
-                if log:
-                    tried = validation.run(trainer, role.report) if validation and saving else None
-                    for row in rows:
-                        worth = tried[:2] if tried and row.step == done else NOT_TRIED
-                        log.row(row.step, row.step * params.batch / images, row.loss, *worth, row.rate, speed)
+    training = Training(params, machine, tfrecords=tfrecords, work=work, role=role)
+    training.announce()
+    with user_errors():
+        training.run()
+    training.write_result()
+    training.leave()
+    return training.batches
+
+
+class Training:
+    """What a training consists of, built in the order in which one part needs another."""
+
+    def __init__(self, params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: WorkerRole) -> None:
+        began = time.monotonic()
+        tuning.keep_freed(tuning.STEPS)
+        if params.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        self.params, self.machine, self.role = params, machine, role
+        self.tfrecords, self.work = tfrecords, work
+        manifest = read_manifest(tfrecords, "convert")
+        self.classes = manifest["classes"]
+        self.records = Records(tfrecords, manifest, "train")
+        self.schedule = build_schedule(params, len(self.records))
+        self.strategy = build_strategy(params, machine)
+        self.replicas = self.strategy.num_replicas_in_sync
+        self.replica_batch = replica_batch(params, self.replicas)
+        self.trainer = self._build_trainer()
+        self.checkpoints = CheckpointManager(
+            work / CHECKPOINTS, self.trainer.variables, {"architecture": params.architecture, "classes": self.classes},
+            {"replicas": self.replicas, **arithmetic()} if role.chief else {}, machine.checkpoints_kept, began)
+        self.resumed = self.checkpoints.restore(mend=role.chief)
+        self.validation: Validation | None = None
+        if params.validation_images and role.chief:
+            self.validation = Validation(Records(tfrecords, manifest, "val"), class_names(tfrecords), params,
+                                         readers=machine.workers)
+        self.batches = self._distribute_batches()
+
+    def announce(self) -> None:
+        """Print what is trained, and from which step on."""
+        replicas = "replica" if self.replicas == 1 else "replicas"
+        resumed = f", resumed after step {self.resumed.step}" if self.resumed.step else ""
+        print(f"{self.params.architecture}, {self.trainer.model.count_params():,} weights, {self.replicas} {replicas} "
+              f"of {self.replica_batch} images; {self.schedule.total_steps} steps over {len(self.records)} images, "
+              f"whose places in the shards take {self.records.reader.index_bytes / 1e6:,.1f} MB of memory{resumed}")
+        if advice := shared_input(self.params, len(tf.config.list_physical_devices("GPU"))):
+            print(advice)
+        if not self.role.single:
+            images = self.role.replicas(self.replicas)
+            self.role.report(plan=(
+                f"worker {self.role.index} of {self.role.workers}: images {images.start * self.replica_batch} to "
+                f"{images.stop * self.replica_batch - 1} of the {self.params.batch} of every step, steps "
+                f"{self.resumed.step + 1} to {self.schedule.total_steps}, from {len(self.records.counts)} shards"))
+
+    def run(self) -> None:
+        """The training loop.
+
+        One call of the trainer takes machine.steps_per_call steps, or fewer up to the next checkpoint. So the log has
+        the same rows however many steps a call takes. With several workers, only the chief validates, logs and saves.
+        """
+        done, losses = self.resumed
+        began, timed = time.monotonic(), done
+        total = self.schedule.total_steps
+        with (Interrupts() as interrupts, self._open_log(done) as log,
+              progress("train", total=total, done=done, unit=" steps", machine=self.machine) as bar):
+            while done < total:
+                steps = range(done, min(done + self.trainer.steps_per_call, self._next_checkpoint(done)))
+                losses += self._train(steps, stop=interrupts.received is not None)
+                done = steps.stop
+                bar.update(len(steps))
+                saving = done == self._next_checkpoint(steps.start)
+                losses, rows = self._log_rows(losses, done, saving)
+                if rows:
+                    speed = (done - timed) * self.params.batch / (time.monotonic() - began)
+                    bar.set_postfix(loss=f"{rows[-1].loss:.4g}", images_per_second=f"{speed:.1f}", refresh=False)
                     if saving:
-                        checkpoints.save(done, [], tried.loss if tried else None)
-                        role.report(saved=done)
-                        log.histograms(done, trainer.loss.counters())
-                    if tried:
-                        log.predictions(done, *tried[2:])
-                if saving and not role.single:
-                    barrier(trainer.strategy)
-                began, timed = time.monotonic(), done
-            # A process alone need not wait for the next step to tell itself.
-            if (trainer.stopping or (interrupts.received and role.single)) and done < plan.total_steps:
-                if not saving:
-                    _prepare_to_save(trainer, done, float(rates[-1]), role, work)
-                    if role.chief:
-                        checkpoints.save(done, losses)
-                        role.report(saved=done)
-                if not role.single:
-                    with contextlib.suppress(tf.errors.OpError):  # one of them leaves first
-                        barrier(trainer.strategy)
-                raise TrainingStopped(
-                    f"{interrupts.received or 'A signal to another worker'} stopped the training after step {done} of "
-                    f"{plan.total_steps}; its checkpoint is kept: run the same command to continue",
-                    interrupts.received)
+                        self._prepare_to_save(done)
+                    if log:
+                        self._validate_log_and_save(log, rows, speed, saving)
+                    if saving and not self.role.single:
+                        barrier(self.strategy)
+                    began, timed = time.monotonic(), done
+                # A single process does not wait for the trainer to agree with other workers on the step to stop after.
+                stopping = self.trainer.stopping or (interrupts.received and self.role.single)
+                if stopping and done < total:
+                    self._save_and_stop(done, losses, interrupts.received, saved=saving)
 
+    def write_result(self) -> None:
+        """Measure where the time of a step goes, and as the chief write the network, its log and its record."""
+        exchange = exchange_seconds(self.trainer) if self.replicas > 1 else 0.0
+        self.role.report(trained=True)
+        if not self.role.chief:
+            return
+        published = self.schedule.total_steps
+        if self.params.publish == "best":
+            published = self.checkpoints.restore_best()
+        data = {"manifest_sha256": sha256(self.tfrecords / MANIFEST), "classes": self.classes,
+                "images": len(self.records)}
+        made = input_seconds(self._batches(0, INPUT_STEPS, self.role.replicas(self.replicas)))
+        write_result(self.params, self.trainer, self._class_table(), data, published, log=self.work / LOG,
+                     out=self.work / "out", exchange=exchange, made=made, seconds=self.checkpoints.seconds,
+                     machine={"workers": self.role.workers, "readers": self.machine.workers})
 
-def _log(work: Path, done: int, role: WorkerRole) -> contextlib.AbstractContextManager[TrainingLog | None]:
-    return TrainingLog(work / LOG, work / TENSORBOARD, done) if role.chief else contextlib.nullcontext()
+    def _class_table(self) -> ClassTable:
+        """The classes of the records. Tables of older records have neither WordNet ids nor synonyms."""
+        rows = read_class_table(self.tfrecords)
+        return ClassTable([row.get("wnid", "") for row in rows], [int(row.get("parent", -1)) for row in rows],
+                          [row.get("synonyms") or row["name"] for row in rows])
 
+    def leave(self) -> None:
+        """Wait for the other workers, and as the chief for them to leave first."""
+        if not self.role.single:
+            barrier(self.strategy)
+            if self.role.chief:
+                time.sleep(CHIEF_LEAVES_LATER_SECONDS)
 
-def _next_save(done: int, plan: Schedule, params: Train) -> int:
-    """The step after `done` of which there is to be a checkpoint."""
-    return min(plan.total_steps, (done // params.checkpoint_steps + 1) * params.checkpoint_steps)
+    def _build_trainer(self) -> Trainer:
+        start = find_initial_weights(self.params, self.machine)
+        params = dataclasses.replace(self.params, initialize_from=None if start is None else str(start))
+        trainer = Trainer(params, self.classes, self.strategy, steps_per_call=self.machine.steps_per_call)
+        if trainer.loaded and self.role.chief:
+            print(f"{self.params.initialize_from}: {trainer.loaded}")
+        return trainer
 
+    def _batches(self, first: int, steps: int, replicas: range) -> Any:
+        """The dataset of the steps `first` to `steps` - 1, for some of the replicas."""
+        return training_batches(self.records, self.params, steps=steps, first=first, parts=self.replicas,
+                                mine=replicas, readers=self.machine.workers)
 
-def _rows(losses: list[float], done: int, saving: bool, plan: Schedule) -> tuple[list[float], list[Row]]:
-    """Of the losses of the last steps until `done`, those that are in no row yet, and the rows of the others."""
-    rows = []
-    for step in range(done - len(losses) + 1, done + 1):
-        if step % LOGGED_STEPS == 0 or (saving and step == done):
-            since = len(losses) - (done - step)
-            rows.append(Row(step, float(np.mean(losses[:since])), float(plan(step - 1))))
-            losses = losses[since:]
-    return losses, rows
+    def _distribute_batches(self) -> Iterator[Any]:
+        def pipeline(context: Any) -> Any:
+            worker = WorkerRole(context.input_pipeline_id, context.num_input_pipelines)
+            batches = self._batches(self.resumed.step, self.schedule.total_steps,
+                                    worker.replicas(context.num_replicas_in_sync))
+            # With a dataset that may end, workers ask each other before every step whether it has.
+            return batches if self.role.single else batches.repeat()
 
+        return distribute(self.strategy, pipeline)
 
-def _check(losses: np.ndarray, overflowed: np.ndarray, steps: range, rates: np.ndarray, work: Path) -> None:
-    """UserError for the first step of a call whose loss, or whose gradients, are not finite."""
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if bad.size:
-        _refuse(f"the loss is {losses[bad[0]]}", steps[bad[0]] + 1, float(rates[bad[0]]), work)
-    bad = np.flatnonzero(overflowed)
-    if bad.size:
-        _refuse("the float16 gradients are not finite, with the loss scale at its lowest,", steps[bad[0]] + 1,
-                float(rates[bad[0]]), work, "set train.precision to mixed_bfloat16 or float32 and "
-                "train.all_reduce_dtype to bfloat16 or float32, ")
+    def _open_log(self, done: int) -> contextlib.AbstractContextManager[TrainingLog | None]:
+        if not self.role.chief:
+            return contextlib.nullcontext()
+        return TrainingLog(self.work / LOG, self.work / TENSORBOARD, done)
 
+    def _next_checkpoint(self, done: int) -> int:
+        """The first step after `done` that ends with a checkpoint."""
+        interval = self.params.checkpoint_steps
+        return min(self.schedule.total_steps, (done // interval + 1) * interval)
 
-def _prepare_to_save(trainer: Trainer, step: int, rate: float, role: WorkerRole, work: Path) -> None:
-    """UserError, on all workers, where the variables are not fit to be saved."""
-    role.report(writing=True)
-    if not trainer.is_finite():
-        _refuse("the weights are no longer finite", step, rate, work)
-    if not role.single and not all_equal(trainer.strategy, trainer.digest()):
-        raise UserError(f"the workers have different weights after step {step}; the checkpoint before is kept; please "
-                        f"report this")
+    def _train(self, steps: range, stop: bool) -> list[float]:
+        """Take some steps and return their losses. Raises UserError for a loss or gradients that are not finite."""
+        rates = self.schedule(steps)
+        self.role.report(entered=steps.stop)
+        losses = self.trainer.train(self.batches, rates, stop=stop)
+        infinite = np.flatnonzero(~np.isfinite(losses))
+        if infinite.size:
+            raise self._diverged(f"the loss is {losses[infinite[0]]}", steps[infinite[0]] + 1)
+        overflowed = np.flatnonzero(self.trainer.overflowed)
+        if overflowed.size:
+            raise self._diverged(
+                "the float16 gradients are not finite, with the loss scale at its lowest,", steps[overflowed[0]] + 1,
+                "set train.precision to mixed_bfloat16 or float32 and train.all_reduce_dtype to bfloat16 or float32, ")
+        return losses.tolist()
 
+    def _log_rows(self, losses: list[float], done: int, saving: bool) -> tuple[list[float], list[LogRow]]:
+        """Split the losses of the last steps until `done` into those of complete rows, as rows, and the rest.
 
-def _refuse(what: str, step: int, rate: float, work: Path, advice: str = "") -> None:
-    kept = newest_checkpoint(work / CHECKPOINTS)
-    begin = f", or begin from it with other parameters: `-S train.initialize_from={kept}`" if kept else ""
-    raise UserError(f"{what} at step {step}, with the learning rate {rate:.3g}; the last good checkpoint is kept; "
-                    f"{advice}lower train.learning_rate, or lengthen train.warmup{begin}")
+        A row ends every LOGGED_STEPS steps and at a checkpoint.
+        """
+        rows = []
+        for step in range(done - len(losses) + 1, done + 1):
+            if step % LOGGED_STEPS == 0 or (saving and step == done):
+                count = len(losses) - (done - step)
+                rows.append(LogRow(step, float(np.mean(losses[:count])), float(self.schedule(step - 1))))
+                losses = losses[count:]
+        return losses, rows
+
+    def _validate_log_and_save(self, log: TrainingLog, rows: list[LogRow], speed: float, saving: bool) -> None:
+        """As the chief: write rows, and at a checkpoint validate and save first. `speed` is in images per second."""
+        done = rows[-1].step
+        tried = self.validation.run(self.trainer, self.role.report) if self.validation and saving else None
+        for row in rows:
+            scores = tried[:2] if tried and row.step == done else NO_VALIDATION
+            log.row(row.step, row.step * self.params.batch / len(self.records), row.loss, *scores, row.learning_rate,
+                    speed)
+        if saving:
+            self.checkpoints.save(done, [], tried.loss if tried else None)
+            self.role.report(saved=done)
+            log.histograms(done, self.trainer.loss.counters())
+        if tried:
+            log.predictions(done, *tried[2:])
+
+    def _prepare_to_save(self, step: int) -> None:
+        """Raise UserError, on all workers, for weights that are not finite or that differ between workers."""
+        self.role.report(writing=True)
+        if not self.trainer.is_finite():
+            raise self._diverged("the weights are no longer finite", step)
+        if not self.role.single and not all_equal(self.strategy, self.trainer.digest()):
+            raise UserError(f"the workers have different weights after step {step}; the checkpoint before is kept; "
+                            f"please report this")
+
+    def _save_and_stop(self, done: int, losses: list[float], signal: str | None, *, saved: bool) -> None:
+        """Save a checkpoint unless that was `saved` already, and raise TrainingStopped, on all workers."""
+        if not saved:
+            self._prepare_to_save(done)
+            if self.role.chief:
+                self.checkpoints.save(done, losses)
+                self.role.report(saved=done)
+        if not self.role.single:
+            with contextlib.suppress(tf.errors.OpError):  # one of them leaves first
+                barrier(self.strategy)
+        raise TrainingStopped(
+            f"{signal or 'A signal to another worker'} stopped the training after step {done} of "
+            f"{self.schedule.total_steps}; its checkpoint is kept: run the same command to continue", signal)
+
+    def _diverged(self, what: str, step: int, advice: str = "") -> UserError:
+        """The error for values that are not finite, with the ways to go on."""
+        kept = newest_checkpoint(self.work / CHECKPOINTS)
+        begin = f", or begin from it with other parameters: `-S train.initialize_from={kept}`" if kept else ""
+        return UserError(f"{what} at step {step}, with the learning rate {float(self.schedule(step - 1)):.3g}; the "
+                         f"last good checkpoint is kept; {advice}lower train.learning_rate, or lengthen train.warmup"
+                         f"{begin}")

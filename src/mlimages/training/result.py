@@ -1,4 +1,4 @@
-"""What comes of a training: the network, its log, and what the run was and came to."""
+"""The files that a training publishes: the network, how to use it, its log, its metrics and the record of the run."""
 
 import dataclasses
 import math
@@ -15,7 +15,9 @@ import tensorflow as tf
 from mlimages.core.params import Train
 from mlimages.core.publish import write_csv, write_json
 from mlimages.network.checkpoint_files import METRICS, MODEL, PROFILE
+from mlimages.network.model_files import ClassTable, Preprocessing
 from mlimages.network.resnet import build
+from mlimages.network.serving import save_for_serving
 from mlimages.training.metrics_log import LOG, as_text, read_log
 from mlimages.training.run_record import environment, write_card
 from mlimages.training.step import Trainer
@@ -30,16 +32,22 @@ VALIDATION = "validation.csv"
 TRIED = {"loss": "validation_loss", "mean_average_precision": "validation_mean_average_precision"}
 
 
-def write_result(params: Train, trainer: Trainer, data: dict[str, Any], published: int, *, log: Path, out: Path,
-                 exchange: float, made: float, machine: dict[str, int], seconds: float) -> None:
-    """Write all of it to `out`, the metrics last, which say that all is there.
+def write_result(params: Train, trainer: Trainer, classes: ClassTable, data: dict[str, Any], published: int, *,
+                 log: Path, out: Path, exchange: float, made: float, machine: dict[str, int], seconds: float) -> None:
+    """Write all files to `out`. The metrics are last: where they are, the result is complete.
 
-    `data` is what it was trained on, `published` the step of the weights; `exchange` and `made` are the seconds in
-    which replicas add up gradients, and the input makes a batch; `machine` says how many workers and readers there
-    were, `seconds` how long all of it took.
+    `classes` are those of the network's outputs, `data` describes the records, `published` is the step of the weights.
+    `exchange` and `made` are the seconds of an all-reduce and of making a batch. `machine` has the numbers of workers
+    and readers, `seconds` is the duration of the whole training.
     """
     out.mkdir(parents=True, exist_ok=True)
-    _save(params, trainer, data["classes"], out)
+    preprocessing = Preprocessing(params.pixels, "central", params.validation_fraction, params.activation)
+    classes.write(out)
+    preprocessing.write(out)
+    plain = build(params.architecture, len(classes), batch_norm_momentum=params.batch_norm_momentum, stock=True)
+    plain.set_weights(trainer.weights())
+    plain.save(out / MODEL)
+    save_for_serving(plain, classes, preprocessing, out / SAVED_MODEL)
     shutil.copyfile(log, out / LOG)
     rows = read_log(log)
     write_csv(out / VALIDATION, ("step", *TRIED), [[as_text(row[name]) for name in ("step", *TRIED.values())]
@@ -55,20 +63,6 @@ def write_result(params: Train, trainer: Trainer, data: dict[str, Any], publishe
     write_json(out / RUN, run)
     write_card(out / CARD, run)
     write_json(out / METRICS, metrics)
-
-
-def _save(params: Train, trainer: Trainer, classes: int, out: Path) -> None:
-    """Save with Keras' own layers, so that `keras.models.load_model` needs nothing of this project."""
-    plain = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum, stock=True)
-    plain.set_weights(trainer.weights())
-    plain.save(out / MODEL)
-    # Keras' own `export` writes every variable twice: once as TensorFlow's, once as its own that wraps it.
-    served = tf.Module()
-    served.weights = [variable.value for variable in plain.variables]
-    served.serve = tf.function(lambda images: plain(images, training=False), autograph=False,
-                               input_signature=[tf.TensorSpec(plain.input_shape, tf.float32, name="images")])
-    tf.saved_model.save(served, out / SAVED_MODEL,
-                        signatures={"serve": served.serve, "serving_default": served.serve})
 
 
 def divergence(rows: Sequence[Mapping[str, float]]) -> str | None:
@@ -97,8 +91,6 @@ def _metrics(params: Train, trainer: Trainer, rows: list[dict[str, float]], publ
         "final_loss": rows[-1]["loss"], **tried,
         "images_per_second": statistics.median(row["images_per_second"] for row in rows),
         "training_seconds": round(seconds, 1), "wall_seconds": round(wall_seconds, 1)}
-
-
 
 
 def exchange_seconds(trainer: Trainer) -> float:

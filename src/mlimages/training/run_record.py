@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlimages.core.tuning import instructions, onednn_is_on, package_versions
+from mlimages.core.tuning import instructions, intra_op_threads, onednn_is_on, package_versions
 
 
 def environment() -> dict[str, Any]:
@@ -22,8 +22,13 @@ def environment() -> dict[str, Any]:
 
 
 def arithmetic() -> dict[str, Any]:
-    """What decides the last bits of what this process computes, beside the packages and the number of replicas."""
-    return {"onednn": onednn_is_on(), "instructions": " ".join(instructions()), "gpus": sorted({*gpu_names()})}
+    """What decides the last bits of what this process computes, beside the packages and the number of replicas.
+
+    A CPU's threads are among it, as each adds up a part of a sum; with GPUs they decide nothing, and are null.
+    """
+    gpus = gpu_names()
+    return {"onednn": onednn_is_on(), "instructions": " ".join(instructions()), "gpus": sorted({*gpus}),
+            "intra_op_threads": None if gpus else intra_op_threads()}
 
 
 def gpu_names() -> list[str]:
@@ -68,9 +73,24 @@ def model_card(run: Mapping[str, Any]) -> str:
 **Input:** RGB, float32 [batch, height, width, 3] in [-1, 1]. **Output:** logits, float32 [batch, classes]; their
 {run["activation"]} gives probabilities. The layer `features` gives the features before them.
 
+The names of the classes are in `classes.csv`, the preprocessing is in `preprocessing.json`. With this project:
+
+```python
+from mlimages.network import Classifier
+print(Classifier("data/model").predict(["cat.jpg"], top=5))
+```
+
+Without it, with Keras 3.15 or newer, or with TensorFlow alone:
+
 ```python
 import keras
-model = keras.models.load_model("model.keras")
+logits = keras.models.load_model("model.keras")(images)
+```
+
+```python
+import tensorflow as tf
+classify = tf.saved_model.load("saved_model").signatures["classify"]
+print(classify(tf.constant([open("cat.jpg", "rb").read()])))
 ```
 
 | | |

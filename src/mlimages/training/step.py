@@ -25,7 +25,7 @@ class Trainer:
     gives the loss of some images, every class weighted alike, and their logits, by the weights that would be published.
     A call takes `steps_per_call` steps at most, a multiple of `local_sgd_steps`: after so many, and at a call's end,
     the replicas exchange. `loaded` says what was taken of a released checkpoint, if any was; `stopping`, whether the
-    process of any replica was told to stop when it began the last call of `train`; `overflowed`, of which steps of that
+    process of any replica had to stop when it began the last call of `train`; `overflowed`, of which steps of that
     call the gradients were not finite however small the loss scale was.
     """
 
@@ -86,12 +86,12 @@ class Trainer:
 
         Returns their losses, without the weight decay: float32 [steps]. `stop` becomes every process' `stopping`.
         """
-        # Of one length always: another shape would be traced anew.
+        # Of one length always: another shape would be traced again.
         padded = np.zeros(self.steps_per_call, np.float32)
         padded[: len(rates)] = rates
-        told = self.call(batches, tf.constant(padded), tf.constant(len(rates)), tf.constant(float(stop))).numpy()
-        self.stopping, self.overflowed = bool(told[-1, 1]), told[:, 2] > 0
-        return told[:, 0]
+        results = self.call(batches, tf.constant(padded), tf.constant(len(rates)), tf.constant(float(stop))).numpy()
+        self.stopping, self.overflowed = bool(results[-1, 1]), results[:, 2] > 0
+        return results[:, 0]
 
     def weights(self) -> list[np.ndarray]:
         """The network's variables, or their averages where they are kept: what is to be published."""
@@ -124,21 +124,21 @@ class Trainer:
         return bool(tf.reduce_all(finite))
 
     def _call(self, batches: Any, rates: Any, steps: Any, stop: Any) -> Any:
-        told = tf.TensorArray(tf.float32, steps, element_shape=[3])
+        results = tf.TensorArray(tf.float32, steps, element_shape=[3])
         if self.local_sgd_steps == 1:
-            return self._steps(told, tf.range(steps), batches, rates, stop).stack()
+            return self._steps(results, tf.range(steps), batches, rates, stop).stack()
         for first in tf.range(0, steps, self.local_sgd_steps):
             parted = self.strategy.run(self._local_sgd.snapshot)
             alone = tf.range(first, tf.minimum(first + self.local_sgd_steps, steps))
-            told = self._steps(told, alone, batches, rates, stop)
+            results = self._steps(results, alone, batches, rates, stop)
             self.strategy.run(self._local_sgd.average, args=(parted,))
-        return told.stack()
+        return results.stack()
 
-    def _steps(self, told: Any, numbers: Any, batches: Any, rates: Any, stop: Any) -> Any:
+    def _steps(self, results: Any, numbers: Any, batches: Any, rates: Any, stop: Any) -> Any:
         for index in numbers:
             of_replicas = self.strategy.run(self._replica_step, args=(rates[index], stop, *next(batches)))
-            told = told.write(index, self.strategy.experimental_local_results(of_replicas)[0])
-        return told
+            results = results.write(index, self.strategy.experimental_local_results(of_replicas)[0])
+        return results
 
     def _replica_step(self, rate: Any, stop: Any, *batch: Any) -> Any:
         """Float32 [3], the same on all replicas: the loss, how many are to stop, whether the gradients overflowed."""

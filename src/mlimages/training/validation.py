@@ -37,7 +37,7 @@ class ValidationResult(NamedTuple):
 class Validation:
     """`params.validation_images` of the validation records, evenly spread over all; UserError where there are none.
 
-    Each shows its middle, `params.validation_fraction` of each side. They are decoded anew each time: what is kept in
+    Each shows its middle, `params.validation_fraction` of each side. They are decoded every time: what is kept in
     memory does not grow with their number.
     """
 

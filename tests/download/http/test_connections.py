@@ -103,7 +103,7 @@ def test_a_slot_has_one_connection_and_few_stay_open_unused(fetcher: MakeFetcher
     names = [f"{number}.example" for number in range(12)]
     one = fetcher(also=server.connect_to(*names))
     assert {found.reason for found in one.fetch_all([f"http://{name}/a.jpg" for name in names * 2])} == {Reason.OK}
-    assert len(one.crew._exchange._transport._idle) == 3
+    assert len(one.pool._exchange._transport._idle) == 3
 
 
 def test_an_idle_connection_holds_no_body(fetcher: MakeFetcher, server: ScriptedServer) -> None:

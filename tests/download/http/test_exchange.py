@@ -194,8 +194,8 @@ def test_an_image_with_another_md5_than_the_tables_is_not_taken(fetcher: MakeFet
     server.on("/a.jpg", body=jpeg)
     one = fetcher()
     for number, md5 in enumerate((hashlib.md5(jpeg, usedforsecurity=False).hexdigest(), "0" * 32)):
-        one.crew.send(0, Get(number, URL, ("images.example", 0), 5.0, "train-00000", md5))
-    answers = sorted([one.crew.receive(5.0)[0][1] for _ in range(2)])
+        one.pool.send(0, Get(number, URL, ("images.example", 0), 5.0, "train-00000", md5))
+    answers = sorted([one.pool.receive(5.0)[0][1] for _ in range(2)])
     assert [answer.reason for answer in answers] == [Reason.OK, Reason.CHANGED]
 
 

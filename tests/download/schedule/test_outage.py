@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from tests.conftest import ScriptedServer
-from tests.download.conftest import HOST, NOBODY, MakeFetcher, ThreadCrew
+from tests.download.conftest import HOST, NOBODY, MakeFetcher, ThreadPool
 
 from mlimages.core.errors import UserError
-from mlimages.core.worker_pool import Lost
-from mlimages.download.http.exchange import Probe
+from mlimages.core.worker_pool import LostWorker
+from mlimages.download.http.exchange import Probe, Probed
 from mlimages.download.ledger import Reason
 from mlimages.download.schedule import outage, scheduler
 
@@ -72,15 +72,15 @@ def test_probes_do_not_come_while_others_answer(fetcher: MakeFetcher, server: Sc
 
 def test_a_probe_that_dies_with_its_worker_is_sent_again(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    lost, send = [Lost(None)], ThreadCrew.send
+    lost, send = [LostWorker(None)], ThreadPool.send
 
-    def losing(crew: ThreadCrew, worker: int, task: Any) -> None:
-        if isinstance(task, Probe) and lost and not any(one.scheduler._in_flight):
-            crew._results.put(lost.pop())
+    def losing(pool: ThreadPool, worker: int, task: Any) -> None:
+        if isinstance(task, Probe) and lost:  # with its worker, once no line is there, which would be suspected
+            pool._results.put(Probed(False) if any(one.scheduler._in_flight) else lost.pop())
         else:
-            send(crew, worker, task)
+            send(pool, worker, task)
 
-    monkeypatch.setattr(ThreadCrew, "send", losing)
+    monkeypatch.setattr(ThreadPool, "send", losing)
     monkeypatch.setattr(scheduler, "WINDOW", 1)
     server.on("/a.jpg", body=jpeg)
     one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=3.0)
@@ -106,8 +106,8 @@ def test_nobody_is_asked_while_the_network_is_away(fetcher: MakeFetcher, server:
         if one.entries and asked is None:
             one.hosts["images.example:80"] = NOBODY
         if one.scheduler.outage.away_since is not None:
-            asked, looked = asked or one.crew.requests.total(), looked + 1
-            assert one.crew.requests.total() == asked
+            asked, looked = asked or one.pool.requests.total(), looked + 1
+            assert one.pool.requests.total() == asked
             if looked == 10:  # rounds, of a TICK each: hosts that are looked at alone would have been asked again
                 one.hosts.update(here)
     assert looked >= 10
@@ -136,9 +136,9 @@ def test_a_host_that_is_gone_is_doubted_once(fetcher: MakeFetcher, server: Scrip
     one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=60.0, attempts=2)
     for _ in one.run(["http://dead.example/a.jpg"]):
         one.scheduler.outage.answered("images.example", HOST, time.monotonic())
-        assert one.crew.requests.total() <= 4, "more than two tries, and two more"
+        assert one.pool.requests.total() <= 4, "more than two tries, and two more"
     assert one.entries[0].reason is Reason.CONNECT
-    assert one.crew.requests.total() == 4
+    assert one.pool.requests.total() == 4
 
 
 def test_a_line_that_met_no_network_has_all_its_tries_again(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,

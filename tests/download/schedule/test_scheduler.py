@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from tests.conftest import ScriptedServer
-from tests.download.conftest import HOST, NOBODY, MakeFetcher, ThreadCrew
+from tests.download.conftest import HOST, NOBODY, MakeFetcher, ThreadPool
 
 from mlimages.core.params import Mirror
-from mlimages.core.worker_pool import Lost
+from mlimages.core.worker_pool import LostWorker
 from mlimages.download.ledger import Reason
 from mlimages.download.schedule import hosts, scheduler
 
@@ -189,15 +189,15 @@ def test_what_no_rule_fits_is_asked_for_itself(fetcher: MakeFetcher, server: Scr
 def test_a_line_that_lost_its_worker_twice_is_to_blame_unless_the_whole_node_was_lost(
         fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch, with_node: bool,
         reason: Reason) -> None:
-    losses, send = [Lost(None, with_node)] * 2, ThreadCrew.send
+    losses, send = [LostWorker(None, with_node)] * 2, ThreadPool.send
 
-    def losing(crew: ThreadCrew, worker: int, task: Any) -> None:
+    def losing(pool: ThreadPool, worker: int, task: Any) -> None:
         if losses:
-            crew._results.put(losses.pop())
+            pool._results.put(losses.pop())
         else:
-            send(crew, worker, task)
+            send(pool, worker, task)
 
-    monkeypatch.setattr(ThreadCrew, "send", losing)
+    monkeypatch.setattr(ThreadPool, "send", losing)
     [url] = serve(server, jpeg, 1)
     assert fetcher().fetch(url).reason is reason
 
@@ -205,11 +205,11 @@ def test_a_line_that_lost_its_worker_twice_is_to_blame_unless_the_whole_node_was
 def test_a_worker_whose_threads_are_busy_with_other_work_is_sent_no_line(
         fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a line would wait there, and count as one that hangs."""
-    monkeypatch.setattr(ThreadCrew, "threads", 1)
+    monkeypatch.setattr(ThreadPool, "threads", 1)
     one, rounds = fetcher(), 0
     one.other_work = lambda worker: int(rounds < 5)
     for _ in one.run(serve(server, jpeg, 3)):
-        assert rounds >= 5 or not one.crew.requests
+        assert rounds >= 5 or not one.pool.requests
         rounds += 1
     assert {entry.reason for entry in one.entries.values()} == {Reason.OK}
 
@@ -218,7 +218,7 @@ def test_a_worker_whose_threads_are_busy_with_other_work_is_sent_no_line(
 def test_what_waits_for_a_worker_that_still_starts_does_not_hang(
         fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch, up: bool) -> None:
     monkeypatch.setattr(scheduler, "HANG_SECONDS", 0.1)
-    monkeypatch.setattr(ThreadCrew, "is_up", lambda crew, worker: up)
+    monkeypatch.setattr(ThreadPool, "is_up", lambda pool, worker: up)
     released, looks = threading.Event(), 0
     server.on("/a.jpg", body=jpeg, until=released)
     one = fetcher(deadline_seconds=1000.0)
@@ -228,26 +228,26 @@ def test_what_waits_for_a_worker_that_still_starts_does_not_hang(
         looks += 1
         if looks == 8:  # of a TICK each
             released.set()
-    assert (one.crew.killed > 0) is up
+    assert (one.pool.killed > 0) is up
 
 
 def test_what_a_successor_is_sent_is_not_taken_for_what_the_lost_worker_had(
         fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A redirect sends worker 0's successor a line in the same round in which worker 0 is lost."""
     sent: dict[int, int] = {}
-    losses, send, receive = [Lost(None)], ThreadCrew.send, ThreadCrew.receive
+    losses, send, receive = [LostWorker(None)], ThreadPool.send, ThreadPool.receive
 
-    def sending(crew: ThreadCrew, worker: int, task: Any) -> None:
+    def sending(pool: ThreadPool, worker: int, task: Any) -> None:
         sent[task.number] = worker
-        send(crew, worker, task)
+        send(pool, worker, task)
 
-    def losing(crew: ThreadCrew, seconds: float) -> list[tuple[int, Any]]:
-        found = [(sent[answer.number], answer) for _, answer in receive(crew, seconds)]
+    def losing(pool: ThreadPool, seconds: float) -> list[tuple[int, Any]]:
+        found = [(sent[answer.number], answer) for _, answer in receive(pool, seconds)]
         return found + [(0, losses.pop())] if found and losses else found
 
-    monkeypatch.setattr(ThreadCrew, "workers", 2)
-    monkeypatch.setattr(ThreadCrew, "send", sending)
-    monkeypatch.setattr(ThreadCrew, "receive", losing)
+    monkeypatch.setattr(ThreadPool, "workers", 2)
+    monkeypatch.setattr(ThreadPool, "send", sending)
+    monkeypatch.setattr(ThreadPool, "receive", losing)
     server.on("/a.jpg", status=302, headers={"Location": "http://second.example/b.jpg"})
     server.on("/b.jpg", body=jpeg)
     found = fetcher(also=server.connect_to("second.example")).fetch(f"{HOST}/a.jpg")

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from tests.conftest import ScriptedServer
-from tests.download.conftest import HOST, NOBODY, MakeFetcher, ThreadCrew
+from tests.download.conftest import HOST, NOBODY, MakeFetcher, ThreadPool
 
-from mlimages.core.worker_pool import Lost
+from mlimages.core.worker_pool import LostWorker
 from mlimages.download.ledger import Reason
 from mlimages.download.lines import Line
 from mlimages.download.schedule import hosts, scheduler
@@ -26,22 +26,22 @@ def lose_the_first(monkeypatch: pytest.MonkeyPatch, count: int, after: int = 0) 
     """Lose the worker once, with at least so many lines after the first few; returns when which URL was sent since."""
     seen: list[Any] = []
     sent: list[tuple[float, str]] = []
-    lost, send, receive = threading.Event(), ThreadCrew.send, ThreadCrew.receive
+    lost, send, receive = threading.Event(), ThreadPool.send, ThreadPool.receive
 
-    def sending(crew: ThreadCrew, worker: int, task: Any) -> None:
+    def sending(pool: ThreadPool, worker: int, task: Any) -> None:
         seen.append(task)
         if lost.is_set() or len(seen) <= after:
-            send(crew, worker, task)
+            send(pool, worker, task)
             sent.extend([(time.monotonic(), task.url)] * lost.is_set())
 
-    def receiving(crew: ThreadCrew, seconds: float) -> list[tuple[int, Any]]:
+    def receiving(pool: ThreadPool, seconds: float) -> list[tuple[int, Any]]:
         if len(seen) >= after + count and not lost.is_set():
             lost.set()
-            return [(0, Lost(None))]
-        return receive(crew, seconds)
+            return [(0, LostWorker(None))]
+        return receive(pool, seconds)
 
-    monkeypatch.setattr(ThreadCrew, "send", sending)
-    monkeypatch.setattr(ThreadCrew, "receive", receiving)
+    monkeypatch.setattr(ThreadPool, "send", sending)
+    monkeypatch.setattr(ThreadPool, "receive", receiving)
     return sent
 
 

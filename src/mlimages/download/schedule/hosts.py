@@ -49,7 +49,7 @@ class Host:
         return now >= self.not_before and (self.in_flight == 0 or (self._heard and self.suspended_at is None))
 
     def answered(self, number: int, *, erred: bool) -> bool:
-        """Note that somebody is there; whether different lines in a row were told of an error of the host's own."""
+        """Note that somebody is there; whether different lines in a row got an error of the host itself."""
         self._heard, self.suspended_at = True, None
         self._pause, self._to_give_up = FIRST_PAUSE_SECONDS, FIRST_GIVEN_UP
         self._failed.clear()

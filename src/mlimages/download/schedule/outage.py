@@ -81,12 +81,12 @@ class Outage:
         """The worker that probed has died: another probe may go out at once."""
         self._probing = False
 
-    def probed(self, heard: bool, now: float) -> None:
+    def probed(self, answered: bool, now: float) -> None:
         """What came of a probe."""
         self._probing, self._probe_at = False, now + PROBE_EVERY_SECONDS
-        if not heard and self.away_since is None:
+        if not answered and self.away_since is None:
             self.away_since = now
-        if heard:
+        if answered:
             self._alive(now)
 
     def ended(self) -> bool:

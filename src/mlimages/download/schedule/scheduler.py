@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mlimages.core.params import Download
-from mlimages.core.worker_pool import Crew, Lost
+from mlimages.core.worker_pool import LostWorker, WorkerPool
 from mlimages.download.http.exchange import Answer, Get, Probe, Probed
 from mlimages.download.ledger import Reason
 from mlimages.download.lines import Line
@@ -26,24 +26,24 @@ HANG_SECONDS, TICK_SECONDS = 30.0, 0.25
 
 
 class Scheduler:
-    """Fetches lines through a crew of workers; `on_entry(line, entry)` is called once for each, as they end.
+    """Fetches lines through a pool of workers; `on_entry(line, entry)` is called once for each, as they end.
 
     `on_result(result)` takes what workers return of tasks that are not the scheduler's own, `on_lost(worker)` hears of
     workers that died, and `other_work(worker)` says how many such tasks one has: each takes a thread there, and none
     runs beside a suspect. `recent` has the reasons of the last answers, redirects aside.
     """
 
-    def __init__(self, params: Download, crew: Crew, *, on_entry: Callable[[Line, Entry], None],
+    def __init__(self, params: Download, pool: WorkerPool, *, on_entry: Callable[[Line, Entry], None],
                  on_result: Callable[[Any], None], on_lost: Callable[[int], None],
                  other_work: Callable[[int], int]) -> None:
-        self._params, self._crew = params, crew
+        self._params, self._pool = params, pool
         self._on_entry, self._on_result, self._on_lost, self._other_work = on_entry, on_result, on_lost, other_work
-        self.domains, self.pending = Domains(params, crew.workers), 0
+        self.domains, self.pending = Domains(params, pool.workers), 0
         self.outage = Outage(params.outage_seconds)
         self.recent: deque[Reason] = deque(maxlen=RECENT_ANSWERS)
-        self._in_flight: list[dict[int, tuple[Line, Host, Slot]]] = [{} for _ in range(crew.workers)]
+        self._in_flight: list[dict[int, tuple[Line, Host, Slot]]] = [{} for _ in range(pool.workers)]
         self._suspects = Suspects(self.domains)
-        self._up_at = [0.0] * crew.workers
+        self._up_at = [0.0] * pool.workers
         self._hungry: dict[Domain, None] = {}
         self._suspended: set[Host] = set()
         self._timers: Timers[Line | Host | Domain] = Timers()
@@ -61,14 +61,14 @@ class Scheduler:
                     self.pending += 1
                     self._enqueue(line)
             self._wake()
-            results = self._crew.receive(self._timers.wait(time.monotonic(), TICK_SECONDS))
-            self._take_back({worker: result for worker, result in results if isinstance(result, Lost)})
+            results = self._pool.receive(self._timers.wait(time.monotonic(), TICK_SECONDS))
+            self._take_back({worker: result for worker, result in results if isinstance(result, LostWorker)})
             for worker, result in results:
                 if isinstance(result, Answer):
                     self._answered(worker, result)
                 elif isinstance(result, Probed):
                     self.outage.probed(result.reached, time.monotonic())
-                elif not isinstance(result, Lost):
+                elif not isinstance(result, LostWorker):
                     self._on_result(result)
             yield
 
@@ -116,13 +116,13 @@ class Scheduler:
 
     def _has_room(self, worker: int) -> bool:
         busy = len(self._in_flight[worker]) + self._other_work(worker)
-        return busy < self._crew.threads and not self.tries_alone(worker)
+        return busy < self._pool.threads and not self.tries_alone(worker)
 
     def _send(self, line: Line, host: Host, slot: Slot, worker: int, now: float) -> None:
         host.in_flight += 1
         line.sent_at = now
         self._in_flight[worker][line.number] = line, host, slot
-        self._crew.send(worker, Get(line.number, line.url, (host.domain.name, slot.number),
+        self._pool.send(worker, Get(line.number, line.url, (host.domain.name, slot.number),
                                     min(line.seconds_left, self._params.deadline_seconds), line.shard.name,
                                     line.address.md5, line.address.turn))
 
@@ -140,7 +140,7 @@ class Scheduler:
                 what.timer = None
                 self._dispatch(what)
         for _ in range(len(self._hungry)):  # each once, while there is room for any
-            if not any(map(self._has_room, range(self._crew.workers))):
+            if not any(map(self._has_room, range(self._pool.workers))):
                 break
             domain = next(iter(self._hungry))
             del self._hungry[domain]
@@ -205,13 +205,13 @@ class Scheduler:
         self._on_entry(line, Entry(line.line, reason, status, line.address.mirror, stored, detail))
 
     def _watch_the_network(self, now: float) -> None:
-        """Probe where nobody has answered for a while; end the waits of those who can be told from a lost network."""
+        """Probe where nobody has answered for a while; end the waits that are not due to the network."""
         if url := self.outage.probe(now, bool(self._suspended)):
-            self._crew.send(0, Probe(url))
+            self._pool.send(0, Probe(url))
         was_away = self.outage.ended()
         for parked, again in self.outage.settled():
             if again:
-                parked.line.anew(self._params.deadline_seconds)
+                parked.line.reset(self._params.deadline_seconds)
                 self._enqueue(parked.line)
             else:
                 self._failed(parked.line, parked.reason, 0)
@@ -231,14 +231,14 @@ class Scheduler:
 
     def _end_hangs(self, now: float) -> None:
         for worker, under_way in enumerate(self._in_flight):
-            if not self._crew.is_up(worker):
+            if not self._pool.is_up(worker):
                 self._up_at[worker] = now  # what was sent there has not begun
             up_at = self._up_at[worker]
             if any(now > max(line.sent_at, up_at) + max(line.seconds_left, 0) + HANG_SECONDS
                    for line, _, _ in under_way.values()):
-                self._crew.kill(worker)
+                self._pool.kill(worker)
 
-    def _take_back(self, lost: Mapping[int, Lost]) -> None:
+    def _take_back(self, lost: Mapping[int, LostWorker]) -> None:
         """The lines of workers that died, of all of them before anything is sent to the successor of one."""
         if 0 in lost:
             self._suspects.alone = None

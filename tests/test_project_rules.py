@@ -1,4 +1,4 @@
-"""The law of the house, as far as a machine can check it."""
+"""The rules of this project that a test can check: layout, imports, names, notebooks and parameters."""
 
 import ast
 import dataclasses
@@ -39,6 +39,8 @@ IMPORTS = {
 PARTS_OF = {"train": ("inputs", "network", "training", "launch"), "evaluate": ("inputs",)}
 MAX_FILES = 12  # in a folder, `__init__.py` and `conftest.py` aside
 MAX_LINES = 400
+# Words that say something else here than everywhere else, or nothing.
+PRIVATE_WORDS = ("anew", "course", "crew", "hear", "heard", "knock", "meet", "staff", "told", "twin")
 COMMAND = "__name__ == '__main__'"
 
 
@@ -202,3 +204,20 @@ def test_saving_a_notebook_in_jupyterlab_strips_its_outputs(monkeypatch: pytest.
             cell["outputs"], cell["execution_count"] = [{"output_type": "stream"}], 3
     manager.pre_save_hook(model={"type": "notebook", "content": content}, path="notebooks/1_acquire.ipynb")
     assert json.dumps(content) == clean
+
+
+def test_no_private_word_is_used() -> None:
+    pattern = re.compile(rf"\b({'|'.join(PRIVATE_WORDS)})\b", re.IGNORECASE)
+    paths = [*SOURCE.rglob("*.py"), *NOTEBOOKS, ROOT / "params.yaml", ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    found = [f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}" for path in paths
+             for number, line in enumerate(path.read_text().splitlines(), start=1) if pattern.search(line)]
+    assert found == []
+
+
+def test_a_class_name_exists_once() -> None:
+    places: dict[str, list[str]] = {}
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(SOURCE)))
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}

@@ -1,0 +1,48 @@
+"""Save a network as a SavedModel that needs nothing of this project."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mlimages.network.load_model import ACTIVATIONS
+from mlimages.network.model_files import ClassTable, Preprocessing
+
+TOP = 5  # classes that the signature `classify` returns
+
+
+def save_for_serving(network: keras.Model, classes: ClassTable, preprocessing: Preprocessing, out: Path) -> None:
+    """Save `network` with two signatures.
+
+    `serve`, the default: images float32 [batch, height, width, 3] in [-1, 1] to the network's outputs, float32
+    [batch, classes].
+
+    `classify`: JPEG files, string [batch], to the names and probabilities of the TOP likeliest classes of each, string
+    and float32 [batch, TOP]. The preprocessing is that of evaluation: the central part, resized as by TensorFlow 1.
+    """
+    names = tf.constant([classes.label(number) for number in range(len(classes))])
+    activation, side = ACTIVATIONS[preprocessing.activation], preprocessing.pixels
+
+    def read(jpeg: Any) -> Any:
+        image = tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_FAST")
+        height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float64))
+        top, left = (tf.cast((length - length * preprocessing.central_fraction) / 2, tf.int32)
+                     for length in (height, width))
+        crop = image[top: tf.shape(image)[0] - top, left: tf.shape(image)[1] - left]
+        return tf.raw_ops.ResizeBilinear(images=crop[None], size=[side, side])[0] / 127.5 - 1
+
+    def classify(jpegs: Any) -> dict[str, Any]:
+        images = tf.map_fn(read, jpegs, fn_output_signature=tf.TensorSpec([side, side, 3], tf.float32))
+        best = tf.math.top_k(activation(network(images, training=False)), min(TOP, len(classes)))
+        return {"names": tf.gather(names, best.indices), "probabilities": best.values}
+
+    # Keras' own `export` writes every variable twice: as TensorFlow's, and as its own that wraps it.
+    module = tf.Module()
+    module.weights = [variable.value for variable in network.variables]
+    module.serve = tf.function(lambda images: network(images, training=False), autograph=False,
+                               input_signature=[tf.TensorSpec(network.input_shape, tf.float32, name="images")])
+    module.classify = tf.function(classify, autograph=False,
+                                  input_signature=[tf.TensorSpec([None], tf.string, name="jpegs")])
+    tf.saved_model.save(module, out, signatures={"serve": module.serve, "serving_default": module.serve,
+                                                 "classify": module.classify})
