@@ -69,7 +69,7 @@ def make_inputs(folder: Path, photos: Path, images: int) -> None:
                 path = shard_path(folder / "work", part, number)
                 write_shard(path, itertools.islice(samples, IMAGES_PER_SHARD))
                 records[str(path.relative_to(folder / "work"))] = IMAGES_PER_SHARD
-    publish(folder / "work", folder / "images", verb="download", records=records, classes=RELEASED_CLASSES)
+    publish(folder / "work", folder / "images", stage="download", records=records, classes=RELEASED_CLASSES)
 
 
 def machine(folder: Path) -> Any:

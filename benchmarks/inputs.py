@@ -37,7 +37,7 @@ from mlimages.convert.records import parse_sparse, serialize, serialize_dense, s
 from mlimages.convert.shard_writer import open_shard
 from mlimages.core.params import load
 from mlimages.core.publish import publish, read_manifest
-from mlimages.core.tuning import STEPS, keep_freed
+from mlimages.core.tuning import FOR_STEPS, keep_freed_memory
 from mlimages.inputs import preprocess
 from mlimages.inputs.pipeline import Records, training_batches
 from mlimages.inputs.preprocess import decode
@@ -60,7 +60,7 @@ def make_records(folder: Path, photos: Path, records: int, pictures: int, schema
                 labels = Labels(tuple(sorted(rng.sample(range(RELEASED_CLASSES), LABELS))), (1.0,) * LABELS)
                 add(serialize(jpeg, labels, filename=str(number), key=str(number)) if schema == "sparse" else
                     serialize_dense(jpeg, labels, filename=str(number), classes=RELEASED_CLASSES), str(number))
-    publish(folder / "work", folder / "tfrecords", verb="convert", records=dict.fromkeys(names, records // SHARDS),
+    publish(folder / "work", folder / "tfrecords", stage="convert", records=dict.fromkeys(names, records // SHARDS),
             classes=RELEASED_CLASSES)
     return folder / "tfrecords"
 
@@ -150,7 +150,7 @@ def colours(image: Any, contrast_last: bool) -> Any:
 
 def rate(make: Callable[[Path, int], Any], folder: Path, parallel: int) -> tuple[float, float]:
     """Images a second of the clock, and a second of the processors, over SECONDS after a first one, not counted."""
-    keep_freed(STEPS)  # as `fit` does
+    keep_freed_memory(FOR_STEPS)  # as `fit` does
     iterator, began, count = iter(make(folder, parallel)), time.monotonic(), 0
     while time.monotonic() < began + 1:
         next(iterator)
@@ -240,7 +240,7 @@ def memory(folder: Path, options: argparse.Namespace) -> None:
 
 def memory_of(folder: Path, parallel: int, buffer: int) -> float:
     """The MB of 100 batches above the imports."""
-    keep_freed(STEPS)
+    keep_freed_memory(FOR_STEPS)
     before = peak()
     batches = ours(folder, parallel, rotate_and_color_jitter=True, shuffle_buffer=buffer)
     for _ in itertools.islice(batches, 100):

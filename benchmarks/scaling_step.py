@@ -44,7 +44,7 @@ def main() -> None:
                                  strategy=STRATEGY,  # type: ignore[arg-type]
                                  all_reduce_dtype=EXCHANGE)  # type: ignore[arg-type]
     machine = dataclasses.replace(loaded.machine, logical_devices=2 if STRATEGY == "mirrored" else 1)
-    tuning.keep_freed(tuning.STEPS)  # as `fit` does
+    tuning.keep_freed_memory(tuning.FOR_STEPS)  # as `fit` does
     strategy = build_strategy(params, machine)
     trainer = Trainer(params, CLASSES, strategy, steps_per_call=int(LOCAL))
     share = int(BATCH) // strategy.num_replicas_in_sync

@@ -32,13 +32,13 @@ def plain_convolutions() -> None:
 def kernel_gradient_as_product() -> None:
     from mlimages.network import layers
 
-    replace(layers, "onednn_has_avx512", lambda: True)
+    replace(layers, "onednn_uses_avx512", lambda: True)
 
 
 def kernel_gradient_as_convolution() -> None:
     from mlimages.network import layers
 
-    replace(layers, "onednn_has_avx512", lambda: False)
+    replace(layers, "onednn_uses_avx512", lambda: False)
 
 
 def batch_norm_of_keras() -> None:
@@ -52,7 +52,7 @@ def batch_norm_of_keras() -> None:
 def memory_given_back() -> None:
     import train_rivals
 
-    replace(train_rivals, "keep_freed", lambda options: None)
+    replace(train_rivals, "keep_freed_memory", lambda options: None)
 
 
 def without_layout_pass() -> None:

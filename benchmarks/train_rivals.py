@@ -30,7 +30,7 @@ from mlimages.convert.records import serialize, shard_name  # noqa: E402
 from mlimages.convert.shard_writer import open_shard  # noqa: E402
 from mlimages.core.params import load  # noqa: E402
 from mlimages.core.publish import publish, read_manifest  # noqa: E402
-from mlimages.core.tuning import STEPS, keep_freed  # noqa: E402
+from mlimages.core.tuning import FOR_STEPS, keep_freed_memory  # noqa: E402
 from mlimages.demo import world  # noqa: E402
 from mlimages.inputs.pipeline import Records, training_batches  # noqa: E402
 from mlimages.network.resnet import build  # noqa: E402
@@ -192,7 +192,7 @@ def _write_records(folder: Path, classes: int, pixels: int) -> Records:
                 chosen = tuple(sorted(int(one) for one in generator.choice(classes, 10, replace=False)))
                 key = f"{index}-{number}"
                 add(serialize(jpeg, Labels(chosen, (1.0,) * 10), filename="drawn", key=key), key)
-    publish(folder / "work", folder / "tfrecords", verb="convert", records=dict.fromkeys(names, RECORDS // SHARDS),
+    publish(folder / "work", folder / "tfrecords", stage="convert", records=dict.fromkeys(names, RECORDS // SHARDS),
             classes=classes)
     return Records(folder / "tfrecords", read_manifest(folder / "tfrecords", "convert"), "train")
 
@@ -208,7 +208,7 @@ def main(what: str, *sizes: str) -> None:
     if not sizes:
         {"memory": memory, "start": start}[what]()
         return
-    keep_freed(STEPS)  # as our training does; also for what it is measured against
+    keep_freed_memory(FOR_STEPS)  # as our training does; also for what it is measured against
     kinds = {"bare": bare, "full": full, "network": network, "applications": applications, "sgemm": sgemm}
     pixels, batch, classes = map(int, sizes)
     in_a_call = {"applications": FIT_STEPS, "sgemm": sgemm_steps(pixels, batch, classes)}.get(what, 1)

@@ -45,8 +45,8 @@ class Reply:
     `cut`: send so many bytes of the announced body, then close, with `reset` by a TCP reset; `drip_seconds`: pause
     after each byte; `endless`: bytes of no announced length until the client goes; `hang`: no answer; `drop`: close
     without an answer; `raw`: send these bytes as the whole answer, with `raw_drip_seconds` one by one; `then_close`:
-    close the connection after an answer that promised to keep it; `until`, `meet`: answer when the event is set, when
-    all have come.
+    close the connection after an answer that promised to keep it; `until`, `barrier`: answer when the event is set,
+    when all have come.
     """
 
     status: int = 200
@@ -62,7 +62,7 @@ class Reply:
     raw_drip_seconds: float = 0.0
     then_close: bool = False
     until: threading.Event | None = None
-    meet: threading.Barrier | None = None
+    barrier: threading.Barrier | None = None
 
 
 class ScriptedServer(ThreadingHTTPServer):
@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Send it; `end` is called before its last byte leaves, from when on the client may ask for something else."""
         self.close_connection = (reply.hang or reply.drop or reply.endless or reply.then_close or bool(reply.raw)
                                  or reply.cut is not None)
-        if others := reply.until or reply.meet:
+        if others := reply.until or reply.barrier:
             others.wait(PATIENCE_SECONDS)
         if reply.hang:
             self.server.closing.wait()

@@ -19,22 +19,23 @@ CLASSES = 12
 JPEG = Jpeg(bytes(range(200)), 30, 20)
 
 
-def a_record(number: int = 0, classes: tuple[int, ...] = (2, 5), confidences: tuple[float, ...] = (1.0, 0.5)) -> bytes:
+def make_record(number: int = 0, classes: tuple[int, ...] = (2, 5),
+                confidences: tuple[float, ...] = (1.0, 0.5)) -> bytes:
     return serialize(JPEG, Labels(classes, confidences), filename="http://host.example/a", key=f"train-{number:08d}")
 
 
-def a_shard(folder: Path, *records: bytes) -> Path:
+def make_shard(folder: Path, *records: bytes) -> Path:
     """A shard of these records, by default five, with its index."""
     path = folder / "train-00000-of-00001.tfrecord"
     with shard_writer.open_shard(path) as add:
-        for number, record in enumerate(records or [a_record(number) for number in range(5)]):
+        for number, record in enumerate(records or [make_record(number) for number in range(5)]):
             add(record, f"train-{number:08d}")
     return path
 
 
 def changed(name: str, value: Any) -> bytes:
     """A sound record with one feature replaced, or left out where the value is None."""
-    example = tf.train.Example.FromString(a_record())
+    example = tf.train.Example.FromString(make_record())
     del example.features.feature[name]
     if value is not None:
         example.features.feature[name].CopyFrom(value)

@@ -65,7 +65,7 @@ def on_small_disk(folder: Path, limit: str, command: Sequence[str]) -> Ended:
     return ended
 
 
-def told(ended: Ended, *words: str) -> None:
+def assert_user_error(ended: Ended, *words: str) -> None:
     """It ended with an error for a user that has these words, and no traceback."""
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert "UserError: " in ended.stderr, ended.stderr
@@ -86,7 +86,7 @@ def python(code: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", LEAN + code, *arguments]
 
 
-def damaged(body: bytes, rng: random.Random) -> bytes:
+def damage_image(body: bytes, rng: random.Random) -> bytes:
     """Cut, or with flipped bits, zeros or a stray marker somewhere."""
     content, at = bytearray(body), rng.randrange(2, len(body))
     match rng.randrange(4):

@@ -11,7 +11,7 @@ import pytest
 from tests.faults import environment
 
 from mlimages.core import noise
-from mlimages.core.noise import has_gpu, is_noise, standard_error
+from mlimages.core.noise import filtered_stderr, has_nvidia_gpu, is_noise
 from mlimages.core.params import Machine, Params
 from mlimages.download import download
 from mlimages.launch.worker_state import WorkerLog
@@ -69,7 +69,7 @@ print("ours")
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noise, "has_gpu", lambda: False)
+    monkeypatch.setattr(noise, "has_nvidia_gpu", lambda: False)
 
 
 @pytest.mark.parametrize("line", NOISE)
@@ -84,7 +84,7 @@ def test_any_other_line_is_not(line: str) -> None:
 
 @pytest.mark.parametrize("line", WITHOUT_GPU)
 def test_that_cuda_is_missing_says_something_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-    monkeypatch.setattr(noise, "has_gpu", lambda: True)
+    monkeypatch.setattr(noise, "has_nvidia_gpu", lambda: True)
     assert not is_noise(line)
 
 
@@ -103,11 +103,11 @@ def test_a_gpu_is_found_by_its_device_or_on_the_bus(tmp_path: Path, files: dict[
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert has_gpu(tmp_path) == expected
+    assert has_nvidia_gpu(tmp_path) == expected
 
 
 def test_what_another_process_writes_passes_in_order_without_noise(capfd: pytest.CaptureFixture[str]) -> None:
-    end, thread = standard_error()
+    end, thread = filtered_stderr()
     said = "".join(f"{line}\n" for pair in zip(NOISE, SAID, strict=True) for line in pair)
     subprocess.run([sys.executable, "-c", "import os, sys; os.write(2, sys.argv[1].encode()); os.abort()",
                     f"{said}  caf\u00e9\r 10 %\r\nthe last words"], stderr=end)
@@ -143,7 +143,7 @@ def execute(folder: Path, *cells: str) -> tuple[subprocess.CompletedProcess[str]
     return ended, "".join("".join(output.get("text", "")) for output in outputs)
 
 
-@pytest.mark.skipif(has_gpu(), reason="there is a GPU here, of which TensorFlow has something to say")
+@pytest.mark.skipif(has_nvidia_gpu(), reason="there is a GPU here, of which TensorFlow has something to say")
 def test_the_terminal_and_the_report_show_what_a_stage_says_and_not_what_tensorflow_notes(tmp_path: Path) -> None:
     ended, report = execute(tmp_path, USES_TENSORFLOW)
     assert (ended.stdout, ended.stderr, report) == ("ours\n", "", "ours\n")
@@ -176,7 +176,7 @@ def test_the_explorer_of_the_dataset_does_not_need_tensorflow(tiny_params: Param
     (tmp_path / "params.yaml").touch()
     cells = json.loads((ROOT / "notebooks/explore_dataset.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    loaded = "print([name for name in sys.modules if name.startswith(('tensorflow', 'keras'))])"
+    loaded = "import sys; print([name for name in sys.modules if name.startswith(('tensorflow', 'keras'))])"
     ended = subprocess.run([sys.executable, "-c", "\n".join([*code, loaded])], cwd=tmp_path, capture_output=True,
                            env={**environment(), "MPLBACKEND": "agg"}, text=True)
     assert ended.returncode == 0, ended.stderr

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from mlimages.core.params import SECTIONS, load
-from mlimages.core.scratch import reached
+from mlimages.core.scratch import imported_files
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "mlimages"
@@ -78,7 +78,7 @@ def package_of(module: str) -> str:
 
 def packages_used_by(verb: str) -> set[str]:
     """The packages that a stage's code reaches by imports, its own among them."""
-    names = (module_name(path) for path in reached(f"mlimages.{verb}.run") if path.name != "__init__.py")
+    names = (module_name(path) for path in imported_files(f"mlimages.{verb}.run") if path.name != "__init__.py")
     return {package_of(name) for name in names} - {""}
 
 

@@ -1,4 +1,4 @@
-"""ML-Images in a notebook: acquire -> download -> convert -> train -> evaluate, each verb a package of that name.
+"""ML-Images in a notebook: acquire -> download -> convert -> train -> evaluate, each stage a package of that name.
 
 Import it before TensorFlow: it sets environment variables that TensorFlow reads when it is imported.
 """
@@ -6,10 +6,10 @@ Import it before TensorFlow: it sets environment variables that TensorFlow reads
 import logging
 import os
 
-from mlimages.core.tuning import switch_onednn_on
+from mlimages.core.tuning import enable_onednn
 
 # TensorFlow's notices would drown a stage's own progress. Its Python part has no such variable, and in a notebook sets
 # its logger's level by itself.
 if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") not in ("0", "1"):
     logging.getLogger("tensorflow").addFilter(lambda record: record.levelno >= logging.WARNING)
-switch_onednn_on(os.environ)
+enable_onednn(os.environ)

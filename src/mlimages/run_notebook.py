@@ -1,4 +1,4 @@
-"""Execute a verb's notebook with its section of params.yaml, by papermill.
+"""Execute a stage's notebook with its section of params.yaml, by papermill.
 
     python -m mlimages.run_notebook train data/reports/4_train.ipynb
 
@@ -26,13 +26,13 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import Type
 
-from mlimages.core.errors import UserError, writing
-from mlimages.core.noise import standard_error
+from mlimages.core.errors import UserError, explain_disk_errors
+from mlimages.core.noise import filtered_stderr
 from mlimages.core.params import SECTIONS, load
 from mlimages.notebook import with_parameters
 from mlimages.repository import check_data
 
-VERBS = [name for name in SECTIONS if name != "machine"]
+STAGES = [name for name in SECTIONS if name != "machine"]
 KILLING = 3  # signals
 LAST_WORDS_SECONDS = 2.0  # in which what a kernel wrote is passed on; what it leaves running may keep the pipe open
 TICK_SECONDS, BEGUN_SECONDS = 0.05, 0.5  # after the latter a cell's own code runs, not the kernel's before it
@@ -73,7 +73,7 @@ class Kernel(AsyncKernelManager):
                 signal.signal(number, self._interrupt)
 
     async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
-        end, self._errors = standard_error()
+        end, self._errors = filtered_stderr()
         try:
             await super().start_kernel(stderr=end, **options)
         finally:
@@ -135,7 +135,7 @@ def execute(stage: str, out: str | Path) -> None:
     check_data(Path.cwd())
     load()
     [notebook] = Path("notebooks").glob(f"[0-9]_{stage}.ipynb")
-    with writing(Path(out)):
+    with explain_disk_errors(Path(out)):
         nbformat.write(with_parameters(notebook, stage), out)
         papermill.execute_notebook(out, out, kernel_name="python3", progress_bar=False, stdout_file=sys.stdout,
                                    stderr_file=sys.stderr, kernel_manager_class=Kernel, coalesce_streams=True)
@@ -153,8 +153,8 @@ def _make_paths_relative(path: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if len(arguments) != 2 or arguments[0] not in VERBS:
-        print(f"usage: python -m mlimages.run_notebook {'|'.join(VERBS)} OUTPUT.ipynb", file=sys.stderr)
+    if len(arguments) != 2 or arguments[0] not in STAGES:
+        print(f"usage: python -m mlimages.run_notebook {'|'.join(STAGES)} OUTPUT.ipynb", file=sys.stderr)
         return 2
     try:
         execute(*arguments)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlimages.core.errors import UserError, redo, unreadable
+from mlimages.core.errors import UserError, read_error, rebuild_hint
 from mlimages.core.publish import read_manifest
 
 
@@ -44,9 +44,9 @@ def _json(stage: str, path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `dvc repro {stage}`") from None
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise read_error(path, error) from None
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); {redo(stage)}") from None
+        raise UserError(f"{path} is damaged ({error}); {rebuild_hint(stage)}") from None
 
 
 def main() -> int:

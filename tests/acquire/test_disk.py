@@ -5,7 +5,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from tests.faults import DISK, needs_strace, needs_unshare, on_small_disk, python, told, with_fault
+from tests.faults import DISK, assert_user_error, needs_strace, needs_unshare, on_small_disk, python, with_fault
 
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import LISTS
@@ -44,14 +44,16 @@ def test_a_full_disk_is_reported_and_the_same_command_resumes(from_release: Acqu
     (release / LISTS[0].name).unlink()
     lines = "".join(f"http://images.example/{number}.jpg\t2:1\n" for number in range(1000))
     (release / LISTS[1].name).write_text(lines)
-    told(on_small_disk(Path(machine.scratch), limit, command(from_release, machine, tmp_path)), machine.scratch, *DISK)
+    ended = on_small_disk(Path(machine.scratch), limit, command(from_release, machine, tmp_path))
+    assert_user_error(ended, machine.scratch, *DISK)
     assert_resumes(from_release, machine, tmp_path)
 
 
 @needs_strace
 def test_a_failing_disk_is_reported_and_the_same_command_resumes(from_release: Acquire, machine: Machine,
                                                                 tmp_path: Path) -> None:
-    told(with_fault("fsync:error=EIO:when=3+", command(from_release, machine, tmp_path)), machine.scratch, *DISK)
+    ended = with_fault("fsync:error=EIO:when=3+", command(from_release, machine, tmp_path))
+    assert_user_error(ended, machine.scratch, *DISK)
     assert_resumes(from_release, machine, tmp_path)
 
 

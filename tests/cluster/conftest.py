@@ -19,7 +19,7 @@ from tests.convert.conftest import small_convert, small_demo  # noqa: F401 - fix
 from tests.training.fixtures import small_machine, small_python, small_tfrecords, small_train  # noqa: F401 - fixtures
 
 from mlimages.core.params import Machine, Params, load
-from mlimages.core.ray_backend import attached
+from mlimages.core.ray_backend import ray_connection
 
 ROOT = Path(__file__).parents[2]
 SYSTEM = {"health_check_period_ms": 500}  # a dead node is known after five checks
@@ -85,7 +85,7 @@ def nodes() -> Iterator[Nodes]:
         cluster = Cluster(initialize_head=True,
                           head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": SYSTEM})
         try:
-            with attached(dataclasses.replace(load(ROOT / "params.yaml").machine, ray_address=cluster.address)):
+            with ray_connection(dataclasses.replace(load(ROOT / "params.yaml").machine, ray_address=cluster.address)):
                 yield Nodes(cluster)
         finally:
             cluster.shutdown()

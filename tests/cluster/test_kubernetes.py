@@ -14,7 +14,7 @@ import yaml
 from tests.cluster.conftest import ROOT
 
 from mlimages.launch.tf_config import read_environment
-from mlimages.run_notebook import VERBS
+from mlimages.run_notebook import STAGES
 
 NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"}
 PATH = {"type": "string", "pattern": "^/"}
@@ -74,7 +74,7 @@ def test_all_pods_share_the_volume_of_the_repository_and_run_the_notebook_of_tra
         assert container["workingDir"] == mounts[volume]
         assert replica["restartPolicy"] == "OnFailure"
         python, option, module, stage, _ = container["command"]
-        assert (python, option, module, stage in VERBS) == ("python", "-m", "mlimages.run_notebook", True)
+        assert (python, option, module, stage in STAGES) == ("python", "-m", "mlimages.run_notebook", True)
 
 
 def test_the_tf_config_that_the_operator_sets_in_each_pod_is_understood(job: dict[str, Any],

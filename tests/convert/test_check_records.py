@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.damage import CLASSES, DAMAGES, JPEG, WRONG_RECORDS, WRONG_SIZES, a_record, a_shard, cut
+from tests.damage import CLASSES, DAMAGES, JPEG, WRONG_RECORDS, WRONG_SIZES, cut, make_record, make_shard
 
 from mlimages.acquire.formats import Labels
 from mlimages.convert.check_records import check_shard, main
@@ -14,18 +14,18 @@ from mlimages.core.errors import UserError
 
 def test_sound_records_of_both_schemas_are_counted(tmp_path: Path) -> None:
     dense = serialize_dense(JPEG, Labels((1, 11), (0.5, 1.0)), filename="a", classes=CLASSES)
-    assert check_shard(a_shard(tmp_path, a_record(), dense, a_record(2, (), ())), CLASSES) == 3
+    assert check_shard(make_shard(tmp_path, make_record(), dense, make_record(2, (), ())), CLASSES) == 3
 
 
 @pytest.mark.parametrize(("damage", "said"), DAMAGES)
 def test_whatever_is_damaged_is_named(tmp_path: Path, damage: Callable[[Path], object], said: str) -> None:
-    damage(path := a_shard(tmp_path))
+    damage(path := make_shard(tmp_path))
     with pytest.raises(UserError, match=said):
         check_shard(path, CLASSES)
 
 
 def test_a_shard_cut_between_two_records_differs_from_its_index(tmp_path: Path) -> None:
-    cut(3, 0)(path := a_shard(tmp_path))
+    cut(3, 0)(path := make_shard(tmp_path))
     with pytest.raises(UserError, match=r"record 3: the file has 3 records, .*\.index tells of 5, and from here"):
         check_shard(path, CLASSES)
 
@@ -33,7 +33,7 @@ def test_a_shard_cut_between_two_records_differs_from_its_index(tmp_path: Path) 
 @pytest.mark.parametrize(("record", "said"), WRONG_RECORDS + WRONG_SIZES)
 def test_wrong_features_and_labels_are_named(tmp_path: Path, record: bytes, said: str) -> None:
     with pytest.raises(UserError, match=rf"\.tfrecord, record 1: {said}"):
-        check_shard(a_shard(tmp_path, a_record(), record), CLASSES)
+        check_shard(make_shard(tmp_path, make_record(), record), CLASSES)
 
 
 @pytest.mark.parametrize("arguments", [(), ("data/tfrecords", "more")])

@@ -90,7 +90,7 @@ def test_a_damaged_picture_is_kept_or_has_a_reason(kind: str, shorter_side: int 
             kept["download"] += 1
         except Failure:
             pass
-    assert all(0 < kept[verb] < 400 for verb in ("convert", "download"))
+    assert all(0 < kept[stage] < 400 for stage in ("convert", "download"))
 
 
 def float_for_a_description(orientation: int) -> bytes:

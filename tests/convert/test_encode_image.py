@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from tests.faults import damaged
+from tests.faults import damage_image
 
 from mlimages.convert.encode_image import Jpeg, to_jpeg
 from mlimages.images.decode import ORIENTATION, Defect, Undecodable
@@ -210,7 +210,7 @@ def test_the_quick_look_refuses_exactly_what_a_full_decode_refuses() -> None:
     bodies = [encoded(scene(120, 90, mode), "JPEG", **some) for some in options for mode in ("RGB", "L")]
     verdicts: Counter[bool] = Counter()
     for _ in range(600):
-        body = damaged(rng.choice(bodies), rng)
+        body = damage_image(rng.choice(bodies), rng)
         try:
             full = tf.io.decode_jpeg(body, channels=3) is not None
         except tf.errors.InvalidArgumentError:

@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 from tests.conftest import PATIENCE_SECONDS
 from tests.convert.conftest import SmallDemo
-from tests.faults import DISK, environment, needs_strace, needs_unshare, on_small_disk, python, told, with_fault
+from tests.faults import (
+    DISK,
+    assert_user_error,
+    environment,
+    needs_strace,
+    needs_unshare,
+    on_small_disk,
+    python,
+    with_fault,
+)
 
 from mlimages.acquire.formats import list_file, read_list
 from mlimages.convert import convert
@@ -22,7 +31,7 @@ from mlimages.convert.check_records import check_shards
 from mlimages.core.params import Convert, Machine
 from mlimages.core.publish import MANIFEST, verify
 
-NO_PREFLIGHT = "import mlimages.core.errors; mlimages.core.errors.check_room = lambda *about: None"
+NO_PREFLIGHT = "import mlimages.core.errors; mlimages.core.errors.check_space = lambda *about: None"
 RUN_CONVERT = """
 import pickle, sys
 from mlimages.acquire.formats import list_file, read_list
@@ -90,7 +99,7 @@ def test_a_kill_at_any_call_loses_nothing_finished(run: Run, undisturbed: bytes,
 @needs_strace
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(run: Run, undisturbed: bytes, error: str) -> None:
-    told(with_fault(f"fsync:error={error}:when=6+", run.command()), "scratch/convert", *DISK)
+    assert_user_error(with_fault(f"fsync:error={error}:when=6+", run.command()), "scratch/convert", *DISK)
     run.no_final_name()
     assert run.manifest() == undisturbed
 
@@ -106,7 +115,7 @@ def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(run: Run, undist
 def test_a_full_disk_is_told_and_the_same_command_goes_on(run: Run, undisturbed: bytes, limit: str, before: str,
                                                           words: tuple[str, ...]) -> None:
     ended = on_small_disk(run.folder / "scratch", limit, run.command(before))
-    told(ended, "scratch/convert", *words)
+    assert_user_error(ended, "scratch/convert", *words)
     assert ".partial" not in ended.stdout
     assert not run.out.exists()
     assert run.manifest() == undisturbed

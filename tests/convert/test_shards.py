@@ -43,7 +43,7 @@ def inputs(release: Path, from_release: Acquire, machine: Machine, tmp_path: Pat
     write_shard(shard_path(tmp_path / "work", "val", 0), (
         Sample(key_of("val", line), "jpg", noise(rng), f"http://images.example/v{line}", Labels((2,), (1.0,)))
         for line in range(60)))
-    publish(tmp_path / "work", tmp_path / "images", verb="download", records={}, classes=5)
+    publish(tmp_path / "work", tmp_path / "images", stage="download", records={}, classes=5)
     return {"lists": acquire(from_release, machine, out=tmp_path / "lists"), "images": tmp_path / "images"}
 
 
@@ -107,7 +107,7 @@ def test_a_part_without_any_image_stops_and_is_named(small: Convert, machine: Ma
                                                      tmp_path: Path) -> None:
     (tmp_path / "work" / "val" / "00000.tar").unlink()
     write_shard(shard_path(tmp_path / "work", "val", 0), [])
-    publish(tmp_path / "work", tmp_path / "images", verb="download", records={}, classes=5)
+    publish(tmp_path / "work", tmp_path / "images", stage="download", records={}, classes=5)
     with pytest.raises(UserError, match="no image for the part `val`"):
         convert(small, machine, **inputs, out=tmp_path / "out")
 
@@ -116,7 +116,7 @@ def test_a_part_of_which_every_image_fails_is_never_published(small: Convert, ma
                                                               inputs: dict[str, Path], tmp_path: Path) -> None:
     write_shard(shard_path(tmp_path / "work", "val", 0),
                 [Sample("val-00000001", "jpg", b"no picture", "http://images.example/v", Labels((2,), (1.0,)))])
-    publish(tmp_path / "work", tmp_path / "images", verb="download", records={}, classes=5)
+    publish(tmp_path / "work", tmp_path / "images", stage="download", records={}, classes=5)
     with pytest.raises(UserError, match=r"no image of the part `val` is left: all 1 failed, as .*/failures\.csv tells"):
         convert(small, machine, **inputs, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

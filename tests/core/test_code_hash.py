@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.core.scratch import PACKAGE, SOURCE, meaning, reached
+from mlimages.core.scratch import PACKAGE, SOURCE, code_hash, imported_files
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def of_stage(stage: str, source: Path) -> str:
-    return meaning(reached(f"{PACKAGE}.{stage}.run", source), source)
+    return code_hash(imported_files(f"{PACKAGE}.{stage}.run", source), source)
 
 
 def change(path: Path, old: str, new: str) -> None:
@@ -31,7 +31,7 @@ STAGES = ["acquire", "convert", "train", "evaluate"]
 @pytest.mark.parametrize("stage", STAGES)
 def test_comments_docstrings_and_line_breaks_mean_nothing(source: Path, stage: str) -> None:
     before = of_stage(stage, source)
-    for path in reached(f"{PACKAGE}.{stage}.run", source):
+    for path in imported_files(f"{PACKAGE}.{stage}.run", source):
         change(path, '"""', '"""Other words. ')  # every module begins with its docstring
         path.write_text(f"{path.read_text()}\n\n# A comment.\nif __name__ == '__main__':\n    print('a command')\n")
     change(source / PACKAGE / "core" / "errors.py", '"""The command that', '"""The very command that')

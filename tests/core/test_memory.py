@@ -22,7 +22,7 @@ def take_on_a_thread():
 
 done = threading.Event()
 if sys.argv[1] == "kept":
-    tuning.keep_freed(tuning.STEPS)
+    tuning.keep_freed_memory(tuning.FOR_STEPS)
 take()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):

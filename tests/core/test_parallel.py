@@ -41,8 +41,8 @@ def test_no_more_than_the_window_is_begun_and_not_yet_yielded() -> None:
 
 
 def test_as_many_units_run_at_once_as_there_are_workers() -> None:
-    meet = threading.Barrier(4)
-    assert len(list(ordered_map(lambda _: meet.wait(20), range(8), workers=4, window=8))) == 8
+    barrier = threading.Barrier(4)
+    assert len(list(ordered_map(lambda _: barrier.wait(20), range(8), workers=4, window=8))) == 8
 
 
 def test_the_first_error_is_raised_after_the_results_before_it_and_nothing_later_begins() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.faults import python, run
 
-from mlimages.core.tuning import ONEDNN, instructions, onednn_has_avx512, switch_onednn_on
+from mlimages.core.tuning import ONEDNN, enable_onednn, instruction_sets, onednn_uses_avx512
 
 ZEN_3 = "processor\t: 0\nmodel name\t: AMD EPYC 7B13\nflags\t\t: fpu sse4_2 avx f16c avx2 bmi2 fma\n"
 ZEN_5 = "processor\t: 0\nmodel name\t: AMD EPYC 9755\nflags\t\t: fpu sse4_2 avx avx2 fma avx512f avx512_vnni\n"
@@ -15,8 +15,8 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes\n"
 # Imports this project and then TensorFlow, as every process does that computes; prints whether oneDNN is on.
 PROGRAM = """
 import os
-from mlimages.core.tuning import ONEDNN, onednn_is_on
-print(os.environ.get(ONEDNN), onednn_is_on())
+from mlimages.core.tuning import ONEDNN, onednn_enabled
+print(os.environ.get(ONEDNN), onednn_enabled())
 """
 
 
@@ -24,7 +24,7 @@ print(os.environ.get(ONEDNN), onednn_is_on())
 def test_a_processor_with_avx2_computes_with_onednn(tmp_path: Path, cpuinfo: str, expected: str | None) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
     environment: dict[str, str] = {}
-    switch_onednn_on(environment, tmp_path / "cpuinfo")
+    enable_onednn(environment, tmp_path / "cpuinfo")
     assert environment.get(ONEDNN) == expected
 
 
@@ -35,20 +35,20 @@ def test_onednn_has_avx512_where_the_processor_has_it_and_the_user_does_not_lowe
         tmp_path: Path, cpuinfo: str, most: str | None, expected: bool) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
     environment = {} if most is None else {"ONEDNN_MAX_CPU_ISA": most}
-    assert onednn_has_avx512(environment, tmp_path / "cpuinfo") == expected
+    assert onednn_uses_avx512(environment, tmp_path / "cpuinfo") == expected
 
 
 @pytest.mark.parametrize(("cpuinfo", "expected"), [
     (ZEN_3, ["avx", "avx2", "fma"]), (SANDY_BRIDGE, ["avx"]), (ARM, ["asimd"]), ("", [])])
 def test_what_kernels_are_chosen_by_is_known_by_name(tmp_path: Path, cpuinfo: str, expected: list[str]) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
-    assert instructions(tmp_path / "cpuinfo") == expected
-    assert instructions(tmp_path / "absent") == []
+    assert instruction_sets(tmp_path / "cpuinfo") == expected
+    assert instruction_sets(tmp_path / "absent") == []
 
 
 def test_without_a_cpuinfo_tensorflow_decides(tmp_path: Path) -> None:
     environment: dict[str, str] = {}
-    switch_onednn_on(environment, tmp_path / "absent")
+    enable_onednn(environment, tmp_path / "absent")
     assert not environment
 
 
@@ -56,11 +56,11 @@ def test_without_a_cpuinfo_tensorflow_decides(tmp_path: Path) -> None:
 def test_what_the_user_set_stays(tmp_path: Path, choice: str) -> None:
     (tmp_path / "cpuinfo").write_text(ZEN_3)
     environment = {ONEDNN: choice}
-    switch_onednn_on(environment, tmp_path / "cpuinfo")
+    enable_onednn(environment, tmp_path / "cpuinfo")
     assert environment == {ONEDNN: choice}
 
 
-@pytest.mark.skipif("avx2" not in instructions(), reason="this processor has no AVX2, so TensorFlow decides")
+@pytest.mark.skipif("avx2" not in instruction_sets(), reason="this processor has no AVX2, so TensorFlow decides")
 @pytest.mark.parametrize(("choice", "printed"), [(None, "1 True"), ("0", "0 False")])
 def test_a_process_that_computes_has_it_before_tensorflow_is_imported(
         monkeypatch: pytest.MonkeyPatch, choice: str | None, printed: str) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.faults import needs_strace, needs_unshare, on_small_disk, python, told, with_fault
+from tests.faults import assert_user_error, needs_strace, needs_unshare, on_small_disk, python, with_fault
 
 from mlimages.core.errors import UserError
-from mlimages.core.publish import MANIFEST, atomic, publish, read_manifest, verify, write_csv, write_json
+from mlimages.core.publish import MANIFEST, atomic_write, publish, read_manifest, verify, write_csv, write_json
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def made(tmp_path: Path) -> Path:
     (work / "deep").mkdir(parents=True)
     (work / "a.bin").write_bytes(b"abc")
     (work / "deep" / "b.bin").write_bytes(bytes(range(256)) * 1000)
-    publish(work, tmp_path / "made", verb="bake", records={"deep/b.bin": 7}, classes=3)
+    publish(work, tmp_path / "made", stage="bake", records={"deep/b.bin": 7}, classes=3)
     return tmp_path / "made"
 
 
@@ -31,7 +31,7 @@ def _rewrite(path: Path, content: bytes) -> None:
 
 def test_a_file_has_its_final_name_only_after_the_block(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
-    with atomic(path) as file:
+    with atomic_write(path) as file:
         file.write(b"whole")
         file.flush()
         assert not path.exists()
@@ -40,7 +40,7 @@ def test_a_file_has_its_final_name_only_after_the_block(tmp_path: Path) -> None:
 
 
 def test_an_exception_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), atomic(tmp_path / "file") as file:
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "file") as file:
         file.write(b"half")
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == []
@@ -49,7 +49,7 @@ def test_an_exception_leaves_no_file(tmp_path: Path) -> None:
 def test_an_exception_leaves_the_older_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), atomic(path) as file:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as file:
         file.write(b"half of the new")
         raise ZeroDivisionError
     assert path.read_bytes() == b"old"
@@ -75,7 +75,7 @@ def test_the_manifest_tells_every_file_its_records_and_the_facts(made: Path) -> 
 
 
 def test_equal_contents_have_equal_manifests(made: Path, tmp_path: Path) -> None:
-    publish(tmp_path / "work", tmp_path / "elsewhere", verb="bake", records={"deep/b.bin": 7}, classes=3)
+    publish(tmp_path / "work", tmp_path / "elsewhere", stage="bake", records={"deep/b.bin": 7}, classes=3)
     assert (tmp_path / "elsewhere" / MANIFEST).read_bytes() == (made / MANIFEST).read_bytes()
 
 
@@ -99,7 +99,7 @@ def test_a_missing_file_is_found(made: Path) -> None:
         verify(made, "bake")
 
 
-def test_what_another_verb_published_is_refused(made: Path) -> None:
+def test_what_another_stage_published_is_refused(made: Path) -> None:
     with pytest.raises(UserError, match="expected fry; remove scratch/fry and run `dvc repro --force fry`"):
         verify(made, "fry")
 
@@ -120,7 +120,7 @@ def test_an_older_folder_is_replaced_whole(made: Path, tmp_path: Path) -> None:
     fresh = tmp_path / "fresh"
     fresh.mkdir()
     (fresh / "c.bin").write_bytes(b"c")
-    publish(fresh, made, verb="bake", records={})
+    publish(fresh, made, stage="bake", records={})
     assert sorted(os.listdir(made)) == ["c.bin", MANIFEST]
     assert list(verify(made, "bake")["files"]) == ["c.bin"]
     assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
@@ -130,7 +130,7 @@ def test_leftovers_of_a_killed_publish_do_not_get_in(made: Path, tmp_path: Path)
     for state in ("partial", "old"):
         (tmp_path / f".made.{state}").mkdir()
         (tmp_path / f".made.{state}" / "junk").write_bytes(b"junk")
-    publish(tmp_path / "work", made, verb="bake", records={})
+    publish(tmp_path / "work", made, stage="bake", records={})
     assert sorted(os.listdir(made)) == ["a.bin", "deep", MANIFEST]
     assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
 
@@ -138,22 +138,22 @@ def test_leftovers_of_a_killed_publish_do_not_get_in(made: Path, tmp_path: Path)
 def test_a_publish_that_fails_leaves_the_older_folder(made: Path, tmp_path: Path) -> None:
     before = json.loads((made / MANIFEST).read_text())
     with pytest.raises(TypeError):
-        publish(tmp_path / "work", made, verb="bake", records={}, fact=object())
+        publish(tmp_path / "work", made, stage="bake", records={}, fact=object())
     assert verify(made, "bake") == before
 
 
 @pytest.mark.parametrize("finished", [{"records": {"a.bin": 1, "gone.bin": 2}},
-                                      {"records": {}, "known": {"gone.bin": "0" * 64}}])
+                                      {"records": {}, "digests": {"gone.bin": "0" * 64}}])
 def test_a_finished_file_that_has_gone_is_never_left_out(made: Path, tmp_path: Path, finished: dict[str, Any]) -> None:
     before = verify(made, "bake")
     with pytest.raises(UserError, match=r"work/gone\.bin is missing, but bake had finished it \(1 such .*run the same"):
-        publish(tmp_path / "work", made, verb="bake", **finished)
+        publish(tmp_path / "work", made, stage="bake", **finished)
     assert verify(made, "bake") == before
 
 
 def test_two_that_write_the_same_file_at_once_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with atomic(path) as first, atomic(path) as second:
+    with atomic_write(path) as first, atomic_write(path) as second:
         first.write(b"first")
         second.write(b"2nd")
     assert path.read_bytes() == b"first"
@@ -163,8 +163,8 @@ def test_two_that_write_the_same_file_at_once_do_not_mix(tmp_path: Path) -> None
 def test_what_is_still_being_written_is_not_published(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     write_json(folder / "whole.json", {})
-    with atomic(folder / "half.json"):
-        publish(folder, tmp_path / "out", verb="bake", records={})
+    with atomic_write(folder / "half.json"):
+        publish(folder, tmp_path / "out", stage="bake", records={})
     assert list(verify(tmp_path / "out", "bake")["files"]) == ["whole.json"]
 
 
@@ -174,7 +174,7 @@ from pathlib import Path
 from mlimages.core.errors import UserError
 from mlimages.core.publish import publish
 try:
-    publish(Path(sys.argv[1]), sys.argv[2], verb="bake", records={})
+    publish(Path(sys.argv[1]), sys.argv[2], stage="bake", records={})
 except UserError as error:
     sys.exit(f"UserError: {error}")
 """
@@ -195,15 +195,16 @@ except UserError as error:
 @pytest.mark.parametrize("name", ["deep/b.bin", str(MANIFEST)])
 def test_a_file_that_its_disk_does_not_give_is_named(made: Path, name: str) -> None:
     path = made / name
-    told(with_fault("read:error=EIO", python(VERIFY, str(made)), path=path),
-         f"{path} cannot be read: Input/output error; ", "run the same command again")
+    assert_user_error(with_fault("read:error=EIO", python(VERIFY, str(made)), path=path),
+                      f"{path} cannot be read: Input/output error; ", "run the same command again")
 
 
 @needs_unshare
 def test_what_another_disk_has_no_room_for_is_not_begun(made: Path, tmp_path: Path) -> None:
     command = python(PUBLISH, str(tmp_path / "work"), str(tmp_path / "data" / "made"))
     ended = on_small_disk(tmp_path / "data", "size=100k", command)
-    told(ended, f"the copy of {tmp_path / 'work'}, which lies on another disk than", "GB, but", "make room there")
+    assert_user_error(ended, f"the copy of {tmp_path / 'work'}, which lies on another disk than", "GB, but",
+                      "make room there")
     assert [path for path in (tmp_path / "data").rglob("*") if path.is_file()] == []
 
 

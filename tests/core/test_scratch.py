@@ -18,7 +18,7 @@ def _inputs(folder: Path, content: bytes) -> Path:
     work = folder / "work"
     work.mkdir(parents=True)
     (work / "data").write_bytes(content)
-    publish(work, folder / "out", verb="bake", records={})
+    publish(work, folder / "out", stage="bake", records={})
     return folder / "out"
 
 

@@ -18,7 +18,7 @@ def made(tmp_path: Path) -> Path:
     (tmp_path / "work" / "deep").mkdir(parents=True)
     (tmp_path / "work" / "a.bin").write_bytes(b"abc")
     (tmp_path / "work" / "deep" / "b.bin").write_bytes(bytes(range(256)) * 1000)
-    publish(tmp_path / "work", tmp_path / "made", verb="bake", records={})
+    publish(tmp_path / "work", tmp_path / "made", stage="bake", records={})
     return tmp_path / "made"
 
 
@@ -87,7 +87,7 @@ def test_only_what_is_used_is_checked_and_what_was_checked_before_stays_so(made:
     [stamp] = (tmp_path / "stamps").iterdir()
     os.utime(made / "a.bin", ns=(0, 1))
     (made / "deep" / "b.bin").rename(tmp_path / "away")
-    verify(made, "bake", stamps=tmp_path / "stamps", uses="a.bin".__eq__)
+    verify(made, "bake", stamps=tmp_path / "stamps", select="a.bin".__eq__)
     assert sorted(json.loads(stamp.read_text())) == ["a.bin", "deep/b.bin"]
 
 

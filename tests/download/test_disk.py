@@ -18,7 +18,7 @@ from tests.download.conftest import (
     straight,
     wait_for,
 )
-from tests.faults import DISK, environment, needs_strace, needs_unshare, on_small_disk, told, with_fault
+from tests.faults import DISK, assert_user_error, environment, needs_strace, needs_unshare, on_small_disk, with_fault
 
 from mlimages.core.params import Download, Machine
 from mlimages.core.publish import MANIFEST
@@ -32,8 +32,8 @@ def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(
         error: str) -> None:
     serve(server, URLS + VAL, jpeg)
     lists = lists_of(URLS, VAL)
-    told(with_fault(f"fsync:error={error}:when=3+", command(quick, here, lists, tmp_path / "images")),
-         "scratch/download", *DISK)
+    assert_user_error(with_fault(f"fsync:error={error}:when=3+", command(quick, here, lists, tmp_path / "images")),
+                      "scratch/download", *DISK)
     no_final_name(tmp_path)
     out = download(quick, here, lists=lists, out=tmp_path / "images")
     assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
@@ -44,8 +44,8 @@ def test_a_disk_that_is_full_when_a_journal_grows_is_told_and_the_same_command_g
         quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     lists = kill_amid_the_second_shard(quick, here, server, lists_of, jpeg, tmp_path)
     [journal] = tmp_path.glob("scratch/download/*/spools/train-00001.journal")
-    told(with_fault("write:error=ENOSPC", command(quick, here, lists, tmp_path / "images"), path=journal),
-         journal.name, *DISK)
+    assert_user_error(with_fault("write:error=ENOSPC", command(quick, here, lists, tmp_path / "images"), path=journal),
+                      journal.name, *DISK)
     no_final_name(tmp_path)
     out = download(quick, here, lists=lists, out=tmp_path / "images")
     assert [server.requests[f"/{number}.jpg"] for number in range(6)] == [1] * 6, "fetched twice"
@@ -61,7 +61,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
     lists = lists_of(URLS, VAL)
     (tmp_path / "scratch").rename(tmp_path / "lists_scratch")
     ended = on_small_disk(tmp_path / "scratch", limit, command(quick, here, lists, tmp_path / "images"))
-    told(ended, "scratch/download", *DISK)
+    assert_user_error(ended, "scratch/download", *DISK)
     assert ".partial" not in ended.stdout
     no_final_name(tmp_path)
     assert list(tmp_path.glob("scratch/download/*/spools/*")) != [], "nothing is left to go on from"

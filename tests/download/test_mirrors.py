@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.conftest import ScriptedServer
 from tests.download.conftest import HOST, VAL, Lists, command, rows_of
-from tests.faults import DISK, needs_unshare, on_small_disk, told
+from tests.faults import DISK, assert_user_error, needs_unshare, on_small_disk
 from tests.images.crafted import encoded, exif, scene
 
 from mlimages.convert.encode_image import to_jpeg
@@ -109,7 +109,7 @@ def test_a_disk_that_does_not_hold_the_index_is_told(quick: Download, here: Mach
     lists = lists_of([URL], VAL)
     (tmp_path / "scratch").rename(tmp_path / "lists_scratch")
     ended = on_small_disk(tmp_path / "scratch", limit, command(params, here, lists, tmp_path / "images"))
-    told(ended, ".sqlite", *DISK)
+    assert_user_error(ended, ".sqlite", *DISK)
     assert not list(tmp_path.rglob("*.sqlite"))
 
 

@@ -19,7 +19,7 @@ from tests.download.conftest import (
 )
 
 from mlimages.core.params import Download, Machine
-from mlimages.core.progress import progress
+from mlimages.core.progress import progress_bar
 from mlimages.download import download
 from mlimages.download.ledger import Reason
 from mlimages.download.report import Report, mostly_errors
@@ -104,8 +104,8 @@ def test_it_warns_of_more_than_half_of_enough_answers(reasons: list[Reason], war
 
 
 def test_nothing_is_worked_out_that_is_not_said(machine: Machine) -> None:
-    with progress("it", total=1, unit="", machine=dataclasses.replace(machine, progress_seconds=60.0)) as bar:
-        bar.tick(lambda: pytest.fail("it was"))
+    with progress_bar("it", total=1, unit="", machine=dataclasses.replace(machine, progress_seconds=60.0)) as bar:
+        bar.refresh_if_due(lambda: pytest.fail("it was"))
 
 
 @pytest.mark.parametrize(("terminal", "least", "most"), [(True, 17_000, 17_300), (False, 200, 400)])
@@ -116,10 +116,10 @@ def test_a_day_leaves_few_lines_in_a_log(machine: Machine, monkeypatch: pytest.M
     monkeypatch.setattr(time, "time", lambda: now)
     monkeypatch.setattr(out, "isatty", lambda: terminal)
     monkeypatch.setattr(sys, "stdout", out)
-    with progress("it", total=1, unit="", machine=dataclasses.replace(machine, progress_seconds=5.0)) as bar:
+    with progress_bar("it", total=1, unit="", machine=dataclasses.replace(machine, progress_seconds=5.0)) as bar:
         for second in range(24 * 3600):
             now = float(second)
-            bar.tick(lambda: "spoken")
+            bar.refresh_if_due(lambda: "spoken")
     assert least < out.getvalue().count("spoken") < most
 
 

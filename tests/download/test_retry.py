@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import ScriptedServer
 from tests.download.conftest import HOST, VAL, Lists, accounts_are_true, command, rows_of, serve, started, straight
-from tests.faults import DISK, needs_strace, told, with_fault
+from tests.faults import DISK, assert_user_error, needs_strace, with_fault
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import Download, Machine
@@ -128,7 +128,7 @@ def test_a_round_that_ended_before_a_shards_account_was_written_is_finished(
         shutil.rmtree(tmp_path / "scratch")
         shutil.copytree(tmp_path / "before", tmp_path / "scratch")
         retry = dataclasses.replace(quick, retry=["gone"])
-        told(with_fault(f"fsync:error=EIO:when={nth}+", command(retry, here, lists, out)), *DISK)
+        assert_user_error(with_fault(f"fsync:error=EIO:when={nth}+", command(retry, here, lists, out)), *DISK)
         accounts_are_true(tmp_path)
         [account] = tmp_path.glob("scratch/download/*/accounts/val-00000.json")
         ended_between += rows_of(account.parents[1] / "out", "train")[1].reason is Reason.OK

@@ -163,7 +163,7 @@ def test_predictions_kept_limits_the_classes_of_an_image_and_not_the_metrics(eva
 
 def test_the_activation_of_the_training_makes_the_probabilities(small_stages: Any, tmp_path: Path) -> None:
     work = shutil.copytree(small_stages.model, tmp_path / "work", ignore=shutil.ignore_patterns(MANIFEST))
-    publish(work, tmp_path / "model", verb="train", records={}, architecture="tiny", classes=len(world.CLASSES),
+    publish(work, tmp_path / "model", stage="train", records={}, architecture="tiny", classes=len(world.CLASSES),
             pixels=32, activation="softmax")
     found = read_predictions(run(small_stages, tmp_path, model=tmp_path / "model")).best
     np.testing.assert_allclose(found["score"].sum(axis=1), 1, rtol=1e-5)
@@ -205,7 +205,7 @@ def test_the_same_evaluation_again_publishes_the_same_bytes(evaluation: Path, sm
 
 def test_a_network_with_other_classes_is_refused_with_both_numbers(small_stages: Any, tmp_path: Path) -> None:
     work = shutil.copytree(small_stages.model, tmp_path / "work", ignore=shutil.ignore_patterns(MANIFEST))
-    publish(work, tmp_path / "model", verb="train", records={}, architecture="tiny", classes=7,
+    publish(work, tmp_path / "model", stage="train", records={}, architecture="tiny", classes=7,
             pixels=32)
     classes = read_manifest(small_stages.tfrecords, "convert")["classes"]
     with pytest.raises(UserError, match=f"was trained on 7 classes.*holds {classes}, .*; run `dvc repro evaluate`"):

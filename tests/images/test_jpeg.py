@@ -10,7 +10,7 @@ import pytest
 import simplejpeg
 import tensorflow as tf
 from PIL import Image
-from tests.faults import damaged
+from tests.faults import damage_image
 
 from mlimages.images.decode import DECODER_ERRORS, ORIENTATION, read_orientation
 from mlimages.images.formats import FORMATS
@@ -57,7 +57,7 @@ def decodes_elsewhere(body: bytes) -> bool:
 def damaged_or_of_another_kind(body: bytes, rng: random.Random) -> bytes:
     """Damaged or, one in five, with another kind of frame."""
     if rng.randrange(5):
-        return damaged(body, rng)
+        return damage_image(body, rng)
     frame = next(at for at in range(len(body)) if body[at: at + 2] in (b"\xff\xc0", b"\xff\xc2"))
     return body[:frame + 1] + bytes([rng.choice(FRAMES)]) + body[frame + 2:]
 

@@ -173,7 +173,7 @@ def both_schemas(small_records: Records, tmp_path: Path) -> list[Records]:
                 labels = Labels(tuple(range(number % 4)), (0.25, UNKNOWN, 1.0)[: number % 4])
                 add(serialize(jpeg, labels, filename=str(number), key=str(number)) if schema == "sparse" else
                     serialize_dense(jpeg, labels, filename=str(number), classes=RECORDS), str(number))
-        publish(work, out := tmp_path / schema / "out", verb="convert", records={name: 10}, classes=RECORDS)
+        publish(work, out := tmp_path / schema / "out", stage="convert", records={name: 10}, classes=RECORDS)
         found.append(Records(out, read_manifest(out, "convert"), "train"))
     return found
 

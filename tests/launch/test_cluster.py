@@ -183,7 +183,7 @@ def test_a_worker_that_dies_at_every_start_ends_the_training_after_so_many_resta
 def test_gradients_travel_in_messages_of_so_many_mebibytes_by_the_communication_that_is_asked_for(
         cluster_train: Train, cluster_machine: Callable[..., Machine], small_python: Callable[..., list[str]],
         tmp_path: Path) -> None:
-    changes = [{"collective": "ring", "pack_mib": 0}, {"collective": "auto", "pack_mib": 3}]
+    changes = [{"all_reduce": "ring", "all_reduce_pack_mib": 0}, {"all_reduce": "auto", "all_reduce_pack_mib": 3}]
     task = json.dumps([dataclasses.asdict(cluster_train), dataclasses.asdict(cluster_machine(tmp_path)), changes])
     for said in with_tf_config([small_python(PACKS, task)] * 2):
         found = [json.loads(line.removeprefix("found ")) for line in said.splitlines() if line.startswith("found ")]

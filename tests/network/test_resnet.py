@@ -98,7 +98,7 @@ def test_a_convolution_gives_and_learns_what_the_stock_layer_does(monkeypatch: p
 
     With AVX-512 the kernel's gradient is a product, too.
     """
-    monkeypatch.setattr("mlimages.network.layers.onednn_has_avx512", lambda: avx512)
+    monkeypatch.setattr("mlimages.network.layers.onednn_uses_avx512", lambda: avx512)
     rng = np.random.default_rng(3)
     weights, images = rng.normal(size=(kernel, kernel, 6, 4)), rng.normal(size=(2, 5, 7, 6)).astype(np.float32)
     found = []

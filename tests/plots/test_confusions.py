@@ -38,7 +38,7 @@ def test_confusions_are_the_excess_of_a_score_on_images_of_another_class(
     kept = 4
     with open_prediction_writer(tmp_path / "work", 1, kept) as writer:
         writer.add(np.full(IMAGES, b"k"), top_classes(scores, kept), scores, confidences)
-    publish(tmp_path / "work", tmp_path / "evaluation", verb="evaluate", records={}, threshold=0.5)
+    publish(tmp_path / "work", tmp_path / "evaluation", stage="evaluate", records={}, threshold=0.5)
     published = np.where(scores >= np.sort(scores, axis=1)[:, -kept, None], scores, 0)
     expected = {}
     for true in (1, 2, 3, 5):
@@ -62,7 +62,7 @@ def test_the_best_leaf_competes_with_leaves_of_its_root_that_are_not_true(
     order = top_classes(scores, kept)
     with open_prediction_writer(tmp_path / "work", 1, kept) as writer:
         writer.add(np.full(IMAGES, b"k"), order, scores, confidences)
-    publish(tmp_path / "work", tmp_path / "evaluation", verb="evaluate", records={}, threshold=0.5)
+    publish(tmp_path / "work", tmp_path / "evaluation", stage="evaluate", records={}, threshold=0.5)
     expected: Counter[tuple[int, int]] = Counter()
     for row, kept_here, confidence in zip(scores, order.tolist(), confidences, strict=True):
         for true in (leaf for leaf in (1, 2, 3, 4, 5) if confidence[leaf] >= 0.5):
@@ -86,7 +86,7 @@ def test_of_many_classes_those_that_are_confused_most_are_drawn_in_rows_that_add
     scores[np.arange(20), highest], confidences[np.arange(20), true] = 0.9, 1.0
     with open_prediction_writer(tmp_path / "work", 1, len(PARENTS)) as writer:
         writer.add(np.full(20, b"k"), top_classes(scores, len(PARENTS)), scores, confidences)
-    publish(tmp_path / "work", tmp_path / "evaluation", verb="evaluate", records={}, threshold=0.5)
+    publish(tmp_path / "work", tmp_path / "evaluation", stage="evaluate", records={}, threshold=0.5)
     predictions.confusion_matrix(tmp_path / "evaluation", lists, max_classes=2)
     ax = plt.gcf().axes[0]
     assert ax.get_title() == "The leaf class with the highest score\n50% of 20 true leaf labels are right"

@@ -26,7 +26,7 @@ def published(folder: Path, confidences: np.ndarray, scores: np.ndarray) -> Path
     """What evaluate would publish of these, the scores of all classes included."""
     with open_prediction_writer(folder / "work", 1, scores.shape[1]) as writer:
         writer.add(np.full(len(scores), b"k"), top_classes(scores, scores.shape[1]), scores, confidences)
-    publish(folder / "work", folder / "evaluation", verb="evaluate", records={}, threshold=0.5, score_threshold=0.4)
+    publish(folder / "work", folder / "evaluation", stage="evaluate", records={}, threshold=0.5, score_threshold=0.4)
     return folder / "evaluation"
 
 

@@ -59,7 +59,7 @@ def test_without_records_the_command_names_the_stage_to_run(command: Any, tmp_pa
     assert complaint == ("ERROR: nowhere/manifest.json is missing: the stage convert has not finished; run `dvc repro "
                          "convert`\n")
     (tmp_path / "work").mkdir()
-    publish(tmp_path / "work", tmp_path / "empty", verb="convert", records={}, classes=3)
+    publish(tmp_path / "work", tmp_path / "empty", stage="convert", records={}, classes=3)
     code, _, complaint = command("--tfrecords", "empty")
     assert code == 2
     assert complaint.startswith("ERROR: empty holds no training records, expected at least one; run `dvc repro")

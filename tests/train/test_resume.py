@@ -18,7 +18,7 @@ from tests.training.running import TRAINS
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.core.signals import Interrupts
-from mlimages.core.tuning import INTRA_OP_THREADS, ONEDNN, intra_op_threads, onednn_is_on
+from mlimages.core.tuning import INTRA_OP_THREADS, ONEDNN, intra_op_threads, onednn_enabled
 from mlimages.train import train
 from mlimages.training import result
 from mlimages.training.step import Trainer
@@ -115,7 +115,7 @@ def test_a_signal_saves_the_step_that_was_done_and_the_end_is_the_same(
 
 
 @pytest.mark.parametrize(("variable", "name", "here", "there"), [
-    (ONEDNN, "onednn", onednn_is_on(), not onednn_is_on()),
+    (ONEDNN, "onednn", onednn_enabled(), not onednn_enabled()),
     (INTRA_OP_THREADS, "intra_op_threads", intra_op_threads(), intra_op_threads() + 1)])
 def test_a_training_that_began_with_other_arithmetic_is_not_continued(
         variable: str, name: str, here: int, there: int,
@@ -157,6 +157,32 @@ def test_the_loss_scale_and_the_averages_continue_too_and_the_averages_are_publi
         np.testing.assert_array_equal(published, average)
     assert any((one != other).any() for one, other in zip(trainers[0].weights(), trainers[0].model.get_weights(),
                                                           strict=True))
+
+
+def test_a_training_that_begins_again_after_a_change_of_the_code_names_the_older_one(
+        small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    params, machine = dataclasses.replace(small_train, validation_images=0), small_machine(tmp_path / "scratch")
+
+    def stop(params: Train, step: int) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr("mlimages.training.step.Trainer.train", stopping_at(step, signal.SIGTERM))
+            with pytest.raises(UserError, match=f"after step {step} of 15"):
+                train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
+        return capfd.readouterr().out
+
+    assert "unfinished training" not in stop(params, 2)
+    [older] = tmp_path.glob("scratch/train/*/checkpoints/step-00000002")
+    monkeypatch.setattr("mlimages.core.scratch.code_hash", lambda *arguments: "other code")
+    assert "unfinished training" not in stop(dataclasses.replace(params, seed=5), 1), "of other parameters"
+    said = stop(params, 1)
+    assert f"{older.parents[1]} holds an unfinished training of the same parameters and inputs. The code has " in said
+    assert f"`dvc exp run -S train.initialize_from={older}`" in said
+    out = train(params, machine, tfrecords=small_tfrecords, out=tmp_path / "model")
+    assert "unfinished training" not in capfd.readouterr().out, "it resumes its own"
+    begun = dataclasses.replace(params, initialize_from=str(older))
+    assert train(begun, machine, tfrecords=small_tfrecords, out=out) == out
+    assert "variables loaded" in capfd.readouterr().out
 
 
 def stopping_at(step: int, received: signal.Signals) -> Callable[..., np.ndarray]:

@@ -48,7 +48,7 @@ def write_tfrecords(root: Path, counts: Sequence[int]) -> Path:
     write_csv(root / "work" / CLASSES, ("class", "train_records", "name"),
               ((number, 1, f"class {number}") for number in range(sum(counts))))
     records = {**dict(zip(names, counts, strict=True)), validation: counts[-1]}
-    publish(root / "work", root / "tfrecords", verb="convert", records=records, classes=sum(counts))
+    publish(root / "work", root / "tfrecords", stage="convert", records=records, classes=sum(counts))
     return root / "tfrecords"
 
 

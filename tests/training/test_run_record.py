@@ -20,7 +20,7 @@ from tests.training.outcomes import Trained, log, weights
 
 from mlimages.core.params import Params, Train
 from mlimages.core.publish import read_manifest, sha256, verify
-from mlimages.core.tuning import onednn_is_on
+from mlimages.core.tuning import onednn_enabled
 from mlimages.inputs.pipeline import Records, evaluation_batches
 from mlimages.training.losses import SigmoidLoss
 from mlimages.training.metrics_log import read_log
@@ -63,7 +63,7 @@ def test_the_record_says_what_made_the_model(trained: Trained, small_train: Trai
     cores = len(os.sched_getaffinity(0))
     assert (run["environment"]["cores"], run["environment"]["gpus"]) == (cores, [])
     assert run["environment"]["processor"] in Path("/proc/cpuinfo").read_text()
-    assert run["environment"]["onednn"] == onednn_is_on()
+    assert run["environment"]["onednn"] == onednn_enabled()
     assert run["environment"]["intra_op_threads"] == cores, "all that this process may use"
     assert run["environment"]["devices"] == ["/device:CPU:0"]
     card = (trained.out / "model_card.md").read_text()

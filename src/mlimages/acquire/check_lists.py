@@ -10,8 +10,8 @@ from mlimages.acquire.selection import Selection
 from mlimages.acquire.statistics import ListStatistics
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire, Machine
-from mlimages.core.progress import progress
-from mlimages.core.publish import atomic
+from mlimages.core.progress import progress_bar
+from mlimages.core.publish import atomic_write
 
 REJECTED_COLUMNS = ("list", "line", "reason")
 RejectedLine = tuple[str, int, str]
@@ -33,7 +33,7 @@ class ListChecker:
         `malformed_fraction` of the other lines are malformed, if all of them are, or if there are none.
         """
         with LineDigests(target.parent) as digests:
-            with atomic(target) as file:
+            with atomic_write(target) as file:
                 yield from self._write_entries(file, digests, params, machine)
             self.statistics.flush()
             digests.save(sources)
@@ -45,7 +45,7 @@ class ListChecker:
         """Write every selected line, duplicates included, and yield the malformed ones."""
         first: RejectedLine | None = None
         written = 0
-        with progress(f"check {self._name}", total=self._lines, unit=" lines", machine=machine) as bar:
+        with progress_bar(f"check {self._name}", total=self._lines, unit=" lines", machine=machine) as bar:
             for number, line in raw_lines(self._path):
                 if written == params.limit:
                     break
@@ -94,7 +94,7 @@ class ListChecker:
         self.statistics.repeated, self.statistics.conflicting = len(duplicates.lines), duplicates.conflicting
         remaining = iter(duplicates.lines.tolist())
         next_duplicate = next(remaining, None)
-        with target.open("rb") as lines, atomic(target) as file:
+        with target.open("rb") as lines, atomic_write(target) as file:
             for number, line in enumerate(lines):
                 if number == next_duplicate:
                     self.statistics.add(self._parser.parse(line.rstrip(), number), sign=-1)

@@ -7,7 +7,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from mlimages.core.publish import atomic
+from mlimages.core.publish import atomic_write
 
 CHUNK = 2**20  # digests read at a time
 
@@ -44,7 +44,7 @@ class LineDigests:
 
     def save(self, path: Path) -> None:
         """Write the digests of the sources to a file, in line order."""
-        with atomic(path) as file:
+        with atomic_write(path) as file:
             for chunk in read_digests(self._sources):
                 file.write(chunk.tobytes())
 

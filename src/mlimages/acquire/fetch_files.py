@@ -6,10 +6,10 @@ from pathlib import Path
 import requests
 
 from mlimages.acquire.drive import NoFile, file_url
-from mlimages.core.errors import UserError, writing
+from mlimages.core.errors import UserError, explain_disk_errors
 from mlimages.core.params import Machine
-from mlimages.core.progress import progress
-from mlimages.core.publish import atomic, take_name
+from mlimages.core.progress import progress_bar
+from mlimages.core.publish import atomic_write, move_into_place
 
 # Seconds to connect, and seconds without a byte.
 TIMEOUT = (15.0, 60.0)
@@ -26,7 +26,7 @@ Accept = Callable[[Path], None]
 def fetch(url: str, path: Path, accept: Accept) -> None:
     """Fetch `url` over HTTPS; `accept` raises UserError where the file is not what it should be."""
     try:
-        with atomic(path) as file:
+        with atomic_write(path) as file:
             with requests.get(url, stream=True, timeout=TIMEOUT) as response:
                 response.raise_for_status()
                 for chunk in response.iter_content(2**20):
@@ -40,12 +40,12 @@ def fetch(url: str, path: Path, accept: Accept) -> None:
 
 def fetch_from_drive(url: str, path: Path, accept: Accept, machine: Machine) -> None:
     """Fetch a large file from Google Drive; what an earlier run had of it is not fetched again."""
-    import gdown  # only here, so that the later verbs need not load it
+    import gdown  # only here, so that the later stages need not load it
     from gdown.exceptions import DownloadError
 
     partial = path.with_name(f".{path.name}.download")
     try:
-        with writing(path), progress(f"fetch {path.name}", total=0, unit=" MB", machine=machine) as bar:
+        with explain_disk_errors(path), progress_bar(f"fetch {path.name}", total=0, unit=" MB", machine=machine) as bar:
 
             def show(done: int, total: int | None) -> None:
                 _check_bytes(url, done)
@@ -66,7 +66,7 @@ def fetch_from_drive(url: str, path: Path, accept: Accept, machine: Machine) -> 
     except UserError:
         partial.unlink()
         raise
-    take_name(partial, path)
+    move_into_place(partial, path)
 
 
 def _check_bytes(url: str, done: int) -> None:

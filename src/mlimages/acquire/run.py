@@ -15,9 +15,9 @@ from mlimages.acquire.selection import Selection
 from mlimages.acquire.sources import FileStats
 from mlimages.acquire.statistics import CLASS_COLUMNS, ListStatistics, class_rows, summarise
 from mlimages.core import scratch
-from mlimages.core.errors import UserError, check_room
+from mlimages.core.errors import UserError, check_space
 from mlimages.core.params import Acquire, Machine
-from mlimages.core.publish import atomic, publish, write_csv, write_json
+from mlimages.core.publish import atomic_write, publish, write_csv, write_json
 
 
 def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists") -> Path:
@@ -32,7 +32,7 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
         raw = sources.collect(params, machine, work)
         scanned = sources.scan_files(raw)
         checked = work / "out"
-        check_room(checked, sum(stats.bytes for stats in scanned.values()), "the checked lists")
+        check_space(checked, sum(stats.bytes for stats in scanned.values()), "the checked lists")
         tree = read_tree(raw / formats.DICTIONARY)
         differences = sources.release_differences(scanned, tree) if params.source == "folder" else {}
         for difference in differences.values():
@@ -44,9 +44,9 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
         shared = _write_overlap(work, Selection(params, tree), Path(out))
         write_json(checked / formats.STATISTICS, {**summarise(tree, lists), "in_train_and_val": shared})
         for name in [formats.DICTIONARY] + [formats.ARCHIVE] * (params.source == "demo"):
-            with (raw / name).open("rb") as source, atomic(checked / name) as copy:
+            with (raw / name).open("rb") as source, atomic_write(checked / name) as copy:
                 shutil.copyfileobj(source, copy)
-        publish(checked, out, verb="acquire",
+        publish(checked, out, stage="acquire",
                 records={name: statistics.taken for name, statistics in lists.items()}, source=params.source,
                 classes=len(tree), unlike_release=differences,
                 raw={name: stats._asdict() for name, stats in scanned.items()})
@@ -83,7 +83,7 @@ def _check_lists(raw: Path, scanned: Mapping[str, FileStats], work: Path, tree: 
 def _write_empty(work: Path, target: Path, listed: ListFile, classes: int) -> ListStatistics:
     write_csv(_rejected_path(work, listed.name), REJECTED_COLUMNS, [])
     for path in (target, _digests_path(work, listed.name)):
-        with atomic(path):
+        with atomic_write(path):
             pass
     return ListStatistics(listed, classes)
 

@@ -10,9 +10,9 @@ from mlimages.acquire.fetch_files import BY_HAND, Accept, fetch, fetch_from_driv
 from mlimages.acquire.formats import DICTIONARY, LISTS, PARTS, list_file
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.core import scratch
-from mlimages.core.errors import UserError, check_room
+from mlimages.core.errors import UserError, check_space
 from mlimages.core.params import Acquire, Machine
-from mlimages.core.publish import atomic
+from mlimages.core.publish import atomic_write
 from mlimages.demo import release
 
 RELEASE = "https://raw.githubusercontent.com/Tencent/tencent-ml-images/master/data/"
@@ -57,7 +57,7 @@ def collect(params: Acquire, machine: Machine, work: Path) -> Path:
             raise UserError("acquire.source is folder, but acquire.folder is null; expected the folder with "
                             + ", ".join([DICTIONARY, *(listed.name for listed in LISTS)]))
         return Path(params.folder)
-    with scratch.kept("acquire", machine, params.source) as raw:
+    with scratch.persistent_folder("acquire", machine, params.source) as raw:
         _fetch_missing(raw, DICTIONARY, _check_dictionary)
         if params.source == "tiny":
             _fetch_missing(raw, TINY, partial(_check_lines, TINY, TINY_LINES))
@@ -117,7 +117,7 @@ def release_differences(scanned: Mapping[str, FileStats], tree: ClassTree) -> di
 
 def _fetch_full(raw: Path, machine: Machine) -> None:
     missing = {name: one for name, one in RELEASED_LISTS.items() if not (raw / name).exists()}
-    check_room(raw, BYTES_PER_LINE * sum(one.lines for one in missing.values()), f"{len(missing)} released lists")
+    check_space(raw, BYTES_PER_LINE * sum(one.lines for one in missing.values()), f"{len(missing)} released lists")
     for name, one in missing.items():
         fetch_from_drive(DRIVE + one.drive_id, raw / name, partial(_check_lines, name, one.lines), machine)
 
@@ -157,5 +157,5 @@ def _split_tiny(raw: Path) -> None:
     val = lines[TINY_VAL_EVERY - 1:: TINY_VAL_EVERY]
     del lines[TINY_VAL_EVERY - 1:: TINY_VAL_EVERY]
     for part, content in zip(PARTS, (lines, val), strict=True):
-        with atomic(raw / list_file(part, "openimages")) as file:
+        with atomic_write(raw / list_file(part, "openimages")) as file:
             file.write(b"\n".join(content).rstrip(b"\n") + b"\n")

@@ -14,7 +14,7 @@ import tensorflow as tf
 from mlimages.acquire.formats import PARTS
 from mlimages.convert.example import check_example
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, index_path, read_index, shard_paths
-from mlimages.core.errors import UserError, redo
+from mlimages.core.errors import UserError, rebuild_hint
 from mlimages.core.publish import read_manifest
 
 
@@ -65,12 +65,12 @@ def _read(path: Path) -> Iterator[bytes]:
 
 def missing_error(path: Path) -> UserError:
     """What to raise for a shard that is not there."""
-    return UserError(f"{path} is missing; {redo('convert')}")
+    return UserError(f"{path} is missing; {rebuild_hint('convert')}")
 
 
 def record_error(path: Path, number: int, problem: str) -> UserError:
     """What to raise for a record of a shard."""
-    return UserError(f"{path}, record {number}: {problem}; {redo('convert')}")
+    return UserError(f"{path}, record {number}: {problem}; {rebuild_hint('convert')}")
 
 
 def frame_error(path: Path, number: int, problem: str) -> UserError:
@@ -83,7 +83,8 @@ def frame_error(path: Path, number: int, problem: str) -> UserError:
         kind = "zlib"
     else:
         return record_error(path, number, problem)
-    return UserError(f"{path} is compressed with {kind}, expected plain records; decompress it, or {redo('convert')}")
+    return UserError(f"{path} is compressed with {kind}, expected plain records; decompress it, or "
+                     f"{rebuild_hint('convert')}")
 
 
 def main(*arguments: str) -> int:

@@ -16,10 +16,10 @@ import numpy as np
 
 from mlimages.acquire.formats import IMAGENET_ID
 from mlimages.core import scratch
-from mlimages.core.errors import UserError, room
+from mlimages.core.errors import UserError, required_space
 from mlimages.core.parallel import map_units
 from mlimages.core.params import Machine
-from mlimages.core.publish import atomic, write_json
+from mlimages.core.publish import atomic_write, write_json
 
 # Such as n04310904_1234567890; no name in the lists is longer.
 NAME = np.dtype("S20")
@@ -76,10 +76,10 @@ def open_archive(path: Path, machine: Machine) -> Archive:
     stats = [(one.name, one.stat()) for one in parts]
     identity = Identity(tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
     fingerprint = scratch.key(identity, code=[sys.modules[__name__]])
-    with scratch.kept("convert", machine, f"imagenet-{fingerprint}") as folder:
+    with scratch.persistent_folder("convert", machine, f"imagenet-{fingerprint}") as folder:
         if not (folder / DONE).exists():
             print(f"building the index of {path}, {len(groups):,} classes, once")
-            with room(folder, _index_bytes(parts), f"the index of {path}"):
+            with required_space(folder, _index_bytes(parts), f"the index of {path}"):
                 _build(groups, folder, machine)
         if not (folder / NAMES).stat().st_size:
             raise UserError(f"{path} holds no image named like n04310904_8388.JPEG in its class n04310904")
@@ -113,7 +113,7 @@ def _index_bytes(parts: list[Path]) -> float:
 
 def _build(groups: list[ClassFiles], folder: Path, machine: Machine) -> None:
     """Class after class, so that their sorted names are sorted as a whole."""
-    with atomic(folder / NAMES) as names, atomic(folder / PLACES) as places:
+    with atomic_write(folder / NAMES) as names, atomic_write(folder / PLACES) as places:
         for found, where in map_units(_index, groups, machine=machine, ahead=4):
             names.write(found.tobytes())
             places.write(where.tobytes())

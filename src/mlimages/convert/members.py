@@ -15,8 +15,8 @@ import numpy as np
 
 from mlimages.acquire.formats import PARTS, ListEntry, Part, line_offsets, list_file, read_list
 from mlimages.convert.imagenet import Archive
-from mlimages.core.errors import UserError, redo, room
-from mlimages.core.publish import atomic, write_json
+from mlimages.core.errors import UserError, rebuild_hint, required_space
+from mlimages.core.publish import atomic_write, write_json
 from mlimages.download.shards import Place, Sample, places, read_sample
 
 # Of a downloaded image, `facts` is the size of its JSON, and `line` 0; of one from ImageNet, the byte at which its
@@ -82,7 +82,7 @@ class ImageTable:
 def _changed(place: Path, problem: str) -> UserError:
     """What to raise for a file of the archive that is not what it was."""
     return UserError(f"{place}: {problem}, but it was there when convert.imagenet was indexed; put it back, or "
-                     f"{redo('convert')}")
+                     f"{rebuild_hint('convert')}")
 
 
 def shard_paths(images: str | Path, manifest: Mapping[str, Any]) -> dict[Part, list[Path]]:
@@ -100,7 +100,7 @@ def open_table(folder: Path, *, lists: Path, shards: Mapping[Part, list[Path]], 
     """
     path = folder / TABLE
     if not path.exists():
-        with room(folder, 2 * ROW.itemsize * lines, f"a table of {lines:,} images"):
+        with required_space(folder, 2 * ROW.itemsize * lines, f"a table of {lines:,} images"):
             _make(folder, lists, shards, classes, archive, seed)
     content = json.loads(path.read_text())
     return ImageTable(**content["table"]), ArchiveCoverage(**content["coverage"])
@@ -113,10 +113,10 @@ def _make(folder: Path, lists: Path, shards: Mapping[Part, list[Path]], classes:
     number = {file: index for index, file in enumerate(files)}
     table = ImageTable(str(folder), str(lists), classes, [str(file) for file in files], len(archived))
     coverage = ArchiveCoverage(dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0), [0] * classes, [0] * classes)
-    with atomic(folder / MISSING) as missing:
+    with atomic_write(folder / MISSING) as missing:
         missing.write(b"part,id\n")
         for part in PARTS:
-            with atomic(_listed_path(folder, part)) as rows:
+            with atomic_write(_listed_path(folder, part)) as rows:
                 if archive:
                     _from_archive(table, part, archive, rows, missing, coverage)
                 for shard in shards[part]:
@@ -168,7 +168,7 @@ def shuffle(folder: Path, part: Part, seed: int) -> None:
     if part == "train" and listed.stat().st_size:
         rows = np.memmap(listed, ROW, "r")
         order = np.random.default_rng(seed).permutation(len(rows))
-        with atomic(_rows_path(folder, part)) as file:
+        with atomic_write(_rows_path(folder, part)) as file:
             for first in range(0, len(order), BATCH):
                 file.write(rows[order[first: first + BATCH]].tobytes())
         listed.unlink()

@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from mlimages.acquire.formats import Labels
 from mlimages.convert.encode_image import Jpeg
-from mlimages.core.errors import UserError, redo, unreadable
+from mlimages.core.errors import UserError, read_error, rebuild_hint
 
 Schema = Literal["sparse", "dense"]
 
@@ -87,13 +87,13 @@ def read_index(shard: Path) -> np.ndarray:
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; {redo('convert')}") from None
+        raise UserError(f"{path} is missing; {rebuild_hint('convert')}") from None
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise read_error(path, error) from None
     except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is no index of records ({error}); {redo('convert')}") from None
+        raise UserError(f"{path} is no index of records ({error}); {rebuild_hint('convert')}") from None
     if rows.dtype.names != ("offset", "length", "key"):
-        raise UserError(f"{path} has rows of {rows.dtype}, expected offset, length and key; {redo('convert')}")
+        raise UserError(f"{path} has rows of {rows.dtype}, expected offset, length and key; {rebuild_hint('convert')}")
     return rows
 
 

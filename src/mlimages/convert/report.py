@@ -12,7 +12,7 @@ from mlimages.acquire.formats import PARTS, Part
 from mlimages.acquire.hierarchy import ClassTree
 from mlimages.convert.members import MISSING, ArchiveCoverage, ImageTable
 from mlimages.convert.records import CLASSES
-from mlimages.core.publish import atomic, write_csv, write_json
+from mlimages.core.publish import atomic_write, write_csv, write_json
 
 FAILURES = "failures.csv"
 SUMMARY = "summary.json"
@@ -69,7 +69,7 @@ def summarise(notes: Sequence[Path], coverage: ArchiveCoverage, table: ImageTabl
         of_class[note.part] += np.array(note.of_class)
     write_csv(finished / FAILURES, ("key", "source", "reason", "detail"),
               (failure for note in _read(notes) for failure in note.failures))
-    with atomic(finished / MISSING) as file, (Path(table.folder) / MISSING).open("rb") as missing:
+    with atomic_write(finished / MISSING) as file, (Path(table.folder) / MISSING).open("rb") as missing:
         file.writelines(missing)
     columns = ("class", "wnid", "parent", "train_records", "val_records", "imagenet_listed", "imagenet_found", "name",
                "synonyms")

@@ -19,10 +19,10 @@ from mlimages.convert.imagenet import open_archive
 from mlimages.convert.members import ImageTable, open_table
 from mlimages.convert.report import Note, summarise
 from mlimages.core import scratch
-from mlimages.core.errors import UserError, room
+from mlimages.core.errors import UserError, required_space
 from mlimages.core.parallel import map_units
 from mlimages.core.params import Convert, Machine
-from mlimages.core.progress import progress
+from mlimages.core.progress import progress_bar
 from mlimages.core.publish import publish, sha256, verify
 from mlimages.download.shards import Sample
 from mlimages.images.decode import Undecodable
@@ -74,7 +74,7 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
         counts, known = summarise([report.note_path(Path(job.notes), unit.name) for unit in units], coverage,
                                   table, Path(job.finished), read_tree(Path(lists) / DICTIONARY))
         _check_parts(job, units, counts)
-        publish(Path(job.finished), out, verb="convert", records=counts, known=known, classes=table.classes,
+        publish(Path(job.finished), out, stage="convert", records=counts, digests=known, classes=table.classes,
                 labels=params.labels)
     return Path(out)
 
@@ -138,8 +138,8 @@ def _write(job: ConvertJob, units: list[ShardPlan], machine: Machine, work: Path
         return
     left, total = (sum(unit.last - unit.first for unit in some) for some in (todo, units))
     expected = sum(_expected_bytes(job, part) for part in PARTS)
-    with (room(work, round(expected * left / total), f"converting {left:,} images"),
-          progress("convert", total=total, done=total - left, unit=" images", machine=machine) as bar):
+    with (required_space(work, round(expected * left / total), f"converting {left:,} images"),
+          progress_bar("convert", total=total, done=total - left, unit=" images", machine=machine) as bar):
         for unit in map_units(partial(write_unit, job), todo, machine=machine, ahead=2):
             bar.update(unit.last - unit.first)
 

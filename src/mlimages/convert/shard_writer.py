@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlimages.convert.records import index_path, index_rows
-from mlimages.core.publish import atomic
+from mlimages.core.publish import atomic_write
 
 Add = Callable[[bytes, str], None]
 
@@ -20,7 +20,7 @@ def open_shard(path: Path) -> Iterator[Add]:
     """A function that adds a record and its key; when the block ends, the shard and its index have their names."""
     lengths: list[int] = []
     keys: list[str] = []
-    with atomic(path) as file, _told_as_os_errors(), tf.io.TFRecordWriter(file.name) as writer:
+    with atomic_write(path) as file, _told_as_os_errors(), tf.io.TFRecordWriter(file.name) as writer:
 
         def add(record: bytes, key: str) -> None:
             writer.write(record)
@@ -28,7 +28,7 @@ def open_shard(path: Path) -> Iterator[Add]:
             keys.append(key)
 
         yield add
-    with atomic(index_path(path)) as file:
+    with atomic_write(index_path(path)) as file:
         np.save(file, index_rows(lengths, keys), allow_pickle=False)
 
 

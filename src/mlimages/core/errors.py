@@ -25,9 +25,9 @@ def one_line(text: str) -> str:
     return line if len(line) <= DETAIL_CHARACTERS else f"{line[:DETAIL_CHARACTERS - 3]}..."
 
 
-def redo(verb: str) -> str:
+def rebuild_hint(stage: str) -> str:
     """The command that makes the data of a stage again, without what it would resume from."""
-    return f"remove scratch/{verb} and run `dvc repro --force {verb}`"
+    return f"remove scratch/{stage} and run `dvc repro --force {stage}`"
 
 
 class UserError(Exception):
@@ -41,7 +41,7 @@ class UserError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
-def unreadable(path: Path, error: OSError) -> UserError:
+def read_error(path: Path, error: OSError) -> UserError:
     """What to raise for a file that the system does not open, or of which its disk does not give all."""
     if error.errno == errno.EMFILE:
         limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -60,7 +60,7 @@ class DiskError(UserError):
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def explain_disk_errors(path: Path) -> Iterator[None]:
     """Run a block that writes `path`. Raises DiskError, with the free space, if the disk is full or fails."""
     try:
         yield
@@ -72,24 +72,24 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def room(folder: Path, needed: float, what: str) -> Iterator[None]:
-    """Run a block that writes about `needed` bytes, after `check_room`. Its DiskError says what is needed."""
-    check_room(folder, needed, what)
+def required_space(folder: Path, needed: float, what: str) -> Iterator[None]:
+    """Run a block that writes about `needed` bytes, after `check_space`. Its DiskError says what is needed."""
+    check_space(folder, needed, what)
     try:
         yield
     except DiskError as error:
         raise DiskError(f"{error}; {what} needs about {needed / 1e9:,.1f} GB") from None
 
 
-def say_room(folder: Path, needed: float, what: str) -> None:
+def report_space(folder: Path, needed: float, what: str) -> None:
     """Print what a stage is likely to need, in bytes, before it starts."""
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{what}: about {needed / 1e9:,.1f} GB; {_free(folder)}")
 
 
-def check_room(folder: Path, needed: float, what: str) -> None:
-    """`say_room` for a known need. Raises UserError if `folder` has less than `needed` bytes free."""
-    say_room(folder, needed, what)
+def check_space(folder: Path, needed: float, what: str) -> None:
+    """`report_space` for a known need. Raises UserError if `folder` has less than `needed` bytes free."""
+    report_space(folder, needed, what)
     if needed > shutil.disk_usage(folder).free:
         raise UserError(f"{what} needs about {needed / 1e9:,.1f} GB, but {_free(folder)}; make room there, or set "
                         f"machine.scratch to another disk")

@@ -35,11 +35,11 @@ def is_noise(line: str) -> bool:
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") not in QUIET_LEVELS:
         return False
     line = line.rstrip("\r\n")
-    return bool(NOISE.fullmatch(line) or not has_gpu() and WITHOUT_GPU.fullmatch(line))
+    return bool(NOISE.fullmatch(line) or not has_nvidia_gpu() and WITHOUT_GPU.fullmatch(line))
 
 
 @functools.cache
-def has_gpu(system: Path = Path("/")) -> bool:
+def has_nvidia_gpu(system: Path = Path("/")) -> bool:
     """Whether this machine has a GPU of NVIDIA's, with or without a driver that works."""
     cards = [folder for folder in system.glob("sys/bus/pci/devices/*") if _fact(folder / "vendor") == NVIDIA
              and _fact(folder / "class").startswith(DISPLAY)]
@@ -53,7 +53,7 @@ def _fact(path: Path) -> str:
         return ""
 
 
-def standard_error() -> tuple[int, threading.Thread]:
+def filtered_stderr() -> tuple[int, threading.Thread]:
     """What another process can have as its standard error: its lines, without noise, go to this process' own.
 
     Returns the file descriptor, to be closed once the process has it, and the thread that passes the lines on, which

@@ -20,9 +20,10 @@ def map_units(function: Callable[[Unit], Result], units: Iterable[Unit], *, mach
 
     On a cluster, functions, units and results are pickled; a unit whose node is lost is done again on another one.
     """
-    place = ray_backend.remote(function, machine) if machine.engine == "ray" else contextlib.nullcontext(function)
-    with place as anywhere:
-        yield from ordered_map(anywhere, units, workers=machine.workers, window=ahead * machine.workers)
+    with contextlib.ExitStack() as stack:
+        if machine.engine == "ray":
+            function = stack.enter_context(ray_backend.remote_function(function, machine))
+        yield from ordered_map(function, units, workers=machine.workers, window=ahead * machine.workers)
 
 
 def open_worker_pool(make: Callable[[], Work], machine: Machine) -> WorkerPool:

@@ -12,7 +12,7 @@ from mlimages.core.params import Machine
 LOG_SHARE = 0.02  # of the time that it has taken
 
 
-class Bar(tqdm):
+class ProgressBar(tqdm):
     """A tqdm bar that speaks at most once in `mininterval` seconds.
 
     In a log, where every word stays, it then keeps quiet for a LOG_SHARE of the time it has taken, if that is longer.
@@ -23,7 +23,7 @@ class Bar(tqdm):
             self.mininterval = self.maxinterval = max(self.mininterval, LOG_SHARE * self.format_dict["elapsed"])
         return super().refresh(*how, **more)
 
-    def tick(self, beside: Callable[[], str]) -> None:
+    def refresh_if_due(self, beside: Callable[[], str]) -> None:
         """Where it is time to speak, speak, also if nothing has ended since; `beside()` stands beside the bar."""
         if time.time() - self.last_print_t >= self.mininterval:
             self.set_postfix_str(beside(), refresh=False)
@@ -31,7 +31,7 @@ class Bar(tqdm):
             self.update(0)
 
 
-def progress(title: str, *, total: int, unit: str, machine: Machine, done: int = 0) -> Bar:
+def progress_bar(title: str, *, total: int, unit: str, machine: Machine, done: int = 0) -> ProgressBar:
     """A bar that speaks at most once in `machine.progress_seconds`; `done` units came from an earlier run."""
-    return Bar(desc=title, total=total, initial=done, unit=unit, file=sys.stdout, ascii=True,
+    return ProgressBar(desc=title, total=total, initial=done, unit=unit, file=sys.stdout, ascii=True,
                mininterval=machine.progress_seconds, maxinterval=machine.progress_seconds)

@@ -20,46 +20,46 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlimages.core.errors import UserError, check_room, redo, unreadable, writing
+from mlimages.core.errors import UserError, check_space, explain_disk_errors, read_error, rebuild_hint
 
 MANIFEST = "manifest.json"
 SLOW_BYTES = 10**9  # to read so many takes seconds or more, and is said
-PARTIALS = ".*.partial"  # files of `atomic` that are being written, or whose writer was killed
+PARTIAL_FILES = ".*.partial"  # files of `atomic` that are being written, or whose writer was killed
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write; it takes its final name when the block ends without an exception.
 
     Two that write the same file do so side by side, as where a lost node of a cluster goes on for a while.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with writing(path):
+        with explain_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
                 yield file
-            take_name(partial, path)
+            move_into_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def take_name(partial: Path, path: Path) -> None:
+def move_into_place(partial: Path, path: Path) -> None:
     """Give a finished file beside `path` that name, once all of it is on the disk."""
-    with writing(path):
+    with explain_disk_errors(path):
         fsync(partial)
         partial.rename(path)
         fsync(path.parent)
 
 
 def write_json(path: Path, content: Any) -> None:
-    with atomic(path) as file:
+    with atomic_write(path) as file:
         file.write((json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A CSV file with a header line and `\\n` line ends."""
-    with atomic(path) as file:
+    with atomic_write(path) as file:
         writer = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
@@ -71,44 +71,44 @@ def sha256(path: Path) -> str:
         try:
             return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise unreadable(path, error) from None
+            raise read_error(path, error) from None
 
 
-def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, int],
-            known: Mapping[str, str] | None = None, **facts: Any) -> None:
+def publish(folder: Path, out: str | Path, *, stage: str, records: Mapping[str, int],
+            digests: Mapping[str, str] | None = None, **facts: Any) -> None:
     """Make `out` a folder of hard links to all files of `folder`, and a manifest; an older `out` is replaced.
 
     On another disk they are copies: UserError where it has no room for them, and where a file that is listed below
     is not there.
 
-    `records` gives the number of records in those files that hold any, by their path inside `folder`; `known`
+    `records` gives the number of records in those files that hold any, by their path inside `folder`; `digests`
     the sha256 of files that were hashed when they were made; `facts` are what the next stage must know beside the
     files. All go into the manifest, which says nothing of the machine or the time: equal results have equal manifests.
     """
     out = Path(out)
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
-                   if path.is_file() and not path.match(PARTIALS))
-    if gone := sorted({*records, *(known or {})}.difference(names)):
-        raise UserError(f"{folder / gone[0]} is missing, but {verb} had finished it ({len(gone)} such files); run the "
+                   if path.is_file() and not path.match(PARTIAL_FILES))
+    if gone := sorted({*records, *(digests or {})}.difference(names)):
+        raise UserError(f"{folder / gone[0]} is missing, but {stage} had finished it ({len(gone)} such files); run the "
                         f"same command again, which makes it again")
     partial, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    with writing(out):
+    with explain_disk_errors(out):
         partial.mkdir(parents=True)
         if partial.stat().st_dev != folder.stat().st_dev:
-            check_room(partial.parent, sum((folder / name).stat().st_size for name in names),
+            check_space(partial.parent, sum((folder / name).stat().st_size for name in names),
                        f"the copy of {folder}, which lies on another disk than {out},")
         for name in names:
             _link(folder / name, partial / name)
         for place in {(partial / name).parent for name in names}:
             fsync(place)
-        digests = dict(known or {})
-        unknown = [name for name in names if name not in digests]
-        digests.update(zip(unknown, _digests([folder / name for name in unknown]), strict=True))
-        files = {name: {"sha256": digests[name], "bytes": (folder / name).stat().st_size, "records": records.get(name)}
+        sums = dict(digests or {})
+        unread = [name for name in names if name not in sums]
+        sums.update(zip(unread, _sha256s([folder / name for name in unread]), strict=True))
+        files = {name: {"sha256": sums[name], "bytes": (folder / name).stat().st_size, "records": records.get(name)}
                  for name in names}
-        write_json(partial / MANIFEST, {"verb": verb, "files": files, **facts})
+        write_json(partial / MANIFEST, {"verb": stage, "files": files, **facts})
         if out.exists():
             out.rename(old)
         partial.rename(out)
@@ -116,33 +116,33 @@ def publish(folder: Path, out: str | Path, *, verb: str, records: Mapping[str, i
         shutil.rmtree(old, ignore_errors=True)
 
 
-def read_manifest(folder: str | Path, verb: str) -> dict[str, Any]:
-    """The manifest of what `verb` published in `folder`; UserError if it is missing, damaged or another verb's."""
+def read_manifest(folder: str | Path, stage: str) -> dict[str, Any]:
+    """The manifest of what `stage` published in `folder`; UserError if it is missing, damaged or another stage's."""
     path = Path(folder) / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         found, _ = manifest["verb"], manifest["files"]
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: the stage {verb} has not finished; run `dvc repro {verb}`") from None
+        raise UserError(f"{path} is missing: the stage {stage} has not finished; run `dvc repro {stage}`") from None
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise read_error(path, error) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); {redo(verb)}") from None
-    if found != verb:
-        raise UserError(f"{path} was written by {found}, expected {verb}; {redo(verb)}")
+        raise UserError(f"{path} is damaged ({error}); {rebuild_hint(stage)}") from None
+    if found != stage:
+        raise UserError(f"{path} was written by {found}, expected {stage}; {rebuild_hint(stage)}")
     return manifest
 
 
-def verify(folder: str | Path, verb: str, *, stamps: Path | None = None,
-           uses: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
+def verify(folder: str | Path, stage: str, *, stamps: Path | None = None,
+           select: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
     """`read_manifest`, after every file was found to be what it says: present, no byte more or less, same sha256.
 
-    Only files whose names `uses` takes are looked at. With `stamps`, a folder, no file is read that has the sha256,
+    Only files whose names `select` takes are looked at. With `stamps`, a folder, no file is read that has the sha256,
     size, time of change and inode with which it was found to be sound before: a stamp in that folder says so.
     """
-    folder, manifest = Path(folder), read_manifest(folder, verb)
-    mend = f"it was damaged since; {redo(verb)}"
-    files = {name: fact for name, fact in manifest["files"].items() if uses(name)}
+    folder, manifest = Path(folder), read_manifest(folder, stage)
+    mend = f"it was damaged since; {rebuild_hint(stage)}"
+    files = {name: fact for name, fact in manifest["files"].items() if select(name)}
     stamp = stamps and stamps / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"
     known, found = _read_stamp(stamp), {}
     for name, fact in files.items():
@@ -158,7 +158,7 @@ def verify(folder: str | Path, verb: str, *, stamps: Path | None = None,
     if stamp and size >= SLOW_BYTES:
         print(f"{folder}: reading {len(unread):,} files of {size / 1e9:,.1f} GB to check their sha256; they are not "
               f"read again for that until they change", flush=True)
-    for name, digest in zip(unread, _digests([folder / name for name in unread]), strict=True):
+    for name, digest in zip(unread, _sha256s([folder / name for name in unread]), strict=True):
         if digest != files[name]["sha256"]:
             raise UserError(f"{folder / name} has the sha256 {digest}, {folder / MANIFEST} says "
                             f"{files[name]['sha256']}; {mend}")
@@ -176,7 +176,7 @@ def _read_stamp(stamp: Path | None) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _digests(paths: list[Path]) -> Iterator[str]:
+def _sha256s(paths: list[Path]) -> Iterator[str]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(sha256, paths)
 

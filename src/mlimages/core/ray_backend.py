@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import mlimages
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine
-from mlimages.core.worker_pool import LostWorker, Work, WorkerPool, WorkerThreads, all_sent
+from mlimages.core.worker_pool import LostWorker, Work, WorkerPool, WorkerThreads, receive_all
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -42,13 +42,13 @@ def import_ray() -> Any:
     return ray
 
 
-def own_address() -> str:
+def node_address() -> str:
     """This machine's IP address, as the other nodes know it."""
     return import_ray().util.get_node_ip_address()
 
 
 @contextlib.contextmanager
-def attached(machine: Machine) -> Iterator[Any]:
+def ray_connection(machine: Machine) -> Iterator[Any]:
     """The module ray, connected until the block ends: to the cluster at `machine.ray_address`.
 
     null: to that of RAY_ADDRESS or, without one, the one that runs on this machine. Where none runs, and for `local`,
@@ -89,13 +89,13 @@ def _check_address(address: str | None) -> None:
 
 
 @contextlib.contextmanager
-def remote(function: Callable[[Unit], Result], machine: Machine) -> Iterator[Callable[[Unit], Result]]:
+def remote_function(function: Callable[[Unit], Result], machine: Machine) -> Iterator[Callable[[Unit], Result]]:
     """A function that runs `function` on some node, one core each, waits, and returns or raises what that does.
 
     Safe to call from many threads. A call whose process or node is lost begins again elsewhere, `RETRIES` times.
     UserError where no core is free for the first one in `START_SECONDS`.
     """
-    with attached(machine) as ray:
+    with ray_connection(machine) as ray:
         _, waiting = ray.wait([ray.remote(num_cpus=1)(_here).remote()], timeout=START_SECONDS)
         if waiting:
             raise UserError(f"of the {ray.cluster_resources().get('CPU', 0):.0f} CPUs of the Ray cluster none became "
@@ -142,7 +142,7 @@ class RayWorkerPool(WorkerPool):
 
     def __enter__(self) -> "RayWorkerPool":
         with contextlib.ExitStack() as attached_so_far:
-            self._ray = attached_so_far.enter_context(attached(self._machine))
+            self._ray = attached_so_far.enter_context(ray_connection(self._machine))
             super().__enter__()
             self._until_up(range(self.workers))
             self._attached = attached_so_far.pop_all()
@@ -198,7 +198,7 @@ class RayWorkerPool(WorkerPool):
         """Open the pipe to a worker that has started; why that fails, or nothing."""
         try:
             address = self._ray.get(self._addresses[worker])
-            self._pipes[worker] = without_delay(Client(address, authkey=self._key))
+            self._pipes[worker] = set_no_delay(Client(address, authkey=self._key))
         except (self._ray.exceptions.RayActorError, self._ray.exceptions.ActorUnschedulableError, OSError,
                 EOFError) as error:
             return str(error)  # unschedulable: its node died before it came up
@@ -218,7 +218,7 @@ class RayWorkerPool(WorkerPool):
 
     def _take(self, worker: int) -> list[Any] | LostWorker:
         try:
-            return all_sent(self._pipes[worker])
+            return receive_all(self._pipes[worker])
         except (EOFError, OSError):
             self._pipes[worker].close()
             fate = self._fate(worker)
@@ -250,7 +250,7 @@ class _Worker:
         os.chdir(folder)
         self._threads = WorkerThreads(make, threads)
         near = node == _here() and sys.platform == "linux"
-        self._listener = Listener(f"\0mlimages-{secrets.token_hex(16)}" if near else (own_address(), 0), authkey=key)
+        self._listener = Listener(f"\0mlimages-{secrets.token_hex(16)}" if near else (node_address(), 0), authkey=key)
 
     def address(self) -> Any:
         return self._listener.address
@@ -259,7 +259,7 @@ class _Worker:
         """Work until the pipe ends."""
         while True:
             with contextlib.suppress(AuthenticationError, EOFError, OSError), self._listener.accept() as pipe:
-                self._threads.serve(without_delay(pipe))
+                self._threads.serve(set_no_delay(pipe))
                 return
 
 
@@ -268,7 +268,7 @@ def _here() -> str:
     return str(import_ray().get_runtime_context().get_node_id())
 
 
-def without_delay(pipe: Connection) -> Connection:
+def set_no_delay(pipe: Connection) -> Connection:
     """The same pipe, which sends small messages at once also over TCP."""
     with socket.socket(fileno=os.dup(pipe.fileno())) as same:
         if same.family != socket.AF_UNIX:

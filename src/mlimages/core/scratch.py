@@ -1,6 +1,6 @@
 """The folder in which a stage works and from which it resumes, keyed by all that determines its result.
 
-DVC deletes a stage's outs before it runs, so what must survive a kill lives here: `scratch/VERB/KEY`, unknown to
+DVC deletes a stage's outs before it runs, so what must survive a kill lives here: `scratch/STAGE/KEY`, unknown to
 DVC and to git, under the original repository also when `dvc exp run --temp` runs a copy (DVC_ROOT says where).
 """
 
@@ -11,16 +11,17 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mlimages.core.errors import UserError, writing
+from mlimages.core.errors import UserError, explain_disk_errors
 from mlimages.core.params import Machine
-from mlimages.core.publish import MANIFEST, PARTIALS, sha256
+from mlimages.core.publish import MANIFEST, PARTIAL_FILES, sha256, write_json
 
 PACKAGE = "mlimages"
+SETTINGS = "params.json"  # in a workspace
 SOURCE = Path(__file__).parents[2]
 # What runs only where a file is a command, and what never runs.
 UNREACHED = ("__name__ == '__main__'", "TYPE_CHECKING")
@@ -38,42 +39,52 @@ def key(params: Any, *, inputs: Iterable[str | Path] = (), files: Iterable[str |
     parts = [json.dumps(params, sort_keys=True, default=dataclasses.asdict)]
     parts += [sha256(Path(folder) / MANIFEST) for folder in inputs]
     parts += [sha256(Path(file)) for file in files]
-    parts += [meaning(reached(f"mlimages.{stage}.run"))] if stage else []
-    parts += [meaning([Path(str(module.__file__))], Path(str(module.__file__)).parent) for module in code]
+    parts += [code_hash(imported_files(f"mlimages.{stage}.run"))] if stage else []
+    parts += [code_hash([Path(str(module.__file__))], Path(str(module.__file__)).parent) for module in code]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+def settings(params: Any, *, inputs: Iterable[str | Path] = (), files: Iterable[str | Path] = ()) -> dict[str, Any]:
+    """The parts of a key that are not code, as JSON stores them: parameters and the sha256 of inputs and files."""
+    return {"params": json.loads(json.dumps(params, default=dataclasses.asdict)),
+            "inputs": [sha256(Path(folder) / MANIFEST) for folder in inputs],
+            "files": [sha256(Path(file)) for file in files]}
+
+
 @contextlib.contextmanager
-def workspace(verb: str, machine: Machine, key: str, out: str | Path) -> Iterator[Path]:
+def workspace(stage: str, machine: Machine, key: str, out: str | Path,
+              settings: Mapping[str, Any] | None = None) -> Iterator[Path]:
     """The stage's own folder, locked, and its `out` locked with it, until the block ends.
 
     Raises UserError, naming the process, where another one is making the same result or the same `out`, and where the
-    disk is full, or fails, in the block.
+    disk is full, or fails, in the block. The folder keeps `settings`, if any, as params.json.
     """
     place = hashlib.sha256(str(Path(out).resolve()).encode()).hexdigest()[:16]
-    with (writing(root(machine) / verb / key), _lock(_locks(machine) / f"{verb}-{place}", out),
-          kept(verb, machine, key) as folder):
+    with (explain_disk_errors(root(machine) / stage / key), _lock(_locks(machine) / f"{stage}-{place}", out),
+          persistent_folder(stage, machine, key) as folder):
+        if settings is not None:
+            write_json(folder / SETTINGS, settings)
         yield folder
 
 
 @contextlib.contextmanager
-def kept(verb: str, machine: Machine, name: str) -> Iterator[Path]:
-    """A folder of a verb, locked until the block ends: its content outlives every change of the parameters.
+def persistent_folder(stage: str, machine: Machine, name: str) -> Iterator[Path]:
+    """A folder of a stage, locked until the block ends: its content outlives every change of the parameters.
 
     What killed processes left half-written there is removed. DiskError where the disk is full, or fails, in the block.
     """
-    folder = root(machine) / verb / name
-    with writing(folder):
+    folder = root(machine) / stage / name
+    with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(_locks(machine) / f"{verb}-{name}", folder):
-            for left in folder.rglob(PARTIALS):
+        with _lock(_locks(machine) / f"{stage}-{name}", folder):
+            for left in folder.rglob(PARTIAL_FILES):
                 if left.is_file():
                     left.unlink()
             yield folder
 
 
 def root(machine: Machine) -> Path:
-    """Where all stages keep theirs: scratch/VERB/KEY."""
+    """Where all stages keep theirs: scratch/STAGE/KEY."""
     return Path(os.environ.get("DVC_ROOT", ".")) / machine.scratch
 
 
@@ -103,7 +114,7 @@ def _lock(path: Path, guarded: str | Path) -> Iterator[None]:
         yield
 
 
-def reached(module: str, source: Path = SOURCE) -> list[Path]:
+def imported_files(module: str, source: Path = SOURCE) -> list[Path]:
     """The files of this project in `source` that a module, such as mlimages.train.run, reaches by its imports.
 
     Sorted, with its own and that of the package mlimages itself, which is always imported first. Imports inside of
@@ -120,7 +131,7 @@ def reached(module: str, source: Path = SOURCE) -> list[Path]:
     return sorted(seen)
 
 
-def meaning(files: Iterable[Path], source: Path = SOURCE) -> str:
+def code_hash(files: Iterable[Path], source: Path = SOURCE) -> str:
     """The sha256 of the syntax trees of some files in `source`, without comments and docstrings.
 
     The same on every Python, as far as that gives the same tree.

@@ -119,7 +119,7 @@ class WorkerPool:
     def _take(self, worker: int) -> list[Any] | LostWorker:
         """The results of a worker. Raises UserError for one that cannot start, and whose successor could not either."""
         try:
-            return all_sent(self._pipes[worker])
+            return receive_all(self._pipes[worker])
         except (EOFError, OSError):
             self._processes[worker].join()
             lost = LostWorker(self._processes[worker].exitcode)
@@ -131,7 +131,7 @@ class WorkerPool:
         return lost
 
 
-def all_sent(pipe: Connection) -> list[Any]:
+def receive_all(pipe: Connection) -> list[Any]:
     """All results that a pipe holds, from any number of messages. Raises EOFError or OSError at its end.
 
     Reading one message at a time would leave results of a busy worker in the pipe, and its threads without tasks.
@@ -180,7 +180,7 @@ class WorkerThreads:
     def __init__(self, make: Callable[[], Work], threads: int) -> None:
         self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        tuning.keep_freed(tuning.PICTURES)
+        tuning.keep_freed_memory(tuning.FOR_IMAGES)
         work = make()
         gc.freeze()  # what was imported lives as long as the worker, so the collector need not visit it
         for _ in range(threads):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlimages.acquire.formats import ARCHIVE, DICTIONARY, LISTS, Labels, ListEntry, format_line
 from mlimages.core.params import Demo
-from mlimages.core.publish import atomic
+from mlimages.core.publish import atomic_write
 from mlimages.demo import server, world
 
 # Of a thousand ImageNet ids, so many have no image in the archive, as in the real lists; one image is damaged.
@@ -17,7 +17,7 @@ MISSING, DAMAGED = 15, 5
 
 def write_release(folder: Path, params: Demo) -> None:
     """Write everything that Tencent and ImageNet would have published into `folder`."""
-    with atomic(folder / DICTIONARY) as file:
+    with atomic_write(folder / DICTIONARY) as file:
         file.write(_dictionary().encode())
     archived: list[str] = []
     for part, origin, name in LISTS:
@@ -25,12 +25,12 @@ def write_release(folder: Path, params: Demo) -> None:
         count = total // 2 if origin == "imagenet" else total - total // 2
         ids = world.image_ids(params.seed, f"{part}/{origin}", count)
         sources = [_imagenet_id(one) if origin == "imagenet" else server.url_of(one, params.pixels) for one in ids]
-        with atomic(folder / name) as file:
+        with atomic_write(folder / name) as file:
             for number, (source, one) in enumerate(zip(sources, ids, strict=True), start=1):
                 labels = Labels(*zip(*sorted(world.labels_of(one).items()), strict=True))
                 file.write(format_line(ListEntry(number, source, labels)).encode())
         archived += ids if origin == "imagenet" else []
-    with atomic(folder / ARCHIVE) as file, tarfile.open(fileobj=file, mode="w") as archive:
+    with atomic_write(folder / ARCHIVE) as file, tarfile.open(fileobj=file, mode="w") as archive:
         for wnid, images in sorted(_by_class(archived).items()):
             _add(archive, f"{wnid}.tar", _class_tar(images, params.pixels))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlimages.acquire.formats import read_list
-from mlimages.core.errors import UserError, redo
+from mlimages.core.errors import UserError, rebuild_hint
 from mlimages.core.publish import fsync, sha256, write_json
 from mlimages.download.ledger import Reason, Row, read_ledger, write_ledger
 from mlimages.download.lines import Shard
@@ -66,7 +66,7 @@ def read_account(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); {redo('download')}") from None
+        raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
 
 
 def _samples(job: Build, path: Path, rows: list[Row]) -> Iterator[Sample]:

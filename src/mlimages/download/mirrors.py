@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mlimages.core.errors import UserError, writing
+from mlimages.core.errors import UserError, explain_disk_errors
 from mlimages.core.params import Mirror
-from mlimages.core.publish import sha256, take_name
+from mlimages.core.publish import move_into_place, sha256
 from mlimages.download.lines import Address
 
 COLUMNS = ("OriginalURL", "ImageID", "Subset", "OriginalMD5")
@@ -73,9 +73,9 @@ class _Table:
         if not index.exists():
             partial = index.with_suffix(".partial")
             partial.unlink(missing_ok=True)
-            with writing(index):
+            with explain_disk_errors(index):
                 _index(path, partial)
-                take_name(partial, index)
+                move_into_place(partial, index)
         self._database = sqlite3.connect(f"file:{index}?mode=ro", uri=True)
 
     def find(self, url: str) -> tuple[str, str, str, int] | None:

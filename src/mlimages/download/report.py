@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from mlimages.core.params import Machine
-from mlimages.core.progress import progress
+from mlimages.core.progress import progress_bar
 from mlimages.download.ledger import Reason
 from mlimages.download.schedule.scheduler import Scheduler
 from mlimages.download.spool import Entry
@@ -25,7 +25,7 @@ class Report:
     """
 
     def __init__(self, machine: Machine, total: int, done: int, images: int) -> None:
-        self._bar = progress("download", total=total, done=done, unit=" lines", machine=machine)
+        self._bar = progress_bar("download", total=total, done=done, unit=" lines", machine=machine)
         self._reasons: Counter[Reason] = Counter()
         self._bytes, self._begun = 0, time.monotonic()
         self._total, self._images, self._images_before = total, 0, images
@@ -61,7 +61,7 @@ class Report:
             self._bar.write(f"WARNING: {warning}; is it the list, the network or a proxy, or do hosts refuse us "
                             f"(download.rate_per_host, download.headers)?", file=sys.stdout)
         self._warned = bool(warning)
-        self._bar.tick(lambda: "; ".join([*([f"WARNING: {warning}"] if warning else []), self._figures(),
+        self._bar.refresh_if_due(lambda: "; ".join([*([f"WARNING: {warning}"] if warning else []), self._figures(),
                                           *_troubles(scheduler, time.monotonic())]))
 
     def _figures(self) -> str:

@@ -9,10 +9,10 @@ from urllib.request import getproxies
 
 from mlimages.acquire.formats import PARTS
 from mlimages.core import scratch
-from mlimages.core.errors import UserError, check_room, say_room
+from mlimages.core.errors import UserError, check_space, report_space
 from mlimages.core.params import Download, Machine
 from mlimages.core.publish import publish, verify, write_csv, write_json
-from mlimages.core.ray_backend import own_address
+from mlimages.core.ray_backend import node_address
 from mlimages.demo import server, world
 from mlimages.download.build import account_path, read_account
 from mlimages.download.fetching import fetch
@@ -56,7 +56,7 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
             proxies = getproxies() if machine.proxies_from_environment else {}
             fetch(plan, params, machine, Network({**demo_hosts, **machine.connect_to}, proxies), work)
         records, known = _summarise(plan)
-        publish(plan.finished, out, verb="download", records=records, known=known, classes=manifest["classes"])
+        publish(plan.finished, out, stage="download", records=records, digests=known, classes=manifest["classes"])
         plan.end_round()
     return Path(out)
 
@@ -69,10 +69,10 @@ def _preflight(plan: Plan, params: Download) -> None:
     finished = [read_account(path) for path in paths if path.exists()]
     if finished:
         mean = sum(one["bytes"] for one in finished) / sum(one["lines"] for one in finished)
-        check_room(plan.finished, left * mean, what)
+        check_space(plan.finished, left * mean, what)
     else:
         pixels = (params.shorter_side or 0) ** 2 * 4 / 3
-        say_room(plan.finished, left * min(pixels * BYTES_PER_PIXEL or BYTES_PER_IMAGE, BYTES_PER_IMAGE), what)
+        report_space(plan.finished, left * min(pixels * BYTES_PER_PIXEL or BYTES_PER_IMAGE, BYTES_PER_IMAGE), what)
 
 
 def _key(params: Download, lists: str | Path, source: str) -> str:
@@ -99,7 +99,7 @@ def _demo_hosts(source: str, machine: Machine) -> contextlib.AbstractContextMana
     """The demo's lists name hosts that this process must play itself, where all workers reach it."""
     if source != "demo":
         return contextlib.nullcontext({})
-    return server.serving(own_address()) if machine.engine == "ray" else server.serving()
+    return server.serving(node_address()) if machine.engine == "ray" else server.serving()
 
 
 def _summarise(plan: Plan) -> tuple[dict[str, int], dict[str, str]]:

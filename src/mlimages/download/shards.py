@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from mlimages.acquire.formats import Labels, Part
-from mlimages.core.errors import UserError, redo
-from mlimages.core.publish import atomic
+from mlimages.core.errors import UserError, rebuild_hint
+from mlimages.core.publish import atomic_write
 
 HEADER = tarfile.TarInfo().tobuf()  # of a file without a name
 
@@ -67,7 +67,7 @@ def ledger_path(shard: Path) -> Path:
 def write_shard(path: Path, samples: Iterable[Sample]) -> str:
     """The samples as a tar; returns the sha256 of its bytes."""
     digest = hashlib.sha256()
-    with atomic(path) as file:
+    with atomic_write(path) as file:
         for blocks in _tar(samples):
             digest.update(blocks)
             file.write(blocks)
@@ -112,7 +112,7 @@ def index_shard(path: Path) -> Iterator[Member]:
                 key, _, extension = image.name.partition(".")
                 yield Member(key, path, image.offset_data, image.size, facts["url"], labels, extension)
     except (tarfile.TarError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); {redo('download')}") from None
+        raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
 
 
 def places(path: Path) -> Iterator[Place]:
@@ -129,7 +129,7 @@ def places(path: Path) -> Iterator[Place]:
                 yield Place(offset, size, facts)
                 at = facts_at + -(-facts // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); {redo('download')}") from None
+        raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
 
 
 def _size(file: BinaryIO, at: int) -> int | None:
@@ -159,7 +159,7 @@ def read_sample(path: Path, place: Place) -> Sample:
         body = content[tarfile.BLOCKSIZE: tarfile.BLOCKSIZE + place.size]
         return Sample(key, extension, body, facts["url"], labels)
     except (tarfile.TarError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); {redo('download')}") from None
+        raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
 
 
 def read_at(path: Path, offset: int, size: int) -> bytes:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mlimages.core.errors import writing
+from mlimages.core.errors import explain_disk_errors
 from mlimages.download.check_image import Picture
 from mlimages.download.ledger import Reason
 from mlimages.download.shards import read_at
@@ -52,7 +52,7 @@ class Spools:
         """Append an image to this worker's spool of a shard."""
         spool, size = f"{name}.{self._own}.spool", len(picture.body)
         path = self._folder / spool
-        with self._lock, writing(path):
+        with self._lock, explain_disk_errors(path):
             offset = _append(path, picture.body)
         return Stored(spool, offset, size, sha256, picture.width, picture.height, picture.extension)
 
@@ -69,7 +69,7 @@ class Journal:
 
     def add(self, entries: list[Entry]) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in entries)
-        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+        with explain_disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(lines)
 
     def read(self) -> Iterator[Entry]:

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from mlimages.core.errors import UserError, redo
-from mlimages.core.publish import atomic
+from mlimages.core.errors import UserError, rebuild_hint
+from mlimages.core.publish import atomic_write
 
 PREDICTIONS = "predictions.npy"
 LABELS = "labels.npy"
@@ -94,7 +94,7 @@ def open_prediction_writer(folder: Path, key_bytes: int, kept: int) -> Iterator[
         PREDICTIONS: [("key", f"S{key_bytes}"), ("class", "<i4", (kept,)), ("score", "<f4", (kept,))],
         LABELS: [("image", "<u4"), ("class", "<i4"), ("confidence", "<f4")]}
     with ExitStack() as stack:
-        rows = [RowWriter(stack.enter_context(atomic(folder / name)), dtype) for name, dtype in dtypes.items()]
+        rows = [RowWriter(stack.enter_context(atomic_write(folder / name)), dtype) for name, dtype in dtypes.items()]
         yield PredictionWriter(*rows)
         for writer in rows:
             writer.close()
@@ -112,5 +112,5 @@ def read_predictions(evaluation: str | Path) -> Predictions:
         except FileNotFoundError:
             raise UserError(f"{path} is missing; run `dvc repro evaluate`") from None
         except (ValueError, EOFError, OSError) as error:
-            raise UserError(f"{path} holds no predictions ({error}); {redo('evaluate')}") from None
+            raise UserError(f"{path} holds no predictions ({error}); {rebuild_hint('evaluate')}") from None
     return Predictions(*arrays)

@@ -13,7 +13,7 @@ from mlimages.convert.records import CLASSES, records_by_class
 from mlimages.core import scratch
 from mlimages.core.errors import UserError
 from mlimages.core.params import Evaluate, Machine
-from mlimages.core.progress import progress
+from mlimages.core.progress import progress_bar
 from mlimages.core.publish import publish, verify
 from mlimages.evaluate.measure import probabilities
 from mlimages.evaluate.predictions import LABELS, PREDICTIONS, open_prediction_writer
@@ -33,9 +33,10 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
     and for outputs that are not numbers.
     """
     stamps = scratch.stamps(machine)
-    trained = verify(model, "train", stamps=stamps, uses=MODEL.__eq__)
-    manifest = verify(tfrecords, "convert", stamps=stamps, uses=lambda name: name == CLASSES or name.startswith("val-"))
-    listed = verify(lists, "acquire", stamps=stamps, uses=DICTIONARY.__eq__)["classes"]
+    trained = verify(model, "train", stamps=stamps, select=MODEL.__eq__)
+    manifest = verify(tfrecords, "convert", stamps=stamps,
+                      select=lambda name: name == CLASSES or name.startswith("val-"))
+    listed = verify(lists, "acquire", stamps=stamps, select=DICTIONARY.__eq__)["classes"]
     if not trained["classes"] == manifest["classes"] == listed:
         raise UserError(f"{model} was trained on {trained['classes']} classes, {tfrecords} holds "
                         f"{manifest['classes']}, {lists} names {listed}; run `dvc repro evaluate`")
@@ -51,11 +52,11 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
             central_fraction=params.central_fraction, readers=machine.workers))
         network = load_model(model)
         scored_batches = probabilities(network.call, network.require_activation(), batches)
-        with progress("evaluate", total=len(records), unit=" images", machine=machine) as bar:
+        with progress_bar("evaluate", total=len(records), unit=" images", machine=machine) as bar:
             labels = _measure(params, accumulator, scored_batches, records.keys(), work / "out", bar)
         write_tables(accumulator.result(), tree, records_by_class(tfrecords, "train"), params.frequency_groups,
                      work / "out")
-        publish(work / "out", out, verb="evaluate", records={PREDICTIONS: len(records), LABELS: labels},
+        publish(work / "out", out, stage="evaluate", records={PREDICTIONS: len(records), LABELS: labels},
                 threshold=params.threshold, score_threshold=params.score_threshold)
     return Path(out)
 

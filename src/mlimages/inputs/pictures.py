@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mlimages.core.errors import UserError, unreadable
+from mlimages.core.errors import UserError, read_error
 from mlimages.images.decode import ImageFile
 from mlimages.inputs.preprocess import decode
 
@@ -72,7 +72,7 @@ def _read_place(place: str) -> Iterator[NamedPicture]:
             with path.open("rb") as file:
                 yield NamedPicture(str(path), file.read(MAX_BYTES))
         except OSError as error:
-            raise unreadable(path, error) from None
+            raise read_error(path, error) from None
 
 
 def _files(place: str) -> Iterator[Path]:

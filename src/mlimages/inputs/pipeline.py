@@ -14,7 +14,7 @@ import tensorflow as tf
 from mlimages.convert.records import read_index, shard_paths
 from mlimages.core.errors import UserError
 from mlimages.core.params import Train
-from mlimages.core.tuning import aligned
+from mlimages.core.tuning import aligned_empty
 from mlimages.inputs.augmentation import TensorAugmentation
 from mlimages.inputs.colour_jitter import color_jitter
 from mlimages.inputs.preprocess import Preprocessing, evaluation_image, to_unit_range, training_image
@@ -97,7 +97,7 @@ class ReplicaBatches:
         crops, places, flips = drawn.crop.tolist(), drawn.place.tolist(), drawn.flip.tolist()
         rotated = (drawn.case == 0) & rotate_and_color_jitter
         angles = [angle if turn else None for angle, turn in zip(drawn.angle.tolist(), rotated, strict=True)]
-        images = aligned(self.specs[0].shape, np.uint8)
+        images = aligned_empty(self.specs[0].shape, np.uint8)
 
         # All steps of one image run together, while it is in the processor's cache.
         def preprocess_one(index: int, jpeg: bytes) -> None:
@@ -108,7 +108,7 @@ class ReplicaBatches:
         if rotate_and_color_jitter:
             color_jitter(images, drawn)
         if params.image_dtype == "float32":
-            images = to_unit_range(images, aligned(images.shape, np.float32))
+            images = to_unit_range(images, aligned_empty(images.shape, np.float32))
         return images, batch, drawn
 
 
@@ -150,7 +150,7 @@ def evaluation_batches(records: Records, *, batch: int, pixels: int, preprocessi
 
     def make(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows = chosen[number * batch: (number + 1) * batch]
-        images = aligned((len(rows), pixels, pixels, 3), np.float32)
+        images = aligned_empty((len(rows), pixels, pixels, 3), np.float32)
 
         def preprocess_one(index: int, jpeg: bytes) -> None:
             images[index] = evaluation_image(jpeg, pixels=pixels, preprocessing=preprocessing,

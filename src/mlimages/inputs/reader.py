@@ -14,8 +14,8 @@ import numpy as np
 from mlimages.convert.check_records import frame_error, missing_error, record_error
 from mlimages.convert.example import Example, read_example
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, read_index
-from mlimages.core.errors import unreadable
-from mlimages.core.tuning import aligned
+from mlimages.core.errors import read_error
+from mlimages.core.tuning import aligned_empty
 
 OPEN_SHARDS = 64  # more than the sampler interleaves, fewer than a process may have open
 
@@ -34,7 +34,7 @@ class RecordBatch(NamedTuple):
 
     def dense(self, classes: int) -> np.ndarray:
         """The confidences of all classes, float32 [records, classes]; 0 for a class without a label."""
-        labels = aligned((len(self.lengths), classes), np.float32)
+        labels = aligned_empty((len(self.lengths), classes), np.float32)
         labels.fill(0)
         labels[np.repeat(np.arange(len(self.lengths)), self.lengths), self.indices] = self.confidence
         return labels
@@ -123,7 +123,7 @@ class _OpenFile:
         except FileNotFoundError:
             raise missing_error(path) from None
         except OSError as error:
-            raise unreadable(path, error) from None
+            raise read_error(path, error) from None
         weakref.finalize(self, os.close, self.descriptor)
 
 

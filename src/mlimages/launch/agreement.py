@@ -15,7 +15,7 @@ import mlimages
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.core.publish import MANIFEST, sha256
-from mlimages.core.tuning import ONEDNN, onednn_choice, package_versions
+from mlimages.core.tuning import ONEDNN, onednn_setting, package_versions
 from mlimages.launch.connection import (
     ANSWER_SECONDS,
     RETRY_SECONDS,
@@ -46,7 +46,7 @@ def facts(params: Train, machine: Machine, tfrecords: Path, work: Path) -> Facts
                            **{f"machine.{name}": getattr(machine, name) for name in COLLECTIVE_PARAMETERS}},
             "code": {str(path.relative_to(source)): sha256(path)[:16] for path in sorted(source.rglob("*.py"))},
             "packages": package_versions(),
-            "arithmetic": {ONEDNN: onednn_choice()},
+            "arithmetic": {ONEDNN: onednn_setting()},
             "data": {str(MANIFEST): sha256(tfrecords / MANIFEST)[:16]},
             "weights to start from": {path.name: sha256(path)[:16] for path in first},
             "checkpoint, which lies in machine.scratch on a disk that all must share":

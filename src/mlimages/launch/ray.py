@@ -10,7 +10,7 @@ from typing import Any
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine
-from mlimages.core.ray_backend import attached
+from mlimages.core.ray_backend import ray_connection
 from mlimages.launch.base import WORKER_COMMAND, ChildProcess, OnOutput, worker_environment
 
 POLL_SECONDS, SIGNAL_SECONDS = 1.0, 3.0
@@ -99,5 +99,5 @@ class RayLauncher:
 @contextlib.contextmanager
 def ray_launcher(machine: Machine) -> Iterator[RayLauncher]:
     """The launcher, connected to the cluster of `machine.ray_address` until the block ends."""
-    with attached(machine) as ray:
+    with ray_connection(machine) as ray:
         yield RayLauncher(ray, machine)

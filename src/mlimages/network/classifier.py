@@ -23,7 +23,7 @@ from tqdm import tqdm
 from mlimages.acquire.hierarchy import read_tree
 from mlimages.core.errors import UserError
 from mlimages.core.parallel import ordered_map
-from mlimages.core.publish import atomic
+from mlimages.core.publish import atomic_write
 from mlimages.images.decode import Undecodable
 from mlimages.inputs.pictures import NamedPicture, PictureLike, count_pictures, read_pictures, to_pixels
 from mlimages.inputs.preprocess import evaluation_crop, ten_crops
@@ -304,7 +304,7 @@ def classify(classifier: Classifier, places: Sequence[str], *, top: int, predict
     failures = 0
     with ExitStack() as stack:
         def opened(path: Path) -> BinaryIO:
-            return stack.enter_context(atomic(path))
+            return stack.enter_context(atomic_write(path))
 
         if predictions:
             text = codecs.getwriter("utf-8")(opened(predictions))

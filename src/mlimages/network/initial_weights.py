@@ -12,7 +12,7 @@ from pathlib import Path
 from mlimages.core import scratch
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
-from mlimages.core.publish import atomic
+from mlimages.core.publish import atomic_write
 from mlimages.network.checkpoint_files import MODEL
 
 
@@ -45,7 +45,7 @@ def _from_dvc(network: Path, machine: Machine) -> Path | None:
         return None
     copy = scratch.root(machine) / "train" / "start" / digest / network.name
     if not copy.exists():
-        with atomic(copy) as file:
+        with atomic_write(copy) as file:
             try:
                 with dvc.open(inside, "rb") as source:
                     shutil.copyfileobj(source, file)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from mlimages.core.tuning import onednn_has_avx512
+from mlimages.core.tuning import onednn_uses_avx512
 
 
 @keras.saving.register_keras_serializable("mlimages")
@@ -46,7 +46,7 @@ class Convolution(keras.layers.Conv2D):
             return super().call(inputs)
         rows, columns = self.strides
         pixels = inputs[:, ::rows, ::columns] if self.strides != (1, 1) else inputs
-        product = _product if onednn_has_avx512() or pixels.dtype != "float32" else _product_with_convolved_gradient
+        product = _product if onednn_uses_avx512() or pixels.dtype != "float32" else _product_with_convolved_gradient
         return product(pixels, self.kernel)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from mlimages.core.errors import UserError, redo
+from mlimages.core.errors import UserError, rebuild_hint
 from mlimages.core.publish import MANIFEST
 from mlimages.network.model_files import Activation, Preprocessing, read_preprocessing
 
@@ -93,7 +93,7 @@ def load_keras(path: Path) -> keras.Model:
 
 def _no_network(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} is no network that can be loaded ({str(error).partition(chr(10))[0]}); expected a file "
-                     f"that Keras 3 saved: bring back a sound copy, or {redo('train')}")
+                     f"that Keras 3 saved: bring back a sound copy, or {rebuild_hint('train')}")
 
 
 def _load_saved_model(path: Path) -> Callable[[Any], Any]:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from mlimages.convert.records import CLASSES
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train, load
-from mlimages.core.publish import atomic, read_manifest
+from mlimages.core.publish import atomic_write, read_manifest
 from mlimages.inputs.augmentation import TensorAugmentation
 from mlimages.inputs.pipeline import Records, training_batches, with_user_errors
 from mlimages.inputs.stage_rates import StageRate, measure_stages
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 2
-    with atomic(options.out) as file:
+    with atomic_write(options.out) as file:
         figure.savefig(file, format="png", dpi=100)
     print(f"{stages_table(measured, params.machine)}\n\n{options.out} shows the first images and these measurements")
     return 0

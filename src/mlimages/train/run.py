@@ -1,7 +1,13 @@
-"""Train the network on the record shards, resuming from the last checkpoint, and publish it."""
+"""The stage train: verify the records, train the network from its last checkpoint, and publish it.
 
+The training itself is in training/loop.py, its step in training/step.py.
+"""
+
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mlimages.core import scratch
 from mlimages.core.params import Machine, Train
@@ -9,25 +15,29 @@ from mlimages.core.publish import publish, read_manifest, verify
 from mlimages.launch.environment import train_in_place
 from mlimages.launch.supervisor import supervise
 from mlimages.launch.tf_config import read_environment
-from mlimages.network.checkpoint_files import CHECKPOINTS, METRICS, initial_weight_files
+from mlimages.network.checkpoint_files import CHECKPOINTS, METRICS, initial_weight_files, newest_checkpoint
 from mlimages.network.initial_weights import find_initial_weights
 
 
 def work_folder(params: Train, machine: Machine, tfrecords: str | Path) -> Path:
-    """Where this training works, and resumes from; UserError without records, or without what to start from."""
+    """The folder in which this training works. Raises UserError for missing records or initial weights."""
     read_manifest(tfrecords, "convert")
+    key = scratch.key(params, inputs=[tfrecords], files=_initial_files(params, machine), stage="train")
+    return scratch.root(machine) / "train" / key
+
+
+def _initial_files(params: Train, machine: Machine) -> list[Path]:
     start = find_initial_weights(params, machine)
-    first = initial_weight_files(start) if start is not None else []
-    return scratch.root(machine) / "train" / scratch.key(params, inputs=[tfrecords], files=first, stage="train")
+    return [] if start is None else initial_weight_files(start)
 
 
 def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfrecords",
           out: str | Path = "data/model") -> Path:
-    """Publish the trained network in `out`: model.keras, a SavedModel, the log of the training, its metrics and record.
+    """Train the network and publish it in `out`: model.keras, a SavedModel, the log, the metrics and the run's record.
 
-    Raises UserError for missing or damaged records, a batch that the replicas cannot share, a checkpoint to start from
-    that does not fit, and a loss or gradients that are no longer finite; the last checkpoint stays then. So it does
-    after SIGTERM and SIGINT, which save one more.
+    Raises UserError for missing or damaged records, a batch that the replicas cannot share, initial weights that do not
+    fit, and a loss or gradients that are not finite; the last good checkpoint is kept. SIGTERM and SIGINT raise it too,
+    after one more checkpoint.
 
     With `machine.launcher: environment`, this process is one of the workers of TF_CONFIG. Another one than the chief
     publishes nothing, and returns the folder of the chief's result.
@@ -38,12 +48,14 @@ def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfre
         if not (work / "out" / METRICS).exists():
             train_in_place(params, machine, tfrecords=Path(tfrecords), work=work)
         return work / "out"
-    with scratch.workspace("train", machine, work.name, out):
+    settings = scratch.settings(params, inputs=[tfrecords], files=_initial_files(params, machine))
+    with scratch.workspace("train", machine, work.name, out, settings):
         if not (work / "out" / METRICS).exists():
             shutil.rmtree(work / "out", ignore_errors=True)
+            _print_older_training(work, settings)
             _train(params, machine, Path(tfrecords), work)
             shutil.rmtree(work / CHECKPOINTS)
-        publish(work / "out", out, verb="train", records={}, architecture=params.architecture,
+        publish(work / "out", out, stage="train", records={}, architecture=params.architecture,
                 classes=manifest["classes"], pixels=params.pixels, activation=params.activation)
     return Path(out)
 
@@ -57,3 +69,17 @@ def _train(params: Train, machine: Machine, tfrecords: Path, work: Path) -> None
         from mlimages.training.loop import fit  # which imports TensorFlow
 
         fit(params, machine, tfrecords=tfrecords, work=work)
+
+
+def _print_older_training(work: Path, settings: Mapping[str, Any]) -> None:
+    """Name an unfinished training of other code that has the same settings, if this one begins from step 0."""
+    if newest_checkpoint(work / CHECKPOINTS) is not None:
+        return
+    for path in sorted(work.parent.glob(f"*/{scratch.SETTINGS}")):
+        if path.parent == work or json.loads(path.read_text(encoding="utf-8")) != settings:
+            continue
+        checkpoint = newest_checkpoint(path.parent / CHECKPOINTS)
+        if checkpoint is not None:
+            print(f"{path.parent} holds an unfinished training of the same parameters and inputs. The code has changed "
+                  f"since, so the weights may differ in their last bits, and this training begins from step 0. To "
+                  f"begin from its weights: `dvc exp run -S train.initialize_from={checkpoint}`", flush=True)

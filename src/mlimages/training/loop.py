@@ -14,7 +14,7 @@ from mlimages.convert.records import class_names, read_class_table
 from mlimages.core import tuning
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
-from mlimages.core.progress import progress
+from mlimages.core.progress import progress_bar
 from mlimages.core.publish import MANIFEST, read_manifest, sha256
 from mlimages.core.signals import Interrupts, TrainingStopped
 from mlimages.inputs.pipeline import Records, training_batches, user_errors
@@ -66,7 +66,7 @@ class Training:
 
     def __init__(self, params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: WorkerRole) -> None:
         began = time.monotonic()
-        tuning.keep_freed(tuning.STEPS)
+        tuning.keep_freed_memory(tuning.FOR_STEPS)
         if params.deterministic:
             tf.config.experimental.enable_op_determinism()
         self.params, self.machine, self.role = params, machine, role
@@ -115,10 +115,13 @@ class Training:
         began, timed = time.monotonic(), done
         total = self.schedule.total_steps
         with (Interrupts() as interrupts, self._open_log(done) as log,
-              progress("train", total=total, done=done, unit=" steps", machine=self.machine) as bar):
+              progress_bar("train", total=total, done=done, unit=" steps", machine=self.machine) as bar):
             while done < total:
                 steps = range(done, min(done + self.trainer.steps_per_call, self._next_checkpoint(done)))
-                losses += self._train(steps, stop=interrupts.received is not None)
+                self.role.report(entered=steps.stop)
+                found = self.trainer.train(self.batches, self.schedule(steps), stop=interrupts.received is not None)
+                self._check_finite(found, steps)
+                losses += found.tolist()
                 done = steps.stop
                 bar.update(len(steps))
                 saving = done == self._next_checkpoint(steps.start)
@@ -200,11 +203,8 @@ class Training:
         interval = self.params.checkpoint_steps
         return min(self.schedule.total_steps, (done // interval + 1) * interval)
 
-    def _train(self, steps: range, stop: bool) -> list[float]:
-        """Take some steps and return their losses. Raises UserError for a loss or gradients that are not finite."""
-        rates = self.schedule(steps)
-        self.role.report(entered=steps.stop)
-        losses = self.trainer.train(self.batches, rates, stop=stop)
+    def _check_finite(self, losses: np.ndarray, steps: range) -> None:
+        """Raise UserError for the first of the steps of a call whose loss or gradients are not finite."""
         infinite = np.flatnonzero(~np.isfinite(losses))
         if infinite.size:
             raise self._diverged(f"the loss is {losses[infinite[0]]}", steps[infinite[0]] + 1)
@@ -213,7 +213,6 @@ class Training:
             raise self._diverged(
                 "the float16 gradients are not finite, with the loss scale at its lowest,", steps[overflowed[0]] + 1,
                 "set train.precision to mixed_bfloat16 or float32 and train.all_reduce_dtype to bfloat16 or float32, ")
-        return losses.tolist()
 
     def _log_rows(self, losses: list[float], done: int, saving: bool) -> tuple[list[float], list[LogRow]]:
         """Split the losses of the last steps until `done` into those of complete rows, as rows, and the rest.

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlimages.core.tuning import instructions, intra_op_threads, onednn_is_on, package_versions
+from mlimages.core.tuning import instruction_sets, intra_op_threads, onednn_enabled, package_versions
 
 
 def environment() -> dict[str, Any]:
@@ -27,7 +27,7 @@ def arithmetic() -> dict[str, Any]:
     A CPU's threads are among it, as each adds up a part of a sum; with GPUs they decide nothing, and are null.
     """
     gpus = gpu_names()
-    return {"onednn": onednn_is_on(), "instructions": " ".join(instructions()), "gpus": sorted({*gpus}),
+    return {"onednn": onednn_enabled(), "instructions": " ".join(instruction_sets()), "gpus": sorted({*gpus}),
             "intra_op_threads": None if gpus else intra_op_threads()}
 
 

@@ -200,10 +200,10 @@ def test_an_image_with_another_md5_than_the_tables_is_not_taken(fetcher: MakeFet
 
 
 def test_many_urls_at_once_lose_none(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
-    meet = threading.Barrier(4)
+    barrier = threading.Barrier(4)
     server.on("/first.jpg", body=jpeg)  # a host that has not answered yet is asked one thing at a time
     for number in range(40):
-        server.on(f"/{number}.jpg", body=jpeg + bytes([number]), meet=meet)
+        server.on(f"/{number}.jpg", body=jpeg + bytes([number]), barrier=barrier)
     # An answer comes only when four requests have met: fewer at a time would never end.
     outcomes = fetcher(connections_per_host=4, attempts=1).fetch_all(
         ["http://images.example/first.jpg", *(f"http://images.example/{number}.jpg" for number in range(40))])
