@@ -40,7 +40,7 @@ tensorboard: .venv/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-# Pins every package anew from the ranges in pyproject.toml; requirements-onnx.txt and requirements-ray.txt hold what these extras add.
+# Pins every package from the ranges in pyproject.toml; requirements-onnx.txt and requirements-ray.txt hold what these extras add.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate pyproject.toml
 lock: .venv/installed
 	$(BIN)/python -m pip install --quiet uv

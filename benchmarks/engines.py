@@ -2,7 +2,7 @@
 
     python benchmarks/engines.py --photos FOLDER     # without it, the pictures are drawn; needs nginx and Ray
 
-Commands are run in turn. What an engine needs before the first image is stored or the first shard begun is told by
+Commands are run in turn. What an engine needs before the first image is stored or the first shard begun is printed by
 itself: it is the same for two units and for two million.
 """
 

@@ -1,4 +1,4 @@
-"""Hosts to download from: nginx as the fast one, and one in Python that is as slow or as strict as it is told.
+"""Hosts to download from: nginx as the fast one, and one in Python that is as slow or as strict as its arguments say.
 
     python benchmarks/hosts.py PORT IMAGE DELAY_SECONDS REQUESTS_PER_SECOND    # 0: no limit; counts at /counts
 """
@@ -47,8 +47,8 @@ def nginx(root: Path, folder: Path) -> Iterator[int]:
 def strict(image: Path, delay_seconds: float = 0.0, requests_per_second: float = 0.0) -> Iterator[int]:
     """The host in Python, in a process of its own; gives its port."""
     port = free_port()
-    told = [str(one) for one in (port, image, delay_seconds, requests_per_second)]
-    with _running([sys.executable, __file__, *told], port):
+    arguments = [str(one) for one in (port, image, delay_seconds, requests_per_second)]
+    with _running([sys.executable, __file__, *arguments], port):
         yield port
 
 

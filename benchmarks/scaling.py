@@ -132,11 +132,11 @@ def measure_recovery() -> None:
         for line in process.stdout or []:
             if "was killed by SIGKILL" in line:
                 break
-        told, step = time.monotonic() - killed, _step(root)
+        until_error, step = time.monotonic() - killed, _step(root)
         while _step(root) == step:
             time.sleep(0.05)
-        print(f"| kill -9 of a worker | {told:.1f} s to the error | {time.monotonic() - killed:.1f} s to the next row "
-              f"of the log |", flush=True)
+        print(f"| kill -9 of a worker | {until_error:.1f} s to the error | {time.monotonic() - killed:.1f} s to the "
+              f"next row of the log |", flush=True)
         process.send_signal(signal.SIGTERM)
         process.communicate()
 
