@@ -23,7 +23,7 @@ from mlimages.network.initial_weights import find_initial_weights
 from mlimages.network.model_files import ClassTable
 from mlimages.training.checkpoints import CheckpointManager
 from mlimages.training.distribution import all_equal, barrier, build_strategy, distribute, replica_batch, shared_input
-from mlimages.training.metrics_log import LOG, TENSORBOARD, TrainingLog
+from mlimages.training.metrics_log import LOG, NO_VALIDATION, TENSORBOARD, TrainingLog
 from mlimages.training.result import INPUT_STEPS, exchange_seconds, input_seconds, write_result
 from mlimages.training.run_record import arithmetic
 from mlimages.training.schedule import Phase, build_schedule, phases
@@ -32,7 +32,6 @@ from mlimages.training.validation import Validation
 from mlimages.training.worker_role import SINGLE_WORKER, WorkerRole
 
 LOGGED_STEPS = 5
-NO_VALIDATION = (float("nan"), float("nan"))
 # The chief leaves this much later than the others: TensorFlow on them fails without it.
 CHIEF_LEAVES_LATER_SECONDS = 2.0
 
@@ -248,15 +247,15 @@ class Training:
         done = rows[-1].step
         tried = self.validation.run(self.trainer, self.role.report) if self.validation and saving else None
         for row in rows:
-            scores = tried[:2] if tried and row.step == done else NO_VALIDATION
-            log.row(row.step, row.step * self.params.batch / len(self.records), row.loss, *scores, row.learning_rate,
-                    speed)
+            scores = tried.scores if tried and row.step == done else NO_VALIDATION
+            log.row(row.step, row.step * self.params.batch / len(self.records), row.loss, row.learning_rate, speed,
+                    scores)
         if saving:
-            self.checkpoints.save(done, [], tried.loss if tried else None)
+            self.checkpoints.save(done, [], tried.scores.loss if tried else None)
             self.role.report(saved=done)
             log.histograms(done, self.trainer.loss.counters())
         if tried:
-            log.predictions(done, *tried[2:])
+            log.predictions(done, *tried[1:])
 
     def _prepare_to_save(self, step: int) -> None:
         """Raise UserError, on all workers, for weights that are not finite or that differ between workers."""
