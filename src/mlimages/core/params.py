@@ -167,6 +167,7 @@ class Train:
     focal_alpha: PositiveFraction
     asymmetric_gamma_negative: Annotated[float, Field(ge=0, le=20)]
     asymmetric_margin: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]
     all_reduce_dtype: Literal["float32", "bfloat16", "float16"]
     xla: Literal["auto", "on", "off"]
@@ -201,6 +202,9 @@ class Train:
         if self.step_boundaries and self.schedule != "step":
             raise ValueError(f"step_boundaries is {self.step_boundaries}, which has an effect only with "
                              f"schedule: step")
+        if self.label_smoothing and self.loss == "asymmetric":
+            raise ValueError(f"label_smoothing is {self.label_smoothing}, expected 0 with loss: asymmetric, whose "
+                             f"margin it would undo: absent classes within the margin add nothing to that loss")
         for whole, part in (("batch", "gradient_accumulation"), ("checkpoint_steps", "local_sgd_steps")):
             if getattr(self, whole) % (parts := getattr(self, part)):
                 raise ValueError(f"{whole} is {getattr(self, whole)}, expected a multiple of {part}, {parts}")
