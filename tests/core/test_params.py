@@ -44,6 +44,13 @@ def test_what_concerns_all_images_in_every_step_is_not_split(change: dict[str, A
         dataclasses.replace(load(ROOT / "params.yaml").train, **change)
 
 
+def test_patience_is_refused_without_validation() -> None:
+    train = load(ROOT / "params.yaml").train
+    with pytest.raises(ValueError, match="patience is 3, expected validation_images above 0"):
+        dataclasses.replace(train, patience=3, validation_images=0)
+    assert dataclasses.replace(train, patience=3).patience == 3
+
+
 def test_label_smoothing_is_refused_with_the_asymmetric_loss() -> None:
     train = load(ROOT / "params.yaml").train
     with pytest.raises(ValueError, match="label_smoothing is 0.1, expected 0 with loss: asymmetric"):

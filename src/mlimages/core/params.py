@@ -189,6 +189,7 @@ class Train:
     checkpoint_steps: Count
     validation_images: Annotated[int, Field(ge=0, le=1_000_000)]
     validation_fraction: PositiveFraction
+    patience: Annotated[int, Field(ge=1, le=1_000_000)] | None
     publish: Literal["last", "best"]
 
     @property
@@ -234,6 +235,9 @@ class Train:
                              f"earlier_pixels, {self.earlier_pixels}, and together less than 1")
         if self.publish == "best" and not self.validation_images:
             raise ValueError("publish is 'best', expected validation_images above 0, by which the best is known")
+        if self.patience is not None and not self.validation_images:
+            raise ValueError(f"patience is {self.patience}, expected validation_images above 0: patience counts "
+                             f"validations")
 
 
 @dataclass(frozen=True, config=STRICT)
