@@ -19,12 +19,13 @@ from mlimages.core.scratch import imported_files
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "mlimages"
-VERBS = ["acquire", "download", "convert", "train", "evaluate"]
+VERBS = ["acquire", "download", "convert", "train", "evaluate", "transfer"]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What other packages may import from a stage's package: how to read what it published.
-FORMATS = {"acquire.formats", "acquire.hierarchy", "download.ledger", "download.shards", "convert.check_records",
-           "convert.encode_image", "convert.example", "convert.records"}
+FORMATS = {"acquire.formats", "acquire.hierarchy", "download.ledger", "download.shards", "convert.archives",
+           "convert.check_records", "convert.encode_image", "convert.example", "convert.records",
+           "convert.shard_writer"}
 # The packages that each package may import; those of `plots` are not restricted.
 IMPORTS = {
     "core": set(), "images": {"core"}, "metrics": {"core"}, "demo": {"core", "acquire"},
@@ -34,9 +35,13 @@ IMPORTS = {
     "training": {"core", "metrics", "convert", "inputs", "network"}, "launch": {"core", "network", "training"},
     "train": {"core", "network", "training", "launch"},
     "evaluate": {"core", "metrics", "acquire", "convert", "inputs", "network"},
+    "transfer": {"core", "images", "demo", "acquire", "convert", "inputs", "network", "launch"},
 }
 # The packages that are no stage, but use a stage's parameters.
 PARTS_OF = {"train": ("inputs", "network", "training", "launch"), "evaluate": ("inputs",)}
+# The stage transfer trains with the parameters of train, of which its own section replaces some.
+SECTIONS_OF = {verb: [verb] for verb in VERBS} | {"transfer": ["transfer", "train"]}
+ARGUMENTS = dict.fromkeys(VERBS, "params, machine") | {"transfer": "params, machine, base=load().train"}
 MAX_FILES = 12  # in a folder, `__init__.py` and `conftest.py` aside
 MAX_LINES = 400
 # Words that say something else here than everywhere else, or nothing.
@@ -99,13 +104,13 @@ def test_each_verb_owns_one_of_everything_under_its_name(number: int, verb: str)
     assert list(STAGES) == VERBS
     assert (SOURCE / verb / "run.py").exists()
     assert (ROOT / "tests" / verb).is_dir()
-    assert stage["params"] == [verb]
+    assert stage["params"] == SECTIONS_OF[verb]
     assert stage["cmd"] == f"PYTHONPATH=src python -m mlimages.run_notebook {verb} data/reports/{name}"
     assert f"data/reports/{name}" in stage["outs"] and len(stage["outs"]) == 2
     calls = [node for cell in code_cells(ROOT / "notebooks" / name)
              for node in ast.walk(ast.parse("".join(cell["source"])))
              if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == verb]
-    assert [ast.unparse(call) for call in calls] == [f"{verb}(params, machine)"]
+    assert [ast.unparse(call) for call in calls] == [f"{verb}({ARGUMENTS[verb]})"]
 
 
 @pytest.mark.parametrize("package", sorted({path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}))

@@ -1,4 +1,4 @@
-"""Pictures in classes as ImageNet ships them: a tar of per-class tars, a folder of these, or a folder for each class."""
+"""Pictures in classes as ImageNet ships them: a tar of per-class tars, a folder of these, or a folder of folders."""
 
 import tarfile
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """The sections of params.yaml as frozen dataclasses, strict in names, types and ranges."""
 
 import dataclasses
+import math
 import re
 import string
 from pathlib import Path
@@ -253,6 +254,45 @@ class Evaluate:
 
 
 @dataclass(frozen=True, config=STRICT)
+class TransferDemo:
+    """The second miniature world: the pictures of each of its classes, and their side in pixels."""
+
+    seed: Seed
+    train_images: Annotated[int, Field(ge=2, le=100_000)]
+    val_images: Annotated[int, Field(ge=1, le=100_000)]
+    pixels: Pixels
+
+
+@dataclass(frozen=True, config=STRICT)
+class Transfer:
+    """The pictures, the network from which a training begins, and how it is trained.
+
+    The images have the sides `pixels` one after the other, each for its share of the steps. `training` replaces
+    parameters of `Train`.
+    """
+
+    seed: Seed
+    source: Literal["demo", "folder"]
+    folder: str | None
+    val_share: Annotated[float, Field(gt=0, lt=1)]
+    initialize_from: str | None
+    method: Literal["finetune", "linear"]
+    compare: bool
+    pixels: Annotated[list[Pixels], Field(min_length=1)]
+    shares: list[PositiveFraction]
+    training: dict[str, Any]
+    demo: TransferDemo
+
+    def __post_init__(self) -> None:
+        if (self.source == "folder") != (self.folder is not None):
+            raise ValueError(f"folder is {self.folder!r} and source is {self.source!r}, expected a folder with source: "
+                             f"folder, and null with source: demo")
+        if len(self.shares) != len(self.pixels) or not math.isclose(sum(self.shares), 1):
+            raise ValueError(f"shares is {self.shares}, expected a share of the steps for each of pixels, "
+                             f"{self.pixels}, and together 1")
+
+
+@dataclass(frozen=True, config=STRICT)
 class Machine:
     threads: Annotated[int, Field(ge=1, le=4096)]
     workers: Annotated[int, Field(ge=1, le=1024)]
@@ -282,6 +322,7 @@ class Params:
     convert: Convert
     train: Train
     evaluate: Evaluate
+    transfer: Transfer
     machine: Machine
 
 

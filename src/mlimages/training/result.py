@@ -14,15 +14,14 @@ import tensorflow as tf
 
 from mlimages.core.params import Train
 from mlimages.core.publish import write_csv, write_json
-from mlimages.network.checkpoint_files import METRICS, MODEL, PROFILE
+from mlimages.network.checkpoint_files import METRICS, PROFILE
 from mlimages.network.model_files import ClassTable, Preprocessing
 from mlimages.network.resnet import build
-from mlimages.network.serving import save_for_serving
+from mlimages.network.serving import save_network
 from mlimages.training.metrics_log import LOG, ValidationScores, as_text, read_log
 from mlimages.training.run_record import environment, write_card
 from mlimages.training.step import Trainer
 
-SAVED_MODEL = "saved_model"
 ROUNDS = 5  # of the measured exchange
 INPUT_STEPS = 4
 RUN = "run.json"
@@ -41,14 +40,10 @@ def write_result(params: Train, trainer: Trainer, classes: ClassTable, data: dic
     `exchange` and `made` are the seconds of an all-reduce and of making a batch. `machine` has the numbers of workers
     and readers, `seconds` is the duration of the whole training. `stopped_early` says that it ended early, if it did.
     """
-    out.mkdir(parents=True, exist_ok=True)
     preprocessing = Preprocessing(params.pixels, "central", params.validation_fraction, params.activation)
-    classes.write(out)
-    preprocessing.write(out)
     plain = build(params.architecture, len(classes), batch_norm_momentum=params.batch_norm_momentum, stock=True)
     plain.set_weights(trainer.weights())
-    plain.save(out / MODEL)
-    save_for_serving(plain, classes, preprocessing, out / SAVED_MODEL)
+    save_network(plain, classes, preprocessing, out)
     shutil.copyfile(log, out / LOG)
     rows = read_log(log)
     write_csv(out / VALIDATION, ("step", *TRIED), [[as_text(row[name]) for name in ("step", *TRIED.values())]
