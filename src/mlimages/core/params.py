@@ -173,6 +173,7 @@ class Train:
     focal_alpha: PositiveFraction
     asymmetric_gamma_negative: Annotated[float, Field(ge=0, le=20)]
     asymmetric_margin: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]
     all_reduce_dtype: Literal["float32", "bfloat16", "float16"]
     xla: Literal["auto", "on", "off"]
@@ -189,6 +190,7 @@ class Train:
     checkpoint_steps: Count
     validation_images: Annotated[int, Field(ge=0, le=1_000_000)]
     validation_fraction: PositiveFraction
+    patience: Annotated[int, Field(ge=1, le=1_000_000)] | None
     publish: Literal["last", "best"]
 
     @property
@@ -207,6 +209,9 @@ class Train:
         if self.step_boundaries and self.schedule != "step":
             raise ValueError(f"step_boundaries is {self.step_boundaries}, which has an effect only with "
                              f"schedule: step")
+        if self.label_smoothing and self.loss == "asymmetric":
+            raise ValueError(f"label_smoothing is {self.label_smoothing}, expected 0 with loss: asymmetric, whose "
+                             f"margin it would undo: absent classes within the margin add nothing to that loss")
         for whole, part in (("batch", "gradient_accumulation"), ("checkpoint_steps", "local_sgd_steps")):
             if getattr(self, whole) % (parts := getattr(self, part)):
                 raise ValueError(f"{whole} is {getattr(self, whole)}, expected a multiple of {part}, {parts}")
@@ -231,6 +236,9 @@ class Train:
                              f"earlier_pixels, {self.earlier_pixels}, and together less than 1")
         if self.publish == "best" and not self.validation_images:
             raise ValueError("publish is 'best', expected validation_images above 0, by which the best is known")
+        if self.patience is not None and not self.validation_images:
+            raise ValueError(f"patience is {self.patience}, expected validation_images above 0: patience counts "
+                             f"validations")
 
 
 @dataclass(frozen=True, config=STRICT)
