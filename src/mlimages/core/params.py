@@ -36,19 +36,43 @@ class Demo:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Table:
+    """How to read a table: the columns `image`, `labels` (a list: one column a class), `confidence` and `part`, or a
+    `query` that has them. `classes` are files; null: the labels that `min_images` images or more have.
+
+    `val_share`, `classes`, `min_images` and `unlabelled` are also for the source folder.
+    """
+
+    files: list[Annotated[str, Field(min_length=1)]]
+    image: Annotated[str, Field(min_length=1)] | None
+    labels: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] | None
+    separator: Annotated[str, Field(min_length=1)] | None
+    confidence: Annotated[str, Field(min_length=1)] | None
+    part: Annotated[str, Field(min_length=1)] | None
+    val_share: Annotated[float, Field(gt=0, lt=1)]
+    classes: Annotated[str, Field(min_length=1)] | list[str] | None
+    min_images: Count
+    unlabelled: bool
+    query: Annotated[str, Field(min_length=1)] | None
+
+
+@dataclass(frozen=True, config=STRICT)
 class Acquire:
     """What is taken of the lists: `limit` lines of each at most, of a `sample` of the sources (a fraction, the same
     for the same `seed`), with one of `classes` (WordNet ids; none: all) or a descendant; null takes all.
+
+    DVC watches `folder`, so it is never null.
     """
 
-    source: Literal["demo", "tiny", "full", "folder"]
-    folder: str | None
+    source: Literal["demo", "tiny", "full", "folder", "table"]
+    folder: Annotated[str, Field(min_length=1)]
     malformed_fraction: Fraction
     limit: Annotated[int, Field(ge=1, le=100_000_000)] | None
     sample: PositiveFraction | None
     seed: Seed
     classes: list[Annotated[str, Field(min_length=1)]]
     complete_ancestors: bool
+    table: Table
     demo: Demo
 
 
