@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PATIENCE_SECONDS = 240.0
 ENDLESS_BYTES = 64 * 2**20
 # Begun first, so that at the end none of them is waited for alone.
-LONGEST = ("test_pipeline.py", "test_cluster.py", "test_slurm.py", "test_on_tf_config.py", "test_resume.py")
+LONGEST = ("test_pipeline.py", "test_cluster.py", "test_slurm.py", "test_environment.py", "test_resume.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -141,7 +141,10 @@ class Train:
     architecture: Literal["resnet50", "resnet101", "resnet152", "tiny"]
     initialize_from: str | None
     initialize_logits: bool
+    freeze_through: Annotated[str, Field(pattern=r"^stages_[0-9]+$")] | None
     pixels: Pixels
+    earlier_pixels: list[Pixels]
+    earlier_shares: list[PositiveFraction]
     batch: Annotated[int, Field(ge=1, le=1_000_000)]
     epochs: Annotated[float, Field(gt=0, le=10_000)] | None
     steps: Annotated[int, Field(ge=1, le=1_000_000_000)] | None
@@ -154,6 +157,8 @@ class Train:
     momentum: Annotated[float, Field(ge=0, lt=1)]
     beta_2: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0, le=1)]
+    batch_norm_weight_decay: Annotated[float, Field(ge=0, le=1)]
+    layer_decay: PositiveFraction
     clip_norm: Annotated[float, Field(gt=0, le=1e9)] | None
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     batch_norm: Literal["local", "synchronized"]
@@ -217,6 +222,12 @@ class Train:
                              f"are too small for float16")
         if self.batch_norm == "synchronized" and self.xla == "on":
             raise ValueError("xla is 'on', expected auto or off: XLA cannot compile batch_norm: synchronized")
+        if self.freeze_through and self.initialize_from is None:
+            raise ValueError(f"freeze_through is {self.freeze_through!r}, expected null without initialize_from: "
+                             f"random weights must not be frozen")
+        if len(self.earlier_pixels) != len(self.earlier_shares) or sum(self.earlier_shares) >= 1:
+            raise ValueError(f"earlier_shares is {self.earlier_shares}, expected a share of the steps for each of "
+                             f"earlier_pixels, {self.earlier_pixels}, and together less than 1")
         if self.publish == "best" and not self.validation_images:
             raise ValueError("publish is 'best', expected validation_images above 0, by which the best is known")
 

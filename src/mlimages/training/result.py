@@ -18,7 +18,7 @@ from mlimages.network.checkpoint_files import METRICS, MODEL, PROFILE
 from mlimages.network.model_files import ClassTable, Preprocessing
 from mlimages.network.resnet import build
 from mlimages.network.serving import save_for_serving
-from mlimages.training.metrics_log import LOG, as_text, read_log
+from mlimages.training.metrics_log import LOG, ValidationScores, as_text, read_log
 from mlimages.training.run_record import environment, write_card
 from mlimages.training.step import Trainer
 
@@ -29,7 +29,7 @@ RUN = "run.json"
 CARD = "model_card.md"
 # The rows of the log that have them: what draws a line through all rows draws none between those.
 VALIDATION = "validation.csv"
-TRIED = {"loss": "validation_loss", "mean_average_precision": "validation_mean_average_precision"}
+TRIED = {name: f"validation_{name}" for name in ValidationScores._fields}
 
 
 def write_result(params: Train, trainer: Trainer, classes: ClassTable, data: dict[str, Any], published: int, *,
