@@ -2,7 +2,8 @@
 
     python -m mlimages.notebook
 
-writes the sections of params.yaml into the parameters cells of notebooks/.
+writes the sections of params.yaml into the parameters cells of notebooks/, and removes outputs and what an editor
+added.
 """
 
 import ast
@@ -18,6 +19,7 @@ from typing import Any
 
 import nbformat
 
+from mlimages.clean_notebook import clean
 from mlimages.core.errors import UserError
 from mlimages.core.param_errors import checked, read_yaml
 from mlimages.core.params import SECTIONS, Machine, load
@@ -102,9 +104,11 @@ def main() -> int:
     """The command: exit code 0, or 1 for a damaged params.yaml."""
     try:
         load(PARAMS)
-        for stage in SECTIONS:
-            for path in Path("notebooks").glob(f"[0-9]_{stage}.ipynb"):
-                nbformat.write(with_parameters(path, stage), path)
+        for path in sorted(Path("notebooks").glob("*.ipynb")):
+            number, _, stage = path.stem.partition("_")
+            notebook = with_parameters(path, stage) if number.isdigit() else nbformat.read(path, as_version=4)
+            clean(notebook)
+            nbformat.write(notebook, path)
     except UserError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 1
