@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from tests.training.fixtures import LONG_STEPS, write_tfrecords
+from tests.training.fixtures import FIRST_CHECKPOINT_SAVED, LONG_STEPS, write_tfrecords
 from tests.training.outcomes import as_json, assert_close, log
 from tests.training.running import TRAINS, Running, with_tf_config
 
@@ -123,7 +123,7 @@ def test_whatever_happens_to_a_worker_all_begin_again_and_end_with_the_weights_o
     machine = cluster_machine(tmp_path / "scratch", max_restarts=len(STRIKES), step_timeout=20.0)
     out = tmp_path / "model"
     command = small_python(TRAINS, as_json(long_train, machine, small_tfrecords, out))
-    running, step = Running(command, tmp_path / "scratch"), 10
+    running, step = Running(command, tmp_path / "scratch"), FIRST_CHECKPOINT_SAVED
 
     for start, (index, number, _) in enumerate(STRIKES, start=1):
         running.wait(start, lambda: running.step() >= step)  # noqa: B023

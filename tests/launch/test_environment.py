@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.training.fixtures import LONG_STEPS
+from tests.training.fixtures import FIRST_CHECKPOINT_SAVED, LONG_STEPS
 from tests.training.outcomes import as_json, assert_close, free_addresses, log
 from tests.training.running import PATIENCE_SECONDS
 from tests.waiting import wait_for
@@ -128,7 +128,7 @@ STRIKES = [
 
 def test_a_lost_worker_is_named_by_the_other_which_ends_and_the_same_command_resumes(
         start: Callable[..., Workers], tmp_path: Path) -> None:
-    step = 10
+    step = FIRST_CHECKPOINT_SAVED
     for index, number, expected in STRIKES:
         workers = start(step_timeout=20.0)
         workers.wait_for_step(step)
@@ -137,7 +137,7 @@ def test_a_lost_worker_is_named_by_the_other_which_ends_and_the_same_command_res
         assert code == 1, said
         assert re.search(rf"^UserError: {expected}.*; training resumes from \S+step-\d+; run the same command on all "
                          rf"machines to continue$", said, re.M), said
-        assert step == 10 or "resumed after step " in said
+        assert step == FIRST_CHECKPOINT_SAVED or "resumed after step " in said
         workers.kill()
         step = workers.step() + 5
     workers = start()
@@ -154,7 +154,7 @@ def test_a_lost_worker_is_named_by_the_other_which_ends_and_the_same_command_res
 def test_a_process_that_hangs_in_python_is_named_to_all_and_ended_with_the_message(start: Callable[..., Workers],
                                                                                 ) -> None:
     workers = start(step_timeout=10.0)
-    workers.wait_for_step(10)
+    workers.wait_for_step(FIRST_CHECKPOINT_SAVED)
     workers.processes[1].send_signal(signal.SIGUSR2)
     (code, said), (stuck_code, stuck) = workers.finish()
     expected = r"^UserError: .*worker 1 \(\S+\) hung (in|after) step \d+ for \d+ s; training resumes from "

@@ -25,10 +25,14 @@ from mlimages.core.publish import publish, read_manifest, write_csv
 from mlimages.demo import world
 from mlimages.inputs.pipeline import Records
 from mlimages.train import train
+from mlimages.training.loop import LOGGED_STEPS
 from mlimages.training.step import Trainer
 
 RECORDS, SHARDS = 24, 3
 LONG_STEPS = 150
+# A row of the log precedes the checkpoint after the same step. The row after that shows that the checkpoint is complete.
+LONG_CHECKPOINT_STEPS = 10
+FIRST_CHECKPOINT_SAVED = LONG_CHECKPOINT_STEPS + LOGGED_STEPS
 
 
 def write_tfrecords(root: Path, counts: Sequence[int]) -> Path:
@@ -120,8 +124,8 @@ def cluster_train(small_train: Train) -> Train:
 @pytest.fixture(scope="session")
 def long_train(cluster_train: Train) -> Train:
     """Long enough for a test to look at, and to strike."""
-    return dataclasses.replace(cluster_train, epochs=None, steps=LONG_STEPS, checkpoint_steps=10, learning_rate=0.01,
-                               validation_images=0)
+    return dataclasses.replace(cluster_train, epochs=None, steps=LONG_STEPS, checkpoint_steps=LONG_CHECKPOINT_STEPS,
+                               learning_rate=0.01, validation_images=0)
 
 
 @pytest.fixture(scope="session")
