@@ -34,7 +34,7 @@ def test_comments_docstrings_and_line_breaks_mean_nothing(source: Path, stage: s
     for path in imported_files(f"{PACKAGE}.{stage}.run", source):
         change(path, '"""', '"""Other words. ')  # every module begins with its docstring
         path.write_text(f"{path.read_text()}\n\n# A comment.\nif __name__ == '__main__':\n    print('a command')\n")
-    change(source / PACKAGE / "core" / "errors.py", '"""The command that', '"""The very command that')
+    change(source / PACKAGE / "core" / "errors.py", '"""The commands that', '"""The very commands that')
     assert of_stage(stage, source) == before
 
 
