@@ -21,7 +21,7 @@ from mlimages.convert.shard_writer import open_shard
 from mlimages.core.errors import UserError
 from mlimages.core.params import Train
 from mlimages.core.publish import publish, read_manifest
-from mlimages.core.tuning import ALIGNED
+from mlimages.core.tuning import ALIGNMENT
 from mlimages.inputs import reader
 from mlimages.inputs.pipeline import (
     Records,
@@ -235,7 +235,7 @@ def test_batches_lie_where_tensorflow_need_not_copy_them(small_records: Records,
     params = dataclasses.replace(small_train, image_dtype=image_dtype)
     for number in range(4):
         made = ReplicaBatches(small_records, params, 5).make(number)
-        assert [array.ctypes.data % ALIGNED for array in made] == [0, 0]
+        assert [array.ctypes.data % ALIGNMENT for array in made] == [0, 0]
 
 
 def test_many_threads_read_more_shards_than_stay_open(small_tfrecords: Path, monkeypatch: pytest.MonkeyPatch) -> None:

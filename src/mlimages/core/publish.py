@@ -89,8 +89,8 @@ def publish(folder: Path, out: str | Path, *, stage: str, records: Mapping[str, 
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
                    if path.is_file() and not path.match(PARTIAL_FILES))
     if missing := sorted({*records, *(digests or {})}.difference(names)):
-        raise UserError(f"{folder / missing[0]} is missing, but {stage} had finished it ({len(missing)} such files); run "
-                        f"the same command again, which makes it again")
+        raise UserError(f"{folder / missing[0]} is missing, but {stage} had finished it ({len(missing)} such files); "
+                        f"run the same command again, which makes it again")
     partial, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
