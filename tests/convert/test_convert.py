@@ -191,7 +191,7 @@ def test_an_unpacked_archive_gives_the_same_bytes(records: Path, small_demo: Sma
     assert (converted(imagenet=str(folder)) / MANIFEST).read_bytes() == (records / MANIFEST).read_bytes()
 
 
-def test_an_archive_of_the_same_names_with_other_pictures_is_converted_anew(small_demo: SmallDemo, tmp_path: Path,
+def test_an_archive_of_the_same_names_with_other_pictures_is_converted_again(small_demo: SmallDemo, tmp_path: Path,
                                                                            converted: Callable[..., Path]) -> None:
     path = tmp_path / "imagenet.tar"
     content = (small_demo.lists / "imagenet.tar").read_bytes()

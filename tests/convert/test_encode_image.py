@@ -95,7 +95,7 @@ def test_a_grey_png_is_grey() -> None:
     assert_halves(decoded(to_jpeg(body, quality=QUALITY)), (50, 50, 50), (200, 200, 200))
 
 
-def test_a_webp_is_written_anew() -> None:
+def test_a_webp_is_written_again() -> None:
     assert_halves(decoded(to_jpeg(encoded(two_halves(RED, BLUE), "WEBP", lossless=True), quality=QUALITY)), RED, BLUE)
 
 

@@ -98,7 +98,7 @@ def test_a_kill_at_any_call_loses_nothing_finished(run: Run, undisturbed: bytes,
 
 @needs_strace
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(run: Run, undisturbed: bytes, error: str) -> None:
+def test_a_disk_that_fails_is_reported_and_the_same_command_goes_on(run: Run, undisturbed: bytes, error: str) -> None:
     assert_user_error(with_fault(f"fsync:error={error}:when=6+", run.command()), "scratch/convert", *DISK)
     run.no_final_name()
     assert run.manifest() == undisturbed
@@ -112,8 +112,8 @@ def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(run: Run, undist
     ("size=44k", NO_PREFLIGHT, ("No space left on device", ".tfrecord", "converting 76 images needs about", *DISK)),
     ("size=4k", "", ("No space left on device", *DISK)),
     ("nr_inodes=24", "", ("No space left on device", *DISK))])
-def test_a_full_disk_is_told_and_the_same_command_goes_on(run: Run, undisturbed: bytes, limit: str, before: str,
-                                                          words: tuple[str, ...]) -> None:
+def test_a_full_disk_is_reported_and_the_same_command_goes_on(run: Run, undisturbed: bytes, limit: str, before: str,
+                                                              words: tuple[str, ...]) -> None:
     ended = on_small_disk(run.folder / "scratch", limit, run.command(before))
     assert_user_error(ended, "scratch/convert", *words)
     assert ".partial" not in ended.stdout

@@ -87,9 +87,9 @@ def test_a_longer_id_is_not_taken_for_the_one_that_it_begins_with(machine: Machi
     assert open_archive(path, machine).find(ids)[0].tolist() == [False, True]
 
 
-def test_the_index_is_built_once_and_anew_when_the_archive_changes(archive: Callable[[str], Path], machine: Machine,
-                                                                   tmp_path: Path,
-                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_index_is_built_once_and_again_when_the_archive_changes(archive: Callable[[str], Path], machine: Machine,
+                                                                    tmp_path: Path,
+                                                                    capsys: pytest.CaptureFixture[str]) -> None:
     path = archive("tar")
     first = open_archive(path, machine).fingerprint
     assert "building the index" in capsys.readouterr().out

@@ -29,7 +29,7 @@ STAGES = ["acquire", "convert", "train", "evaluate"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_comments_docstrings_and_line_breaks_mean_nothing(source: Path, stage: str) -> None:
+def test_comments_docstrings_and_line_breaks_do_not_change_the_hash(source: Path, stage: str) -> None:
     before = of_stage(stage, source)
     for path in imported_files(f"{PACKAGE}.{stage}.run", source):
         change(path, '"""', '"""Other words. ')  # every module begins with its docstring
@@ -51,14 +51,14 @@ def test_comments_docstrings_and_line_breaks_mean_nothing(source: Path, stage: s
     ("core/tuning.py", 'environment[ONEDNN] = "1"', 'environment[ONEDNN] = "0"', set(STAGES)),
     ("plots/training.py", "SMOOTHED_ROWS = ", "SMOOTHED_ROWS = 1 + ", set()),
 ])
-def test_a_change_of_code_counts_for_the_stages_that_reach_it(source: Path, file: str, old: str, new: str,
-                                                              changed: set[str]) -> None:
+def test_a_change_of_code_changes_the_hash_of_the_stages_that_import_it(source: Path, file: str, old: str, new: str,
+                                                                        changed: set[str]) -> None:
     before = {stage: of_stage(stage, source) for stage in STAGES}
     change(source / PACKAGE / file, old, new)
     assert {stage for stage in STAGES if of_stage(stage, source) != before[stage]} == changed
 
 
-def test_a_module_that_is_imported_from_now_on_counts_and_so_does_what_a_package_names(source: Path) -> None:
+def test_a_new_import_and_the_names_of_a_package_change_the_hash(source: Path) -> None:
     before = of_stage("evaluate", source)
     (source / PACKAGE / "more").mkdir()
     (source / PACKAGE / "more" / "__init__.py").write_text("from mlimages.more.inner import value\n")

@@ -26,7 +26,7 @@ def test_results_come_in_the_order_of_the_units_however_long_each_takes() -> Non
     assert list(ordered_map(work, range(8), workers=8, window=8)) == [n * n for n in range(8)]
 
 
-def test_no_more_than_the_window_is_begun_and_not_yet_yielded() -> None:
+def test_at_most_the_window_is_begun_and_not_yet_yielded() -> None:
     taken = 0
 
     def units() -> Iterator[int]:
@@ -71,7 +71,7 @@ def test_an_error_in_the_units_is_raised() -> None:
         list(ordered_map(abs, units(), workers=2, window=2))
 
 
-def test_a_map_that_is_left_early_cancels_what_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_map_that_is_closed_early_cancels_units_that_have_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
     under_way, cancelled = threading.Event(), threading.Semaphore(0)
     cancel = Future.cancel
@@ -100,8 +100,8 @@ def test_no_units_give_no_results() -> None:
     assert list(ordered_map(abs, [], workers=2, window=2)) == []
 
 
-def test_without_ray_installed_asking_for_it_says_what_to_install(machine: Machine,
-                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_error_says_what_to_install(machine: Machine,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     on_ray = dataclasses.replace(machine, engine="ray")
     with pytest.raises(UserError, match="pip install -r requirements-ray.txt"):
@@ -110,7 +110,7 @@ def test_without_ray_installed_asking_for_it_says_what_to_install(machine: Machi
         pytest.fail("it began")
 
 
-def test_where_no_ray_cluster_answers_its_address_is_told(machine: Machine) -> None:
+def test_the_address_of_a_ray_cluster_that_does_not_answer_is_reported(machine: Machine) -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install -r requirements-ray.txt")
     nowhere = dataclasses.replace(machine, engine="ray", ray_address="127.0.0.1:9")
     with pytest.raises(UserError, match=r"nobody answers at machine.ray_address = 127.0.0.1:9 .* `ray start --head"):

@@ -88,7 +88,7 @@ def test_an_error_in_a_worker_is_raised_here() -> None:
         collect(pool, 1)
 
 
-def test_a_worker_that_dies_is_told_and_replaced() -> None:
+def test_a_worker_that_dies_is_reported_and_replaced() -> None:
     with WorkerPool(MAKE, workers=2, threads=1) as pool:
         pool.send(1, "die")
         assert collect(pool, 1) == [(1, LostWorker(7))]
@@ -149,7 +149,7 @@ with WorkerPool(MAKE, workers=2, threads=1) as pool:
 """
 
 
-def test_no_process_outlives_a_scheduler_that_was_killed() -> None:
+def test_workers_end_after_their_scheduler_was_killed() -> None:
     here = Path(__file__).parent
     source = here.parents[1] / "src"
     process = subprocess.Popen([sys.executable, "-c", PARENT, str(here)], stdout=subprocess.PIPE, text=True,
@@ -162,7 +162,7 @@ def test_no_process_outlives_a_scheduler_that_was_killed() -> None:
     assert psutil.wait_procs(workers, PATIENCE_SECONDS)[1] == []
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told how to keep memory")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these options")
 def test_a_worker_uses_freed_memory_again_instead_of_asking_for_more() -> None:
     with WorkerPool(partial(_make, _pages_for), workers=1, threads=2) as pool:
         pool.send(0, 10)
@@ -170,7 +170,7 @@ def test_a_worker_uses_freed_memory_again_instead_of_asking_for_more() -> None:
     assert pages * resource.getpagesize() < 2 * 3 * 10 * 2**20
 
 
-def test_a_script_needs_no_guard_around_what_starts_workers() -> None:
+def test_a_script_needs_no_main_guard() -> None:
     script = """
 from functools import partial
 from operator import methodcaller

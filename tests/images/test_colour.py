@@ -23,7 +23,7 @@ def converted(body: bytes, **options: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_what_is_written_anew_is_in_srgb(space: Space, kind: str) -> None:
+def test_what_is_written_again_is_in_srgb(space: Space, kind: str) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
     body = encoded(SOFT, kind, icc_profile=profile(space), **options)
     expected = in_srgb(np.asarray(SOFT), space)

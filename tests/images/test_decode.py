@@ -115,7 +115,7 @@ def test_of_a_jpeg_that_was_cut_off_it_is_said(body: bytes) -> None:
         to_jpeg(body, quality=90)
 
 
-def test_a_kind_of_jpeg_that_tensorflow_lacks_is_written_anew() -> None:
+def test_a_kind_of_jpeg_that_tensorflow_lacks_is_written_again() -> None:
     """8 x 8 grey pixels coded without loss, each as predicted, for which the code is two bits of 0."""
     lossless = (b"\xff\xd8" + segment(0xC3, b"\x08\x00\x08\x00\x08\x01\x01\x11\x00")
                 + segment(0xC4, b"\x00\x00\x01\x05" + b"\x01" * 6 + bytes(7) + bytes(range(12)))

@@ -20,7 +20,7 @@ def open_shard(path: Path) -> Iterator[Add]:
     """A function that adds a record and its key; when the block ends, the shard and its index have their names."""
     lengths: list[int] = []
     keys: list[str] = []
-    with atomic_write(path) as file, _told_as_os_errors(), tf.io.TFRecordWriter(file.name) as writer:
+    with atomic_write(path) as file, _as_os_errors(), tf.io.TFRecordWriter(file.name) as writer:
 
         def add(record: bytes, key: str) -> None:
             writer.write(record)
@@ -33,7 +33,7 @@ def open_shard(path: Path) -> Iterator[Add]:
 
 
 @contextlib.contextmanager
-def _told_as_os_errors() -> Iterator[None]:
+def _as_os_errors() -> Iterator[None]:
     """TensorFlow has its own errors for a disk that is full or fails."""
     try:
         yield
