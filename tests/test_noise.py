@@ -1,4 +1,4 @@
-"""What says nothing stands in no terminal and in no report; every other line stays as it is."""
+"""Noise is dropped from the terminal and the report. Every other line passes unchanged."""
 
 import json
 import os

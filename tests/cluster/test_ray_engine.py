@@ -155,7 +155,7 @@ def test_a_pool_has_workers_on_every_live_node(
 
 def test_a_worker_that_cannot_begin_on_the_cluster_is_an_error_and_no_endless_restart(
         on_ray: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_backend, "STARTS", 1)
+    monkeypatch.setattr(ray_backend, "START_ATTEMPTS", 1)
     with (pytest.raises(UserError, match="ended 1 times before it could work"),
           open_worker_pool(_broken, dataclasses.replace(on_ray, workers=1))):
         pytest.fail("it began")
