@@ -109,7 +109,7 @@ def test_the_command_writes_params_yaml_into_the_notebooks(copy: Path, monkeypat
     lines = parameters_source(copy / "notebooks" / "4_train.ipynb").splitlines()
     assert "learning_rate = 0.5         # higher" in lines
     (copy / "params.yaml").write_text("train: 3\n")
-    assert main() == 1
+    assert main() == 2
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [

@@ -37,7 +37,7 @@ def make_repository(folder: Path) -> Path:
 
 def only_error(ended: subprocess.CompletedProcess[str]) -> str:
     """What a refused command says: one line."""
-    assert ended.returncode == 1 and ended.stderr.startswith("ERROR: ") and ended.stderr.count("\n") == 1, ended.stderr
+    assert ended.returncode == 2 and ended.stderr.startswith("ERROR: ") and ended.stderr.count("\n") == 1, ended.stderr
     assert ended.stdout == ""
     return ended.stderr
 

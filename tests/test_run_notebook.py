@@ -121,7 +121,7 @@ def test_a_signal_while_the_kernel_starts_kills_no_kernel_and_lets_no_cell_begin
     process = start("Path('first').touch()", ready="starts")
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=PATIENCE_SECONDS)[0]
-    assert process.returncode == 1 and not (tmp_path / "first").exists()
+    assert process.returncode == 2 and not (tmp_path / "first").exists()
     assert "ERROR: SIGTERM stopped the notebook between two cells" in said and "Traceback" not in said, said
 
 
@@ -130,7 +130,7 @@ def test_no_cell_begins_after_a_cell_that_ignored_a_signal(start: Start, tmp_pat
                     "Path('pid').touch()\ntime.sleep(8)", "Path('second').touch()")
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=PATIENCE_SECONDS)[0]
-    assert process.returncode == 1 and not (tmp_path / "second").exists()
+    assert process.returncode == 2 and not (tmp_path / "second").exists()
     assert "ERROR: SIGTERM stopped the notebook between two cells; run the same command to continue" in said
 
 
@@ -172,7 +172,7 @@ def test_a_wrong_parameter_is_reported_in_one_line_before_any_cell_runs(start: S
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("batch: 32", "batch: -3"))
     process = start(WORKS)
     said = process.communicate(timeout=PATIENCE_SECONDS)[0]
-    assert process.returncode == 1 and not (tmp_path / "out.ipynb").exists()
+    assert process.returncode == 2 and not (tmp_path / "out.ipynb").exists()
     assert said.startswith("ERROR: params.yaml: `train.batch` is -3") and said.count("\n") == 1, said
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import nbformat
 
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, command
 from mlimages.core.param_errors import checked, read_yaml
 from mlimages.core.params import SECTIONS, Machine, load
 from mlimages.core.publish import MANIFEST
@@ -98,17 +98,12 @@ def with_parameters(path: Path, stage: str) -> nbformat.NotebookNode:
     return notebook
 
 
-def main() -> int:
-    """The command: exit code 0, or 1 for a damaged params.yaml."""
-    try:
-        load(PARAMS)
-        for stage in SECTIONS:
-            for path in Path("notebooks").glob(f"[0-9]_{stage}.ipynb"):
-                nbformat.write(with_parameters(path, stage), path)
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 1
-    return 0
+@command
+def main() -> None:
+    load(PARAMS)
+    for stage in SECTIONS:
+        for path in Path("notebooks").glob(f"[0-9]_{stage}.ipynb"):
+            nbformat.write(with_parameters(path, stage), path)
 
 
 def _assigned_names(cell: str) -> list[str]:

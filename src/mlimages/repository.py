@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, command
 
 DATA = "data"
 
@@ -53,14 +53,10 @@ def _dvc(folder: Path, *command: str) -> str:
                           text=True).stdout.strip()
 
 
-def main() -> int:
-    try:
-        for note in check(Path.cwd()):
-            print(f"NOTE: {note}", file=sys.stderr)
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 1
-    return 0
+@command
+def main() -> None:
+    for note in check(Path.cwd()):
+        print(f"NOTE: {note}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import Type
 
-from mlimages.core.errors import UserError, explain_disk_errors
+from mlimages.core.errors import UserError, command, explain_disk_errors
 from mlimages.core.noise import filtered_stderr
 from mlimages.core.params import SECTIONS, load
 from mlimages.notebook import with_parameters
@@ -150,6 +150,7 @@ def _make_paths_relative(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
+@command
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if len(arguments) != 2 or arguments[0] not in STAGES:
@@ -157,7 +158,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         execute(*arguments)
-    except (UserError, papermill.PapermillExecutionError) as error:
+    except papermill.PapermillExecutionError as error:
         print(f"ERROR: {error}", file=sys.stderr)
     except RuntimeError as error:  # of nbclient and jupyter_client, for a kernel that ended
         print(f"ERROR: the notebook's kernel died ({error}); where nobody killed it, the system's log (`dmesg`) tells "

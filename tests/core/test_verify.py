@@ -45,7 +45,7 @@ def test_verified_files_are_not_read_again_except_by_the_full_check(
     stamps = tmp_path / "stamps"
     assert verify(made, "bake", stamps=stamps) == read_manifest(made, "bake")
     assert main(str(made)) == 0
-    assert capsys.readouterr().out == f"{made}: 2 sound files of 256,003 bytes\n"
+    assert capsys.readouterr().out == f"{made}: 2 undamaged files of 256,003 bytes\n"
     in_place(made / "deep" / "b.bin", keep=True)
     assert verify(made, "bake", stamps=stamps) == read_manifest(made, "bake")
     assert main(str(made)) == 2

@@ -14,7 +14,7 @@ import tensorflow as tf
 from mlimages.acquire.formats import PARTS
 from mlimages.convert.example import check_example
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, index_path, read_index, shard_paths
-from mlimages.core.errors import UserError, rebuild_hint
+from mlimages.core.errors import UserError, command, rebuild_hint
 from mlimages.core.publish import read_manifest
 
 
@@ -87,19 +87,15 @@ def frame_error(path: Path, number: int, problem: str) -> UserError:
                      f"{rebuild_hint('convert')}")
 
 
-def main(*arguments: str) -> int:
-    try:
-        if len(arguments) != 1:
-            raise UserError(f"{len(arguments)} arguments, expected the folder of the records: run "
-                            f"`python -m mlimages.convert.check_records data/tfrecords`")
-        [folder] = arguments
-        manifest = read_manifest(folder, "convert")
-        for part in PARTS:
-            print(f"{check_shards(shard_paths(folder, manifest, part), manifest['classes']):,} sound {part} records")
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 2
-    return 0
+@command
+def main(*arguments: str) -> None:
+    if len(arguments) != 1:
+        raise UserError(f"{len(arguments)} arguments, expected the folder of the records: run "
+                        f"`python -m mlimages.convert.check_records data/tfrecords`")
+    [folder] = arguments
+    manifest = read_manifest(folder, "convert")
+    for part in PARTS:
+        print(f"{check_shards(shard_paths(folder, manifest, part), manifest['classes']):,} valid {part} records")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,21 @@
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import resource
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ParamSpec
 
 DETAIL_CHARACTERS = 120
 NOT_PRINTABLE = re.compile("[^ -~]+")  # not `str.isprintable`, which depends on the version of Unicode
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in memory; it differs between runs
+
+Arguments = ParamSpec("Arguments")
 
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
@@ -39,6 +44,23 @@ class UserError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
+
+
+def command(main: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
+    """Decorate the main function of a command, so that it returns an exit code.
+
+    The code is what `main` returns, with 0 for None. After a UserError, whose message it prints, the code is 2.
+    """
+
+    @functools.wraps(main)
+    def run(*arguments: Arguments.args, **options: Arguments.kwargs) -> int:
+        try:
+            return main(*arguments, **options) or 0
+        except UserError as error:
+            print(f"ERROR: {error}", file=sys.stderr)
+            return 2
+
+    return run
 
 
 def read_error(path: Path, error: OSError) -> UserError:

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlimages.core.errors import UserError, check_space, explain_disk_errors, read_error, rebuild_hint
+from mlimages.core.errors import UserError, check_space, command, explain_disk_errors, read_error, rebuild_hint
 
 MANIFEST = "manifest.json"
 SLOW_BYTES = 10**9  # reading this much takes seconds or more, so a line announces it
@@ -192,18 +192,14 @@ def _link(source: Path, target: Path) -> None:
         fsync(target)
 
 
-def main(*arguments: str) -> int:
-    try:
-        if len(arguments) != 1:
-            raise UserError(f"{len(arguments)} arguments, expected a folder that a stage published: run "
-                            f"`python -m mlimages.core.publish data/tfrecords`")
-        [folder] = arguments
-        files = verify(folder, _publisher(Path(folder)))["files"]
-        print(f"{folder}: {len(files):,} sound files of {sum(fact['bytes'] for fact in files.values()):,} bytes")
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 2
-    return 0
+@command
+def main(*arguments: str) -> None:
+    if len(arguments) != 1:
+        raise UserError(f"{len(arguments)} arguments, expected a folder that a stage published: run "
+                        f"`python -m mlimages.core.publish data/tfrecords`")
+    [folder] = arguments
+    files = verify(folder, _publisher(Path(folder)))["files"]
+    print(f"{folder}: {len(files):,} undamaged files of {sum(fact['bytes'] for fact in files.values()):,} bytes")
 
 
 def _publisher(folder: Path) -> str:
