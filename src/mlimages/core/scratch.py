@@ -36,9 +36,12 @@ def key(params: Any, *, inputs: Iterable[str | Path] = (), files: Iterable[str |
     starts from nothing. `code` adds single modules without their imports. Work that must survive changes of the code
     uses neither, and has a format version in `params`.
     """
-    parts = [json.dumps(params, sort_keys=True, default=dataclasses.asdict)]
-    parts += [sha256(Path(folder) / MANIFEST) for folder in inputs]
-    parts += [sha256(Path(file)) for file in files]
+    return settings_key(settings(params, inputs=inputs, files=files), stage=stage, code=code)
+
+
+def settings_key(settings: Mapping[str, Any], *, stage: str | None = None, code: Iterable[ModuleType] = ()) -> str:
+    """The `key` of `settings`, which are already hashed."""
+    parts = [json.dumps(settings["params"], sort_keys=True), *settings["inputs"], *settings["files"]]
     parts += [code_hash(imported_files(f"mlimages.{stage}.run"))] if stage else []
     parts += [code_hash([Path(str(module.__file__))], Path(str(module.__file__)).parent) for module in code]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
