@@ -65,7 +65,7 @@ WRONG_RECORDS = [
     (changed("label/confidence", floats(1.0, float("nan"))), "its confidence nan is not from 0 to 1"),
     (serialize_dense(JPEG, Labels((1,), (0.5,)), filename="a", classes=CLASSES - 1),
      "its label has 44 bytes, expected 4 for each of 12 classes"),
-    (struct.pack("<q", -1), "it is no tf.train.Example"),
+    (struct.pack("<q", -1), "it is not a tf.train.Example"),
 ]
 
 

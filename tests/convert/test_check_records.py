@@ -26,7 +26,7 @@ def test_whatever_is_damaged_is_named(tmp_path: Path, damage: Callable[[Path], o
 
 def test_a_shard_cut_between_two_records_differs_from_its_index(tmp_path: Path) -> None:
     cut(3, 0)(path := make_shard(tmp_path))
-    with pytest.raises(UserError, match=r"record 3: the file has 3 records, .*\.index tells of 5, and from here"):
+    with pytest.raises(UserError, match=r"record 3: the file has 3 records, .*\.index has 5, and this is the first"):
         check_shard(path, CLASSES)
 
 

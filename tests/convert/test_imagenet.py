@@ -113,7 +113,7 @@ def test_the_same_names_with_other_bytes_are_another_archive(archive: Callable[[
 
 
 def test_a_missing_archive_is_named_with_what_to_set(machine: Machine, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no-such\.tar is missing: convert\.imagenet names .*null to go without"):
+    with pytest.raises(UserError, match=r"no-such\.tar is missing: convert\.imagenet names .*null to convert without"):
         open_archive(tmp_path / "no-such.tar", machine)
 
 
@@ -121,7 +121,7 @@ def test_a_missing_archive_is_named_with_what_to_set(machine: Machine, tmp_path:
 def test_a_file_that_is_no_tar_is_named(machine: Machine, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "imagenet.tar"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"imagenet\.tar is no plain tar"):
+    with pytest.raises(UserError, match=r"imagenet\.tar is not an uncompressed tar"):
         open_archive(path, machine)
 
 
@@ -148,7 +148,7 @@ def test_a_cut_archive_is_an_error_never_a_smaller_one(archive: Callable[[str], 
     second, last = (members[index].offset_data + -(-members[index].size // 512) * 512 for index in (1, -1))
     bytes_kept = {"inside an image": second - 700, "between two images": second, "before the end": last}[kept]
     cut.write_bytes(cut.read_bytes()[:bytes_kept])
-    with pytest.raises(UserError, match=rf"{cut.name}.* was cut"):
+    with pytest.raises(UserError, match=rf"{cut.name}.* is truncated"):
         open_archive(path, machine)
 
 
@@ -171,7 +171,7 @@ def test_a_damaged_header_is_an_error_not_the_end(archive: Callable[[str], Path]
     content = bytearray(path.read_bytes())
     content[second + 150] ^= 1  # its checksum
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"n00000003\.tar is no plain tar"):
+    with pytest.raises(UserError, match=r"n00000003\.tar is not an uncompressed tar"):
         open_archive(path.parent, machine)
 
 
@@ -179,5 +179,5 @@ def test_a_class_cut_within_a_whole_archive_is_an_error(machine: Machine, tmp_pa
     path = tmp_path / "imagenet.tar"
     path.write_bytes(tar_of([("n00000003.tar", class_tar("n00000003", (1, 2))[:2048]),
                              ("n00000007.tar", class_tar("n00000007", (1, 2)))]))
-    with pytest.raises(UserError, match=r"imagenet\.tar, the tar of 2,048 bytes at byte 512, .* was cut"):
+    with pytest.raises(UserError, match=r"imagenet\.tar, the tar of 2,048 bytes at byte 512, .* is truncated"):
         open_archive(path, machine)

@@ -117,7 +117,7 @@ def test_a_part_of_which_every_image_fails_is_never_published(small: Convert, ma
     write_shard(shard_path(tmp_path / "work", "val", 0),
                 [Sample("val-00000001", "jpg", b"no picture", "http://images.example/v", Labels((2,), (1.0,)))])
     publish(tmp_path / "work", tmp_path / "images", stage="download", records={}, classes=5)
-    with pytest.raises(UserError, match=r"no image of the part `val` is left: all 1 failed, as .*/failures\.csv tells"):
+    with pytest.raises(UserError, match=r"no image of the part `val` is left: all 1 failed, see .*/failures\.csv;"):
         convert(small, machine, **inputs, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     [failures] = tmp_path.glob("scratch/convert/*/out/failures.csv")
