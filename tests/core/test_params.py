@@ -73,7 +73,7 @@ def test_what_is_next_to_a_refused_combination_is_allowed(change: dict[str, Any]
     ("warmup: 0.1", "warmup: 7.0", ["`train`: warmup is 7.0", "at most epochs, 1.0"]),
     ("step_boundaries: []", "step_boundaries: [2.0]", ["`train`: step_boundaries is [2.0]", "schedule: step"]),
     ("val_shards: 1 ", "val_shards: null ", ["`convert`: train_shards is 4, val_shards None", "number for shard_mib"]),
-    ("shard_mib: null ", "shard_mib: 128 ", ["`convert`: train_shards is 4, val_shards 1", "null where none is"]),
+    ("shard_mib: null ", "shard_mib: 128 ", ["`convert`: train_shards is 4, val_shards 1", "null otherwise"]),
     ("gradient_accumulation: 1 ", "gradient_accumulation: 3 ",
      ["`train`: batch is 32", "a multiple of gradient_accumulation, 3"]),
     ("local_sgd_steps: 1 ", "local_sgd_steps: 3 ",

@@ -72,7 +72,7 @@ def _explain(kind: Any, prefix: str, error: Any) -> str:
     if error["type"] == "value_error":
         return f"`{key or prefix.rstrip('.')}`: {error['ctx']['error']}"
     if error["type"] == "missing":
-        return f"`{key}` is missing"
+        return f"`{key}` is missing; add it, with a value that src/mlimages/core/params.py allows"
     return f"`{key}` is {error['input']!r}: {error['msg'].lower()}"
 
 

@@ -194,7 +194,7 @@ class RayWorkerPool(WorkerPool):
             if not down:
                 return
             why = failures[down[0]]
-        raise UserError(f"a worker ended {START_ATTEMPTS} times before it could work: {why}. Where memory is short, "
+        raise UserError(f"a worker ended {START_ATTEMPTS} times before it could work: {why}. If memory is short, "
                         f"lower machine.workers")
 
     def _connect(self, worker: int) -> str:
