@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PATIENCE_SECONDS = 240.0
 ENDLESS_BYTES = 64 * 2**20
 # They start first, so that no process waits alone for one of them at the end.
-LONGEST = ("test_pipeline.py", "test_cluster.py", "test_slurm.py", "test_on_tf_config.py", "test_resume.py")
+LONGEST = ("test_pipeline.py", "test_cluster.py", "test_slurm.py", "test_environment.py", "test_resume.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

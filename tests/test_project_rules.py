@@ -19,12 +19,13 @@ from mlimages.core.scratch import imported_files
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "mlimages"
-STAGES = ["acquire", "download", "convert", "train", "evaluate"]
+STAGES = ["acquire", "download", "convert", "train", "evaluate", "transfer"]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # The modules of a stage's package that other packages may import: readers of its file formats.
-FORMATS = {"acquire.formats", "acquire.hierarchy", "download.ledger", "download.shards", "convert.check_records",
-           "convert.encode_image", "convert.example", "convert.records"}
+FORMATS = {"acquire.formats", "acquire.hierarchy", "download.ledger", "download.shards", "convert.archives",
+            "convert.check_records", "convert.encode_image", "convert.example", "convert.records",
+            "convert.shard_writer"}
 # The packages that each package may import; those of `plots` are not restricted.
 IMPORTS = {
     "core": set(), "images": {"core"}, "metrics": {"core"}, "demo": {"core", "acquire"},
@@ -34,9 +35,13 @@ IMPORTS = {
     "training": {"core", "metrics", "convert", "inputs", "network"}, "launch": {"core", "network", "training"},
     "train": {"core", "network", "training", "launch"},
     "evaluate": {"core", "metrics", "acquire", "convert", "inputs", "network"},
+    "transfer": {"core", "images", "demo", "acquire", "convert", "inputs", "network", "launch"},
 }
 # Packages that are no stages and use a stage's parameters.
 ALSO_USED_IN = {"train": ("inputs", "network", "training", "launch"), "evaluate": ("inputs",)}
+# The stage transfer trains with the parameters of train, some of which its own section replaces.
+SECTIONS_OF = {stage: [stage] for stage in STAGES} | {"transfer": ["transfer", "train"]}
+ARGUMENTS = dict.fromkeys(STAGES, "params, machine") | {"transfer": "params, machine, base=load().train"}
 MAX_FILES = 12  # in a folder, without `__init__.py` and `conftest.py`
 MAX_LINES = 400
 # Words with a private meaning, and the plain ones: worker pool, received, reported, again, stage, barrier, pair.
@@ -99,13 +104,13 @@ def test_each_stage_has_a_notebook_a_package_tests_and_an_output_of_its_name(num
     assert list(PIPELINE) == STAGES
     assert (SOURCE / stage / "run.py").exists()
     assert (ROOT / "tests" / stage).is_dir()
-    assert entry["params"] == [stage]
+    assert entry["params"] == SECTIONS_OF[stage]
     assert entry["cmd"] == f"PYTHONPATH=src python -m mlimages.run_notebook {stage} data/reports/{name}"
     assert f"data/reports/{name}" in entry["outs"] and len(entry["outs"]) == 2
     calls = [node for cell in code_cells(ROOT / "notebooks" / name)
              for node in ast.walk(ast.parse("".join(cell["source"])))
              if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == stage]
-    assert [ast.unparse(call) for call in calls] == [f"{stage}(params, machine)"]
+    assert [ast.unparse(call) for call in calls] == [f"{stage}({ARGUMENTS[stage]})"]
 
 
 @pytest.mark.parametrize("package", sorted({path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}))

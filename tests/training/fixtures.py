@@ -30,7 +30,7 @@ from mlimages.training.step import Trainer
 
 RECORDS, SHARDS = 24, 3
 LONG_STEPS = 150
-# A row of the log precedes the checkpoint after the same step. The row after that shows that the checkpoint is complete.
+# A row of the log precedes the checkpoint after the same step; the next row shows that the checkpoint is complete.
 LONG_CHECKPOINT_STEPS = 10
 FIRST_CHECKPOINT_SAVED = LONG_CHECKPOINT_STEPS + LOGGED_STEPS
 

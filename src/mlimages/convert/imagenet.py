@@ -6,14 +6,13 @@ arrays are mapped into memory, as the archive has 14 million images.
 
 import os
 import sys
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from mlimages.acquire.formats import IMAGENET_ID
+from mlimages.convert.archives import ClassFiles, class_files, tar_members
 from mlimages.core import scratch
 from mlimages.core.errors import UserError, required_space
 from mlimages.core.parallel import map_units
@@ -24,20 +23,8 @@ NAME = np.dtype("S20")  # such as n04310904_1234567890, as long as the longest n
 # `file` is an index into Archive.files. An `offset` of 0 means a file WNID/FILE: in a tar, a header precedes the data.
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("size", "<u4")])
 IMAGE_BYTES = 100_000  # about the mean in ImageNet
+SETTING = "convert.imagenet"  # the parameter that names an archive
 NAMES, PLACES, DONE = "names", "places", "index.json"
-
-
-class ClassFiles(NamedTuple):
-    """The images of one class: a tar, at `offset` of `path` and `size` bytes long, or the folder `path`.
-
-    `file` is the index into Archive.files.
-    """
-
-    wnid: str
-    file: int
-    path: Path
-    offset: int = 0
-    size: int = 0
 
 
 class Archive:
@@ -64,7 +51,10 @@ class Archive:
 
 def open_archive(path: Path, machine: Machine) -> Archive:
     """Open the archive. The first call builds its index. Raises UserError if it is missing or damaged."""
-    groups = _groups(path)
+    if not path.exists():
+        raise UserError(f"{path} is missing: {SETTING} names ImageNet's tar of per-class tars, a folder of per-class "
+                        f"tars, or a folder of images WNID/FILE; set it to null to convert without ImageNet")
+    groups = class_files(path, SETTING)
     parts = sorted({group.path for group in groups})  # tars or folders
     files = parts if parts[0].is_file() else [path]
     stats = [(one.name, one.stat()) for one in parts]
@@ -78,25 +68,6 @@ def open_archive(path: Path, machine: Machine) -> Archive:
         if not (folder / NAMES).stat().st_size:
             raise UserError(f"{path} holds no image named like n04310904_8388.JPEG in its class n04310904")
         return Archive(files, fingerprint, np.memmap(folder / NAMES, NAME, "r"), np.memmap(folder / PLACES, PLACE, "r"))
-
-
-def _groups(path: Path) -> list[ClassFiles]:
-    """The classes of an archive, sorted by their WordNet ids."""
-    if path.is_file():
-        groups = [ClassFiles(Path(one.name).stem, 0, path, one.offset_data, one.size)
-                  for one in _members(path, 0, path.stat().st_size) if one.name.endswith(".tar")]
-        expected = "a plain tar of per-class tars"
-    elif path.is_dir():
-        tars = sorted(path.glob("*.tar"))
-        groups = [ClassFiles(tar.stem, number, tar, 0, tar.stat().st_size) for number, tar in enumerate(tars)]
-        groups = groups or [ClassFiles(folder.name, 0, folder) for folder in path.iterdir() if folder.is_dir()]
-        expected = "a folder of per-class tars or of folders WNID with images"
-    else:
-        raise UserError(f"{path} is missing: convert.imagenet names ImageNet's tar of per-class tars, a folder of "
-                        f"per-class tars, or a folder of images WNID/FILE; set it to null to convert without ImageNet")
-    if not groups:
-        raise UserError(f"{path} is not {expected}, as convert.imagenet expects")
-    return sorted(groups)
 
 
 def _index_bytes(parts: list[Path]) -> float:
@@ -118,36 +89,12 @@ def _index(group: ClassFiles) -> tuple[np.ndarray, np.ndarray]:
     """The sorted names of a class's images, NAME [images], and their places, PLACE [images]."""
     if group.path.is_file():
         members = [(Path(one.name).name, one.offset_data, one.size)
-                   for one in _members(group.path, group.offset, group.size)]
+                   for one in tar_members(group.path, group.offset, group.size, SETTING)]
     else:
         members = [(name, 0, 0) for name in os.listdir(group.path)]
-    members = [one for one in members if IMAGENET_ID.fullmatch(f"{group.wnid}/{one[0]}")
+    members = [one for one in members if IMAGENET_ID.fullmatch(f"{group.name}/{one[0]}")
                and len(one[0]) <= NAME.itemsize + len(".JPEG")]
     names = np.array([name.removesuffix(".JPEG") for name, _, _ in members], NAME)
     places = np.array([(group.file, offset, size) for _, offset, size in members], PLACE)
     order = np.argsort(names, kind="stable")
     return names[order], places[order]
-
-
-def _members(path: Path, offset: int, size: int) -> Iterator[tarfile.TarInfo]:
-    """Yield the files of the tar that lies at `offset` of a file and has `size` bytes.
-
-    Raises UserError if it is not a tar, or is truncated.
-    """
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                for member in iter(tar.next, None):
-                    if member.offset_data + member.size > offset + size:
-                        raise tarfile.ReadError(f"{member.name} reaches beyond its end")
-                    if member.isfile():
-                        yield member
-                    tar.members.clear()  # type: ignore[attr-defined] # tarfile keeps every member
-                file.seek(tar.offset)
-                if tar.offset + tarfile.BLOCKSIZE > offset + size or file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                    raise tarfile.ReadError(f"it has no end mark at byte {tar.offset - offset:,}")
-    except (tarfile.TarError, OSError) as error:
-        what = f"{path}, the tar of {size:,} bytes at byte {offset:,}," if offset else str(path)
-        raise UserError(f"{what} is not an uncompressed tar of images or per-class tars, or is truncated ({error}); "
-                        f"download it again, or set convert.imagenet to null") from None

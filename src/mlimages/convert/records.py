@@ -68,9 +68,10 @@ def index_path(shard: Path) -> Path:
 
 def index_rows(lengths: Sequence[int], keys: Sequence[str]) -> np.ndarray:
     """The index of a shard whose records have these lengths, in bytes, and keys. See `read_index`."""
-    kind = [("offset", "<u8"), ("length", "<u4"), ("key", f"S{max(map(len, keys), default=1)}")]
+    encoded = [key.encode() for key in keys]
+    kind = [("offset", "<u8"), ("length", "<u4"), ("key", f"S{max(map(len, encoded), default=1)}")]
     rows = np.zeros(len(lengths), kind)
-    rows["length"], rows["key"] = lengths, keys
+    rows["length"], rows["key"] = lengths, encoded
     frames = rows["length"].astype(np.uint64) + np.uint64(HEADER_BYTES + FOOTER_BYTES)
     rows["offset"][1:] = np.cumsum(frames)[:-1]
     return rows

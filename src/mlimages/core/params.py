@@ -4,6 +4,7 @@ The comments in params.yaml describe the parameters. Unknown keys and values of 
 """
 
 import dataclasses
+import math
 import re
 import string
 from pathlib import Path
@@ -134,7 +135,10 @@ class Train:
     architecture: Literal["resnet50", "resnet101", "resnet152", "tiny"]
     initialize_from: str | None
     initialize_logits: bool
+    freeze_through: Annotated[str, Field(pattern=r"^stages_[0-9]+$")] | None
     pixels: Pixels
+    earlier_pixels: list[Pixels]
+    earlier_shares: list[PositiveFraction]
     batch: Annotated[int, Field(ge=1, le=1_000_000)]
     epochs: Annotated[float, Field(gt=0, le=10_000)] | None
     steps: Annotated[int, Field(ge=1, le=1_000_000_000)] | None
@@ -147,6 +151,8 @@ class Train:
     momentum: Annotated[float, Field(ge=0, lt=1)]
     beta_2: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0, le=1)]
+    batch_norm_weight_decay: Annotated[float, Field(ge=0, le=1)]
+    layer_decay: PositiveFraction
     clip_norm: Annotated[float, Field(gt=0, le=1e9)] | None
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     batch_norm: Literal["local", "synchronized"]
@@ -210,6 +216,12 @@ class Train:
                              f"are too small for float16")
         if self.batch_norm == "synchronized" and self.xla == "on":
             raise ValueError("xla is 'on', expected auto or off: XLA cannot compile batch_norm: synchronized")
+        if self.freeze_through and self.initialize_from is None:
+            raise ValueError(f"freeze_through is {self.freeze_through!r}, expected null without initialize_from: "
+                             f"random weights must not be frozen")
+        if len(self.earlier_pixels) != len(self.earlier_shares) or sum(self.earlier_shares) >= 1:
+            raise ValueError(f"earlier_shares is {self.earlier_shares}, expected a share of the steps for each of "
+                             f"earlier_pixels, {self.earlier_pixels}, and together less than 1")
         if self.publish == "best" and not self.validation_images:
             raise ValueError("publish is 'best', expected validation_images above 0, which determine the best")
 
@@ -226,6 +238,45 @@ class Evaluate:
     score_threshold: PositiveFraction
     frequency_groups: Annotated[list[Count], Field(min_length=1)]
     predictions_kept: Count
+
+
+@dataclass(frozen=True, config=STRICT)
+class TransferDemo:
+    """The second miniature world: the pictures of each of its classes, and their side in pixels."""
+
+    seed: Seed
+    train_images: Annotated[int, Field(ge=2, le=100_000)]
+    val_images: Annotated[int, Field(ge=1, le=100_000)]
+    pixels: Pixels
+
+
+@dataclass(frozen=True, config=STRICT)
+class Transfer:
+    """The pictures, the network from which a training begins, and how it is trained.
+
+    The images have the sides `pixels` one after the other, each for its share of the steps. `training` replaces
+    parameters of `Train`.
+    """
+
+    seed: Seed
+    source: Literal["demo", "folder"]
+    folder: str | None
+    val_share: Annotated[float, Field(gt=0, lt=1)]
+    initialize_from: str | None
+    method: Literal["finetune", "linear"]
+    compare: bool
+    pixels: Annotated[list[Pixels], Field(min_length=1)]
+    shares: list[PositiveFraction]
+    training: dict[str, Any]
+    demo: TransferDemo
+
+    def __post_init__(self) -> None:
+        if (self.source == "folder") != (self.folder is not None):
+            raise ValueError(f"folder is {self.folder!r} and source is {self.source!r}, expected a folder with source: "
+                             f"folder, and null with source: demo")
+        if len(self.shares) != len(self.pixels) or not math.isclose(sum(self.shares), 1):
+            raise ValueError(f"shares is {self.shares}, expected a share of the steps for each of pixels, "
+                             f"{self.pixels}, and together 1")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -262,6 +313,7 @@ class Params:
     convert: Convert
     train: Train
     evaluate: Evaluate
+    transfer: Transfer
     machine: Machine
 
 

@@ -13,7 +13,7 @@ from mlimages.core import scratch
 from mlimages.core.params import Machine, Train
 from mlimages.core.publish import publish, read_manifest, verify
 from mlimages.launch.environment import train_in_place
-from mlimages.launch.supervisor import supervise
+from mlimages.launch.supervisor import run_training
 from mlimages.launch.tf_config import read_environment
 from mlimages.network.checkpoint_files import CHECKPOINTS, METRICS, initial_weight_files, newest_checkpoint
 from mlimages.network.initial_weights import find_initial_weights
@@ -56,22 +56,11 @@ def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfre
         if not (work / "out" / METRICS).exists():
             shutil.rmtree(work / "out", ignore_errors=True)
             _print_older_training(work, settings)
-            _train(params, machine, Path(tfrecords), work)
+            run_training(params, machine, tfrecords=Path(tfrecords), work=work)
             shutil.rmtree(work / CHECKPOINTS)
         publish(work / "out", out, stage="train", records={}, architecture=params.architecture,
                 classes=manifest["classes"], pixels=params.pixels, activation=params.activation)
     return Path(out)
-
-
-def _train(params: Train, machine: Machine, tfrecords: Path, work: Path) -> None:
-    if params.strategy == "multi_worker" and machine.launcher == "environment":
-        train_in_place(params, machine, tfrecords=tfrecords, work=work)
-    elif params.strategy == "multi_worker":
-        supervise(params, machine, tfrecords=tfrecords, work=work)
-    else:
-        from mlimages.training.loop import fit  # which imports TensorFlow
-
-        fit(params, machine, tfrecords=tfrecords, work=work)
 
 
 def _print_older_training(work: Path, settings: Mapping[str, Any]) -> None:

@@ -37,6 +37,25 @@ class Schedule(NamedTuple):
         return np.where(step < self.warmup_steps, warmup, decayed).astype(np.float32)
 
 
+class Phase(NamedTuple):
+    """Steps, counted from 0, whose images have a side of `pixels`."""
+
+    steps: range
+    pixels: int
+
+
+def phases(params: Train, total_steps: int) -> list[Phase]:
+    """The phases of `params.earlier_pixels`, and the last one with `params.pixels`.
+
+    Each begins at a multiple of `params.local_sgd_steps`, at which the replicas have equal weights.
+    """
+    interval = params.local_sgd_steps
+    ends = [round(total_steps * share / interval) * interval for share in np.cumsum(params.earlier_shares).tolist()]
+    return [Phase(range(begin, end), pixels)
+            for begin, end, pixels in zip([0, *ends], [*ends, total_steps], [*params.earlier_pixels, params.pixels],
+                                          strict=True) if begin < end]
+
+
 def build_schedule(params: Train, records: int) -> Schedule:
     """The schedule that params.yaml names, for a training set of so many records."""
     steps_per_unit = records / params.batch if params.steps is None else 1.0
