@@ -1,4 +1,4 @@
-"""What a stage may resume follows from what its code means: from all that it imports, not from how it is written."""
+"""The hash of a stage's code covers all modules that it imports, but no comments, docstrings and line breaks."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from mlimages.core.scratch import PACKAGE, SOURCE, code_hash, imported_files
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A copy of this project's code, to be changed."""
+    """A copy of this project's code, for changes."""
     shutil.copytree(SOURCE / PACKAGE, tmp_path / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 

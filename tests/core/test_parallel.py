@@ -1,4 +1,4 @@
-"""The map over threads keeps order, bounds what is begun, and ends at the first error; Ray is asked for by name."""
+"""The map over threads keeps the order, limits the units that have begun, and ends at the first error."""
 
 import dataclasses
 import sys
@@ -13,7 +13,7 @@ from mlimages.core.parallel import map_units, open_worker_pool, ordered_map
 from mlimages.core.params import Machine
 
 
-def test_results_come_in_the_order_of_the_units_however_long_each_takes() -> None:
+def test_results_have_the_order_of_the_units() -> None:
     last = threading.Event()
 
     def work(unit: int) -> int:
@@ -37,7 +37,7 @@ def test_at_most_the_window_is_begun_and_not_yet_yielded() -> None:
 
     leads = [taken - yielded for yielded, _ in enumerate(ordered_map(abs, units(), workers=2, window=5))]
     assert len(leads) == 100
-    assert max(leads) <= 6  # five begun, and the one that waits for its place
+    assert max(leads) <= 6  # five have begun, and one waits
 
 
 def test_as_many_units_run_at_once_as_there_are_workers() -> None:
@@ -82,7 +82,7 @@ def test_a_map_that_is_closed_early_cancels_units_that_have_not_begun(monkeypatc
 
     def work(unit: int) -> int:
         begun.append(unit)
-        if unit == 1:  # it is under way when the map is left, and ends after the eight behind it are cancelled
+        if unit == 1:  # it runs when the map is closed, and ends after the eight units behind it are cancelled
             under_way.set()
             for _ in range(8):
                 cancelled.acquire(timeout=2)

@@ -1,4 +1,4 @@
-"""A wrong params.yaml stops at once, with the key, the value, what is allowed and the nearest known name."""
+"""A wrong params.yaml is an error with the key, the value, what is expected, and the nearest known name."""
 
 import dataclasses
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_the_committed_file_is_valid_and_read_as_typed_sections() -> None:
      "local_sgd_steps is 2, expected 1 with precision: mixed_float16"),
     ({"all_reduce_dtype": "float16", "local_sgd_steps": 2, "optimizer": "adamw"},
      "all_reduce_dtype is 'float16', expected bfloat16 or")])
-def test_what_concerns_all_images_in_every_step_is_not_split(change: dict[str, Any], message: str) -> None:
+def test_combinations_that_need_the_whole_batch_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(load(ROOT / "params.yaml").train, **change)
 
@@ -49,7 +49,7 @@ def test_what_concerns_all_images_in_every_step_is_not_split(change: dict[str, A
     {"all_reduce_dtype": "float16", "local_sgd_steps": 1, "optimizer": "adamw"},
     {"all_reduce_dtype": "bfloat16", "local_sgd_steps": 2, "optimizer": "adamw"},
     {"precision": "mixed_float16", "local_sgd_steps": 1}, {"precision": "mixed_bfloat16", "local_sgd_steps": 2}])
-def test_what_is_next_to_a_refused_combination_is_allowed(change: dict[str, Any]) -> None:
+def test_combinations_beside_a_refused_one_are_allowed(change: dict[str, Any]) -> None:
     train = load(ROOT / "params.yaml").train
     assert dataclasses.asdict(dataclasses.replace(train, **change)) == {**dataclasses.asdict(train), **change}
 
@@ -81,7 +81,7 @@ def test_what_is_next_to_a_refused_combination_is_allowed(change: dict[str, Any]
     ("  threads: 16", "  threads: 32\n  threads: 3", ["duplicate key", "line"]),
     ("architecture: resnet101", "architecture: !!python/object/apply:os.getcwd []", ["not plain YAML", "line"]),
 ])
-def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:
+def test_a_wrong_value_is_reported(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:
     with pytest.raises(UserError) as error:
         load(changed(tmp_path, old, new))
     for text in expected:
@@ -99,13 +99,13 @@ def test_the_error_for_an_old_name_says_the_new_one(tmp_path: Path, old: str, ne
 
 @pytest.mark.parametrize(("old", "new", "key", "value"), [
     ("weight_decay: 0.0001", "weight_decay: 1e-5", "weight_decay", 1e-5), ("batch: 32", "batch: 010", "batch", 10)])
-def test_numbers_have_one_meaning_for_dvc_and_the_code(tmp_path: Path, old: str, new: str, key: str,
-                                                       value: float) -> None:
+def test_dvc_and_the_code_read_the_same_numbers(tmp_path: Path, old: str, new: str, key: str,
+                                                value: float) -> None:
     path = changed(tmp_path, old, new)
     assert getattr(load(path).train, key) == value
     assert parse_yaml(path.read_text(), str(path))["train"][key] == value
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.yaml is missing"):
         load(tmp_path / "nowhere.yaml")

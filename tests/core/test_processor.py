@@ -1,4 +1,4 @@
-"""oneDNN is switched on where the processor has AVX2, unless the user decided."""
+"""oneDNN is enabled on processors with AVX2, unless the user has set the variable."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ ZEN_5 = "processor\t: 0\nmodel name\t: AMD EPYC 9755\nflags\t\t: fpu sse4_2 avx 
 SANDY_BRIDGE = "processor\t: 0\nmodel name\t: Intel Xeon E5-2670\nflags\t\t: fpu sse4_2 avx aes\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes\n"
 
-# Imports this project and then TensorFlow, as every process does that computes; prints whether oneDNN is on.
+# Imports this project and then TensorFlow, as every stage does, and prints whether oneDNN is enabled.
 PROGRAM = """
 import os
 from mlimages.core.tuning import ONEDNN, onednn_enabled
@@ -21,7 +21,7 @@ print(os.environ.get(ONEDNN), onednn_enabled())
 
 
 @pytest.mark.parametrize(("cpuinfo", "expected"), [(ZEN_3, "1"), (SANDY_BRIDGE, None), (ARM, None), ("", None)])
-def test_a_processor_with_avx2_computes_with_onednn(tmp_path: Path, cpuinfo: str, expected: str | None) -> None:
+def test_onednn_is_enabled_on_a_processor_with_avx2(tmp_path: Path, cpuinfo: str, expected: str | None) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
     environment: dict[str, str] = {}
     enable_onednn(environment, tmp_path / "cpuinfo")

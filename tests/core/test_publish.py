@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all, and a manifest finds every later change."""
+"""Files and folders are written atomically, and a manifest reveals every later change."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def test_a_missing_file_is_reported(made: Path) -> None:
         verify(made, "bake")
 
 
-def test_what_another_stage_published_is_refused(made: Path) -> None:
+def test_the_folder_of_another_stage_is_refused(made: Path) -> None:
     with pytest.raises(UserError, match="expected fry; remove scratch/fry and run `dvc repro --force fry`"):
         verify(made, "fry")
 
@@ -210,7 +210,7 @@ def test_a_copy_that_does_not_fit_on_another_disk_does_not_begin(made: Path, tmp
 
 @needs_unshare
 @needs_strace
-def test_copies_on_another_disk_are_whole_and_written_out(made: Path, tmp_path: Path) -> None:
+def test_copies_on_another_disk_are_complete_and_flushed(made: Path, tmp_path: Path) -> None:
     calls = ["strace", "-f", "-qq", "-y", "-e", "trace=fsync", "-o", str(tmp_path / "calls")]
     out = tmp_path / "data" / "made"
     ended = on_small_disk(tmp_path / "data", "size=1m", [*calls, *python(PUBLISH, str(tmp_path / "work"), str(out))])

@@ -1,4 +1,4 @@
-"""A stage resumes only what the same parameters, inputs and code made, and never beside another process."""
+"""A stage resumes only from the same parameters, inputs and code, and never while another process works there."""
 
 import dataclasses
 import importlib.util

@@ -1,4 +1,4 @@
-"""What a stage reads of its inputs before it begins: nothing twice unless it changed, only what it uses."""
+"""A stage verifies only the inputs that it uses, and reads no file twice unless it has changed."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def made(tmp_path: Path) -> Path:
 
 
 def in_place(path: Path, *, keep: bool) -> None:
-    """Flip a bit of a file in its place; `keep` its time of change."""
+    """Flip a bit of a file. `keep` its modification time."""
     state, content = path.stat(), bytearray(path.read_bytes())
     content[0] ^= 1
     path.write_bytes(content)
@@ -31,8 +31,8 @@ def in_place(path: Path, *, keep: bool) -> None:
 
 
 def by_another_file(path: Path) -> None:
-    """Put another file of the same size and time of change in its place."""
-    state, held = path.stat(), path.open("rb")  # held open, its inode is not given to the new one
+    """Replace a file by another one of the same size and modification time."""
+    state, held = path.stat(), path.open("rb")  # an open file keeps its inode, so that the new one gets another
     path.unlink()
     path.write_bytes(bytes(state.st_size))
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
@@ -58,7 +58,7 @@ def test_a_change_since_the_last_check_is_found(made: Path, tmp_path: Path,
                                                 damage: Callable[[Path], object]) -> None:
     verify(made, "bake", stamps=tmp_path / "stamps")
     damage(made / "a.bin")
-    for _ in range(2):  # what is damaged leaves no stamp
+    for _ in range(2):  # damaged files get no stamp
         with pytest.raises(UserError, match=r"a\.bin .*`dvc repro --force bake`"):
             verify(made, "bake", stamps=tmp_path / "stamps")
 
