@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -145,9 +144,9 @@ def test_the_loss_scale_and_the_averages_continue_too_and_the_averages_are_publi
             train(params, small_machine(tmp_path / "b"), tfrecords=small_tfrecords, out=tmp_path / "model_b")
     trainers: list[Trainer] = []
 
-    def write(params: Train, trainer: Trainer, *arguments: Any, **options: Any) -> None:
-        trainers.append(trainer)
-        result.write_result(params, trainer, *arguments, **options)
+    def write(training: result.FinishedTraining, out: Path) -> None:
+        trainers.append(training.trainer)
+        result.write_result(training, out)
 
     monkeypatch.setattr("mlimages.training.loop.write_result", write)
     for name in ("a", "b"):

@@ -32,7 +32,7 @@ from mlimages.training.distribution import (
     shared_input,
 )
 from mlimages.training.metrics_log import LOG, NO_VALIDATION, TENSORBOARD, TrainingLog
-from mlimages.training.result import INPUT_STEPS, exchange_seconds, input_seconds, write_result
+from mlimages.training.result import INPUT_STEPS, FinishedTraining, exchange_seconds, input_seconds, write_result
 from mlimages.training.run_record import arithmetic
 from mlimages.training.schedule import Phase, build_schedule, phases
 from mlimages.training.step import Trainer
@@ -175,16 +175,16 @@ class Training:
             return
         if self.stopped_early:
             print(self.stopped_early, flush=True)
-        published = self.last_step
-        if self.params.publish == "best":
-            published = self.checkpoints.restore_best()
-        data = {"manifest_sha256": sha256(self.tfrecords / MANIFEST), "classes": self.classes,
-                "images": len(self.records)}
-        made = input_seconds(self._batches(range(INPUT_STEPS), self.params.pixels, self.role.replicas(self.replicas)))
-        write_result(self.params, self.trainer, self._class_table(), data, published, log=self.work / LOG,
-                     out=self.work / "out", exchange=exchange, made=made, seconds=self.checkpoints.seconds,
-                     stopped_early=self.stopped_early,
-                     machine={"workers": self.role.workers, "readers": self.machine.workers})
+        batches = self._batches(range(INPUT_STEPS), self.params.pixels, self.role.replicas(self.replicas))
+        finished = FinishedTraining(
+            params=self.params, trainer=self.trainer, classes=self._class_table(),
+            data={"manifest_sha256": sha256(self.tfrecords / MANIFEST), "classes": self.classes,
+                  "images": len(self.records)},
+            machine={"workers": self.role.workers, "readers": self.machine.workers}, log=self.work / LOG,
+            published_step=self.checkpoints.restore_best() if self.params.publish == "best" else self.last_step,
+            stopped_early=self.stopped_early, wall_seconds=self.checkpoints.seconds, exchange_seconds=exchange,
+            input_seconds=input_seconds(batches))
+        write_result(finished, self.work / "out")
 
     def _class_table(self) -> ClassTable:
         """The classes of the records. Tables of older records have neither WordNet ids nor synonyms."""
