@@ -133,11 +133,11 @@ def test_a_training_that_began_with_other_arithmetic_is_not_continued(
     assert not (tmp_path / "model").exists()
 
 
-def test_the_loss_scale_and_the_averages_continue_too_and_the_averages_are_published(
+def test_the_loss_scale_dropout_and_the_averages_continue_too_and_the_averages_are_published(
         small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    params = dataclasses.replace(small_train, precision="mixed_float16", ema_decay=0.9, steps=3, epochs=None,
-                                 warmup=0.0, validation_images=0)
+    params = dataclasses.replace(small_train, precision="mixed_float16", ema_decay=0.9, dropout=0.5, steps=3,
+                                 epochs=None, warmup=0.0, validation_images=0)
     with monkeypatch.context() as patch:
         patch.setattr("mlimages.training.step.Trainer.train", stopping_at(2, signal.SIGTERM))
         with pytest.raises(UserError, match="after step 2 of 3"):

@@ -12,7 +12,16 @@ import pytest
 import tensorflow as tf
 
 from mlimages.core.params import Train
-from mlimages.training.losses import ClassBalancedLoss, FocalLoss, Loss, SigmoidLoss, SoftmaxLoss, build_loss
+from mlimages.training.losses import (
+    ClassBalancedLoss,
+    FocalLoss,
+    Loss,
+    SigmoidLoss,
+    SoftmaxLoss,
+    build_class_weights,
+    build_loss,
+    multi_label_warning,
+)
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CASES = ["dev_all", "dev_none", "dev_masked"]
@@ -217,6 +226,39 @@ def test_label_smoothing_does_not_change_which_classes_are_present() -> None:
     loss = ClassBalancedLoss(2, 0.7, 1.0, label_smoothing=0.2)
     loss(labels, logits)
     assert loss.counters()["batches_present"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("rule, expected", [("inverse_frequency", [1, 4, 0.25, 4]),
+                                            ("inverse_sqrt_frequency", [1, 2, 0.5, 2])])
+def test_class_weights_fall_with_the_number_of_records_and_have_the_mean_1(rule: str, expected: list[float]) -> None:
+    weights = build_class_weights(rule, np.array([4, 1, 16, 0]))
+    assert weights is not None and weights.dtype == np.float32
+    np.testing.assert_allclose(weights, np.array(expected) / np.mean(expected), rtol=1e-6)
+    assert build_class_weights(None, np.array([4, 1])) is None
+
+
+def test_class_weights_multiply_the_sigmoid_loss_of_each_class() -> None:
+    labels, logits, weights = float32([[1, 0], [0, 0.5]]), float32([[0.3, -2], [1, 4]]), float32([0.5, 3])
+    likelihood = 1 / (1 + np.exp(-logits))
+    terms = -(labels * np.log(likelihood) + (1 - labels) * np.log(1 - likelihood))
+    for loss in (SigmoidLoss(class_weights=weights), FocalLoss(0.0, 0.0, class_weights=weights)):
+        cost, gradient = cost_and_gradient(loss, labels, logits)
+        assert cost == pytest.approx((weights * terms).sum() / 2, rel=1e-5)
+        np.testing.assert_allclose(gradient, weights * (likelihood - labels) / 2, rtol=1e-5)
+
+
+def test_class_weights_multiply_the_softmax_loss_of_each_image_by_that_of_its_class() -> None:
+    labels, logits, weights = float32([[0, 1, 0], [1, 0, 0]]), float32([[0.3, -2, 1], [1, 4, 2]]), float32([0.5, 2, 1])
+    each = -np.log((np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))[[0, 1], [1, 0]])
+    cost, _ = cost_and_gradient(SoftmaxLoss(class_weights=weights), labels, logits)
+    assert cost == pytest.approx((2 * each[0] + 0.5 * each[1]) / 2, rel=1e-5)
+
+
+def test_softmax_warns_of_images_with_several_classes(small_train: Train) -> None:
+    softmax, records = dataclasses.replace(small_train, loss="softmax"), np.array([3, 2, 0])
+    assert "4 training images have 5 classes" in multi_label_warning(softmax, records, 4)
+    assert multi_label_warning(softmax, records, 5) == ""
+    assert multi_label_warning(dataclasses.replace(small_train, loss="sigmoid"), records, 4) == ""
 
 
 @pytest.mark.parametrize("name, kind", [("class_balanced", ClassBalancedLoss), ("sigmoid", SigmoidLoss),

@@ -17,7 +17,7 @@ from mlimages.core.params import Machine, Train
 from mlimages.training.distribution import build_strategy, distribute, replica_batch, shared_input
 from mlimages.training.losses import SigmoidLoss
 from mlimages.training.optimizer import FIRST_SCALE
-from mlimages.training.step import Trainer
+from mlimages.training.step import FeatureDropout, Trainer
 
 CLASSES, STEPS = 5, 4
 RNG = np.random.default_rng(0)
@@ -47,6 +47,9 @@ for name, changes in (("local", {}), ("synchronized", {"batch_norm": "synchroniz
         copies = [value.numpy() for value in strategy.experimental_local_results(variable.value)]
         assert all((copy == copies[0]).all() for copy in copies), variable.path
         results[f"{name}_{index}"] = copies[0]
+dropping = Trainer(dataclasses.replace(Train(**params), dropout=0.5), data["labels"].shape[-1], strategy)
+masks = strategy.experimental_local_results(strategy.run(lambda: dropping.dropout.mask(4, 100)))
+results["equal_masks"] = (masks[0].numpy() == masks[1].numpy()).mean()
 # More than a sum of float16 holds: the step is left out, and the scale halved.
 before = [variable.numpy() for variable in trainer.model.trainable_variables]
 trainer.scale.scale.assign(2.0**60)
@@ -147,6 +150,7 @@ def test_two_replicas_take_the_same_steps_where_batch_norm_is_synchronized(
         weights = {name: [results[f"{name}_{index}"] for index in range(len(plain.weights))]
                    for name in ("local", "synchronized", "bfloat16", "float16")}
         np.testing.assert_allclose(results["synchronized_losses"], alone.losses, rtol=1e-3)
+        assert 0.4 < results["equal_masks"] < 0.6, "replicas drop other features"
         assert not results["moved"].any() and results["scale"] == 2.0**59
     assert apart(weights["synchronized"], alone.weights) < 2e-2
     for half in ("bfloat16", "float16"):
@@ -156,7 +160,7 @@ def test_two_replicas_take_the_same_steps_where_batch_norm_is_synchronized(
 
 
 def test_a_batch_in_parts_has_the_gradient_of_the_whole_but_for_batch_norm(run: Callable[..., Ran]) -> None:
-    calm = {"batch_norm_momentum": 0.0}
+    calm = {"batch_norm_momentum": 0.0, "dropout": 0.5}
     whole, parts = run(calm), run({**calm, "gradient_accumulation": 2})
     assert parts.losses[0] == pytest.approx(whole.losses[0], rel=0.02)
     assert parts.losses[0] != whole.losses[0]
@@ -216,7 +220,8 @@ def test_the_average_of_the_weights_is_what_would_be_published(run: Callable[...
 
 
 @pytest.mark.parametrize("change", [{"clip_norm": 0.01}, {"weight_decay": 0.1}, {"momentum": 0.0}, {"seed": 9},
-                                    {"loss": "focal"}, {"batch_norm_momentum": 0.5}, {"label_smoothing": 0.1}])
+                                    {"loss": "focal"}, {"batch_norm_momentum": 0.5}, {"label_smoothing": 0.1},
+                                    {"dropout": 0.5}])
 def test_a_change_of_a_parameter_changes_the_weights(run: Callable[..., Ran], plain: Ran,
                                                      change: dict[str, Any]) -> None:
     assert apart(run(change).weights, plain.weights) > 1e-3
@@ -226,6 +231,25 @@ def test_the_validation_loss_takes_the_labels_without_smoothing(run: Callable[..
     trainer = run({"loss": "sigmoid", "label_smoothing": 0.5}).trainer
     loss, logits = trainer.evaluate(tf.constant(IMAGES[0]), tf.constant(LABELS[0]))
     assert float(loss) == pytest.approx(float(SigmoidLoss()(LABELS[0], logits)), rel=1e-5)
+
+
+def test_dropout_repeats_to_the_bit_and_is_only_in_training(run: Callable[..., Ran]) -> None:
+    one, other, another = run({"dropout": 0.5}), run({"dropout": 0.5}, steps_per_call=3), run({"dropout": 0.4})
+    assert apart(one.weights, other.weights) == 0 and one.losses.tolist() == other.losses.tolist()
+    assert one.losses[0] != another.losses[0]
+    _, logits = one.trainer.evaluate(tf.constant(IMAGES[0]), tf.constant(LABELS[0]))
+    np.testing.assert_allclose(logits, one.trainer.model(IMAGES[0], training=False), rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_sets_its_share_of_the_features_to_0_and_keeps_their_mean() -> None:
+    dropout = FeatureDropout(0.25, seed=3)
+    first, second = (dropout.mask(500, 40).numpy() for _ in range(2))
+    assert set(np.unique(first)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert 0.24 < (first == 0).mean() < 0.26 and 0.3 < (first != second).mean() < 0.45
+    resumed, other = FeatureDropout(0.25, seed=3), FeatureDropout(0.25, seed=4)
+    resumed.step.assign(1)
+    np.testing.assert_array_equal(resumed.mask(500, 40), second)
+    assert (other.mask(500, 40).numpy() != first).any()
 
 
 def test_clipping_makes_the_steps_small(run: Callable[..., Ran]) -> None:

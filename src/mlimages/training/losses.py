@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from mlimages.core.params import Train
@@ -22,8 +23,9 @@ class Loss(ABC):
 
     variables: tuple[Any, ...] = ()
 
-    def __init__(self, replicas: int = 1, *, label_smoothing: float = 0.0) -> None:
-        self._replicas, self._label_smoothing = replicas, label_smoothing
+    def __init__(self, *, replicas: int = 1, label_smoothing: float = 0.0,
+                 class_weights: np.ndarray | None = None) -> None:
+        self._replicas, self._label_smoothing, self._class_weights = replicas, label_smoothing, class_weights
         self._fused_sum = jit_compiled(self._sum)
 
     def __call__(self, labels: Any, logits: Any) -> Any:
@@ -34,8 +36,8 @@ class Loss(ABC):
         return {}
 
     def weigh(self, labels: Any) -> Any:
-        """What weight each class has in this batch: float32 [classes]."""
-        return ops.ones_like(labels[0])
+        """The weight of each class in this batch, by default `class_weights` or 1: float32 [classes]."""
+        return ops.ones_like(labels[0]) if self._class_weights is None else ops.convert_to_tensor(self._class_weights)
 
     def smooth(self, labels: Any) -> Any:
         """The labels y as (1 - e) y + e / 2, with e = `label_smoothing`, as in Keras' BinaryCrossentropy.
@@ -66,8 +68,8 @@ class SigmoidLoss(Loss):
     The gradient is written out: it needs only labels and logits again, and keeps nothing from the loss.
     """
 
-    def __init__(self, positive_weight: float = 1.0, *, replicas: int = 1, label_smoothing: float = 0.0) -> None:
-        super().__init__(replicas, label_smoothing=label_smoothing)
+    def __init__(self, positive_weight: float = 1.0, **options: Any) -> None:
+        super().__init__(**options)
         self._positive_weight = positive_weight
         self._fused_slopes = jit_compiled(self._slopes)
 
@@ -109,9 +111,9 @@ class ClassBalancedLoss(SigmoidLoss):
     """
 
     def __init__(self, classes: int, positive_threshold: float = 0.7, negative_selection: float = 0.1,
-                 positive_weight: float = 12.0, *, seed: int = 0, replicas: int = 1, label_smoothing: float = 0.0,
-                 sum_over_replicas: Callable[[Any], Any] = lambda tensor: tensor) -> None:
-        super().__init__(positive_weight, replicas=replicas, label_smoothing=label_smoothing)
+                 positive_weight: float = 12.0, *, seed: int = 0,
+                 sum_over_replicas: Callable[[Any], Any] = lambda tensor: tensor, **options: Any) -> None:
+        super().__init__(positive_weight, **options)
         self._classes = classes
         self._threshold = positive_threshold
         self._selection = negative_selection
@@ -156,8 +158,8 @@ class FocalLoss(Loss):
     """
 
     def __init__(self, gamma_positive: float, gamma_negative: float, *, margin: float = 0.0,
-                 alpha: float | None = None, replicas: int = 1, label_smoothing: float = 0.0) -> None:
-        super().__init__(replicas, label_smoothing=label_smoothing)
+                 alpha: float | None = None, **options: Any) -> None:
+        super().__init__(**options)
         self._gammas = gamma_positive, gamma_negative
         self._margin = margin
         self._alphas = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
@@ -190,7 +192,7 @@ class SoftmaxLoss(Loss):
         return (1 - self._label_smoothing) * targets + self._label_smoothing * uniform
 
     def _sum(self, labels: Any, logits: Any, weights: Any) -> Any:
-        return -ops.sum(_distribution(weights * labels) * ops.log_softmax(logits, axis=1))
+        return -ops.sum(weights * _distribution(labels) * ops.log_softmax(logits, axis=1))
 
 
 def _distribution(labels: Any) -> Any:
@@ -212,18 +214,42 @@ def _power(base: Any, exponent: float) -> Any:
     return ops.power(ops.maximum(base, 1e-7), exponent)
 
 
-def build_loss(params: Train, classes: int, replicas: int, sum_over_replicas: Callable[[Any], Any]) -> Loss:
+def build_class_weights(rule: str | None, class_records: np.ndarray) -> np.ndarray | None:
+    """The weights of the classes by a rule of `train.class_weights`: float32 [classes], None without a rule.
+
+    With n training records of a class, and at least 1, its weight is proportional to 1 / n (`inverse_frequency`) or to
+    1 / sqrt(n) (`inverse_sqrt_frequency`). The mean of the weights is 1, as in Cui et al., arXiv 1901.05555.
+    """
+    if rule is None:
+        return None
+    powers = {"inverse_frequency": 1.0, "inverse_sqrt_frequency": 0.5}
+    weights = np.maximum(class_records, 1.0) ** -powers[rule]
+    return (weights / weights.mean()).astype(np.float32)
+
+
+def multi_label_warning(params: Train, class_records: np.ndarray, images: int) -> str:
+    """A warning if the loss is softmax and the training images have more than one class each; "" otherwise.
+
+    `class_records` are the training records of each class, `images` is the number of all records.
+    """
+    labels = int(class_records.sum())
+    if params.loss != "softmax" or labels <= images:
+        return ""
+    return (f"WARNING: train.loss is softmax, which expects one class for each image, but {images:,} training images "
+            f"have {labels:,} classes: the classes of an image share its probability. For images of several classes, "
+            f"set train.loss to sigmoid")
+
+
+def build_loss(params: Train, classes: int, replicas: int, sum_over_replicas: Callable[[Any], Any],
+               class_weights: np.ndarray | None = None) -> Loss:
     """The loss that params.yaml names; create it inside the strategy's scope."""
-    smoothing = params.label_smoothing
+    options: dict[str, Any] = {"replicas": replicas, "label_smoothing": params.label_smoothing,
+                               "class_weights": class_weights}
     if params.loss == "class_balanced":
         return ClassBalancedLoss(classes, params.positive_threshold, params.negative_selection, params.positive_weight,
-                                 seed=params.seed, replicas=replicas, label_smoothing=smoothing,
-                                 sum_over_replicas=sum_over_replicas)
+                                 seed=params.seed, sum_over_replicas=sum_over_replicas, **options)
     if params.loss == "asymmetric":
-        return FocalLoss(0.0, params.asymmetric_gamma_negative, margin=params.asymmetric_margin, replicas=replicas)
+        return FocalLoss(0.0, params.asymmetric_gamma_negative, margin=params.asymmetric_margin, **options)
     if params.loss == "focal":
-        return FocalLoss(params.focal_gamma, params.focal_gamma, alpha=params.focal_alpha, replicas=replicas,
-                         label_smoothing=smoothing)
-    if params.loss == "softmax":
-        return SoftmaxLoss(replicas, label_smoothing=smoothing)
-    return SigmoidLoss(replicas=replicas, label_smoothing=smoothing)
+        return FocalLoss(params.focal_gamma, params.focal_gamma, alpha=params.focal_alpha, **options)
+    return SoftmaxLoss(**options) if params.loss == "softmax" else SigmoidLoss(**options)

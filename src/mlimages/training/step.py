@@ -17,6 +17,33 @@ from mlimages.training.distribution import LocalSGD, all_reduce, sum_over_replic
 from mlimages.training.losses import build_loss
 from mlimages.training.optimizer import LossScale, WeightAverage, build_optimizer
 
+DROPOUT_STREAM = 5  # the first number of the seeds; random_draws.py and sampler.py have others
+
+
+class FeatureDropout:
+    """Sets a share `rate` of the features to 0 and divides the others by 1 - `rate`.
+
+    Source: Srivastava et al., Journal of Machine Learning Research 15, 2014. The mask follows from the seed, the step
+    and the replica alone, so a resumed training has the same masks.
+    """
+
+    def __init__(self, rate: float, seed: int) -> None:
+        self._rate, self._seed = rate, seed
+        self.step = keras.Variable(0, trainable=False, dtype="int64")
+
+    @property
+    def variables(self) -> list[Any]:
+        return [self.step]
+
+    def mask(self, images: Any, features: int) -> Any:
+        """The factors of this replica's features in the next step: float32 [images, features]."""
+        seed = tf.constant([DROPOUT_STREAM, self._seed], tf.int64)
+        for part in (self.step.value, tf.distribute.get_replica_context().replica_id_in_sync_group):
+            seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(part, tf.int64), alg="philox")
+        self.step.assign(self.step.value + 1)
+        kept = tf.random.stateless_uniform([images, features], seed, alg="philox") >= self._rate
+        return tf.cast(kept, tf.float32) / (1 - self._rate)
+
 
 class Trainer:
     """The network, its loss and its optimizer on all replicas of a strategy.
@@ -30,7 +57,8 @@ class Trainer:
     call the gradients were not finite however small the loss scale was.
     """
 
-    def __init__(self, params: Train, classes: int, strategy: Any, *, steps_per_call: int = 1) -> None:
+    def __init__(self, params: Train, classes: int, strategy: Any, *, steps_per_call: int = 1,
+                 class_weights: np.ndarray | None = None) -> None:
         keras.utils.set_random_seed(params.seed)
         self.strategy = strategy
         self.stopping = False
@@ -51,10 +79,13 @@ class Trainer:
                 _freeze(self.model, params.freeze_through)
             # Of the global batch's loss a replica has a share; of that of a step which it takes alone, all.
             self._shares = self._replicas if self.local_sgd_steps == 1 else 1
-            self.loss = build_loss(params, classes, self._shares, sum_over_replicas)
+            self.loss = build_loss(params, classes, self._shares, sum_over_replicas, class_weights)
             self.optimizer = build_optimizer(params, self.model.trainable_variables)
             self.scale = self._loss_scale(params)
+            self.dropout = FeatureDropout(params.dropout, params.seed) if params.dropout else None
             self.average = WeightAverage(self.model.variables, params.ema_decay) if params.ema_decay else None
+        self._logits_layer = self.model.get_layer("logits")
+        self._features = keras.Model(self.model.inputs, self._logits_layer.input)
         self._local_sgd = LocalSGD([*self.model.trainable_variables, *self.optimizer.moments,
                                  *(self.average.averages if self.average else [])], self.exchange, self._replicas)
         gpus = bool(tf.config.list_physical_devices("GPU"))
@@ -81,7 +112,7 @@ class Trainer:
     def variables(self) -> dict[str, list[Any]]:
         """All that changes from step to step, by what it belongs to."""
         parts = {"network": self.model, "loss": self.loss, "optimizer": self.optimizer, "scale": self.scale,
-                 "average": self.average}
+                 "dropout": self.dropout, "average": self.average}
         return {name: [variable.value for variable in part.variables] for name, part in parts.items() if part}
 
     def train(self, batches: Iterator[Any], rates: np.ndarray, *, stop: bool = False) -> np.ndarray:
@@ -147,10 +178,11 @@ class Trainer:
         """Float32 [3], the same on all replicas: the loss, how many are to stop, whether the gradients overflowed."""
         images, labels = self._finish(*batch)
         weights, labels = self.loss.weigh(labels), self.loss.smooth(labels)
+        mask = self.dropout.mask(tf.shape(images)[0], self._features.output_shape[-1]) if self.dropout else None
         if self._parts == 1:
-            loss, gradients = self._part(images, labels, weights)
+            loss, gradients = self._part(images, labels, weights, mask)
         else:
-            loss, gradients = self._accumulated(images, labels, weights)
+            loss, gradients = self._accumulated(images, labels, weights, mask)
         sums = tf.stack([loss * self._shares / self._replicas, stop])
         if self._replicas > 1:
             gradients = self.exchange(gradients) if self.local_sgd_steps == 1 else gradients
@@ -169,7 +201,7 @@ class Trainer:
         summed = all_reduce([tf.cast(gradient, self.exchanged) for gradient in gradients])
         return [tf.cast(total, gradient.dtype) for total, gradient in zip(summed, gradients, strict=True)]
 
-    def _accumulated(self, images: Any, labels: Any, weights: Any) -> tuple[Any, list[Any]]:
+    def _accumulated(self, images: Any, labels: Any, weights: Any, mask: Any) -> tuple[Any, list[Any]]:
         """Loss and gradients of the replica's batch, from one part of it after the other."""
         size = tf.shape(images)[0] // self._parts
         loss = tf.constant(0.0)
@@ -177,15 +209,22 @@ class Trainer:
         for index in tf.range(self._parts):
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
             part = slice(index * size, (index + 1) * size)
-            more, steeper = self._part(images[part], labels[part], weights)
+            more, steeper = self._part(images[part], labels[part], weights, None if mask is None else mask[part])
             loss += more / self._parts
             gradients = [one + other / self._parts for one, other in zip(gradients, steeper, strict=True)]
         return loss, gradients
 
-    def _part_of_replica(self, images: Any, labels: Any, weights: Any) -> tuple[Any, list[Any]]:
-        """The loss of some images, and its gradients, times the loss scale where there is one."""
+    def _part_of_replica(self, images: Any, labels: Any, weights: Any, mask: Any) -> tuple[Any, list[Any]]:
+        """The loss of some images, and its gradients, times the loss scale where there is one.
+
+        `mask` multiplies the features, None: nothing does.
+        """
         with tf.GradientTape() as tape:
-            loss = self.loss.cost(labels, self.model(images, training=True), weights)
+            if mask is None:
+                logits = self.model(images, training=True)
+            else:
+                logits = self._logits_layer(self._features(images, training=True) * mask)
+            loss = self.loss.cost(labels, logits, weights)
             scaled = loss * self.scale.scale.value if self.scale else loss
         return loss, tape.gradient(scaled, [variable.value for variable in self.model.trainable_variables])
 
