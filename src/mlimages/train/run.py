@@ -22,13 +22,16 @@ from mlimages.network.initial_weights import find_initial_weights
 def work_folder(params: Train, machine: Machine, tfrecords: str | Path) -> Path:
     """The folder in which this training works. Raises UserError for missing records or initial weights."""
     read_manifest(tfrecords, "convert")
-    key = scratch.key(params, inputs=[tfrecords], files=_initial_files(params, machine), stage="train")
-    return scratch.root(machine) / "train" / key
+    return _work_folder(_settings(params, machine, tfrecords), machine)
 
 
-def _initial_files(params: Train, machine: Machine) -> list[Path]:
+def _settings(params: Train, machine: Machine, tfrecords: str | Path) -> dict[str, Any]:
     start = find_initial_weights(params, machine)
-    return [] if start is None else initial_weight_files(start)
+    return scratch.settings(params, inputs=[tfrecords], files=[] if start is None else initial_weight_files(start))
+
+
+def _work_folder(settings: Mapping[str, Any], machine: Machine) -> Path:
+    return scratch.root(machine) / "train" / scratch.settings_key(settings, stage="train")
 
 
 def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfrecords",
@@ -43,12 +46,12 @@ def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfre
     publishes nothing, and returns the folder of the chief's result.
     """
     manifest = verify(tfrecords, "convert", stamps=scratch.stamps(machine))
-    work = work_folder(params, machine, tfrecords)
+    settings = _settings(params, machine, tfrecords)
+    work = _work_folder(settings, machine)
     if params.strategy == "multi_worker" and machine.launcher == "environment" and read_environment().index:
         if not (work / "out" / METRICS).exists():
             train_in_place(params, machine, tfrecords=Path(tfrecords), work=work)
         return work / "out"
-    settings = scratch.settings(params, inputs=[tfrecords], files=_initial_files(params, machine))
     with scratch.workspace("train", machine, work.name, out, settings):
         if not (work / "out" / METRICS).exists():
             shutil.rmtree(work / "out", ignore_errors=True)

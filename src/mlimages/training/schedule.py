@@ -27,7 +27,7 @@ class Schedule(NamedTuple):
     def __call__(self, steps: np.ndarray | range | int) -> np.ndarray:
         """The rates of steps counted from 0: float32, shaped like `steps`."""
         step = np.asarray(steps, np.float64)
-        stair = np.floor(step * WARMUP_STAIRS / max(self.warmup_steps, 1))
+        stair = np.floor(np.minimum(step, self.warmup_steps) * WARMUP_STAIRS / max(self.warmup_steps, 1))
         warmup = self.rate * WARMUP_STAIRS ** ((stair - WARMUP_STAIRS) / WARMUP_STAIRS)
         if self.kind == "cosine":
             done = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
