@@ -171,6 +171,19 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole_but_for_batch_norm(run: 
     np.testing.assert_allclose(parts.weights[bias], whole.weights[bias], atol=0.05 * np.abs(whole.weights[bias]).max())
 
 
+def test_float16_gradients_that_overflow_change_no_weights(run: Callable[..., Ran]) -> None:
+    ran = run({"precision": "mixed_float16"}, rate=0.0)
+    before, scale = [weight.numpy() for weight in ran.trainer.model.trainable_variables], ran.trainer.scale
+    assert scale is not None
+    batches = distribute(ran.trainer.strategy, lambda context: tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)))
+    for value, changes in ((2.0**60, False), (2.0**10, True)):
+        scale.scale.assign(value)
+        ran.trainer.train(batches, np.array([0.05], np.float32))
+        assert any((weight.numpy() != old).any() for weight, old in
+                   zip(ran.trainer.model.trainable_variables, before, strict=True)) == changes
+        assert scale.scale.numpy() == (value if changes else value / 2)
+
+
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_in_mixed_precision_the_steps_are_nearly_the_same(run: Callable[..., Ran], plain: Ran, precision: str) -> None:
     mixed = run({"precision": precision})

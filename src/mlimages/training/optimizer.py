@@ -155,11 +155,16 @@ def _scaled(rate: Any, scale: float) -> Any:
     return rate if scale == 1.0 else rate * scale
 
 
-class LossScale:
-    """Keeps float16 gradients in range: the loss is multiplied by a scale, the gradients divided by it.
+def all_finite(gradients: Sequence[Any]) -> Any:
+    """Whether all values of all gradients are finite: a bool tensor."""
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
 
-    A step whose gradients are not all finite changes nothing and halves the scale, which begins with `first`, down to
-    `least`; after 2,000 others in a row it doubles.
+
+class LossScale:
+    """Keeps float16 gradients in range: the loss is multiplied by a scale, and the gradients are divided by it.
+
+    The scale begins with `first`. A step whose gradients are not all finite changes no weights and halves the scale,
+    but not below `least`. After 2,000 finite steps in a row the scale doubles.
     """
 
     def __init__(self, first: float = FIRST_SCALE, least: float = 1.0) -> None:
@@ -171,25 +176,22 @@ class LossScale:
     def variables(self) -> list[Any]:
         return [self.scale, self.good_steps]
 
-    def apply(self, optimizer: Optimizer, gradients: Sequence[Any], rate: Any) -> Any:
-        """What `optimizer` does with the gradients, of the scaled loss, if they are finite.
+    def unscale(self, gradients: Sequence[Any]) -> list[Any]:
+        """The gradients of the loss, from those of the scaled loss."""
+        return [gradient / self.scale.value for gradient in gradients]
 
-        Returns a bool tensor: whether they are not, and no lower scale could mend it.
+    def update(self, finite: Any) -> Any:
+        """Change the scale after a step. `finite` says whether its gradients were all finite, a bool tensor.
+
+        Returns whether the step overflowed with the scale already at `least`: a bool tensor.
         """
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
         scale = self.scale.value
-
-        def step() -> Any:
-            optimizer.apply([gradient / scale for gradient in gradients], rate)
-            return tf.constant(True)
-
-        tf.cond(finite, step, lambda: tf.constant(False))
-        hopeless = ~finite & (scale <= self._least)
+        overflowed = ~finite & (scale <= self._least)
         good = tf.where(finite, self.good_steps.value + 1, 0)
         grown = tf.where(good >= STEPS_TO_DOUBLE, 2 * scale, scale)
         self.scale.assign(tf.where(finite, grown, tf.maximum(scale / 2, self._least)))
         self.good_steps.assign(good % STEPS_TO_DOUBLE)
-        return hopeless
+        return overflowed
 
 
 class WeightAverage:

@@ -15,7 +15,7 @@ from mlimages.network.load_weights import load_weights
 from mlimages.network.resnet import build, freeze_through
 from mlimages.training.distribution import LocalSGD, all_reduce, sum_over_replicas
 from mlimages.training.losses import build_loss
-from mlimages.training.optimizer import LossScale, WeightAverage, build_optimizer
+from mlimages.training.optimizer import LossScale, WeightAverage, all_finite, build_optimizer
 
 DROPOUT_STREAM = 5  # the first number of the seeds; random_draws.py and sampler.py have others
 
@@ -189,7 +189,10 @@ class Trainer:
             sums = self._average_statistics(sums)
         overflowed = tf.constant(False)
         if self.scale:
-            overflowed = self.scale.apply(self.optimizer, gradients, rate)
+            finite = all_finite(gradients)
+            if finite:
+                self.optimizer.apply(self.scale.unscale(gradients), rate)
+            overflowed = self.scale.update(finite)
         else:
             self.optimizer.apply(gradients, rate)
         if self.average:
