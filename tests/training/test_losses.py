@@ -1,4 +1,4 @@
-"""The losses are the released program's, on one replica and on several."""
+"""The losses equal the released program's and those of their papers, on one replica and on several."""
 
 import dataclasses
 import subprocess
@@ -89,7 +89,7 @@ def cost_and_gradient(loss: Callable[..., Any], labels: np.ndarray, logits: np.n
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_cost_and_gradient_are_the_released_programs_batch_after_batch(case: str) -> None:
+def test_cost_and_gradient_of_successive_batches_equal_the_released_programs(case: str) -> None:
     expected = reference(case)
     loss = ClassBalancedLoss(8, float(expected["thres"]), float(expected["neg_select"]))
     for step in range(14):
@@ -133,7 +133,7 @@ def test_replicas_share_the_cost_and_the_gradient_of_the_global_batch(case: str,
             np.testing.assert_allclose(results[f"gradient_{replicas}"], halves, rtol=1e-5, atol=1e-5)
 
 
-def test_a_label_that_is_not_known_adds_nothing_and_has_no_gradient() -> None:
+def test_unknown_labels_have_no_cost_and_no_gradient() -> None:
     labels = float32([[1, -1, 0, -1], [-1, 0.9, -1, 0]])
     logits = float32([[2, 9, -1, -9], [5, 1, -5, 3]])
     others = np.where(labels == -1, -logits, logits)
@@ -165,14 +165,14 @@ def test_the_sigmoid_loss_sums_over_classes_and_takes_the_mean_over_the_global_b
     assert sum(shares) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_focal_loss_is_the_one_of_its_paper() -> None:
+def test_the_focal_loss_has_the_formula_of_its_paper() -> None:
     labels, logits = float32([[1, 0], [0, 1]]), float32([[0.3, -2], [1, 4]])
     right = np.where(labels == 1, 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(logits)))
     expected = (-np.where(labels == 1, 0.25, 0.75) * (1 - right) ** 2 * np.log(right)).sum() / 2
     assert float(FocalLoss(2.0, 2.0, alpha=0.25)(labels, logits)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_asymmetric_loss_is_the_one_of_its_paper() -> None:
+def test_the_asymmetric_loss_has_the_formula_of_its_paper() -> None:
     labels, logits = float32([[1, 0, 0], [0, 1, 0]]), float32([[0.3, -2, -5], [1, 4, -0.5]])
     chance = 1 / (1 + np.exp(-logits))
     shifted = np.maximum(chance - 0.05, 0)
@@ -182,7 +182,7 @@ def test_the_asymmetric_loss_is_the_one_of_its_paper() -> None:
     assert gradient[0, 2] == 0, "within the margin"
 
 
-def test_without_focusing_the_focused_loss_is_sigmoid_cross_entropy() -> None:
+def test_the_focal_loss_with_gamma_0_is_sigmoid_cross_entropy() -> None:
     labels, logits = float32([[1, 0], [-1, 0.5]]), float32([[0.3, -2], [1, 4]])
     assert float(FocalLoss(0.0, 0.0)(labels, logits)) == pytest.approx(float(SigmoidLoss()(labels, logits)), rel=1e-6)
 
@@ -282,7 +282,7 @@ def test_every_parameter_of_a_loss_changes_it(small_train: Train, name: str, cha
     assert one != pytest.approx(other, rel=1e-3)
 
 
-def test_absent_classes_are_selected_with_the_probability_asked_for_drawn_anew_each_batch() -> None:
+def test_absent_classes_are_selected_with_the_given_probability_in_each_batch() -> None:
     loss = ClassBalancedLoss(2000, negative_selection=0.1, seed=5)
     labels, logits = np.zeros((1, 2000), np.float32), np.zeros((1, 2000), np.float32)
     first, second = (cost_and_gradient(loss, labels, logits)[1][0] != 0 for _ in range(2))

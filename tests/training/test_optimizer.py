@@ -65,7 +65,7 @@ def test_clipping_bounds_the_gradient_of_the_weight_decay_too() -> None:
     assert [float(one[0]) for one in weights] == pytest.approx([3 - 0.6, 4 - 0.8])
 
 
-def test_without_momentum_nothing_is_left_of_an_earlier_gradient() -> None:
+def test_without_momentum_earlier_gradients_have_no_effect() -> None:
     position = weight(0.0)
     optimizer = Momentum([position], 0.0)
     for gradient in (1.0, 0.0):
@@ -73,7 +73,7 @@ def test_without_momentum_nothing_is_left_of_an_earlier_gradient() -> None:
     assert float(position[0]) == -1.0
 
 
-def test_adamw_is_that_of_keras_but_that_batch_norms_weights_do_not_decay() -> None:
+def test_adamw_equals_that_of_keras_except_for_weight_decay_of_batch_norm() -> None:
     ours, theirs = ([weight(2.0, -1.0, name=name) for name in ("kernel", "gamma")] for _ in range(2))
     rivals = [keras.optimizers.AdamW(0.1, weight_decay=decay, beta_1=0.8, beta_2=0.95, epsilon=1e-7)
               for decay in (0.3, 0.0)]

@@ -76,7 +76,7 @@ class Ran:
         self.weights = self.trainer.model.get_weights()
 
 
-def apart(one: list[np.ndarray], other: list[np.ndarray]) -> float:
+def difference(one: list[np.ndarray], other: list[np.ndarray]) -> float:
     """The greatest difference of weights, relative to the greatest weight."""
     return max(float(np.abs(first - second).max() / np.abs(first).max())
                for first, second in zip(one, other, strict=True) if first.any())
@@ -100,17 +100,17 @@ def plain(run: Callable[..., Ran]) -> Ran:
 def test_several_steps_in_one_call_are_the_same_steps_to_the_bit(run: Callable[..., Ran], plain: Ran) -> None:
     many = run(steps_per_call=3)  # and one more in a call of its own
     assert many.losses.tolist() == plain.losses.tolist()
-    assert apart(many.weights, plain.weights) == 0
+    assert difference(many.weights, plain.weights) == 0
     assert many.trainer.call.experimental_get_tracing_count() == 1
 
 
 def test_one_device_takes_the_same_steps_as_a_mirror_of_one_to_the_bit(run: Callable[..., Ran], plain: Ran) -> None:
     alone = run({"strategy": "one_device"})
     assert alone.losses.tolist() == plain.losses.tolist()
-    assert apart(alone.weights, plain.weights) == 0
+    assert difference(alone.weights, plain.weights) == 0
 
 
-def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(small_train: Train) -> None:
+def test_a_batch_that_replicas_cannot_share_evenly_is_refused(small_train: Train) -> None:
     assert replica_batch(dataclasses.replace(small_train, batch=12), 3) == 4
     with pytest.raises(UserError, match="train.batch is 8, which 3 replicas cannot share evenly"):
         replica_batch(small_train, 3)
@@ -152,14 +152,14 @@ def test_two_replicas_take_the_same_steps_where_batch_norm_is_synchronized(
         np.testing.assert_allclose(results["synchronized_losses"], alone.losses, rtol=1e-3)
         assert 0.4 < results["equal_masks"] < 0.6, "replicas drop other features"
         assert not results["moved"].any() and results["scale"] == 2.0**59
-    assert apart(weights["synchronized"], alone.weights) < 2e-2
+    assert difference(weights["synchronized"], alone.weights) < 2e-2
     for half in ("bfloat16", "float16"):
-        assert 0 < apart(weights[half], weights["synchronized"]) < 0.1, "gradients that travelled in half the bytes"
-    assert apart(weights["float16"], weights["bfloat16"]) > 0
-    assert apart(weights["local"], plain.weights) > 2 * apart(weights["synchronized"], alone.weights)
+        assert 0 < difference(weights[half], weights["synchronized"]) < 0.1, "gradients in half precision"
+    assert difference(weights["float16"], weights["bfloat16"]) > 0
+    assert difference(weights["local"], plain.weights) > 2 * difference(weights["synchronized"], alone.weights)
 
 
-def test_a_batch_in_parts_has_the_gradient_of_the_whole_but_for_batch_norm(run: Callable[..., Ran]) -> None:
+def test_gradient_accumulation_equals_the_whole_batch_except_for_batch_norm(run: Callable[..., Ran]) -> None:
     calm = {"batch_norm_momentum": 0.0, "dropout": 0.5}
     whole, parts = run(calm), run({**calm, "gradient_accumulation": 2})
     assert parts.losses[0] == pytest.approx(whole.losses[0], rel=0.02)
@@ -188,7 +188,7 @@ def test_float16_gradients_that_overflow_change_no_weights(run: Callable[..., Ra
 def test_in_mixed_precision_the_steps_are_nearly_the_same(run: Callable[..., Ran], plain: Ran, precision: str) -> None:
     mixed = run({"precision": precision})
     np.testing.assert_allclose(mixed.losses, plain.losses, rtol=0.05)
-    assert apart(mixed.weights, plain.weights) > 0
+    assert difference(mixed.weights, plain.weights) > 0
     assert (mixed.trainer.scale is not None) == (precision == "mixed_float16")
     if mixed.trainer.scale:
         assert mixed.trainer.scale.scale.numpy() <= FIRST_SCALE
@@ -221,10 +221,10 @@ def test_on_a_gpu_xla_compiles_what_it_can_unless_it_is_off(
     assert Trainer(params, CLASSES, strategy).compiled == compiled
 
 
-def test_the_average_of_the_weights_is_what_would_be_published(run: Callable[..., Ran], plain: Ran) -> None:
+def test_the_averaged_weights_are_published(run: Callable[..., Ran], plain: Ran) -> None:
     averaged = run({"ema_decay": 0.999})
-    assert apart(averaged.weights, plain.weights) == 0
-    assert apart(averaged.trainer.weights(), averaged.weights) > 0
+    assert difference(averaged.weights, plain.weights) == 0
+    assert difference(averaged.trainer.weights(), averaged.weights) > 0
     loss, logits = averaged.trainer.evaluate(tf.constant(IMAGES[0]), tf.constant(LABELS[0]))
     model = keras.models.clone_model(averaged.trainer.model)
     model.set_weights(averaged.trainer.weights())
@@ -237,7 +237,7 @@ def test_the_average_of_the_weights_is_what_would_be_published(run: Callable[...
                                     {"dropout": 0.5}])
 def test_a_change_of_a_parameter_changes_the_weights(run: Callable[..., Ran], plain: Ran,
                                                      change: dict[str, Any]) -> None:
-    assert apart(run(change).weights, plain.weights) > 1e-3
+    assert difference(run(change).weights, plain.weights) > 1e-3
 
 
 def test_the_validation_loss_takes_the_labels_without_smoothing(run: Callable[..., Ran]) -> None:
@@ -248,7 +248,7 @@ def test_the_validation_loss_takes_the_labels_without_smoothing(run: Callable[..
 
 def test_dropout_repeats_to_the_bit_and_is_only_in_training(run: Callable[..., Ran]) -> None:
     one, other, another = run({"dropout": 0.5}), run({"dropout": 0.5}, steps_per_call=3), run({"dropout": 0.4})
-    assert apart(one.weights, other.weights) == 0 and one.losses.tolist() == other.losses.tolist()
+    assert difference(one.weights, other.weights) == 0 and one.losses.tolist() == other.losses.tolist()
     assert one.losses[0] != another.losses[0]
     _, logits = one.trainer.evaluate(tf.constant(IMAGES[0]), tf.constant(LABELS[0]))
     np.testing.assert_allclose(logits, one.trainer.model(IMAGES[0], training=False), rtol=1e-4, atol=1e-5)
