@@ -2,6 +2,10 @@
 
 DVC deletes a stage's outs before it runs, so what must survive a kill lives here: `scratch/STAGE/KEY`, unknown to
 DVC and to git, under the original repository also when `dvc exp run --temp` runs a copy (DVC_ROOT says where).
+
+    python -m mlimages.core.scratch list               # every folder, its size, and which parameters need it
+    python -m mlimages.core.scratch prune              # remove those that none needs, except of acquire and download
+    python -m mlimages.core.scratch prune download     # remove those of the named stages
 """
 
 import ast
@@ -11,6 +15,8 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -81,6 +87,12 @@ def persistent_folder(stage: str, machine: Machine, name: str) -> Iterator[Path]
                 if left.is_file():
                     left.unlink()
             yield folder
+
+
+def remove(stage: str, machine: Machine, name: str) -> None:
+    """Remove a folder of a stage. Raises UserError if a process uses it."""
+    with _lock(_locks(machine) / f"{stage}-{name}", root(machine) / stage / name):
+        shutil.rmtree(root(machine) / stage / name)
 
 
 def root(machine: Machine) -> Path:
@@ -173,3 +185,9 @@ def _plain(node: Any) -> Any:
         return (type(node).__name__, *((name, _plain(value)) for name, value in ast.iter_fields(node)
                                        if value is not None and value != []))
     return [_plain(one) for one in node] if isinstance(node, list) else node
+
+
+if __name__ == "__main__":
+    from mlimages.scratch_folders import main
+
+    sys.exit(main(*sys.argv[1:]))

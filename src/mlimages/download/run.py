@@ -5,6 +5,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.request import getproxies
 
 from mlimages.acquire.formats import PARTS
@@ -46,7 +47,8 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
     manifest = verify(lists, "acquire")
     _check_retry(params)
     key = _key(params, lists, manifest["source"])
-    with (scratch.workspace("download", machine, key, out) as work,
+    settings = scratch.settings(_decisive(params, manifest["source"]), inputs=[lists])
+    with (scratch.workspace("download", machine, key, out, settings) as work,
           _demo_hosts(manifest["source"], machine) as demo_hosts):
         plan = Plan(work, Path(lists), manifest, params)
         if plan.todo:
@@ -83,9 +85,8 @@ def _preflight(plan: Plan, params: Download) -> None:
 
 def _kept_images(plan: Plan, params: Download, machine: Machine, work: Path) -> KeptImages:
     """What other downloads fetched with these parameters; records those of this one."""
-    current = fetched_with(params, FORMAT, verified=plan.verified)
-    record_fetched_with(work, current, fetching=bool(plan.todo))
-    return KeptImages(machine, work, current)
+    record_fetched_with(work, fetched_with(params, FORMAT, verified=plan.verified), fetching=bool(plan.todo))
+    return KeptImages(machine, work, fetched_with(params, FORMAT, verified=params.verify))
 
 
 def _key(params: Download, lists: str | Path, source: str) -> str:
@@ -94,13 +95,18 @@ def _key(params: Download, lists: str | Path, source: str) -> str:
     Other people's servers sent the images, so they stay if other parameters or the code change. The demo's images cost
     nobody anything: a change of any parameter, or of what the demo's hosts serve, fetches them again.
     """
-    tables = readable_tables(params.mirrors)
+    tables, values = readable_tables(params.mirrors), _decisive(params, source)
     if source == "demo":
-        values = dataclasses.asdict(dataclasses.replace(params, retry=[]))
-        return scratch.key({"format": FORMAT, "columns": LedgerRow._fields, **values}, inputs=[lists], files=tables,
-                           code=[server, world])
-    return scratch.key({"format": FORMAT, **{name: getattr(params, name) for name in ("images_per_shard", *DECISIVE)}},
-                       inputs=[lists])
+        return scratch.key({"format": FORMAT, "columns": LedgerRow._fields, "retry": [], **values}, inputs=[lists],
+                           files=tables, code=[server, world])
+    return scratch.key({"format": FORMAT, **values}, inputs=[lists])
+
+
+def _decisive(params: Download, source: str) -> dict[str, Any]:
+    """The parameters in the key."""
+    if source == "demo":
+        return {name: value for name, value in dataclasses.asdict(params).items() if name != "retry"}
+    return {name: getattr(params, name) for name in ("images_per_shard", *DECISIVE)}
 
 
 def _check_retry(params: Download) -> None:
