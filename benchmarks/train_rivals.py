@@ -123,7 +123,7 @@ def full(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
         number = next(done)
         loss = trainer.train(batches, np.array([0.01], np.float32))
         if number % 5 == 0:
-            log.row(number, number, float(loss[0]), float("nan"), float("nan"), 0.01, 1.0)
+            log.row(number, number, float(loss[0]), 0.01, 1.0)
 
     return step
 

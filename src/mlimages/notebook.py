@@ -20,7 +20,7 @@ from typing import Any
 import nbformat
 
 from mlimages.clean_notebook import clean
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, command
 from mlimages.core.param_errors import checked, read_yaml
 from mlimages.core.params import SECTIONS, Machine, load
 from mlimages.core.publish import MANIFEST
@@ -123,19 +123,14 @@ def with_parameters(path: Path, stage: str) -> nbformat.NotebookNode:
     return notebook
 
 
-def main() -> int:
-    """The command: exit code 0, or 1 for a damaged params.yaml."""
-    try:
-        load(PARAMS)
-        for path in sorted(Path("notebooks").glob("*.ipynb")):
-            number, _, stage = path.stem.partition("_")
-            notebook = with_parameters(path, stage) if number.isdigit() else nbformat.read(path, as_version=4)
-            clean(notebook)
-            nbformat.write(notebook, path)
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 1
-    return 0
+@command
+def main() -> None:
+    load(PARAMS)
+    for path in sorted(Path("notebooks").glob("*.ipynb")):
+        number, _, stage = path.stem.partition("_")
+        notebook = with_parameters(path, stage) if number.isdigit() else nbformat.read(path, as_version=4)
+        clean(notebook)
+        nbformat.write(notebook, path)
 
 
 def _assigned_names(cell: str) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.evaluate.fixtures import SmallStages
 
-from mlimages.convert.class_index import ClassIndex, class_index, class_index_path
+from mlimages.convert.class_index import RecordsByClass, class_index, class_index_path
 from mlimages.convert.records import records_by_class
 from mlimages.core.errors import UserError
 from mlimages.core.publish import read_manifest
@@ -17,7 +17,7 @@ def test_the_records_of_a_class_are_all_records_that_name_it(small_stages: Small
     manifest = read_manifest(small_stages.tfrecords, "convert")
     for part in ("train", "val"):
         records = Records(small_stages.tfrecords, manifest, part)
-        index = ClassIndex(small_stages.tfrecords, manifest, part)
+        index = RecordsByClass(small_stages.tfrecords, manifest, part)
         named = [(shard, number, records.reader.example(shard, number).indices)
                  for shard, number in records.positions().tolist()]
         counts = records_by_class(small_stages.tfrecords, part)
@@ -48,4 +48,4 @@ def test_a_damaged_index_is_an_error_that_names_it(tmp_path: Path, damage: str) 
     if damage == "no array":
         path.write_text("nothing")
     with pytest.raises(UserError, match=rf"{path}.*`dvc repro --force convert`"):
-        ClassIndex(tmp_path, manifest, "train").positions(0)
+        RecordsByClass(tmp_path, manifest, "train").positions(0)

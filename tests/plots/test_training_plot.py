@@ -21,10 +21,9 @@ from mlimages.core.params import Machine, Train
 from mlimages.plots import training
 from mlimages.train import train
 from mlimages.train.run import work_folder
-from mlimages.training.metrics_log import TrainingLog, read_log
+from mlimages.training.metrics_log import TrainingLog, ValidationScores, read_log
 from mlimages.training.schedule import build_schedule
 
-NONE = float("nan")
 Live = Callable[..., AbstractContextManager[None]]
 
 
@@ -89,11 +88,11 @@ def display(monkeypatch: pytest.MonkeyPatch) -> Display:
 def test_the_log_is_drawn_again_while_it_grows(live: Live, log: TrainingLog, display: Display) -> None:
     with live():
         display.begin()
-        log.row(5, 0.5, 9.0, NONE, NONE, 0.1, 100.0)
+        log.row(5, 0.5, 9.0, 0.1, 100.0)
         first = display.next_picture()
-        log.row(10, 1.0, 8.0, 8.5, 0.5, 0.1, 100.0)
+        log.row(10, 1.0, 8.0, 0.1, 100.0, ValidationScores(8.5, 0.5, 0.5))
         second = display.next_picture()
-        log.row(100, 10.0, 1.0, NONE, NONE, 0.1, 100.0)
+        log.row(100, 10.0, 1.0, 0.1, 100.0)
         third = display.next_picture()
     assert len(first) < len(second), "validation has a panel of its own"
     assert second.shape == third.shape and (second != third).any()
@@ -104,9 +103,9 @@ def test_only_the_log_of_this_training_is_followed(live: Live, work: Path, log: 
     other.mkdir()
     with TrainingLog(other / "training.csv", other / "tensorboard", 0) as newer, live():
         display.begin()
-        newer.row(5, 0.5, 9.0, NONE, NONE, 0.1, 100.0)
+        newer.row(5, 0.5, 9.0, 0.1, 100.0)
         time.sleep(0.5)  # in which it would have been drawn
-        log.row(5, 0.5, 9.0, 9.0, 0.5, 0.1, 100.0)
+        log.row(5, 0.5, 9.0, 0.1, 100.0, ValidationScores(9.0, 0.5, 0.5))
         shown = display.next_picture()
     assert shown.shape[0] == pytest.approx(4 * training.PANEL_HEIGHT * 80), "the own one, with validation, comes first"
 
@@ -115,7 +114,7 @@ def test_the_last_rows_are_drawn_though_the_training_ends_before_the_next_plot_i
                                                                             display: Display) -> None:
     with live(progress_seconds=600.0):
         display.begin()
-        log.row(5, 0.5, 9.0, NONE, NONE, 0.1, 100.0)
+        log.row(5, 0.5, 9.0, 0.1, 100.0)
     assert display.next().format == "png"
 
 
@@ -135,10 +134,10 @@ def test_a_plot_that_fails_is_reported_and_stops_neither_the_training_nor_the_ne
         display.begin()
         damaged = work / "training.csv"
         good = damaged.read_text()
-        damaged.write_text(f"{good}5,0.5,what,,,0.1,100\n")
+        damaged.write_text(f"{good}5,0.5,what,,,,0.1,100\n")
         assert "could not be drawn (ValueError: could not convert string to float: 'what'); the training" in \
             display.next()
-        damaged.write_text(f"{good}5,0.5,9,,,0.1,100\n10,1,8,,,0.1,100\n")
+        damaged.write_text(f"{good}5,0.5,9,,,,0.1,100\n10,1,8,,,,0.1,100\n")
         while isinstance(shown := display.next(), str):
             assert "could not be drawn" in shown
         assert shown.format == "png"

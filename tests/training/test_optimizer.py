@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from mlimages.network.resnet import build
 from mlimages.training.optimizer import FIRST_SCALE, AdamW, LossScale, Momentum, WeightAverage
 
 
@@ -26,6 +27,29 @@ def test_weight_decay_pulls_all_but_batch_norms_weights() -> None:
     weights = [weight(2.0, name=name) for name in ("kernel", "bias", "gamma", "beta")]
     Momentum(weights, 0.0, weight_decay=0.1).apply([keras.ops.zeros(1)] * 4, 1.0)
     assert [float(one[0]) for one in weights] == pytest.approx([1.8, 1.8, 2.0, 2.0])
+
+
+def test_batch_norms_weights_have_a_weight_decay_of_their_own() -> None:
+    weights = [weight(2.0, name=name) for name in ("kernel", "gamma")]
+    Momentum(weights, 0.0, weight_decay=0.1, batch_norm_weight_decay=0.01).apply([keras.ops.zeros(1)] * 2, 1.0)
+    assert [float(one[0]) for one in weights] == pytest.approx([1.8, 1.98])
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
+def test_with_layer_decay_each_block_has_a_smaller_rate_than_the_one_above(optimizer: str) -> None:
+    network = build("tiny", 3)
+    before = [variable.numpy() for variable in network.trainable_variables]
+    weights = network.trainable_variables
+    chosen = (Momentum(weights, 0.9, layer_decay=0.5) if optimizer == "momentum"
+              else AdamW(weights, 0.9, 0.99, layer_decay=0.5))
+    chosen.apply([keras.ops.ones(one.shape) for one in before], 1.0)
+    moved = {variable.path.partition("/")[0]: float(np.abs(variable.numpy() - value).max())
+             for variable, value in zip(weights, before, strict=True)}
+    relative = {layer: moved[layer] / moved["logits"] for layer in moved}
+    assert relative["global_pool_bn"] == pytest.approx(0.5, rel=1e-4)
+    assert relative["stages_1_block_0_conv3_b2"] == pytest.approx(0.5, rel=1e-4)
+    assert relative["stages_0_block_0_conv2_b2_bn"] == pytest.approx(0.25, rel=1e-4)
+    assert relative["init_conv"] == pytest.approx(0.125, rel=1e-4)
 
 
 @pytest.mark.parametrize("norm, expected", [(1.0, [-0.6, -0.8]), (10.0, [-3.0, -4.0])])

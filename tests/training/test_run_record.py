@@ -121,6 +121,7 @@ def test_tensorboard_gets_the_curves_the_counters_and_images_with_predictions(tr
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
     assert set(events.Tags()["tensors"]) == {
         "loss", "learning_rate", "images_per_second", "validation_loss", "validation_mean_average_precision",
+        "validation_top_1",
         "batches_present", "batches_absent", "validation/images", "validation/predictions"}
     assert len(events.Tensors("loss")) == 5
     width, height, *pictures = events.Tensors("validation/images")[-1].tensor_proto.string_val
@@ -150,12 +151,14 @@ def test_what_validation_finds_is_that_of_the_published_network(trained: Trained
     assert named.sum() == 6
     precision = average_precision_score(labels.numpy()[:, named], tf.sigmoid(logits).numpy()[:, named])
     for name, expected in (("validation_loss", float(SigmoidLoss(12.0)(labels, logits))),
-                           ("validation_mean_average_precision", precision)):
+                           ("validation_mean_average_precision", precision),
+                           ("validation_top_1", float(labels.numpy()[range(6), tf.argmax(logits, 1)].mean()))):
         assert metrics[name] == pytest.approx(float(rows[-1][name])) == pytest.approx(expected, rel=1e-3)
     with (trained.out / "validation.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [
             {"step": row["step"], "loss": row["validation_loss"],
-             "mean_average_precision": row["validation_mean_average_precision"]} for row in rows]
+             "mean_average_precision": row["validation_mean_average_precision"], "top_1": row["validation_top_1"]}
+            for row in rows]
 
 
 def test_every_validation_image_weighs_alike_however_many_there_are(
@@ -165,7 +168,7 @@ def test_every_validation_image_weighs_alike_however_many_there_are(
         monkeypatch.setattr("mlimages.training.validation.BATCH", batch)
         looked = Validation(validation_records, [], dataclasses.replace(small_train, loss="softmax"), readers=1)
         found.append(looked.run(trained.trainers[0], lambda **facts: None))
-    assert found[0][:2] == pytest.approx(found[1][:2], rel=1e-5)
+    assert found[0].scores == pytest.approx(found[1].scores, rel=1e-5)
     np.testing.assert_allclose(found[0].probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
@@ -186,15 +189,16 @@ class Answering:
         return 1.0, tf.constant(self._logits(labels.numpy()), tf.float32)
 
 
-@pytest.mark.parametrize("logits, expected", [
-    (lambda labels: 4 * labels - 2, 1.0), (lambda labels: -labels, 1 / 6), (lambda labels: labels * np.nan, np.nan)])
+@pytest.mark.parametrize("logits, expected, top_1", [
+    (lambda labels: 4 * labels - 2, 1.0, 1.0), (lambda labels: -labels, 1 / 6, 0.0),
+    (lambda labels: labels * np.nan, np.nan, np.nan)])
 def test_the_mean_average_precision_is_over_the_classes_of_the_images_that_were_tried(
         validation_records: Records, small_train: Train, logits: Callable[[np.ndarray], np.ndarray],
-        expected: float) -> None:
+        expected: float, top_1: float) -> None:
     validation = Validation(validation_records, [], small_train, readers=1)
     trainer = cast(Trainer, Answering(logits))
-    found = validation.run(trainer, lambda **facts: None).mean_average_precision
-    assert found == pytest.approx(expected, nan_ok=True)
+    found = validation.run(trainer, lambda **facts: None).scores
+    assert found[1:] == pytest.approx((expected, top_1), nan_ok=True)
 
 
 def test_the_log_has_the_steps_in_order_and_the_rate_of_the_schedule(trained: Trained) -> None:

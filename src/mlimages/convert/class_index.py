@@ -29,7 +29,7 @@ def class_index(classes_of: Sequence[Sequence[int]], classes: int) -> np.ndarray
     return np.concatenate([[0], ends, record[np.argsort(of_class, kind="stable")]]).astype("<u4")
 
 
-class ClassIndex:
+class RecordsByClass:
     """Looks up the records of a class in one part of data/tfrecords, by its manifest.
 
     Raises UserError for a missing or damaged file.

@@ -3,6 +3,7 @@
 Source: Tencent ML-Images' models/resnet.py; He et al., arXiv 1603.05027, for pre-activation.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import keras
 
 from mlimages.network.layers import Convolution, FusedBatchNormalization
 
+BLOCK = re.compile(r"stages_(?P<stage>\d+)_block_(?P<block>\d+)_")  # of the name of a layer
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
@@ -74,6 +76,38 @@ def build(architecture: str, classes: int, **options: Any) -> keras.Model:
     if architecture == "tiny":
         return resnet((1, 1), classes, width=8, **options)
     return resnet(int(architecture.removeprefix("resnet")), classes, **options)
+
+
+def freeze_through(model: keras.Model, stage: str) -> None:
+    """Make the first convolution and all stages up to `stage`, such as stages_1, keep their weights and statistics.
+
+    Raises ValueError for a stage that the network does not have.
+    """
+    last = _stages(model).index(stage) if stage in _stages(model) else None
+    if last is None:
+        raise ValueError(f"the network has no {stage}; its stages are {', '.join(_stages(model))}")
+    for layer in model.layers:
+        match = BLOCK.match(layer.name)
+        if layer.name == "init_conv" or (match and int(match["stage"]) <= last):
+            layer.trainable = False
+
+
+def depths(weights: Sequence[Any]) -> list[int]:
+    """How many blocks lie between each weight and the logits: 0 for those of the logits, 1 for the last block.
+
+    The first convolution lies below all blocks; the last batch norm counts as a part of the last block.
+    """
+    layers = [weight.path.partition("/")[0] for weight in weights]
+    positions = [tuple(map(int, match.groups())) if (match := BLOCK.match(layer)) else None for layer in layers]
+    blocks = sorted({position for position in positions if position}, reverse=True)
+    others = {"logits": 0, "init_conv": len(blocks) + 1}
+    return [1 + blocks.index(position) if position else others.get(layer, 1)
+            for layer, position in zip(layers, positions, strict=True)]
+
+
+def _stages(model: keras.Model) -> list[str]:
+    numbers = {int(match["stage"]) for layer in model.layers if (match := BLOCK.match(layer.name))}
+    return [f"stages_{number}" for number in sorted(numbers)]
 
 
 def _initializer() -> keras.initializers.Initializer:

@@ -22,17 +22,24 @@ from mlimages.network.checkpoint_files import CHECKPOINTS, newest_checkpoint
 from mlimages.network.initial_weights import find_initial_weights
 from mlimages.network.model_files import ClassTable
 from mlimages.training.checkpoints import CheckpointManager
-from mlimages.training.distribution import all_equal, barrier, build_strategy, distribute, replica_batch, shared_input
-from mlimages.training.metrics_log import LOG, TENSORBOARD, TrainingLog
+from mlimages.training.distribution import (
+    all_equal,
+    any_worker,
+    barrier,
+    build_strategy,
+    distribute,
+    replica_batch,
+    shared_input,
+)
+from mlimages.training.metrics_log import LOG, NO_VALIDATION, TENSORBOARD, TrainingLog
 from mlimages.training.result import INPUT_STEPS, exchange_seconds, input_seconds, write_result
 from mlimages.training.run_record import arithmetic
-from mlimages.training.schedule import build_schedule
+from mlimages.training.schedule import Phase, build_schedule, phases
 from mlimages.training.step import Trainer
 from mlimages.training.validation import Validation
 from mlimages.training.worker_role import SINGLE_WORKER, WorkerRole
 
 LOGGED_STEPS = 5
-NO_VALIDATION = (float("nan"), float("nan"))
 # The chief leaves this much later than the others: TensorFlow on them fails without it.
 CHIEF_LEAVES_LATER_SECONDS = 2.0
 
@@ -45,10 +52,11 @@ class LogRow(NamedTuple):
     learning_rate: float
 
 
-def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: WorkerRole = SINGLE_WORKER) -> Any:
+def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path,
+        role: WorkerRole = SINGLE_WORKER) -> "Training":
     """Train from the last checkpoint in `work` to the end. The chief writes the result to `work`/out.
 
-    Returns the iterator of the batches. With several workers it is still active, and destroying it can hang.
+    Returns the training. With several workers its iterators of batches are still active, and destroying them can hang.
     Raises UserError for a loss, gradients or weights that are not finite, and TrainingStopped after SIGTERM or SIGINT
     to any worker. The last good checkpoint stays in both cases.
     """
@@ -58,7 +66,7 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: W
         training.run()
     training.write_result()
     training.leave()
-    return training.batches
+    return training
 
 
 class Training:
@@ -83,11 +91,15 @@ class Training:
             work / CHECKPOINTS, self.trainer.variables, {"architecture": params.architecture, "classes": self.classes},
             {"replicas": self.replicas, **arithmetic()} if role.chief else {}, machine.checkpoints_kept, began)
         self.resumed = self.checkpoints.restore(mend=role.chief)
+        self.early_stopping = self.resumed.early_stopping
+        self.last_step = self.schedule.total_steps
         self.validation: Validation | None = None
         if params.validation_images and role.chief:
             self.validation = Validation(Records(tfrecords, manifest, "val"), class_names(tfrecords), params,
                                          readers=machine.workers)
-        self.batches = self._distribute_batches()
+        self._phases = phases(params, self.schedule.total_steps)
+        self._started_batches: list[Any] = []
+        self.batches = self._distribute_batches(self.resumed.step)
 
     def announce(self) -> None:
         """Print what is trained, and from which step on."""
@@ -111,13 +123,18 @@ class Training:
         One call of the trainer takes machine.steps_per_call steps, or fewer up to the next checkpoint. So the log has
         the same rows however many steps a call takes. With several workers, only the chief validates, logs and saves.
         """
-        done, losses = self.resumed
+        done, losses, _ = self.resumed
+        ended = self.early_stopping.is_due(self.params.patience)
         began, timed = time.monotonic(), done
         total = self.schedule.total_steps
         with (Interrupts() as interrupts, self._open_log(done) as log,
               progress_bar("train", total=total, done=done, unit=" steps", machine=self.machine) as bar):
-            while done < total:
-                steps = range(done, min(done + self.trainer.steps_per_call, self._next_checkpoint(done)))
+            while done < total and not ended:
+                phase = self._phase(done)
+                if done == phase.steps.start > self.resumed.step:
+                    self.batches = self._distribute_batches(done)
+                steps = range(done, min(done + self.trainer.steps_per_call, self._next_checkpoint(done),
+                                        phase.steps.stop))
                 self.role.report(entered=steps.stop)
                 found = self.trainer.train(self.batches, self.schedule(steps), stop=interrupts.received is not None)
                 self._check_finite(found, steps)
@@ -133,13 +150,22 @@ class Training:
                         self._prepare_to_save(done)
                     if log:
                         self._validate_log_and_save(log, rows, speed, saving)
-                    if saving and not self.role.single:
-                        barrier(self.strategy)
+                    if saving:
+                        ended = self._any_worker(self.early_stopping.is_due(self.params.patience))
                     began, timed = time.monotonic(), done
                 # A single process does not wait for the trainer to agree with other workers on the step to stop after.
                 stopping = self.trainer.stopping or (interrupts.received and self.role.single)
-                if stopping and done < total:
+                if stopping and done < total and not ended:
                     self._save_and_stop(done, losses, interrupts.received, saved=saving)
+        self.last_step = done
+
+    @property
+    def stopped_early(self) -> str | None:
+        """A sentence about a training that ended before its last step; None for others."""
+        if self.last_step == self.schedule.total_steps:
+            return None
+        return (f"the validation loss has not improved in {self.params.patience} validations (train.patience), so the "
+                f"training ended after step {self.last_step} of {self.schedule.total_steps}")
 
     def write_result(self) -> None:
         """Measure where the time of a step goes, and as the chief write the network, its log and its record."""
@@ -147,14 +173,17 @@ class Training:
         self.role.report(trained=True)
         if not self.role.chief:
             return
-        published = self.schedule.total_steps
+        if self.stopped_early:
+            print(self.stopped_early, flush=True)
+        published = self.last_step
         if self.params.publish == "best":
             published = self.checkpoints.restore_best()
         data = {"manifest_sha256": sha256(self.tfrecords / MANIFEST), "classes": self.classes,
                 "images": len(self.records)}
-        made = input_seconds(self._batches(0, INPUT_STEPS, self.role.replicas(self.replicas)))
+        made = input_seconds(self._batches(range(INPUT_STEPS), self.params.pixels, self.role.replicas(self.replicas)))
         write_result(self.params, self.trainer, self._class_table(), data, published, log=self.work / LOG,
                      out=self.work / "out", exchange=exchange, made=made, seconds=self.checkpoints.seconds,
+                     stopped_early=self.stopped_early,
                      machine={"workers": self.role.workers, "readers": self.machine.workers})
 
     def _class_table(self) -> ClassTable:
@@ -178,20 +207,29 @@ class Training:
             print(f"{self.params.initialize_from}: {trainer.loaded}")
         return trainer
 
-    def _batches(self, first: int, steps: int, replicas: range) -> Any:
-        """The dataset of the steps `first` to `steps` - 1, for some of the replicas."""
-        return training_batches(self.records, self.params, steps=steps, first=first, parts=self.replicas,
-                                mine=replicas, readers=self.machine.workers)
+    def _batches(self, steps: range, pixels: int, replicas: range) -> Any:
+        """The dataset of some steps, for some of the replicas."""
+        return training_batches(self.records, dataclasses.replace(self.params, pixels=pixels), steps=steps.stop,
+                                first=steps.start, parts=self.replicas, mine=replicas, readers=self.machine.workers)
 
-    def _distribute_batches(self) -> Iterator[Any]:
+    def _phase(self, done: int) -> Phase:
+        """The phase of the step after `done`."""
+        return next((phase for phase in self._phases if done in phase.steps), self._phases[-1])
+
+    def _distribute_batches(self, done: int) -> Iterator[Any]:
+        """The batches of the steps after `done` up to the end of their phase."""
+        phase = self._phase(done)
+
         def pipeline(context: Any) -> Any:
             worker = WorkerRole(context.input_pipeline_id, context.num_input_pipelines)
-            batches = self._batches(self.resumed.step, self.schedule.total_steps,
+            batches = self._batches(range(done, phase.steps.stop), phase.pixels,
                                     worker.replicas(context.num_replicas_in_sync))
             # With a dataset that may end, workers ask each other before every step whether it has.
             return batches if self.role.single else batches.repeat()
 
-        return distribute(self.strategy, pipeline)
+        batches = distribute(self.strategy, pipeline)
+        self._started_batches.append(batches)  # with several workers, destroying an iterator can hang
+        return batches
 
     def _open_log(self, done: int) -> contextlib.AbstractContextManager[TrainingLog | None]:
         if not self.role.chief:
@@ -232,15 +270,17 @@ class Training:
         done = rows[-1].step
         tried = self.validation.run(self.trainer, self.role.report) if self.validation and saving else None
         for row in rows:
-            scores = tried[:2] if tried and row.step == done else NO_VALIDATION
-            log.row(row.step, row.step * self.params.batch / len(self.records), row.loss, *scores, row.learning_rate,
-                    speed)
+            scores = tried.scores if tried and row.step == done else NO_VALIDATION
+            log.row(row.step, row.step * self.params.batch / len(self.records), row.loss, row.learning_rate, speed,
+                    scores)
         if saving:
-            self.checkpoints.save(done, [], tried.loss if tried else None)
+            if tried:
+                self.early_stopping = self.early_stopping.update(tried.scores.loss)
+            self.checkpoints.save(done, [], tried.scores.loss if tried else None, self.early_stopping)
             self.role.report(saved=done)
             log.histograms(done, self.trainer.loss.counters())
         if tried:
-            log.predictions(done, *tried[2:])
+            log.predictions(done, *tried[1:])
 
     def _prepare_to_save(self, step: int) -> None:
         """Raise UserError, on all workers, for weights that are not finite or that differ between workers."""
@@ -251,12 +291,16 @@ class Training:
             raise UserError(f"the workers have different weights after step {step}; the checkpoint before is kept; "
                             f"please report this")
 
+    def _any_worker(self, flag: bool) -> bool:
+        """Whether at least one worker passes true. With several workers, it waits for all of them."""
+        return flag if self.role.single else any_worker(self.strategy, flag)
+
     def _save_and_stop(self, done: int, losses: list[float], signal: str | None, *, saved: bool) -> None:
         """Save a checkpoint unless that was `saved` already, and raise TrainingStopped, on all workers."""
         if not saved:
             self._prepare_to_save(done)
             if self.role.chief:
-                self.checkpoints.save(done, losses)
+                self.checkpoints.save(done, losses, early_stopping=self.early_stopping)
                 self.role.report(saved=done)
         if not self.role.single:
             with contextlib.suppress(tf.errors.OpError):  # one of them leaves first

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,9 +14,24 @@ from mlimages.core.publish import write_csv
 
 LOG = "training.csv"
 TENSORBOARD = "tensorboard"
-COLUMNS = ("step", "epoch", "loss", "validation_loss", "validation_mean_average_precision", "learning_rate",
-           "images_per_second")
+COLUMNS = ("step", "epoch", "loss", "validation_loss", "validation_mean_average_precision", "validation_top_1",
+           "learning_rate", "images_per_second")
 SHOWN_CLASSES = 5
+
+
+class ValidationScores(NamedTuple):
+    """What the network reaches on the validation images; NaN stands for no value.
+
+    `loss` is the mean, every class weighted alike. `mean_average_precision` is the mean over the classes of these
+    images. `top_1` is the share of the images whose likeliest class is true of them.
+    """
+
+    loss: float
+    mean_average_precision: float
+    top_1: float
+
+
+NO_VALIDATION = ValidationScores(*[math.nan] * 3)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
@@ -43,11 +58,10 @@ class TrainingLog:
         self._file.close()
         self._tensorboard.close()
 
-    def row(self, step: int, epoch: float, loss: float, validation_loss: float,
-            validation_mean_average_precision: float, learning_rate: float, images_per_second: float) -> None:
-        """What was measured over the steps since the last row; `loss` is their mean, NaN stands for no value."""
-        values = (step, epoch, loss, validation_loss, validation_mean_average_precision, learning_rate,
-                  images_per_second)
+    def row(self, step: int, epoch: float, loss: float, learning_rate: float, images_per_second: float,
+            validation: ValidationScores = NO_VALIDATION) -> None:
+        """Write what was measured over the steps since the last row; `loss` is their mean."""
+        values = (step, epoch, loss, *validation, learning_rate, images_per_second)
         self._csv.writerow([as_text(value) for value in values])
         self._file.flush()
         with self._tensorboard.as_default(step):

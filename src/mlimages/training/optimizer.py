@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from mlimages.core.params import Train
+from mlimages.network.resnet import depths
 
 FIRST_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2000
 # In place of a momentum of 0, by which it could not be divided: next to it, nothing is left of an earlier velocity.
@@ -37,8 +38,11 @@ def build_optimizer(params: Train, weights: Sequence[Any]) -> Optimizer:
     """The optimizer that params.yaml names; create it inside the strategy's scope."""
     if params.optimizer == "adamw":
         return AdamW(weights, params.momentum, params.beta_2, weight_decay=params.weight_decay,
+                     batch_norm_weight_decay=params.batch_norm_weight_decay, layer_decay=params.layer_decay,
                      clip_norm=params.clip_norm)
-    return Momentum(weights, params.momentum, weight_decay=params.weight_decay, clip_norm=params.clip_norm)
+    return Momentum(weights, params.momentum, weight_decay=params.weight_decay,
+                    batch_norm_weight_decay=params.batch_norm_weight_decay, layer_decay=params.layer_decay,
+                    clip_norm=params.clip_norm)
 
 
 class Momentum:
@@ -46,14 +50,18 @@ class Momentum:
 
     Keras' own SGD folds the rate into v, so that a drop of the rate takes effect late; TensorFlow 1's
     MomentumOptimizer, which the released program uses, does not. Before that, the gradient gets `weight_decay` times
-    the weight, the gradient of weight_decay * |w|^2 / 2, for every weight but batch norm's; where the norm of all
-    gradients together is above `clip_norm`, they are all made smaller by the same factor.
+    the weight, the gradient of weight_decay * |w|^2 / 2; batch norm's weights have `batch_norm_weight_decay` instead.
+    Where the norm of all gradients together is above `clip_norm`, they are all made smaller by the same factor. The
+    rate of each block is `layer_decay` times that of the block above it; that of the logits is the rate itself.
     """
 
     def __init__(self, weights: Sequence[Any], momentum: float, *, weight_decay: float = 0.0,
+                 batch_norm_weight_decay: float = 0.0, layer_decay: float = 1.0,
                  clip_norm: float | None = None) -> None:
         self._weights = list(weights)
-        self._momentum, self._weight_decay, self._clip_norm = max(momentum, TINY), weight_decay, clip_norm
+        self._momentum, self._clip_norm = max(momentum, TINY), clip_norm
+        self._decays = _decays(weights, weight_decay, batch_norm_weight_decay)
+        self._scales = _scales(weights, layer_decay)
         self.moments = _zeros_like(weights)
 
     @property
@@ -67,18 +75,15 @@ class Momentum:
             factor = _clip_factor([gradient + decay * weight.value for gradient, weight, decay in
                                    zip(gradients, self._weights, self._decays, strict=True)], self._clip_norm)
             gradients = [factor * gradient for gradient in gradients]
-        for gradient, velocity, weight, decay in zip(gradients, self.moments, self._weights, self._decays, strict=True):
+        for gradient, velocity, weight, decay, scale in zip(gradients, self.moments, self._weights, self._decays,
+                                                            self._scales, strict=True):
             if decay:
                 # In place, as a part of the velocity that momentum then makes so small as it must be: the sum with the
                 # gradient would be another tensor of the size of the weight.
                 tf.raw_ops.ResourceApplyGradientDescent(var=velocity.value.handle, delta=weight.value,
                                                         alpha=-factor * decay / self._momentum)
-            tf.raw_ops.ResourceApplyMomentum(var=weight.value.handle, accum=velocity.value.handle, lr=rate,
-                                             grad=gradient, momentum=self._momentum)
-
-    @property
-    def _decays(self) -> list[float]:
-        return [self._weight_decay if is_decayed(weight) else 0.0 for weight in self._weights]
+            tf.raw_ops.ResourceApplyMomentum(var=weight.value.handle, accum=velocity.value.handle,
+                                             lr=_scaled(rate, scale), grad=gradient, momentum=self._momentum)
 
 
 class AdamW:
@@ -86,14 +91,17 @@ class AdamW:
 
     m <- b m + (1 - b) gradient and v <- c v + (1 - c) gradient^2, with b `momentum` and c `beta_2`. After t
     steps w <- (1 - rate * weight_decay) w - rate * sqrt(1 - c^t) / (1 - b^t) * m / (sqrt(v) + 1e-7). Batch norm's
-    weights do not decay. Where the norm of all gradients together is above `clip_norm`, they are all made smaller by
-    the same factor first.
+    weights have `batch_norm_weight_decay` instead. Where the norm of all gradients together is above `clip_norm`, they
+    are all made smaller by the same factor first. `layer_decay` is as in Momentum.
     """
 
     def __init__(self, weights: Sequence[Any], momentum: float, beta_2: float, *, weight_decay: float = 0.0,
+                 batch_norm_weight_decay: float = 0.0, layer_decay: float = 1.0,
                  clip_norm: float | None = None) -> None:
         self._weights = list(weights)
-        self._betas, self._weight_decay, self._clip_norm = (momentum, beta_2), weight_decay, clip_norm
+        self._betas, self._clip_norm = (momentum, beta_2), clip_norm
+        self._decays = _decays(weights, weight_decay, batch_norm_weight_decay)
+        self._scales = _scales(weights, layer_decay)
         self._first, self._second = _zeros_like(weights), _zeros_like(weights)
         self.moments = [*self._first, *self._second]
         self.step = keras.Variable(0, trainable=False, dtype="int64")
@@ -110,14 +118,15 @@ class AdamW:
         self.step.assign(self.step.value + 1)
         done = tf.cast(self.step.value, tf.float32)
         powers = [tf.pow(beta, done) for beta in self._betas]
-        for gradient, first, second, weight in zip(gradients, self._first, self._second, self._weights, strict=True):
-            if self._weight_decay and is_decayed(weight):
+        for gradient, first, second, weight, decay, scale in zip(
+                gradients, self._first, self._second, self._weights, self._decays, self._scales, strict=True):
+            if decay:
                 tf.raw_ops.ResourceApplyGradientDescent(var=weight.value.handle, delta=weight.value,
-                                                        alpha=rate * self._weight_decay)
+                                                        alpha=_scaled(rate, scale) * decay)
             tf.raw_ops.ResourceApplyAdam(
                 var=weight.value.handle, m=first.value.handle, v=second.value.handle, beta1_power=powers[0],
-                beta2_power=powers[1], lr=rate, beta1=self._betas[0], beta2=self._betas[1], epsilon=ADAM_EPSILON,
-                grad=gradient)
+                beta2_power=powers[1], lr=_scaled(rate, scale), beta1=self._betas[0], beta2=self._betas[1],
+                epsilon=ADAM_EPSILON, grad=gradient)
 
 
 def _zeros_like(weights: Sequence[Any]) -> list[Any]:
@@ -129,9 +138,21 @@ def _clip_factor(gradients: Sequence[Any], clip_norm: float) -> Any:
     return clip_norm / tf.maximum(tf.linalg.global_norm(gradients), clip_norm)
 
 
-def is_decayed(weight: Any) -> bool:
-    """Whether weight decay takes hold of a weight: all but batch norm's, as in the released program."""
-    return weight.path.rsplit("/", 1)[-1] not in ("gamma", "beta")
+def is_batch_norm(weight: Any) -> bool:
+    """Whether a weight belongs to batch norm. The released program gives these no weight decay in pre-training."""
+    return weight.path.rsplit("/", 1)[-1] in ("gamma", "beta")
+
+
+def _decays(weights: Sequence[Any], weight_decay: float, batch_norm_weight_decay: float) -> list[float]:
+    return [batch_norm_weight_decay if is_batch_norm(weight) else weight_decay for weight in weights]
+
+
+def _scales(weights: Sequence[Any], layer_decay: float) -> list[float]:
+    return [layer_decay**depth for depth in depths(weights)]
+
+
+def _scaled(rate: Any, scale: float) -> Any:
+    return rate if scale == 1.0 else rate * scale
 
 
 class LossScale:

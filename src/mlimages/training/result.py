@@ -14,40 +14,36 @@ import tensorflow as tf
 
 from mlimages.core.params import Train
 from mlimages.core.publish import write_csv, write_json
-from mlimages.network.checkpoint_files import METRICS, MODEL, PROFILE
+from mlimages.network.checkpoint_files import METRICS, PROFILE
 from mlimages.network.model_files import ClassTable, Preprocessing
 from mlimages.network.resnet import build
-from mlimages.network.serving import save_for_serving
-from mlimages.training.metrics_log import LOG, as_text, read_log
+from mlimages.network.serving import save_network
+from mlimages.training.metrics_log import LOG, ValidationScores, as_text, read_log
 from mlimages.training.run_record import environment, write_card
 from mlimages.training.step import Trainer
 
-SAVED_MODEL = "saved_model"
 ROUNDS = 5  # of the measured exchange
 INPUT_STEPS = 4
 RUN = "run.json"
 CARD = "model_card.md"
 # The rows of the log that have them: what draws a line through all rows draws none between those.
 VALIDATION = "validation.csv"
-TRIED = {"loss": "validation_loss", "mean_average_precision": "validation_mean_average_precision"}
+TRIED = {name: f"validation_{name}" for name in ValidationScores._fields}
 
 
 def write_result(params: Train, trainer: Trainer, classes: ClassTable, data: dict[str, Any], published: int, *,
-                 log: Path, out: Path, exchange: float, made: float, machine: dict[str, int], seconds: float) -> None:
+                 log: Path, out: Path, exchange: float, made: float, machine: dict[str, int], seconds: float,
+                 stopped_early: str | None) -> None:
     """Write all files to `out`. The metrics are last: where they are, the result is complete.
 
     `classes` are those of the network's outputs, `data` describes the records, `published` is the step of the weights.
     `exchange` and `made` are the seconds of an all-reduce and of making a batch. `machine` has the numbers of workers
-    and readers, `seconds` is the duration of the whole training.
+    and readers, `seconds` is the duration of the whole training. `stopped_early` says that it ended early, if it did.
     """
-    out.mkdir(parents=True, exist_ok=True)
     preprocessing = Preprocessing(params.pixels, "central", params.validation_fraction, params.activation)
-    classes.write(out)
-    preprocessing.write(out)
     plain = build(params.architecture, len(classes), batch_norm_momentum=params.batch_norm_momentum, stock=True)
     plain.set_weights(trainer.weights())
-    plain.save(out / MODEL)
-    save_for_serving(plain, classes, preprocessing, out / SAVED_MODEL)
+    save_network(plain, classes, preprocessing, out)
     shutil.copyfile(log, out / LOG)
     rows = read_log(log)
     write_csv(out / VALIDATION, ("step", *TRIED), [[as_text(row[name]) for name in ("step", *TRIED.values())]
@@ -59,7 +55,8 @@ def write_result(params: Train, trainer: Trainer, classes: ClassTable, data: dic
     write_profile(out, trainer, step=params.batch / metrics["images_per_second"], exchange=exchange, made=made)
     run = {"params": dataclasses.asdict(params), "data": data, "activation": params.activation,
            "initialized": trainer.loaded and trainer.loaded._asdict(), "machine": machine, "environment": environment(),
-           "xla": trainer.compiled, "metrics": metrics, "warning": warning}
+           "xla": trainer.compiled, "metrics": metrics, "stopped_early": stopped_early,
+           "warning": warning}
     write_json(out / RUN, run)
     write_card(out / CARD, run)
     write_json(out / METRICS, metrics)

@@ -8,10 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mlimages.core.errors import UserError
 from mlimages.core.params import Train
 from mlimages.inputs.augmentation import TensorAugmentation
 from mlimages.network.load_weights import load_weights
-from mlimages.network.resnet import build
+from mlimages.network.resnet import build, freeze_through
 from mlimages.training.distribution import LocalSGD, all_reduce, sum_over_replicas
 from mlimages.training.losses import build_loss
 from mlimages.training.optimizer import LossScale, WeightAverage, build_optimizer
@@ -46,6 +47,8 @@ class Trainer:
                                synchronized=params.batch_norm == "synchronized", dtype=params.precision)
             self.loaded = None if params.initialize_from is None else load_weights(
                 self.model, params.initialize_from, logits=params.initialize_logits)
+            if params.freeze_through:
+                _freeze(self.model, params.freeze_through)
             # Of the global batch's loss a replica has a share; of that of a step which it takes alone, all.
             self._shares = self._replicas if self.local_sgd_steps == 1 else 1
             self.loss = build_loss(params, classes, self._shares, sum_over_replicas)
@@ -143,7 +146,7 @@ class Trainer:
     def _replica_step(self, rate: Any, stop: Any, *batch: Any) -> Any:
         """Float32 [3], the same on all replicas: the loss, how many are to stop, whether the gradients overflowed."""
         images, labels = self._finish(*batch)
-        weights = self.loss.weigh(labels)
+        weights, labels = self.loss.weigh(labels), self.loss.smooth(labels)
         if self._parts == 1:
             loss, gradients = self._part(images, labels, weights)
         else:
@@ -189,12 +192,20 @@ class Trainer:
     def _average_statistics(self, sums: Any) -> Any:
         """Make batch norm's statistics, of which each replica has its own, equal to their mean on all.
 
-        In the same message, `sums` [n] is summed over the replicas.
+        In the same message, `sums` [n] is summed over the replicas. Frozen layers are equal on all replicas already.
         """
-        statistics = self.model.non_trainable_variables
+        statistics = [variable for layer in self.model.layers if layer.trainable
+                      for variable in layer.non_trainable_variables]
         parts = [sums, *(tf.reshape(variable.value, [-1]) for variable in statistics)]
         [flat] = all_reduce([tf.concat(parts, 0)])
         total, *means = tf.split(flat, [int(np.prod(part.shape)) for part in parts])
         for variable, mean in zip(statistics, means, strict=True):
             variable.assign(tf.reshape(mean / self._replicas, variable.shape))
         return total
+
+
+def _freeze(model: keras.Model, stage: str) -> None:
+    try:
+        freeze_through(model, stage)
+    except ValueError as error:
+        raise UserError(f"train.freeze_through: {error}") from None

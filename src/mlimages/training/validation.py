@@ -1,5 +1,6 @@
 """A look at some validation images now and then, while the network is trained."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from mlimages.core.errors import UserError
 from mlimages.core.params import Train
 from mlimages.inputs.pipeline import Records, evaluation_batches
 from mlimages.metrics.score_histograms import UNKNOWN, ScoreHistograms
+from mlimages.training.metrics_log import NO_VALIDATION, ValidationScores
 from mlimages.training.step import Trainer
 
 BATCH = 50
@@ -19,15 +21,13 @@ SHOWN = 4
 
 
 class ValidationResult(NamedTuple):
-    """What the network is worth on the validation images, and the first of them with their confidences.
+    """The scores on the validation images, and the first of them with their confidences.
 
-    `loss` is the mean, every class weighted alike. `mean_average_precision` is the mean over the classes that are true
-    of an image that was tried; NaN where there is no such class, or where the network gives no numbers.
+    The mean average precision is NaN where no image has a class, it and `top_1` where the network gives no numbers.
     `probabilities` are the network's for the first images, `names` those of the classes.
     """
 
-    loss: float
-    mean_average_precision: float
+    scores: ValidationScores
     images: np.ndarray
     labels: np.ndarray
     probabilities: np.ndarray
@@ -53,7 +53,7 @@ class Validation:
 
     def run(self, trainer: Trainer, tell: Callable[..., None]) -> ValidationResult:
         """Try the network; `tell(validated=...)` counts the images for whoever waits."""
-        losses, seen, first, finite = 0.0, 0, None, True
+        losses, seen, hits, first, finite = 0.0, 0, 0, None, True
         for images, labels, _ in self._batches:
             loss, logits = trainer.evaluate(images, labels)
             confidences, probabilities = labels.numpy(), self._activation(logits).numpy()
@@ -61,18 +61,21 @@ class Validation:
             seen += len(images)
             tell(validated=seen)
             if first is None:
-                first = ValidationResult(float("nan"), float("nan"), images[:SHOWN].numpy(), confidences[:SHOWN],
-                              probabilities[:SHOWN], self._names)
+                first = ValidationResult(NO_VALIDATION, images[:SHOWN].numpy(), confidences[:SHOWN],
+                                         probabilities[:SHOWN], self._names)
                 histograms = ScoreHistograms(confidences.shape[1])
             finite = finite and bool(np.isfinite(probabilities).all())
+            best = confidences[np.arange(len(confidences)), probabilities.argmax(axis=1)]
+            hits += int((best >= TRUE_CONFIDENCE).sum())
             if finite:
                 histograms.update(np.where(confidences >= 0, probabilities, UNKNOWN), confidences >= TRUE_CONFIDENCE)
         if first is None:
             raise UserError("the validation records hold no image; set train.validation_images to 0")
-        return first._replace(loss=losses / seen, mean_average_precision=(
-            _mean_average_precision(histograms) if finite else float("nan")))
+        return first._replace(scores=ValidationScores(
+            losses / seen, _mean_average_precision(histograms) if finite else math.nan,
+            hits / seen if finite else math.nan))
 
 
 def _mean_average_precision(histograms: ScoreHistograms) -> float:
     found = [ranks.average_precision for ranks in histograms.ranks() if len(ranks.scores)]
-    return float(np.mean(found)) if found else float("nan")
+    return float(np.mean(found)) if found else math.nan

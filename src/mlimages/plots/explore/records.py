@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mlimages.convert.class_index import ClassIndex
+from mlimages.convert.class_index import RecordsByClass
 from mlimages.convert.records import shard_paths
 from mlimages.core.publish import read_manifest
 from mlimages.inputs.reader import RecordReader
@@ -15,7 +15,7 @@ from mlimages.inputs.reader import RecordReader
 OPEN_SHARDS = 64
 
 
-class LabelledPicture(NamedTuple):
+class RecordPicture(NamedTuple):
     """A record: its JPEG, its key, its source (ImageNet id or URL), and its labels, a confidence for each class."""
 
     jpeg: bytes
@@ -33,7 +33,7 @@ class RecordCatalogue:
         self._shards = shard_paths(tfrecords, manifest, part)
         self._counts = [manifest["files"][path.name]["records"] for path in self._shards]
         self._ends = np.cumsum([0, *self._counts])
-        self._index = ClassIndex(tfrecords, manifest, part)
+        self._index = RecordsByClass(tfrecords, manifest, part)
         self._reader = lru_cache(OPEN_SHARDS)(self._open)
 
     def __len__(self) -> int:
@@ -44,14 +44,14 @@ class RecordCatalogue:
         positions = self._index.positions(index)
         return self._ends[positions[:, 0]] + positions[:, 1]
 
-    def read(self, record: int) -> LabelledPicture:
+    def read(self, record: int) -> RecordPicture:
         """The record of this number. Raises UserError for a damaged one."""
         shard = int(np.searchsorted(self._ends, record, side="right")) - 1
         reader, number = self._reader(shard), record - int(self._ends[shard])
         example = reader.example(0, number)
         features = tf.train.Example.FromString(reader.serialized(0, number)).features.feature
         [source] = features["image/filename" if "image/filename" in features else "name"].bytes_list.value
-        return LabelledPicture(example.jpeg, example.key.decode(), source.decode(errors="replace"),
+        return RecordPicture(example.jpeg, example.key.decode(), source.decode(errors="replace"),
                                dict(zip(example.indices, example.confidence, strict=True)))
 
     def _open(self, shard: int) -> RecordReader:
