@@ -11,9 +11,10 @@ from mlimages.core.publish import write_csv
 from mlimages.download.run import REASONS
 from mlimages.evaluate.tables import write_tables
 from mlimages.metrics.measurement import MetricsAccumulator
-from mlimages.plots import costs, downloads, evaluation, scale
+from mlimages.plots import downloads, evaluation
 from mlimages.plots.canvas import read_table
-from mlimages.plots.costs import DatasetVolume
+from mlimages.plots.scaling import costs, scale
+from mlimages.plots.scaling.costs import DatasetVolume
 
 NAMES = ("thing", "12", "NA", "never")
 TREE = ClassTree(NAMES, (-1, 0, 0, 0), NAMES)
@@ -92,6 +93,6 @@ def test_links_that_are_equally_good_share_a_line_and_every_link_is_named(monkey
     scale.plot_scaling(links)
     left, right = plt.gcf().axes
     assert [line.get_label() for line in left.get_lines()] == ["1 Gbit/s", "10 Gbit/s\n100 Gbit/s\n400 Gbit/s"]
-    drawn = [line.get_ydata() for line in left.get_lines()]
-    assert abs(np.subtract(*drawn)).max() > 0.1 and len(right.get_lines()) == 2
+    slow, fast = (np.asarray(line.get_ydata()) for line in left.get_lines())
+    assert abs(slow - fast).max() > 0.1 and len(right.get_lines()) == 2
     plt.close("all")
