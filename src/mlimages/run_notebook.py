@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -33,6 +34,8 @@ from mlimages.notebook import with_parameters
 from mlimages.repository import check_data
 
 STAGES = [name for name in SECTIONS if name != "machine"]
+EXPERIMENT = "DVC_EXP_NAME"  # the environment variable that DVC sets for the commands of an experiment
+TEMPORARY_FOLDER = "/.dvc/tmp/"  # where DVC runs experiments of --temp and --queue
 KILL_AT = 3  # signals
 FLUSH_SECONDS = 2.0  # for a kernel's last lines; processes that it leaves running may keep the pipe open
 POLL_SECONDS = 0.05
@@ -167,7 +170,20 @@ def main(arguments: list[str]) -> int:
         print("ERROR: interrupted while no notebook ran", file=sys.stderr)
     else:
         return 0
+    print(experiment_hint(Path.cwd(), os.environ), end="", file=sys.stderr)
     return 1
+
+
+def experiment_hint(folder: Path, environment: Mapping[str, str]) -> str:
+    """What a failed `dvc exp run` leaves changed in `folder`, and how to undo it; empty for any other run.
+
+    An experiment of `--temp` or `--queue` runs in a folder of DVC's own and changes nothing.
+    """
+    if EXPERIMENT not in environment or TEMPORARY_FOLDER in folder.as_posix():
+        return ""
+    return ("NOTE: the failed experiment leaves params.yaml changed, and removed the results of this stage. Mend the "
+            "cause and run `dvc exp run` again, or go back with `git restore params.yaml dvc.lock && dvc checkout "
+            "--force`\n")
 
 
 if __name__ == "__main__":

@@ -122,23 +122,22 @@ def test_a_missing_dictionary_is_an_error(from_release: Acquire, machine: Machin
         acquire(from_release, machine, out=tmp_path / "lists")
 
 
-@pytest.mark.parametrize(("ids", "urls"), [(TRAIN_IDS, TRAIN_URLS), (VAL_IDS, VAL_URLS)])
-def test_a_part_can_lack_one_of_its_lists_but_not_both(from_release: Acquire, machine: Machine, release: Path,
-                                                       tmp_path: Path, ids: str, urls: str) -> None:
+@pytest.mark.parametrize("ids", [TRAIN_IDS, VAL_IDS])
+def test_a_part_can_lack_one_of_its_lists(from_release: Acquire, machine: Machine, release: Path, tmp_path: Path,
+                                          ids: str) -> None:
     (release / ids).unlink()
     out = acquire(from_release, machine, out=tmp_path / "lists")
     assert (out / ids).read_bytes() == b""
     assert verify(out, "acquire")["files"][ids]["records"] == 0
     assert _statistics(out, ids)["images"] == 0
-    (release / urls).unlink()
-    with pytest.raises(UserError, match=re.escape(f"{release / ids} and {release / urls} are missing")):
+
+
+def test_the_training_part_must_have_a_list(from_release: Acquire, machine: Machine, release: Path,
+                                            tmp_path: Path) -> None:
+    (release / TRAIN_IDS).unlink()
+    (release / TRAIN_URLS).unlink()
+    with pytest.raises(UserError, match=re.escape(f"{release / TRAIN_IDS} and {release / TRAIN_URLS} are missing")):
         acquire(from_release, machine, out=tmp_path / "lists")
-
-
-def test_the_source_folder_needs_a_folder(from_release: Acquire, machine: Machine,
-                                                        tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"acquire\.folder is null; expected the folder with dictionary"):
-        acquire(dataclasses.replace(from_release, folder=None), machine, out=tmp_path / "lists")
 
 
 def test_the_first_of_repeated_images_is_kept_and_conflicting_labels_are_counted(

@@ -56,12 +56,12 @@ def released(server: "ScriptedServer", release: Path, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def full(from_release: Acquire) -> Acquire:
-    return dataclasses.replace(from_release, source="full", folder=None)
+    return dataclasses.replace(from_release, source="full")
 
 
 @pytest.fixture
 def tiny(from_release: Acquire) -> Acquire:
-    return dataclasses.replace(from_release, source="tiny", folder=None)
+    return dataclasses.replace(from_release, source="tiny")
 
 
 def _serve(server: "ScriptedServer", **other: dict[str, Any]) -> None:

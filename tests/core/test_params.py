@@ -44,6 +44,21 @@ def test_combinations_that_need_the_whole_batch_are_refused(change: dict[str, An
         dataclasses.replace(load(ROOT / "params.yaml").train, **change)
 
 
+def test_patience_is_refused_without_validation() -> None:
+    train = load(ROOT / "params.yaml").train
+    with pytest.raises(ValueError, match="patience is 3, expected validation_images above 0"):
+        dataclasses.replace(train, patience=3, validation_images=0)
+    assert dataclasses.replace(train, patience=3).patience == 3
+
+
+def test_label_smoothing_is_refused_with_the_asymmetric_loss() -> None:
+    train = load(ROOT / "params.yaml").train
+    with pytest.raises(ValueError, match="label_smoothing is 0.1, expected 0 with loss: asymmetric"):
+        dataclasses.replace(train, loss="asymmetric", label_smoothing=0.1)
+    for loss in ("class_balanced", "sigmoid", "focal", "softmax"):
+        assert dataclasses.replace(train, loss=loss, label_smoothing=0.1).label_smoothing == 0.1
+
+
 @pytest.mark.parametrize("change", [
     {"all_reduce_dtype": "float16", "local_sgd_steps": 2, "optimizer": "momentum"},
     {"all_reduce_dtype": "float16", "local_sgd_steps": 1, "optimizer": "adamw"},

@@ -10,9 +10,10 @@ from mlimages.core.publish import write_csv
 from mlimages.download.run import REASONS
 from mlimages.evaluate.tables import write_tables
 from mlimages.metrics.measurement import MetricsAccumulator
-from mlimages.plots import downloads, evaluation, scale
+from mlimages.plots import downloads, evaluation
 from mlimages.plots.canvas import read_table
-from mlimages.plots.costs import DatasetVolume
+from mlimages.plots.scaling import scale
+from mlimages.plots.scaling.costs import DatasetVolume
 
 NAMES = ("thing", "12", "NA", "never")
 TREE = ClassTree(NAMES, (-1, 0, 0, 0), NAMES)

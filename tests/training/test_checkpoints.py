@@ -13,6 +13,7 @@ from tests.faults import FILTER, STRACE, needs_strace, python, with_fault
 
 from mlimages.core.errors import UserError
 from mlimages.training.checkpoints import CheckpointManager
+from mlimages.training.schedule import NOT_VALIDATED
 
 # Saves twice; what is injected kills the second save.
 SAVES = """
@@ -55,7 +56,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     for step, score in ((1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, 1.5)):
         saved.save(step, score)
     assert saved.steps() == [2, 4, 5]
-    assert saved.checkpoints.restore() == (5, [0.5])
+    assert saved.checkpoints.restore() == (5, [0.5], NOT_VALIDATED)
     assert saved.checkpoints.restore_best() == 2
     assert saved.variable.numpy().tolist() == [2.0]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -185,6 +186,39 @@ def test_the_softmax_loss_is_the_log_likelihood_of_the_images_class() -> None:
     np.testing.assert_allclose(gradient, (chance - [[0, 1, 0], [1, 0, 0]]) / 2, rtol=1e-5, atol=1e-7)
 
 
+def test_label_smoothing_of_the_softmax_loss_is_that_of_keras() -> None:
+    labels, logits = float32([[0, 1, 0], [0.9, -1, 0], [0, 0, 1]]), float32([[0.3, -2, 1], [1, 4, 2], [3, 1, -1]])
+    keras_loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
+    expected = float(keras_loss(float32([[0, 1, 0], [1, 0, 0], [0, 0, 1]]), logits))
+    assert float(SoftmaxLoss(label_smoothing=0.1)(labels, logits)) == pytest.approx(expected, rel=1e-5)
+    no_class = float32([[0, 0, 0], [0, -1, 0], [0, 0, 0]])
+    assert float(SoftmaxLoss(label_smoothing=0.1)(no_class, logits)) == 0
+
+
+def test_label_smoothing_of_the_sigmoid_loss_is_that_of_keras() -> None:
+    labels, logits = float32([[1, 0, 0], [0, 0.5, 1]]), float32([[0.3, -2, 1], [1, 4, 2]])
+    keras_loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.2)
+    expected = 3 * float(keras_loss(labels, logits))  # Keras takes the mean over the classes
+    cost, gradient = cost_and_gradient(SigmoidLoss(label_smoothing=0.2), labels, logits)
+    assert cost == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(gradient, (1 / (1 + np.exp(-logits)) - (0.8 * labels + 0.1)) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [SigmoidLoss, ClassBalancedLoss, FocalLoss])
+def test_label_smoothing_leaves_unknown_labels_unknown(loss: Callable[..., Loss]) -> None:
+    options = {ClassBalancedLoss: (2, 0.7, 1.0), FocalLoss: (2.0, 2.0)}.get(loss, ())  # type: ignore[call-overload]
+    labels, logits = float32([[1, -1], [0, -1]]), float32([[0.3, -2], [1, 4]])
+    _, gradient = cost_and_gradient(loss(*options, label_smoothing=0.8), labels, logits)
+    assert (gradient[:, 1] == 0).all() and (gradient[:, 0] != 0).all()
+
+
+def test_label_smoothing_does_not_change_which_classes_are_present() -> None:
+    labels, logits = float32([[0.72, 0], [0, 0]]), float32([[0.3, -2], [1, 4]])
+    loss = ClassBalancedLoss(2, 0.7, 1.0, label_smoothing=0.2)
+    loss(labels, logits)
+    assert loss.counters()["batches_present"].tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("name, kind", [("class_balanced", ClassBalancedLoss), ("sigmoid", SigmoidLoss),
                                         ("softmax", SoftmaxLoss), ("focal", FocalLoss), ("asymmetric", FocalLoss)])
 def test_the_parameter_names_the_loss(small_train: Train, name: str, kind: type[Loss]) -> None:
@@ -196,7 +230,8 @@ def test_the_parameter_names_the_loss(small_train: Train, name: str, kind: type[
     ("focal", {"focal_gamma": 3.0}), ("focal", {"focal_alpha": 0.5}),
     ("asymmetric", {"asymmetric_gamma_negative": 1.0}),
     ("asymmetric", {"asymmetric_margin": 0.3}), ("class_balanced", {"positive_weight": 1.0}),
-    ("class_balanced", {"positive_threshold": 0.99}), ("class_balanced", {"negative_selection": 0.0})])
+    ("class_balanced", {"positive_threshold": 0.99}), ("class_balanced", {"negative_selection": 0.0}),
+    *((name, {"label_smoothing": 0.1}) for name in ("class_balanced", "sigmoid", "focal", "softmax"))])
 def test_every_parameter_of_a_loss_changes_it(small_train: Train, name: str, change: dict[str, float]) -> None:
     labels, logits = np.repeat(float32([[1, 0.8, 0, 0]]), 2, 0), float32([[0.3, -2, 1, 0], [1, 4, 2, 1]])
     params = dataclasses.replace(small_train, loss=name, negative_selection=1.0)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ import tensorflow as tf
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.training.distribution import build_strategy, distribute, replica_batch, shared_input
+from mlimages.training.losses import SigmoidLoss
 from mlimages.training.optimizer import FIRST_SCALE
 from mlimages.training.step import Trainer
 
@@ -215,10 +216,16 @@ def test_the_average_of_the_weights_is_what_would_be_published(run: Callable[...
 
 
 @pytest.mark.parametrize("change", [{"clip_norm": 0.01}, {"weight_decay": 0.1}, {"momentum": 0.0}, {"seed": 9},
-                                    {"loss": "focal"}, {"batch_norm_momentum": 0.5}])
+                                    {"loss": "focal"}, {"batch_norm_momentum": 0.5}, {"label_smoothing": 0.1}])
 def test_a_change_of_a_parameter_changes_the_weights(run: Callable[..., Ran], plain: Ran,
                                                      change: dict[str, Any]) -> None:
     assert apart(run(change).weights, plain.weights) > 1e-3
+
+
+def test_the_validation_loss_takes_the_labels_without_smoothing(run: Callable[..., Ran]) -> None:
+    trainer = run({"loss": "sigmoid", "label_smoothing": 0.5}).trainer
+    loss, logits = trainer.evaluate(tf.constant(IMAGES[0]), tf.constant(LABELS[0]))
+    assert float(loss) == pytest.approx(float(SigmoidLoss()(LABELS[0], logits)), rel=1e-5)
 
 
 def test_clipping_makes_the_steps_small(run: Callable[..., Ran]) -> None:

@@ -18,13 +18,17 @@ RejectedLine = tuple[str, int, str]
 
 
 class ListChecker:
-    """Checks the list at `path`, which has `lines` lines, and counts what it finds in `statistics`."""
+    """Checks the list at `path`, which has `lines` lines, and counts what it finds in `statistics`.
 
-    def __init__(self, path: Path, lines: int, listed: ListFile, selection: Selection, classes: int) -> None:
+    `unlabelled` accepts images without labels.
+    """
+
+    def __init__(self, path: Path, lines: int, listed: ListFile, selection: Selection, classes: int, *,
+                 unlabelled: bool) -> None:
         self.statistics = ListStatistics(listed, classes)
         self._path, self._lines, self._name = path, lines, listed.name
         self._selection = selection
-        self._parser = LineParser(listed.origin, classes)
+        self._parser = LineParser(listed.origin, classes, unlabelled=unlabelled)
 
     def write(self, target: Path, sources: Path, params: Acquire, machine: Machine) -> Iterator[RejectedLine]:
         """Write the canonical list to `target` and the digests of its sources to `sources`.

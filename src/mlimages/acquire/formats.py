@@ -4,6 +4,7 @@ The four lists keep the names under which Tencent released them. Published lists
 every line well-formed. The later stages read them with `read_list`.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -27,6 +28,9 @@ ORIGINS: tuple[Origin, ...] = ("imagenet", "openimages")
 MAX_LINE_BYTES = 65_536
 IMAGENET_ID = re.compile(r"(n[0-9]{8})/\1_[0-9]+\.JPEG")
 URL = re.compile(r"(?i:https?)://[^/?#]")  # at its start
+REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")  # at the start of an address of any scheme
+LOCAL = "file:"  # before the path of a local picture, relative to download.files
+UNKNOWN = -1.0  # the confidence of a label of which it is not known whether the image has it
 # Sources that need no further check: ASCII without white space and control characters.
 PLAIN = {"imagenet": re.compile(IMAGENET_ID.pattern.encode()),
          "openimages": re.compile(rb"(?i:https?)://(?![/?#])[!-~]+")}
@@ -55,14 +59,14 @@ LISTS = (
 
 
 class Labels(NamedTuple):
-    """Class indices, ascending, and their confidences in [0, 1]. Both have the same length."""
+    """Class indices, ascending, and their confidences in [0, 1], or UNKNOWN. Both have the same length."""
 
     classes: tuple[int, ...]
     confidences: tuple[float, ...]
 
 
 class ListEntry(NamedTuple):
-    """One list line. `line` counts from 1; `source` is an ImageNet id or a URL."""
+    """One list line. `line` counts from 1; `source` is an ImageNet id, a URL, or LOCAL and a path."""
 
     line: int
     source: str
@@ -71,6 +75,13 @@ class ListEntry(NamedTuple):
 
 class MalformedLine(ValueError):
     """A line that does not follow the format. The message quotes the wrong text."""
+
+
+def known_classes(labels: Labels) -> tuple[int, ...]:
+    """The classes without those of unknown confidence."""
+    if UNKNOWN not in labels.confidences:
+        return labels.classes
+    return tuple(index for index, confidence in zip(*labels, strict=True) if confidence != UNKNOWN)
 
 
 def list_file(part: Part, origin: Origin) -> str:
@@ -102,11 +113,12 @@ class LineParser:
     """Parses and checks raw lines.
 
     A list has few different `class:confidence` texts, so the parser caches them. A line with a new text or an unusual
-    source is parsed by the slow path, which checks everything and names what is wrong.
+    source is parsed by the slow path, which checks everything and names what is wrong. `unlabelled` accepts lines
+    without labels.
     """
 
-    def __init__(self, origin: Origin, classes: int) -> None:
-        self._origin, self._classes = origin, classes
+    def __init__(self, origin: Origin, classes: int, *, unlabelled: bool = False) -> None:
+        self._origin, self._classes, self._unlabelled = origin, classes, unlabelled
         self._plain = PLAIN[origin]
         self._pairs: dict[bytes, tuple[int, float]] = {}
 
@@ -132,7 +144,7 @@ class LineParser:
             raise MalformedLine("holds a control character")
         source, *pairs = _fields(text)
         source = source.strip(" ")
-        if not source or not pairs:
+        if not source or not (pairs or self._unlabelled):
             raise MalformedLine(f"expected an image and its labels separated by tabs, found {text[:80]!r}")
         _check_source(source, self._origin)
         # If a class occurs twice, the greater confidence comes last and is kept.
@@ -169,6 +181,10 @@ def _fields(text: str) -> list[str]:
 
 def _check_source(source: str, origin: Origin) -> None:
     """Raise MalformedLine, naming the kind of list that has such lines, if the source is not one of `origin`."""
+    if origin == "openimages" and source.startswith(LOCAL):
+        if not {"", ".", ".."}.isdisjoint(source.removeprefix(LOCAL).split("/")):
+            raise MalformedLine(f"expected a path below download.files, without .. in it, found {source[:80]!r}")
+        return
     is_id, is_url = IMAGENET_ID.fullmatch(source), URL.match(source)
     if origin == "imagenet" and not is_id:
         kind = f"; a list of URLs is expected under the name {list_file('train', 'openimages')}" if is_url else ""
@@ -213,7 +229,7 @@ def read_list(path: Path, origin: Origin, classes: int, first: int = 1, offset: 
     """
     if not path.is_file():
         raise UserError(f"{path} is missing; run `dvc repro acquire`")
-    parser = LineParser(origin, classes)
+    parser = LineParser(origin, classes, unlabelled=True)
     for number, raw in raw_lines(path, first, offset):
         try:
             yield parser.parse(raw, number)
@@ -225,7 +241,7 @@ def _parse_confidence(text: str) -> float:
     try:
         value = float(text if CONFIDENCE.fullmatch(text) else "?")
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:  # true for NaN, too
+        value = math.nan
+    if not (0 <= value <= 1 or value == UNKNOWN):  # true for NaN, too
         raise MalformedLine(f"confidence {text[:80]!r} is not a number from 0 to 1")
-    return abs(value)  # -0 is 0
+    return value or 0.0  # -0 is 0

@@ -49,7 +49,7 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
         publish(checked, out, stage="acquire",
                 records={name: statistics.taken for name, statistics in lists.items()}, source=params.source,
                 classes=len(tree), unlike_release=differences,
-                raw={name: stats._asdict() for name, stats in scanned.items()})
+                raw={name: stats._asdict() for name, stats in scanned.items()}, **sources.origins(raw))
     return Path(out)
 
 
@@ -70,7 +70,8 @@ def _check_lists(raw: Path, scanned: Mapping[str, FileStats], work: Path, tree: 
             continue
         note.unlink(missing_ok=True)
         if name in scanned:
-            checker = ListChecker(raw / name, scanned[name].lines, listed, selection, len(tree))
+            checker = ListChecker(raw / name, scanned[name].lines, listed, selection, len(tree),
+                                  unlabelled=params.table.unlabelled)
             write_csv(_rejected_path(work, name), REJECTED_COLUMNS,
                       checker.write(target, _digests_path(work, name), params, machine))
             lists[name] = checker.statistics

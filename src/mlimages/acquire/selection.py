@@ -4,7 +4,7 @@ import difflib
 import hashlib
 from collections.abc import Sequence
 
-from mlimages.acquire.formats import Labels, ListEntry
+from mlimages.acquire.formats import UNKNOWN, Labels, ListEntry, known_classes
 from mlimages.acquire.hierarchy import ClassTree
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire
@@ -27,12 +27,12 @@ class Selection:
         """Whether the entry, whose source has this digest, is selected. A larger sample includes a smaller one."""
         if int.from_bytes(digest) >= self._below:
             return False
-        return not self._wanted or not self._wanted.isdisjoint(entry.labels.classes)
+        return not self._wanted or not self._wanted.isdisjoint(known_classes(entry.labels))
 
     def add_ancestors(self, entry: ListEntry) -> ListEntry:
         """Add the missing ancestors of the entry's classes if `complete_ancestors` is set.
 
-        An added ancestor gets the highest confidence of its descendants in the entry.
+        An added ancestor gets the highest confidence of its descendants in the entry; UNKNOWN is the lowest.
         """
         if self._lineages is None:
             return entry
@@ -41,7 +41,7 @@ class Selection:
         for index, confidence in labels.items():
             for ancestor in self._lineages[index]:
                 if ancestor not in labels:
-                    missing[ancestor] = max(confidence, missing.get(ancestor, 0.0))
+                    missing[ancestor] = max(confidence, missing.get(ancestor, UNKNOWN))
         if not missing:
             return entry
         return entry._replace(labels=Labels(*zip(*sorted({**labels, **missing}.items()), strict=True)))

@@ -1,18 +1,26 @@
-"""Collect the lists and the dictionary from the demo, the tiny list, the full release, or a folder."""
+"""Collect the lists and the dictionary from the demo, the tiny list, the full release, a folder, or a table."""
 
 import hashlib
+import json
+import os
+import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mlimages.acquire.fetch_files import BY_HAND, Accept, fetch, fetch_from_drive
 from mlimages.acquire.formats import DICTIONARY, LISTS, PARTS, list_file
 from mlimages.acquire.hierarchy import ClassTree, read_tree
+from mlimages.acquire.tables.class_files import read_class_files
+from mlimages.acquire.tables.files import class_files, table_files
+from mlimages.acquire.tables.labels import split_label, split_last
+from mlimages.acquire.tables.named_lists import count_classes, write_lists
+from mlimages.acquire.tables.rows import write_named_lists
 from mlimages.core import scratch
 from mlimages.core.errors import UserError, check_space
 from mlimages.core.params import Acquire, Machine
-from mlimages.core.publish import atomic_write
+from mlimages.core.publish import atomic_write, sha256, write_json
 from mlimages.demo import release
 
 RELEASE = "https://raw.githubusercontent.com/Tencent/tencent-ml-images/master/data/"
@@ -36,6 +44,7 @@ RELEASED_LISTS = {
 TINY_LINES = 100
 RELEASED_CLASSES, RELEASED_ROOTS = 11_166, 4
 BYTES_PER_LINE = 160  # about the mean of the released lists
+ORIGINS = "origins.json"  # beside lists that were made of other files: the sha256 of those
 TINY_VAL_EVERY = 5  # every fifth line of the tiny list is for validation
 
 
@@ -52,11 +61,10 @@ def collect(params: Acquire, machine: Machine, work: Path) -> Path:
     if params.source == "demo":
         release.write_release(work / "release", params.demo)
         return work / "release"
+    if params.source == "table":
+        return _from_table(params, machine, work / "raw")
     if params.source == "folder":
-        if params.folder is None:
-            raise UserError("acquire.source is folder, but acquire.folder is null; expected the folder with "
-                            + ", ".join([DICTIONARY, *(listed.name for listed in LISTS)]))
-        return Path(params.folder)
+        return _from_folder(params, machine, work / "raw")
     with scratch.persistent_folder("acquire", machine, params.source) as raw:
         _fetch_missing(raw, DICTIONARY, _check_dictionary)
         if params.source == "tiny":
@@ -65,6 +73,13 @@ def collect(params: Acquire, machine: Machine, work: Path) -> Path:
         else:
             _fetch_full(raw, machine)
         return raw
+
+
+def origins(raw: Path) -> dict[str, Any]:
+    """What the manifest says of the files from which the lists in `raw` were made; nothing if they are the user's own.
+    """
+    note = raw / ORIGINS
+    return {"made_from": json.loads(note.read_text())} if note.is_file() else {}
 
 
 def scan_files(raw: Path) -> dict[str, FileStats]:
@@ -113,6 +128,59 @@ def release_differences(scanned: Mapping[str, FileStats], tree: ClassTree) -> di
         return {}
     return {name: _difference(name, released.lines, scanned[name]) for name, released in RELEASED_LISTS.items()
             if name in scanned and scanned[name].lines != released.lines}
+
+
+def _from_table(params: Acquire, machine: Machine, raw: Path) -> Path:
+    """Write the lists of a table, and a dictionary of its labels, into `raw`."""
+    files, classes = table_files(params), class_files(params)
+    digests = _digests(params, [*files, *classes])
+    if not _is_made(raw, digests):
+        named = raw / "named"
+        write_named_lists(params, files, named, machine)
+        found = read_class_files(classes) if classes else \
+            count_classes(named, split_last, params.table.min_images, machine)
+        write_lists(named, raw, found, split_last, params.table, machine)
+        shutil.rmtree(named)
+        write_json(raw / ORIGINS, digests)
+    return raw
+
+
+def _from_folder(params: Acquire, machine: Machine, raw: Path) -> Path:
+    """The user's folder. If it lacks the dictionary or the validation lists, write the lists with both into `raw`."""
+    folder, classes = Path(params.folder), class_files(params)
+    lists = [folder / listed.name for listed in LISTS if (folder / listed.name).is_file()]
+    dictionary = folder / DICTIONARY
+    has_dictionary, parts = dictionary.is_file(), {listed.part for listed in LISTS if folder / listed.name in lists}
+    if "train" not in parts or (has_dictionary and "val" in parts):
+        return folder
+    for path in lists:
+        scan(path)
+    digests = _digests(params, [*lists, *(classes if not has_dictionary else [dictionary])])
+    if not _is_made(raw, digests):
+        found = None if has_dictionary else read_class_files(classes) if classes else \
+            count_classes(folder, split_label, params.table.min_images, machine)
+        if found and not classes and all(one.label.isdigit() for one in found):
+            raise UserError(f"{dictionary} is missing: the class dictionary. The lists give classes by their numbers, "
+                            f"such as {found[0].label}; expected {DICTIONARY} beside the lists, or names in them")
+        write_lists(folder, raw, found, split_label, params.table, machine)
+        write_json(raw / ORIGINS, digests)
+    return raw
+
+
+def _digests(params: Acquire, paths: list[Path]) -> dict[str, str]:
+    """The sha256 of files in `acquire.folder`, by their path in it."""
+    parent = params.folder if Path(params.folder).is_dir() else Path(params.folder).parent
+    return {os.path.relpath(path, parent): sha256(path) for path in paths}
+
+
+def _is_made(raw: Path, digests: Mapping[str, str]) -> bool:
+    """Whether an earlier run has made the lists in `raw` from these files. Empties the folder otherwise."""
+    note = raw / ORIGINS
+    if note.is_file() and json.loads(note.read_text()) == digests:
+        return True
+    shutil.rmtree(raw, ignore_errors=True)
+    raw.mkdir()
+    return False
 
 
 def _fetch_full(raw: Path, machine: Machine) -> None:

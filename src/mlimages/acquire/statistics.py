@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from mlimages.acquire.formats import LISTS, PARTS, TRAINABLE_IMAGES, ListEntry, ListFile, Part
+from mlimages.acquire.formats import LISTS, PARTS, TRAINABLE_IMAGES, ListEntry, ListFile, Part, known_classes
 from mlimages.acquire.hierarchy import ClassTree
 
 BATCH = 8192  # entries counted at a time
@@ -18,6 +18,8 @@ CLASS_COLUMNS = ("class", "wnid", "parent", "depth", *(f"{part}_images" for part
 
 class ListStatistics:
     """Counts of one list: rejected lines, and images per class, per host and per number of labels.
+
+    Labels of unknown confidence do not count.
 
     Memory grows with the number of classes and, up to MAX_HOSTS, of hosts; it does not grow with the lines.
     """
@@ -43,8 +45,9 @@ class ListStatistics:
         if sign != self._sign or len(self._lengths) == BATCH:
             self.flush()
             self._sign = sign
-        self._lengths.append(len(entry.labels.classes))
-        self._classes += entry.labels.classes
+        known = known_classes(entry.labels)
+        self._lengths.append(len(known))
+        self._classes += known
         if self._with_hosts:
             self._sites.append("/".join(entry.source.split("/", 3)[:3]))
 

@@ -39,17 +39,39 @@ class Demo:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Acquire:
-    """The source of the lists, and the lines to take from them."""
+class Table:
+    """How to read a table: the columns `image`, `labels` (a list: one column a class), `confidence` and `part`, or a
+    `query` that has them. `classes` are files; null: the labels that `min_images` images or more have.
 
-    source: Literal["demo", "tiny", "full", "folder"]
-    folder: str | None
+    `val_share`, `classes`, `min_images` and `unlabelled` are also for the source folder.
+    """
+
+    files: list[Annotated[str, Field(min_length=1)]]
+    image: Annotated[str, Field(min_length=1)] | None
+    labels: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] | None
+    separator: Annotated[str, Field(min_length=1)] | None
+    confidence: Annotated[str, Field(min_length=1)] | None
+    part: Annotated[str, Field(min_length=1)] | None
+    val_share: Annotated[float, Field(gt=0, lt=1)]
+    classes: Annotated[str, Field(min_length=1)] | list[str] | None
+    min_images: Count
+    unlabelled: bool
+    query: Annotated[str, Field(min_length=1)] | None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Acquire:
+    """The source of the lists, and the lines to take from them. DVC watches `folder`, so it is never null."""
+
+    source: Literal["demo", "tiny", "full", "folder", "table"]
+    folder: Annotated[str, Field(min_length=1)]
     malformed_fraction: Fraction
     limit: Annotated[int, Field(ge=1, le=100_000_000)] | None
     sample: PositiveFraction | None
     seed: Seed
     classes: list[Annotated[str, Field(min_length=1)]]
     complete_ancestors: bool
+    table: Table
     demo: Demo
 
 
@@ -166,6 +188,7 @@ class Train:
     focal_alpha: PositiveFraction
     asymmetric_gamma_negative: Annotated[float, Field(ge=0, le=20)]
     asymmetric_margin: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]
     all_reduce_dtype: Literal["float32", "bfloat16", "float16"]
     xla: Literal["auto", "on", "off"]
@@ -182,6 +205,7 @@ class Train:
     checkpoint_steps: Count
     validation_images: Annotated[int, Field(ge=0, le=1_000_000)]
     validation_fraction: PositiveFraction
+    patience: Annotated[int, Field(ge=1, le=1_000_000)] | None
     publish: Literal["last", "best"]
 
     @property
@@ -200,6 +224,9 @@ class Train:
         if self.step_boundaries and self.schedule != "step":
             raise ValueError(f"step_boundaries is {self.step_boundaries}, which has an effect only with "
                              f"schedule: step")
+        if self.label_smoothing and self.loss == "asymmetric":
+            raise ValueError(f"label_smoothing is {self.label_smoothing}, expected 0 with loss: asymmetric, whose "
+                             f"margin it would undo: absent classes within the margin add nothing to that loss")
         for whole, part in (("batch", "gradient_accumulation"), ("checkpoint_steps", "local_sgd_steps")):
             if getattr(self, whole) % (parts := getattr(self, part)):
                 raise ValueError(f"{whole} is {getattr(self, whole)}, expected a multiple of {part}, {parts}")
@@ -224,6 +251,9 @@ class Train:
                              f"earlier_pixels, {self.earlier_pixels}, and together less than 1")
         if self.publish == "best" and not self.validation_images:
             raise ValueError("publish is 'best', expected validation_images above 0, which determine the best")
+        if self.patience is not None and not self.validation_images:
+            raise ValueError(f"patience is {self.patience}, expected validation_images above 0: patience counts "
+                             f"validations")
 
 
 @dataclass(frozen=True, config=STRICT)

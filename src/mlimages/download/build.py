@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 from mlimages.acquire.formats import read_list
 from mlimages.core.errors import UserError, rebuild_hint
 from mlimages.core.publish import fsync, sha256, write_json
-from mlimages.download.ledger import Reason, Row, read_ledger, write_ledger
+from mlimages.download.ledger import LedgerRow, Reason, read_ledger, write_ledger
 from mlimages.download.lines import Shard
 from mlimages.download.shards import Member, Sample, index_shard, key_of, ledger_path, shard_path, write_shard
-from mlimages.download.spool import Entry, Journal, Spools
+from mlimages.download.spool import Journal, LineResult, Spools
 
 
-class Build(NamedTuple):
+class BuildRequest(NamedTuple):
     """Make one shard in `finished` from its journal in `spools`; lines that are not there stay as they were."""
 
     shard: Shard
@@ -28,7 +28,7 @@ class Build(NamedTuple):
     accounts: Path
 
 
-class Built(NamedTuple):
+class BuildResult(NamedTuple):
     """The shard of that name is finished."""
 
     name: str
@@ -39,7 +39,7 @@ def account_path(accounts: Path, shard: Shard) -> Path:
     return accounts / f"{shard.name}.json"
 
 
-def build(job: Build) -> Built:
+def build(job: BuildRequest) -> BuildResult:
     """Write the tar, the ledger, and last the account: reasons, bytes, and the sha256 of both files.
 
     An account of an earlier build is removed first: while the files change, the shard is not finished. UserError where
@@ -50,7 +50,7 @@ def build(job: Build) -> Built:
     if account.exists():
         account.unlink()
         fsync(job.accounts)
-    rows: list[Row] = []
+    rows: list[LedgerRow] = []
     digest = write_shard(path, _samples(job, path, rows))
     write_ledger(ledger_path(path), rows)
     write_json(account, {
@@ -59,7 +59,7 @@ def build(job: Build) -> Built:
         "reasons": Counter(row.reason for row in rows),
         "sha256": {"tar": digest, "ledger": sha256(ledger_path(path))},
     })
-    return Built(job.shard.name)
+    return BuildResult(job.shard.name)
 
 
 def read_account(path: Path) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def read_account(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
 
 
-def _samples(job: Build, path: Path, rows: list[Row]) -> Iterator[Sample]:
+def _samples(job: BuildRequest, path: Path, rows: list[LedgerRow]) -> Iterator[Sample]:
     """The shard's images in list order; fills `rows` with a ledger row for each line on the way."""
     shard, spools = job.shard, Spools(job.spools)
     fetched = {entry.line: entry for entry in Journal(job.spools, shard.name).read()}
@@ -86,22 +86,23 @@ def _samples(job: Build, path: Path, rows: list[Row]) -> Iterator[Sample]:
             yield Sample(key, extension, body, line.source, line.labels)
 
 
-def _row(entry: Entry, url: str, key: str) -> Row:
-    row = Row(entry.line, url, key, entry.reason, entry.http_status, mirror=entry.mirror, detail=entry.detail)
-    if image := entry.stored:
+def _row(entry: LineResult, url: str, key: str) -> LedgerRow:
+    row = LedgerRow(entry.line, url, key, entry.reason, entry.http_status, mirror=entry.mirror, detail=entry.detail)
+    if image := entry.image:
         row = row._replace(bytes=image.bytes, sha256=image.sha256, width=image.width, height=image.height)
     return row
 
 
-def _body(job: Build, spools: Spools, row: Row, entry: Entry | None, members: dict[str, Member]) -> tuple[bytes, str]:
+def _body(job: BuildRequest, spools: Spools, row: LedgerRow, entry: LineResult | None,
+          members: dict[str, Member]) -> tuple[bytes, str]:
     """An image's bytes and extension, from the spool or from the shard as it was."""
-    if entry and entry.stored:
-        body = spools.read(entry.stored)
+    if entry and entry.image:
+        body = spools.read(entry.image)
         if hashlib.sha256(body).hexdigest() != row.sha256:
             Journal(job.spools, job.shard.name).remove()
-            raise UserError(f"{job.spools / entry.stored.spool} does not hold the image of list line {row.line} that "
+            raise UserError(f"{job.spools / entry.image.spool} does not hold the image of list line {row.line} that "
                             f"was put there, maybe since the power failed; the {job.shard.lines} lines of the shard "
                             f"{job.shard.name} are forgotten: run the same command again, which fetches them")
-        return body, entry.stored.extension
+        return body, entry.image.extension
     member = members[row.key]
     return member.read(), member.extension

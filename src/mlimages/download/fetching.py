@@ -13,19 +13,19 @@ from mlimages.core.parallel import open_worker_pool
 from mlimages.core.params import Download, Machine
 from mlimages.core.signals import Interrupts
 from mlimages.core.worker_pool import WorkerPool
-from mlimages.download.build import Build, Built, account_path, build, read_account
-from mlimages.download.http.exchange import Answer, Exchange, Get, Probe, Probed
+from mlimages.download.build import BuildRequest, BuildResult, account_path, build, read_account
+from mlimages.download.http.exchange import Exchange, FetchRequest, FetchResult, ProbeRequest, ProbeResult
 from mlimages.download.http.transport import Network
-from mlimages.download.lines import Line, Shard
+from mlimages.download.lines import PendingLine, Shard
 from mlimages.download.mirrors import Mirrors
 from mlimages.download.plan import Plan
 from mlimages.download.report import Report
 from mlimages.download.schedule.scheduler import Scheduler
-from mlimages.download.spool import Entry, Journal
+from mlimages.download.spool import Journal, LineResult
 
 STOPPING_SECONDS = 3.0  # for what is under way when a signal comes
 BUILDS = 3  # of a shard whose worker dies
-Task = Get | Probe | Build
+Task = FetchRequest | ProbeRequest | BuildRequest
 
 
 def fetch(plan: Plan, params: Download, machine: Machine, network: Network, tables: Path) -> None:
@@ -49,11 +49,11 @@ def _images(plan: Plan) -> int:
 class _Fetching:
     def __init__(self, plan: Plan, params: Download, pool: WorkerPool, report: Report, mirrors: Mirrors) -> None:
         self._plan, self._pool, self._report, self._mirrors = plan, pool, report, mirrors
-        self._scheduler = Scheduler(params, pool, on_entry=self._on_entry, on_result=self._on_built,
+        self._scheduler = Scheduler(params, pool, on_line_result=self._on_line_result, on_result=self._on_built,
                                     on_lost=self._on_lost, other_work=lambda worker: len(self._building[worker]))
         self._left: dict[Shard, int] = {}
-        self._unwritten: defaultdict[Shard, list[Entry]] = defaultdict(list)
-        self._building: list[dict[str, Build]] = [{} for _ in range(pool.workers)]
+        self._unwritten: defaultdict[Shard, list[LineResult]] = defaultdict(list)
+        self._building: list[dict[str, BuildRequest]] = [{} for _ in range(pool.workers)]
         self._lost: Counter[Shard] = Counter()
         self._complete: deque[Shard] = deque()
         self._ends: float | None = None
@@ -84,7 +84,7 @@ class _Fetching:
             raise UserError(f"{signal} stopped the download; what was fetched until now is kept, and the same command "
                             f"goes on from there")
 
-    def _lines(self) -> Iterator[Line]:
+    def _lines(self) -> Iterator[PendingLine]:
         tickets = itertools.count()
         for shard in self._plan.todo:
             self._left[shard] = self._plan.left(shard)
@@ -93,7 +93,7 @@ class _Fetching:
             else:
                 self._complete.append(shard)
 
-    def _on_entry(self, line: Line, entry: Entry) -> None:
+    def _on_line_result(self, line: PendingLine, entry: LineResult) -> None:
         self._unwritten[line.shard].append(entry)
         self._report.count(line.url, entry)
 
@@ -107,7 +107,7 @@ class _Fetching:
             job = self._building[worker][shard.name] = self._plan.job(shard)
             self._pool.send(worker, job)
 
-    def _on_built(self, built: Built) -> None:
+    def _on_built(self, built: BuildResult) -> None:
         for jobs in self._building:
             jobs.pop(built.name, None)
         self._plan.done(built.name)
@@ -123,14 +123,15 @@ class _Fetching:
             self._pool.send(worker, job)
 
 
-def _worker(params: Download, network: Network, spools: Path) -> Callable[[Task], Answer | Probed | Built]:
+def _worker(params: Download, network: Network,
+            spools: Path) -> Callable[[Task], FetchResult | ProbeResult | BuildResult]:
     """What a worker process does with a task."""
     exchange = Exchange(params, network, spools)
 
     def work(task: Task) -> Any:
-        if isinstance(task, Get):
+        if isinstance(task, FetchRequest):
             return exchange.get(task)
-        if isinstance(task, Probe):
+        if isinstance(task, ProbeRequest):
             return exchange.probe(task)
         return build(task)
 

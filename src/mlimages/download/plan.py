@@ -11,9 +11,9 @@ from typing import Any
 from mlimages.acquire.formats import PARTS, Part, line_offsets, list_file, read_list
 from mlimages.core.params import Download
 from mlimages.core.publish import write_json
-from mlimages.download.build import Build, account_path
-from mlimages.download.ledger import Reason, Row, read_ledger
-from mlimages.download.lines import Line, Shard
+from mlimages.download.build import BuildRequest, account_path
+from mlimages.download.ledger import LedgerRow, Reason, read_ledger
+from mlimages.download.lines import PendingLine, Shard
 from mlimages.download.mirrors import Mirrors
 from mlimages.download.shards import ledger_path, shard_path
 from mlimages.download.spool import Journal, remove_orphans
@@ -57,14 +57,14 @@ class Plan:
         """How many lines the part's list has."""
         return self._manifest["files"][list_file(part, "openimages")]["records"]
 
-    def to_fetch(self, shard: Shard, mirrors: Mirrors, tickets: Iterator[int]) -> Iterator[Line]:
+    def to_fetch(self, shard: Shard, mirrors: Mirrors, tickets: Iterator[int]) -> Iterator[PendingLine]:
         """The shard's lines of which nothing final is known, in list order."""
         known = self._known(shard)
         job = self.job(shard)
         entries = read_list(job.list, "openimages", job.classes, first=job.shard.first, offset=job.shard.offset)
         for entry in itertools.islice(entries, shard.lines):
             if entry.line not in known:
-                yield Line(next(tickets), shard, entry.line, mirrors.addresses(entry.source),
+                yield PendingLine(next(tickets), shard, entry.line, mirrors.addresses(entry.source),
                            self._params.deadline_seconds)
 
     def left(self, shard: Shard) -> int:
@@ -75,13 +75,13 @@ class Plan:
         """How many of the shard's lines have an image by now, in the shard or waiting for it."""
         ledger = ledger_path(shard_path(self.finished, shard.part, shard.number))
         have = {row.line: row.reason is Reason.OK for row in read_ledger(ledger)} if ledger.exists() else {}
-        have |= {entry.line: entry.stored is not None for entry in Journal(self.spools, shard.name).read()}
+        have |= {entry.line: entry.image is not None for entry in Journal(self.spools, shard.name).read()}
         return sum(have.values())
 
-    def job(self, shard: Shard) -> Build:
+    def job(self, shard: Shard) -> BuildRequest:
         """What makes the shard once its lines have ended."""
         placed = shard._replace(offset=self._offsets[shard.part][shard.number])
-        return Build(placed, self._lists / list_file(shard.part, "openimages"), self._manifest["classes"],
+        return BuildRequest(placed, self._lists / list_file(shard.part, "openimages"), self._manifest["classes"],
                      self.finished, self.spools, self.accounts)
 
     def done(self, name: str) -> None:
@@ -129,7 +129,7 @@ class Plan:
             return False
         return any(map(self._again, read_ledger(ledger_path(shard_path(self.finished, shard.part, shard.number)))))
 
-    def _again(self, row: Row) -> bool:
+    def _again(self, row: LedgerRow) -> bool:
         """Whether this round asks for a line again: also for an image that is called a placeholder by now."""
         return row.reason in self._retried or (
             Reason.PLACEHOLDER in self._retried and row.sha256 in self._params.placeholders)

@@ -17,7 +17,7 @@ from mlimages.demo import server, world
 from mlimages.download.build import account_path, read_account
 from mlimages.download.fetching import fetch
 from mlimages.download.http.transport import Network
-from mlimages.download.ledger import Reason, Row
+from mlimages.download.ledger import LedgerRow, Reason
 from mlimages.download.mirrors import readable_tables
 from mlimages.download.plan import Plan
 from mlimages.download.shards import ledger_path, shard_path
@@ -84,7 +84,7 @@ def _key(params: Download, lists: str | Path, source: str) -> str:
     tables = readable_tables(params.mirrors)
     if source == "demo":
         values = dataclasses.asdict(dataclasses.replace(params, retry=[]))
-        return scratch.key({"format": FORMAT, "columns": Row._fields, **values}, inputs=[lists], files=tables,
+        return scratch.key({"format": FORMAT, "columns": LedgerRow._fields, **values}, inputs=[lists], files=tables,
                            code=[server, world])
     return scratch.key({"format": FORMAT, **{name: getattr(params, name) for name in DECISIVE}}, inputs=[lists])
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlimages.core.errors import explain_disk_errors
-from mlimages.download.check_image import Picture
+from mlimages.download.check_image import CheckedImage
 from mlimages.download.ledger import Reason
 from mlimages.download.shards import read_at
 
 
-class Stored(NamedTuple):
+class SpooledImage(NamedTuple):
     """An image in a spool: `bytes` from `offset` on in the file named `spool`."""
 
     spool: str
@@ -30,14 +30,14 @@ class Stored(NamedTuple):
     extension: str
 
 
-class Entry(NamedTuple):
-    """What came of a list line; see ledger.Row."""
+class LineResult(NamedTuple):
+    """What came of a list line; see ledger.LedgerRow."""
 
     line: int
     reason: Reason
     http_status: int
     mirror: int
-    stored: Stored | None
+    image: SpooledImage | None
     detail: str = ""
 
 
@@ -48,15 +48,15 @@ class Spools:
         self._folder, self._own = folder, secrets.token_hex(8)
         self._lock = threading.Lock()
 
-    def keep(self, name: str, picture: Picture, sha256: str) -> Stored:
+    def append(self, name: str, picture: CheckedImage, sha256: str) -> SpooledImage:
         """Append an image to this worker's spool of a shard."""
         spool, size = f"{name}.{self._own}.spool", len(picture.body)
         path = self._folder / spool
         with self._lock, explain_disk_errors(path):
             offset = _append(path, picture.body)
-        return Stored(spool, offset, size, sha256, picture.width, picture.height, picture.extension)
+        return SpooledImage(spool, offset, size, sha256, picture.width, picture.height, picture.extension)
 
-    def read(self, stored: Stored) -> bytes:
+    def read(self, stored: SpooledImage) -> bytes:
         return read_at(self._folder / stored.spool, stored.offset, stored.bytes)
 
 
@@ -67,12 +67,12 @@ class Journal:
         self.path = folder / f"{name}.journal"
         self._folder, self._name = folder, name
 
-    def add(self, entries: list[Entry]) -> None:
+    def add(self, entries: list[LineResult]) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in entries)
         with explain_disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(lines)
 
-    def read(self) -> Iterator[Entry]:
+    def read(self) -> Iterator[LineResult]:
         """All entries, in order of arrival, up to one that a kill or a power failure damaged: that is cut off."""
         if not self.path.exists():
             return
@@ -111,11 +111,11 @@ def _append(path: Path, content: bytes) -> int:
     return begin
 
 
-def _entry(line: bytes) -> Entry | None:
+def _entry(line: bytes) -> LineResult | None:
     """The entry of a journal's line; None where it is no whole one."""
     try:
-        number, reason, status, mirror, stored, *detail = json.loads(line)  # older journals have no detail
-        whole = Entry(number, Reason(reason), status, mirror, Stored(*stored) if stored else None, *detail)  # type: ignore[call-arg]
+        number, reason, status, mirror, image, *detail = json.loads(line)  # older journals have no detail
+        whole = LineResult(number, Reason(reason), status, mirror, SpooledImage(*image) if image else None, *detail)  # type: ignore[call-arg]
     except (ValueError, TypeError):
         return None
     return whole if line.endswith(b"\n") else None

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
-from mlimages.download.ledger import Reason, Row, read_ledger
+from mlimages.download.ledger import LedgerRow, Reason, read_ledger
 from mlimages.download.run import REASONS
 from mlimages.download.shards import Member, index_shard
 from mlimages.plots.canvas import BAD, COUNT, GOOD, SHARE, axes, bars, display_table, image_grid, read_table
@@ -65,7 +65,7 @@ def repeated_images(images: str | Path, count: int = 10) -> pd.DataFrame:
     for row in _images(images):
         counts[_bits(row)] += 1
     lines: Counter[str] = Counter()
-    examples: dict[str, Row] = {}
+    examples: dict[str, LedgerRow] = {}
     for row in _images(images) if counts.max() >= SUSPECT_LINES else ():
         if counts[_bits(row)] >= SUSPECT_LINES:
             lines[row.sha256] += 1
@@ -119,16 +119,16 @@ def specific_classes(tree: ClassTree, classes: tuple[int, ...]) -> list[int]:
     return [index for index in classes if index not in ancestors]
 
 
-def _rows(images: str | Path) -> Iterator[Row]:
+def _rows(images: str | Path) -> Iterator[LedgerRow]:
     for path in sorted(Path(images).glob("*/*.ledger.csv")):
         yield from read_ledger(path)
 
 
-def _images(images: str | Path) -> Iterator[Row]:
+def _images(images: str | Path) -> Iterator[LedgerRow]:
     return (row for row in _rows(images) if row.reason is Reason.OK)
 
 
-def _bits(row: Row) -> int:
+def _bits(row: LedgerRow) -> int:
     return int(row.sha256[:16], 16) % 2**HASH_BITS
 
 

@@ -3,12 +3,10 @@
 import json
 from pathlib import Path
 
-import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from mlimages.inputs.preprocess import decode
 from mlimages.network.checkpoint_files import METRICS
 from mlimages.network.classifier import Classifier
 from mlimages.network.model_files import CLASSES, read_classes
@@ -93,7 +91,10 @@ def confusions(transfer: str | Path, max_classes: int = MAX_CLASSES) -> None:
 
 
 def mistakes(transfer: str | Path) -> None:
-    """Show the most confident mistakes, each beside a map of where the network saw the wrong class."""
+    """Show the most confident mistakes, each beside a map of where the network saw the wrong class.
+
+    There is no map for a network whose last layer has one position, as with pictures of 32 pixels.
+    """
     folder = Path(transfer)
     rows = read_table(folder / PREDICTIONS)
     wrong = rows[rows["file"].notna()].sort_values("probability", ascending=False, kind="stable")
@@ -101,6 +102,12 @@ def mistakes(transfer: str | Path) -> None:
         print("The network made no mistake on the validation pictures")
         return
     classifier = Classifier(folder / "model")
+    bodies = [(folder / name).read_bytes() for name in wrong["file"]]
+    heats = [classifier.heatmap(body, name) for body, name in zip(bodies, wrong["predicted"], strict=True)]
+    if not any(np.ptp(heat) for heat in heats):
+        captions = [f"{row.predicted}, {row.probability:.0%}\nis {row[2]}" for row in wrong.itertuples()]
+        image_grid("The most confident mistakes", list(zip(bodies, captions, strict=True)))
+        return
     count = -(-len(wrong) // COLUMNS)
     figure, grid = plt.subplots(count, 2 * COLUMNS, figsize=(2 * COLUMNS * 1.5, 2.0 * count + 0.5), squeeze=False,
                                 layout="constrained")
@@ -108,13 +115,10 @@ def mistakes(transfer: str | Path) -> None:
     for ax in grid.flat:
         ax.axis("off")
     for number, row in enumerate(wrong.itertuples()):
-        body = (folder / row.file).read_bytes()
         left, right = grid.flat[2 * number], grid.flat[2 * number + 1]
-        picture = decode_image(body)
-        left.imshow(picture)
+        left.imshow(decode_image(bodies[number]))
         left.set_title(f"is {row[2]}", fontsize=8, color=TRAIN)
-        heat = classifier.heatmap(body, row.predicted)
-        right.imshow(cv2.cvtColor(decode(body), cv2.COLOR_RGB2GRAY), cmap="gray")
-        right.imshow(heat, cmap="inferno", alpha=0.6, vmin=0, vmax=1)
+        right.imshow(decode_image(bodies[number]).convert("L"), cmap="gray")
+        right.imshow(heats[number], cmap="inferno", alpha=0.6, vmin=0, vmax=1)
         right.set_title(f"{row.predicted}, {row.probability:.0%}", fontsize=8, color=BAD)
     plt.show()

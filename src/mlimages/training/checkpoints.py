@@ -23,13 +23,15 @@ from mlimages.network.checkpoint_files import (
     read_metadata,
     validate_checkpoint,
 )
+from mlimages.training.schedule import NOT_VALIDATED, EarlyStopping
 
 
 class ResumePoint(NamedTuple):
-    """The steps that were done, and the losses of those of them that are in no row of the log yet."""
+    """The number of steps done, the losses of those that no row of the log has yet, and the validations until then."""
 
     step: int
     losses: list[float]
+    early_stopping: EarlyStopping = NOT_VALIDATED
 
 
 class CheckpointManager:
@@ -51,7 +53,8 @@ class CheckpointManager:
         """That the training took until now: in this run, and in those before until what this one resumed from."""
         return self._before + time.monotonic() - self._began
 
-    def save(self, step: int, losses: list[float], score: float | None = None) -> None:
+    def save(self, step: int, losses: list[float], score: float | None = None,
+             early_stopping: EarlyStopping = NOT_VALIDATED) -> None:
         """Save after `step` steps; a lower score, if any, is better, and one that is not finite is none.
 
         UserError where the disk does not take it; the checkpoint before is kept then.
@@ -68,7 +71,8 @@ class CheckpointManager:
             self._checkpoint.write(str(partial / VARIABLES))
             digests = {path.name: sha256(path) for path in sorted(partial.iterdir())}
             write_json(partial / METADATA, {"step": step, "losses": losses, "score": score, "seconds": self.seconds,
-                                         "network": self._network, "machine": self._machine, "files": digests})
+                                            "early_stopping": early_stopping._asdict(), "network": self._network,
+                                            "machine": self._machine, "files": digests})
             for path in [*partial.iterdir(), partial]:
                 fsync(path)
             if final.exists():  # of the same step, and older than what is to replace it
@@ -96,7 +100,7 @@ class CheckpointManager:
             for damaged, reason in passed if mend else []:
                 print(f"{damaged} is damaged ({reason}); going back to {folder.name}")
                 shutil.rmtree(damaged)
-            return ResumePoint(facts["step"], facts["losses"])
+            return ResumePoint(facts["step"], facts["losses"], EarlyStopping(**facts["early_stopping"]))
         if passed:
             faults = "; ".join(f"{damaged.name}: {reason}" for damaged, reason in passed)
             raise UserError(f"every checkpoint in {self._folder} is damaged ({faults}); bring one back, or remove the "

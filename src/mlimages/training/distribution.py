@@ -96,6 +96,13 @@ def barrier(strategy: Any) -> None:
     all_equal(strategy, "")
 
 
+def any_worker(strategy: Any, flag: bool) -> bool:
+    """Whether at least one worker passes true; it waits for all of them."""
+    value = tf.constant(float(flag))
+    total = tf.function(lambda: strategy.run(lambda: sum_over_replicas(value)), autograph=False)()
+    return bool(strategy.experimental_local_results(total)[0] > 0)
+
+
 def all_equal(strategy: Any, text: str) -> bool:
     """Whether all workers pass the same text, in ASCII and of one length; it waits for all of them."""
     letters = tf.constant([0, *text.encode()], tf.float32)

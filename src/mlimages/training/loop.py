@@ -22,7 +22,15 @@ from mlimages.network.checkpoint_files import CHECKPOINTS, newest_checkpoint
 from mlimages.network.initial_weights import find_initial_weights
 from mlimages.network.model_files import ClassTable
 from mlimages.training.checkpoints import CheckpointManager
-from mlimages.training.distribution import all_equal, barrier, build_strategy, distribute, replica_batch, shared_input
+from mlimages.training.distribution import (
+    all_equal,
+    any_worker,
+    barrier,
+    build_strategy,
+    distribute,
+    replica_batch,
+    shared_input,
+)
 from mlimages.training.metrics_log import LOG, NO_VALIDATION, TENSORBOARD, TrainingLog
 from mlimages.training.result import INPUT_STEPS, exchange_seconds, input_seconds, write_result
 from mlimages.training.run_record import arithmetic
@@ -83,6 +91,8 @@ class Training:
             work / CHECKPOINTS, self.trainer.variables, {"architecture": params.architecture, "classes": self.classes},
             {"replicas": self.replicas, **arithmetic()} if role.chief else {}, machine.checkpoints_kept, began)
         self.resumed = self.checkpoints.restore(mend=role.chief)
+        self.early_stopping = self.resumed.early_stopping
+        self.last_step = self.schedule.total_steps
         self.validation: Validation | None = None
         if params.validation_images and role.chief:
             self.validation = Validation(Records(tfrecords, manifest, "val"), class_names(tfrecords), params,
@@ -113,12 +123,13 @@ class Training:
         One call of the trainer takes machine.steps_per_call steps, or fewer up to the next checkpoint. So the log has
         the same rows however many steps a call takes. With several workers, only the chief validates, logs and saves.
         """
-        done, losses = self.resumed
+        done, losses, _ = self.resumed
+        ended = self.early_stopping.is_due(self.params.patience)
         began, timed = time.monotonic(), done
         total = self.schedule.total_steps
         with (Interrupts() as interrupts, self._open_log(done) as log,
               progress_bar("train", total=total, done=done, unit=" steps", machine=self.machine) as bar):
-            while done < total:
+            while done < total and not ended:
                 phase = self._phase(done)
                 if done == phase.steps.start > self.resumed.step:
                     self.batches = self._distribute_batches(done)
@@ -139,13 +150,22 @@ class Training:
                         self._prepare_to_save(done)
                     if log:
                         self._validate_log_and_save(log, rows, speed, saving)
-                    if saving and not self.role.single:
-                        barrier(self.strategy)
+                    if saving:
+                        ended = self._any_worker(self.early_stopping.is_due(self.params.patience))
                     began, timed = time.monotonic(), done
                 # A single process does not wait for the trainer to agree with other workers on the step to stop after.
                 stopping = self.trainer.stopping or (interrupts.received and self.role.single)
-                if stopping and done < total:
+                if stopping and done < total and not ended:
                     self._save_and_stop(done, losses, interrupts.received, saved=saving)
+        self.last_step = done
+
+    @property
+    def stopped_early(self) -> str | None:
+        """A sentence about a training that ended before its last step; None for others."""
+        if self.last_step == self.schedule.total_steps:
+            return None
+        return (f"the validation loss has not improved in {self.params.patience} validations (train.patience), so the "
+                f"training ended after step {self.last_step} of {self.schedule.total_steps}")
 
     def write_result(self) -> None:
         """Measure where the time of a step goes, and as the chief write the network, its log and its record."""
@@ -153,7 +173,9 @@ class Training:
         self.role.report(trained=True)
         if not self.role.chief:
             return
-        published = self.schedule.total_steps
+        if self.stopped_early:
+            print(self.stopped_early, flush=True)
+        published = self.last_step
         if self.params.publish == "best":
             published = self.checkpoints.restore_best()
         data = {"manifest_sha256": sha256(self.tfrecords / MANIFEST), "classes": self.classes,
@@ -161,6 +183,7 @@ class Training:
         made = input_seconds(self._batches(range(INPUT_STEPS), self.params.pixels, self.role.replicas(self.replicas)))
         write_result(self.params, self.trainer, self._class_table(), data, published, log=self.work / LOG,
                      out=self.work / "out", exchange=exchange, made=made, seconds=self.checkpoints.seconds,
+                     stopped_early=self.stopped_early,
                      machine={"workers": self.role.workers, "readers": self.machine.workers})
 
     def _class_table(self) -> ClassTable:
@@ -251,7 +274,9 @@ class Training:
             log.row(row.step, row.step * self.params.batch / len(self.records), row.loss, row.learning_rate, speed,
                     scores)
         if saving:
-            self.checkpoints.save(done, [], tried.scores.loss if tried else None)
+            if tried:
+                self.early_stopping = self.early_stopping.update(tried.scores.loss)
+            self.checkpoints.save(done, [], tried.scores.loss if tried else None, self.early_stopping)
             self.role.report(saved=done)
             log.histograms(done, self.trainer.loss.counters())
         if tried:
@@ -266,12 +291,16 @@ class Training:
             raise UserError(f"the workers have different weights after step {step}; the checkpoint before is kept; "
                             f"please report this")
 
+    def _any_worker(self, flag: bool) -> bool:
+        """Whether at least one worker passes true. With several workers, it waits for all of them."""
+        return flag if self.role.single else any_worker(self.strategy, flag)
+
     def _save_and_stop(self, done: int, losses: list[float], signal: str | None, *, saved: bool) -> None:
         """Save a checkpoint unless that was `saved` already, and raise TrainingStopped, on all workers."""
         if not saved:
             self._prepare_to_save(done)
             if self.role.chief:
-                self.checkpoints.save(done, losses)
+                self.checkpoints.save(done, losses, early_stopping=self.early_stopping)
                 self.role.report(saved=done)
         if not self.role.single:
             with contextlib.suppress(tf.errors.OpError):  # one of them leaves first

@@ -1,8 +1,9 @@
 """The losses, on confidences rather than on 0 and 1; -1 marks a label that is not known.
 
 Each is called as `loss(labels, logits)`, both float32 [images of this replica, classes], for this replica's share of
-the loss of the global batch: a scalar; the shares of all replicas add up to the mean over the global batch. In two
-halves, for a batch that is taken in parts: `weigh(labels)` once for the whole, then `cost(labels, logits, weights)`.
+the loss of the global batch: a scalar; the shares of all replicas add up to the mean over the global batch. In three
+parts, for a batch that is taken in parts: `weigh(labels)` and `smooth(labels)` once for the whole, then
+`cost(labels, logits, weights)`.
 """
 
 from abc import ABC, abstractmethod
@@ -21,12 +22,12 @@ class Loss(ABC):
 
     variables: tuple[Any, ...] = ()
 
-    def __init__(self, replicas: int = 1) -> None:
-        self._replicas = replicas
+    def __init__(self, replicas: int = 1, *, label_smoothing: float = 0.0) -> None:
+        self._replicas, self._label_smoothing = replicas, label_smoothing
         self._fused_sum = jit_compiled(self._sum)
 
     def __call__(self, labels: Any, logits: Any) -> Any:
-        return self.cost(labels, logits, self.weigh(labels))
+        return self.cost(self.smooth(labels), logits, self.weigh(labels))
 
     def counters(self) -> dict[str, Any]:
         """What the loss counts, by name: arrays [classes]."""
@@ -35,6 +36,16 @@ class Loss(ABC):
     def weigh(self, labels: Any) -> Any:
         """What weight each class has in this batch: float32 [classes]."""
         return ops.ones_like(labels[0])
+
+    def smooth(self, labels: Any) -> Any:
+        """The labels y as (1 - e) y + e / 2, with e = `label_smoothing`, as in Keras' BinaryCrossentropy.
+
+        Unknown labels stay -1.
+        """
+        if not self._label_smoothing:
+            return labels
+        smoothed = (1 - self._label_smoothing) * labels + self._label_smoothing / 2
+        return ops.where(labels >= 0, smoothed, labels)
 
     def cost(self, labels: Any, logits: Any, weights: Any) -> Any:
         """This replica's share of the loss: a scalar."""
@@ -55,8 +66,8 @@ class SigmoidLoss(Loss):
     The gradient is written out: it needs only labels and logits again, and keeps nothing from the loss.
     """
 
-    def __init__(self, positive_weight: float = 1.0, *, replicas: int = 1) -> None:
-        super().__init__(replicas)
+    def __init__(self, positive_weight: float = 1.0, *, replicas: int = 1, label_smoothing: float = 0.0) -> None:
+        super().__init__(replicas, label_smoothing=label_smoothing)
         self._positive_weight = positive_weight
         self._fused_slopes = jit_compiled(self._slopes)
 
@@ -98,9 +109,9 @@ class ClassBalancedLoss(SigmoidLoss):
     """
 
     def __init__(self, classes: int, positive_threshold: float = 0.7, negative_selection: float = 0.1,
-                 positive_weight: float = 12.0, *, seed: int = 0, replicas: int = 1,
+                 positive_weight: float = 12.0, *, seed: int = 0, replicas: int = 1, label_smoothing: float = 0.0,
                  sum_over_replicas: Callable[[Any], Any] = lambda tensor: tensor) -> None:
-        super().__init__(positive_weight, replicas=replicas)
+        super().__init__(positive_weight, replicas=replicas, label_smoothing=label_smoothing)
         self._classes = classes
         self._threshold = positive_threshold
         self._selection = negative_selection
@@ -145,8 +156,8 @@ class FocalLoss(Loss):
     """
 
     def __init__(self, gamma_positive: float, gamma_negative: float, *, margin: float = 0.0,
-                 alpha: float | None = None, replicas: int = 1) -> None:
-        super().__init__(replicas)
+                 alpha: float | None = None, replicas: int = 1, label_smoothing: float = 0.0) -> None:
+        super().__init__(replicas, label_smoothing=label_smoothing)
         self._gammas = gamma_positive, gamma_negative
         self._margin = margin
         self._alphas = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
@@ -167,11 +178,26 @@ class FocalLoss(Loss):
 class SoftmaxLoss(Loss):
     """Softmax cross-entropy, for images of one class each; several share it by their confidences."""
 
+    def smooth(self, labels: Any) -> Any:
+        """The target distribution y as (1 - e) y + e / classes, with e = `label_smoothing`.
+
+        Source: Szegedy et al., arXiv 1512.00567, section 7. An image without a class keeps none.
+        """
+        if not self._label_smoothing:
+            return labels
+        targets = _distribution(labels)
+        uniform = ops.sum(targets, axis=1, keepdims=True) / targets.shape[1]
+        return (1 - self._label_smoothing) * targets + self._label_smoothing * uniform
+
     def _sum(self, labels: Any, logits: Any, weights: Any) -> Any:
-        confidences = weights * ops.maximum(labels, 0.0)
-        total = ops.sum(confidences, axis=1, keepdims=True)
-        shares = confidences / ops.where(total > 0, total, 1.0)
-        return -ops.sum(shares * ops.log_softmax(logits, axis=1))
+        return -ops.sum(_distribution(weights * labels) * ops.log_softmax(logits, axis=1))
+
+
+def _distribution(labels: Any) -> Any:
+    """Labels [images, classes] divided by their sum for each image; all zero for an image without a class."""
+    confidences = ops.maximum(labels, 0.0)
+    total = ops.sum(confidences, axis=1, keepdims=True)
+    return confidences / ops.where(total > 0, total, 1.0)
 
 
 def _total(terms: Any) -> Any:
@@ -188,11 +214,16 @@ def _power(base: Any, exponent: float) -> Any:
 
 def build_loss(params: Train, classes: int, replicas: int, sum_over_replicas: Callable[[Any], Any]) -> Loss:
     """The loss that params.yaml names; create it inside the strategy's scope."""
+    smoothing = params.label_smoothing
     if params.loss == "class_balanced":
         return ClassBalancedLoss(classes, params.positive_threshold, params.negative_selection, params.positive_weight,
-                                 seed=params.seed, replicas=replicas, sum_over_replicas=sum_over_replicas)
+                                 seed=params.seed, replicas=replicas, label_smoothing=smoothing,
+                                 sum_over_replicas=sum_over_replicas)
     if params.loss == "asymmetric":
         return FocalLoss(0.0, params.asymmetric_gamma_negative, margin=params.asymmetric_margin, replicas=replicas)
     if params.loss == "focal":
-        return FocalLoss(params.focal_gamma, params.focal_gamma, alpha=params.focal_alpha, replicas=replicas)
-    return SoftmaxLoss(replicas) if params.loss == "softmax" else SigmoidLoss(replicas=replicas)
+        return FocalLoss(params.focal_gamma, params.focal_gamma, alpha=params.focal_alpha, replicas=replicas,
+                         label_smoothing=smoothing)
+    if params.loss == "softmax":
+        return SoftmaxLoss(replicas, label_smoothing=smoothing)
+    return SigmoidLoss(replicas=replicas, label_smoothing=smoothing)

@@ -32,12 +32,13 @@ TRIED = {name: f"validation_{name}" for name in ValidationScores._fields}
 
 
 def write_result(params: Train, trainer: Trainer, classes: ClassTable, data: dict[str, Any], published: int, *,
-                 log: Path, out: Path, exchange: float, made: float, machine: dict[str, int], seconds: float) -> None:
+                 log: Path, out: Path, exchange: float, made: float, machine: dict[str, int], seconds: float,
+                 stopped_early: str | None) -> None:
     """Write all files to `out`. The metrics are last: where they are, the result is complete.
 
     `classes` are those of the network's outputs, `data` describes the records, `published` is the step of the weights.
     `exchange` and `made` are the seconds of an all-reduce and of making a batch. `machine` has the numbers of workers
-    and readers, `seconds` is the duration of the whole training.
+    and readers, `seconds` is the duration of the whole training. `stopped_early` says that it ended early, if it did.
     """
     preprocessing = Preprocessing(params.pixels, "central", params.validation_fraction, params.activation)
     plain = build(params.architecture, len(classes), batch_norm_momentum=params.batch_norm_momentum, stock=True)
@@ -54,7 +55,8 @@ def write_result(params: Train, trainer: Trainer, classes: ClassTable, data: dic
     write_profile(out, trainer, step=params.batch / metrics["images_per_second"], exchange=exchange, made=made)
     run = {"params": dataclasses.asdict(params), "data": data, "activation": params.activation,
            "initialized": trainer.loaded and trainer.loaded._asdict(), "machine": machine, "environment": environment(),
-           "xla": trainer.compiled, "metrics": metrics, "warning": warning}
+           "xla": trainer.compiled, "metrics": metrics, "stopped_early": stopped_early,
+           "warning": warning}
     write_json(out / RUN, run)
     write_card(out / CARD, run)
     write_json(out / METRICS, metrics)

@@ -65,11 +65,12 @@ def model_card(run: Mapping[str, Any]) -> str:
     code = "outside a git repository" if git is None else git["revision"] + (", with changes" if git["dirty"] else "")
     started = params["initialize_from"] or "nothing"
     warning = f"**Warning:** {run['warning']}.\n\n" if run["warning"] else ""
+    stopped = f"\n**Early stopping:** {run['stopped_early']}.\n" if run["stopped_early"] else ""
     return f"""# {params["architecture"]}, {run["data"]["classes"]} classes
 
 {warning}A pre-activation ResNet for multi-label classification, trained with the loss `{params["loss"]}` on
 {run["data"]["images"]:,} images of {params["pixels"]} x {params["pixels"]} pixels, from {started}.
-
+{stopped}
 **Input:** RGB, float32 [batch, height, width, 3] in [-1, 1]. **Output:** logits, float32 [batch, classes]; their
 {run["activation"]} gives probabilities. The layer `features` gives the features before them.
 

@@ -1,5 +1,6 @@
-"""The learning rate over the steps."""
+"""The learning rate over the steps, the size of the images, and the end of a training without improvement."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ class Schedule(NamedTuple):
     def __call__(self, steps: np.ndarray | range | int) -> np.ndarray:
         """The rates of steps counted from 0: float32, shaped like `steps`."""
         step = np.asarray(steps, np.float64)
-        stair = np.floor(step * WARMUP_STAIRS / max(self.warmup_steps, 1))
+        stair = np.floor(np.minimum(step, self.warmup_steps) * WARMUP_STAIRS / max(self.warmup_steps, 1))
         warmup = self.rate * WARMUP_STAIRS ** ((stair - WARMUP_STAIRS) / WARMUP_STAIRS)
         if self.kind == "cosine":
             done = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
@@ -54,6 +55,26 @@ def phases(params: Train, total_steps: int) -> list[Phase]:
     return [Phase(range(begin, end), pixels)
             for begin, end, pixels in zip([0, *ends], [*ends, total_steps], [*params.earlier_pixels, params.pixels],
                                           strict=True) if begin < end]
+
+
+class EarlyStopping(NamedTuple):
+    """The lowest validation loss, None before the first finite one, and the number of validations since."""
+
+    lowest_loss: float | None = None
+    without_improvement: int = 0
+
+    def update(self, loss: float) -> "EarlyStopping":
+        """The state after one more validation. A loss that is not finite is no improvement."""
+        if math.isfinite(loss) and (self.lowest_loss is None or loss < self.lowest_loss):
+            return EarlyStopping(loss, 0)
+        return EarlyStopping(self.lowest_loss, self.without_improvement + 1)
+
+    def is_due(self, patience: int | None) -> bool:
+        """Whether the training ends here, after `patience` validations without improvement; None: never."""
+        return patience is not None and self.without_improvement >= patience
+
+
+NOT_VALIDATED = EarlyStopping()
 
 
 def build_schedule(params: Train, records: int) -> Schedule:

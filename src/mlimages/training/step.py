@@ -146,7 +146,7 @@ class Trainer:
     def _replica_step(self, rate: Any, stop: Any, *batch: Any) -> Any:
         """Float32 [3], the same on all replicas: the loss, how many are to stop, whether the gradients overflowed."""
         images, labels = self._finish(*batch)
-        weights = self.loss.weigh(labels)
+        weights, labels = self.loss.weigh(labels), self.loss.smooth(labels)
         if self._parts == 1:
             loss, gradients = self._part(images, labels, weights)
         else:

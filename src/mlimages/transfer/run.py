@@ -5,8 +5,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
 from mlimages.convert.records import class_names
@@ -41,8 +42,17 @@ from mlimages.transfer.scores import (
 )
 
 VALIDATION = "validation.csv"  # of a training
+FROM_NOTHING = "from_nothing"
 # What this stage decides itself, or has under a name of its own.
 FIXED = ("seed", "initialize_from", "initialize_logits", "pixels", "earlier_pixels", "earlier_shares", "loss")
+
+
+class Outcome(NamedTuple):
+    """The folder of a network, the validation pictures with its probabilities, and the contents of metrics.json."""
+
+    network: Path
+    scored: list[ScoredPicture]
+    scores: dict[str, Any]
 
 
 def transfer(params: Transfer, machine: Machine, *, base: Train, model: str | Path = "data/model",
@@ -67,9 +77,9 @@ def transfer(params: Transfer, machine: Machine, *, base: Train, model: str | Pa
                       stage="transfer")
     with scratch.workspace("transfer", machine, key, out) as work:
         records = _records(pictures, machine, params.seed)
-        result, scores = _run(params, settings, machine, records, work)
+        outcome = _run(params, settings, machine, records, work)
         shutil.rmtree(work / "out", ignore_errors=True)
-        _write(work, result, records, scores)
+        _write(work, outcome, records)
         publish(work / "out", out, stage="transfer", records={}, classes=len(pictures.classes), method=params.method)
     return Path(out)
 
@@ -107,21 +117,25 @@ def _records(pictures: LabelledPictures, machine: Machine, seed: int) -> Path:
         return folder / "tfrecords"
 
 
-def _run(params: Transfer, settings: Train, machine: Machine, records: Path,
-         work: Path) -> tuple[Path, dict[str, float | None]]:
-    """The folder of the resulting network, and the accuracies of all networks that were trained."""
-    train = _finetune if params.method == "finetune" else _fit_linear
-    result = train(settings, machine, records, work / params.method)
-    scores: dict[str, float | None] = {**_accuracy(result, records), "top_1_from_nothing": None, "top_1_linear": None}
+def _run(params: Transfer, settings: Train, machine: Machine, records: Path, work: Path) -> Outcome:
+    """Train as the parameters say, and score every network that was trained."""
+    random = dataclasses.replace(settings, initialize_from=None, initialize_logits=True, freeze_through=None)
+    nothing = linear = None
     if params.method == "linear":
-        scores["top_1_linear"] = scores["top_1"]
-    if params.compare:
-        random = dataclasses.replace(settings, initialize_from=None, initialize_logits=True, freeze_through=None)
-        scores["top_1_from_nothing"] = _accuracy(train(random, machine, records, work / "from_nothing"),
-                                                 records)["top_1"]
-        linear = _fit_linear(settings, machine, records, work / "linear")
-        scores["top_1_linear"] = _accuracy(linear, records)["top_1"]
-    return result, scores
+        fitted = FittedClassifier(settings, machine, records)
+        fitted.save(work / "linear")
+        network, scored = work / "linear", list(_scored(fitted.classifier, records))
+        linear = accuracy(scored)["top_1"]
+        if params.compare:
+            nothing = _top_1(FittedClassifier(random, machine, records).classifier, records)
+    else:
+        network = _finetune(settings, machine, records, work / "finetune")
+        scored = list(_scored(Classifier(network), records))
+        if params.compare:
+            nothing = _top_1(Classifier(_finetune(random, machine, records, work / FROM_NOTHING)), records)
+            linear = _top_1(FittedClassifier(settings, machine, records).classifier, records)
+    scores = {**accuracy(scored), "top_1_from_nothing": nothing, "top_1_linear": linear, "images": len(scored)}
+    return Outcome(network, scored, scores)
 
 
 def _finetune(settings: Train, machine: Machine, records: Path, work: Path) -> Path:
@@ -132,24 +146,27 @@ def _finetune(settings: Train, machine: Machine, records: Path, work: Path) -> P
     return work / "out"
 
 
-def _fit_linear(settings: Train, machine: Machine, records: Path, work: Path) -> Path:
-    """The folder of a network whose last layer alone was fitted to the records."""
-    out = work / "out"
-    if (out / METRICS).exists():
-        return out
-    classes = ClassTable([""] * len(class_names(records)), [-1] * len(class_names(records)), class_names(records))
-    preprocessing = Preprocessing(settings.pixels, "central", settings.validation_fraction, "softmax")
-    network = build(settings.architecture, len(classes), stock=True)
-    if (start := find_initial_weights(settings, machine)) is not None:
-        load_weights(network, start, logits=False)
-    classifier = Classifier(network, classes=classes, preprocessing=preprocessing)
-    stored = StoredPictures(records, "train")
-    features = np.array([prediction.features for prediction in classifier.stream(stored, features=True)])
-    fitted = fit_linear(features, np.array(stored.labels), stored.keys, len(classes))
-    network.get_layer("logits").set_weights([fitted.kernel, fitted.bias])
-    save_network(network, classes, preprocessing, out)
-    write_json(out / METRICS, {"C": fitted.c})
-    return out
+class FittedClassifier:
+    """A network whose last layer alone is fitted to the training records."""
+
+    def __init__(self, settings: Train, machine: Machine, records: Path) -> None:
+        names = class_names(records)
+        self._classes = ClassTable([""] * len(names), [-1] * len(names), names)
+        self._preprocessing = Preprocessing(settings.pixels, "central", settings.validation_fraction, "softmax")
+        keras.utils.set_random_seed(settings.seed)
+        self._network = build(settings.architecture, len(names), stock=True)
+        if (start := find_initial_weights(settings, machine)) is not None:
+            load_weights(self._network, start, logits=False)
+        self.classifier = Classifier(self._network, classes=self._classes, preprocessing=self._preprocessing)
+        stored = StoredPictures(records, "train")
+        features = np.array([prediction.features for prediction in self.classifier.stream(stored, features=True)])
+        fitted = fit_linear(features, np.array(stored.labels), stored.keys, len(names))
+        self._network.get_layer("logits").set_weights([fitted.kernel, fitted.bias])
+
+    def save(self, folder: Path) -> None:
+        """Write the network with all that its use needs."""
+        shutil.rmtree(folder, ignore_errors=True)
+        save_network(self._network, self._classes, self._preprocessing, folder)
 
 
 class StoredPictures:
@@ -168,25 +185,24 @@ class StoredPictures:
             yield NamedPicture(self.keys[-1], example.jpeg)
 
 
-def _scored(model: Path, records: Path) -> Iterator[ScoredPicture]:
-    """The validation pictures with the probabilities that the network in a folder gives."""
+def _scored(classifier: Classifier, records: Path) -> Iterator[ScoredPicture]:
+    """The validation pictures with the probabilities that a network gives."""
     stored = StoredPictures(records, "val")
-    for number, prediction in enumerate(Classifier(model).stream(stored)):
+    for number, prediction in enumerate(classifier.stream(stored)):
         if prediction.probabilities is not None:
             yield ScoredPicture(prediction.image, stored.labels[number], prediction.probabilities)
 
 
-def _accuracy(model: Path, records: Path) -> dict[str, float]:
-    return accuracy(_scored(model, records))
+def _top_1(classifier: Classifier, records: Path) -> float:
+    return accuracy(_scored(classifier, records))["top_1"]
 
 
-def _write(work: Path, result: Path, records: Path, scores: dict[str, Any]) -> None:
+def _write(work: Path, outcome: Outcome, records: Path) -> None:
     """Write what is published to `work`/out."""
     out = work / "out"
-    shutil.copytree(result, out / "model", copy_function=os.link)
-    scored = list(_scored(result, records))
-    write_scores(scored, read_classes(result / CLASSES), out)
-    files = {picture.key: mistake_file(number) for number, picture in enumerate(confident_mistakes(scored))}
+    shutil.copytree(outcome.network, out / "model", copy_function=os.link)
+    write_scores(outcome.scored, read_classes(outcome.network / CLASSES), out)
+    files = {picture.key: mistake_file(number) for number, picture in enumerate(confident_mistakes(outcome.scored))}
     examples = set[int]()
     stored = StoredPictures(records, "val")
     for picture in stored:
@@ -195,9 +211,9 @@ def _write(work: Path, result: Path, records: Path, scores: dict[str, Any]) -> N
         if len(examples) < EXAMPLES and (label := stored.labels[-1]) not in examples:
             examples.add(label)
             _write_picture(out / example_file(label), picture)
-    if (work / "from_nothing" / "out" / VALIDATION).exists():
-        shutil.copyfile(work / "from_nothing" / "out" / VALIDATION, out / "from_nothing.csv")
-    write_json(out / METRICS, {**scores, "images": len(scored)})
+    if (curve := work / FROM_NOTHING / "out" / VALIDATION).exists():
+        shutil.copyfile(curve, out / f"{FROM_NOTHING}.csv")
+    write_json(out / METRICS, outcome.scores)
 
 
 def _write_picture(path: Path, picture: NamedPicture) -> None:

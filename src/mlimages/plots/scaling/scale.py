@@ -8,9 +8,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from mlimages.network.checkpoint_files import METRICS
-from mlimages.plots import costs
 from mlimages.plots.canvas import COUNT, display_table, label
-from mlimages.plots.costs import DatasetVolume, ScalingModel
+from mlimages.plots.scaling import costs
+from mlimages.plots.scaling.costs import DatasetVolume, ScalingModel
 
 REPLICAS = tuple(2**power for power in range(8))
 

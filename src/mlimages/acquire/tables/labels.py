@@ -1,0 +1,94 @@
+"""Read the labels of a row: names and confidences, both as text. What is wrong with them is found later.
+
+A label is written as `name:confidence`. Without a confidence it has 1. The confidence -1 means that it is not known
+whether the image has the label.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mlimages.acquire.formats import CONTROL
+
+CERTAIN = "1"
+WITH_CONFIDENCE = re.compile(r"(?P<name>.+):\s*(?P<confidence>-?[0-9][0-9.eE+-]*)", re.DOTALL)
+TRUTHS = {"true": "1", "false": "0", "yes": "1", "no": "0", "t": "1", "f": "0"}
+
+
+def split_label(text: str) -> tuple[str, str]:
+    """The name and the confidence of a label that may be written as `name:confidence`."""
+    found = WITH_CONFIDENCE.fullmatch(text)
+    return (found["name"], found["confidence"]) if found else (text, CERTAIN)
+
+
+def split_last(text: str) -> tuple[str, str]:
+    """The name and the confidence of a label that is written as `name:confidence`."""
+    name, _, confidence = text.rpartition(":")
+    return name, confidence
+
+
+def clean_name(text: str) -> str:
+    """A name on one line, without white space at its ends and without control characters."""
+    return " ".join(CONTROL.sub(" ", text).split())
+
+
+def labels_of(value: str | None, confidence: str | None, separator: str | None) -> Iterator[tuple[str, str]]:
+    """Yield the labels in the value of a row: JSON, or a text that is split at `separator` if there is one.
+
+    `confidence` is the value of the column of that name: one number for all of them, or a JSON list of as many numbers.
+    It is None if there is no such column: then a label may be written as `name:confidence`. A confidence that is
+    missing is "".
+    """
+    items = list(_items(value, separator))
+    if confidence is None:
+        yield from ((name, given) if given else split_label(name) for name, given in items)
+        return
+    numbers = _list_of(confidence)
+    for place, (name, _) in enumerate(items):
+        if numbers is None:
+            yield name, confidence
+        else:
+            yield name, _text(numbers[place]) if place < len(numbers) else ""
+
+
+def by_class(names: tuple[str, ...], values: tuple[str | None, ...]) -> Iterator[tuple[str, str]]:
+    """Yield the labels of a row in which each class has a column of confidences. An empty one says 0."""
+    for name, value in zip(names, values, strict=True):
+        text = (value or "").strip()
+        if text:
+            yield name, TRUTHS.get(text.lower(), text)
+
+
+def _items(value: str | None, separator: str | None) -> Iterator[tuple[str, str]]:
+    """Names, and confidences where JSON gives them."""
+    text = (value or "").strip()
+    if text.startswith(("[", "{")):
+        try:
+            parsed = json.loads(text)
+        except (ValueError, RecursionError):
+            parsed = None
+        if isinstance(parsed, dict):
+            yield from ((name, _text(number)) for name, number in parsed.items() if number is not None)
+            return
+        if isinstance(parsed, list):
+            yield from ((_text(one), "") for one in parsed if one is not None)
+            return
+    for name in text.split(separator) if separator else [text]:
+        if name.strip():
+            yield name.strip(), ""
+
+
+def _list_of(text: str) -> list[Any] | None:
+    """The list in a text of JSON, or None for another text."""
+    if not text.startswith("["):
+        return None
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, list) else None
+
+
+def _text(value: Any) -> str:
+    return TRUTHS[str(value).lower()] if isinstance(value, bool) else str(value)
