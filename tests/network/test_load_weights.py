@@ -129,14 +129,14 @@ def test_a_variable_that_is_missing_or_of_another_shape_is_named(small: keras.Mo
         load_weights(resnet((1, 1), 17, width=16), write(tmp_path / "narrow", small_table))
 
 
-def test_a_missing_checkpoint_is_told_with_what_lies_beside(small: keras.Model, small_table: Table,
-                                                            tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_reported_with_the_files_beside_it(small: keras.Model, small_table: Table,
+                                                                   tmp_path: Path) -> None:
     there = write(tmp_path / "released", small_table)
     with pytest.raises(UserError, match=f"expected .*other.index .*there is {there}"):
         load_weights(small, tmp_path / "other")
 
 
-def test_a_flipped_bit_or_a_cut_is_told(small: keras.Model, small_table: Table, tmp_path: Path) -> None:
+def test_a_flipped_bit_or_a_cut_is_reported(small: keras.Model, small_table: Table, tmp_path: Path) -> None:
     prefix = write(tmp_path / "released", small_table)
     for suffix, damage in ((".data-00000-of-00001", lambda body: body[:5000] + bytes([body[5000] ^ 1]) + body[5001:]),
                            (".data-00000-of-00001", lambda body: body[:5000]),

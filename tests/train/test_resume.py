@@ -129,8 +129,8 @@ def test_a_training_that_began_with_other_arithmetic_is_not_continued(
     switched = {**os.environ, variable: str(int(there))}
     done = subprocess.run(small_python(TRAINS, as_json(params, machine, small_tfrecords, tmp_path / "model")),
                           env=switched, capture_output=True, text=True)
-    told = f"step-00000002 was trained with {name} {here}, here it is {there}, which gives other"
-    assert told in done.stdout, done.stdout + done.stderr
+    output = f"step-00000002 was trained with {name} {here}, here it is {there}, which gives other"
+    assert output in done.stdout, done.stdout + done.stderr
     assert not (tmp_path / "model").exists()
 
 
@@ -209,11 +209,11 @@ def test_on_two_replicas_an_interrupted_training_ends_with_the_bits_of_a_straigh
         assert done.returncode == ends, done.stderr[-3000:]
         return done.stdout
 
-    told = run((9, "a", None), (8, "a", None), (8, "b", "SIGTERM"), (8, "b", None), (8, "c", "SIGKILL"),
+    output = run((9, "a", None), (8, "a", None), (8, "b", "SIGTERM"), (8, "b", None), (8, "c", "SIGKILL"),
                ends=-signal.SIGKILL)
-    assert "UserError: train.batch is 9, which 2 replicas cannot share evenly" in told
-    assert "UserError: SIGTERM stopped the training after step 10 of 15" in told
-    assert "resumed after step 10" in told
+    assert "UserError: train.batch is 9, which 2 replicas cannot share evenly" in output
+    assert "UserError: SIGTERM stopped the training after step 10 of 15" in output
+    assert "resumed after step 10" in output
     assert not (tmp_path / "model_c").exists()
     assert "resumed after step 6" in run((8, "c", None), ends=0)
     for interrupted in ("model_b", "model_c"):

@@ -1,4 +1,4 @@
-"""A training ends with the same weights bit for bit, run again or killed and continued, and fails in so many words."""
+"""A training ends with the same weights, bit for bit, when it runs again or resumes, and reports its failures."""
 
 import dataclasses
 import json
@@ -167,7 +167,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_checkpoint(
         assert kept and all(np.isfinite(one).all() for one in kept)
 
 
-def test_of_several_steps_in_one_call_the_one_whose_loss_is_not_finite_is_told_with_its_rate(
+def test_of_several_steps_in_one_call_the_one_whose_loss_is_not_finite_is_reported(
         small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     params = dataclasses.replace(small_train, warmup=4.0, validation_images=0)

@@ -1,4 +1,4 @@
-"""Replicas that take several steps alone, and then meet at the mean of their weights and velocities."""
+"""Replicas take several local steps, and continue from the mean of their weights and velocities."""
 
 import dataclasses
 import json
@@ -79,7 +79,7 @@ def of(found: dict[str, np.ndarray], run: str, part: str) -> list[np.ndarray]:
     return [value for name, value in found.items() if name.startswith(f"{run} {part} ")]
 
 
-def test_replicas_meet_at_the_mean_of_what_each_would_have_become_alone(
+def test_replicas_continue_from_the_mean_of_their_separate_results(
         on_two: dict[str, np.ndarray], parted_train: Train, small_machine: Callable[..., Machine],
         tmp_path: Path) -> None:
     """Each half of every batch trained by a process alone, which takes up the mean of both after every round."""
@@ -132,14 +132,14 @@ def test_changes_travel_in_half_the_bytes_with_little_loss(on_two: dict[str, np.
     assert 0 < apart(of(on_two, "parted", "network"), of(on_two, half, "network")) < most
 
 
-def test_one_replica_alone_has_nobody_to_meet(parted_train: Train, small_machine: Callable[..., Machine],
-                                              tmp_path: Path) -> None:
+def test_one_replica_has_nothing_to_average(parted_train: Train, small_machine: Callable[..., Machine],
+                                            tmp_path: Path) -> None:
     trainer = Trainer(parted_train, CLASSES, build_strategy(parted_train, small_machine(tmp_path)), steps_per_call=2)
     assert (trainer.local_sgd_steps, trainer.steps_per_call) == (1, 2)
 
 
 @pytest.mark.cluster
-def test_workers_that_take_steps_alone_stop_where_they_meet_and_end_with_the_weights_of_a_straight_training(
+def test_workers_with_local_steps_stop_at_an_average_and_resume_to_the_same_weights(
         small_tfrecords: Path, long_train: Train, cluster_machine: Callable[..., Machine],
         small_python: Callable[..., list[str]], tmp_path: Path) -> None:
     parted = dataclasses.replace(long_train, batch_norm="local", local_sgd_steps=4, checkpoint_steps=20, steps=62)

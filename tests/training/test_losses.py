@@ -240,7 +240,7 @@ def test_every_parameter_of_a_loss_changes_it(small_train: Train, name: str, cha
     assert one != pytest.approx(other, rel=1e-3)
 
 
-def test_absent_classes_are_selected_with_the_probability_asked_for_drawn_anew_each_batch() -> None:
+def test_absent_classes_are_drawn_for_each_batch_with_the_given_probability() -> None:
     loss = ClassBalancedLoss(2000, negative_selection=0.1, seed=5)
     labels, logits = np.zeros((1, 2000), np.float32), np.zeros((1, 2000), np.float32)
     first, second = (cost_and_gradient(loss, labels, logits)[1][0] != 0 for _ in range(2))

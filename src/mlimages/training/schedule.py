@@ -78,7 +78,7 @@ NOT_VALIDATED = EarlyStopping()
 
 
 def build_schedule(params: Train, records: int) -> Schedule:
-    """The schedule that params.yaml names, for a training set of so many records."""
+    """The schedule that params.yaml names, for a training set of `records` records."""
     steps_per_unit = records / params.batch if params.steps is None else 1.0
     length = params.steps if params.epochs is None else params.epochs
     scale = 1.0 if params.reference_batch is None else params.batch / params.reference_batch

@@ -24,10 +24,10 @@ class Trainer:
     Variables are equal on all replicas after every call of `train`, batch norm's statistics included, which are the
     mean of what the replicas saw: so the state between calls can be saved, and says all. `evaluate(images, labels)`
     gives the loss of some images, every class weighted alike, and their logits, by the weights that would be published.
-    A call takes `steps_per_call` steps at most, a multiple of `local_sgd_steps`: after so many, and at a call's end,
-    the replicas exchange. `loaded` says what was taken of a released checkpoint, if any was; `stopping`, whether the
-    process of any replica had to stop when it began the last call of `train`; `overflowed`, of which steps of that
-    call the gradients were not finite however small the loss scale was.
+    A call takes `steps_per_call` steps at most, a multiple of `local_sgd_steps`. The replicas exchange after every
+    `local_sgd_steps` steps, and at the end of a call. `loaded` says what was taken of a released checkpoint, if any
+    was; `stopping`, whether the process of any replica had to stop when it began the last call of `train`;
+    `overflowed`, of which steps of that call the gradients were not finite however small the loss scale was.
     """
 
     def __init__(self, params: Train, classes: int, strategy: Any, *, steps_per_call: int = 1) -> None:
