@@ -137,7 +137,7 @@ def test_no_cell_begins_after_a_cell_that_ignored_a_signal(start: Start, tmp_pat
 @pytest.mark.parametrize("arguments", [[], ["train"], ["trian", "out.ipynb"], ["machine", "out.ipynb"]])
 def test_wrong_arguments_print_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
-    usage = "usage: python -m mlimages.run_notebook acquire|download|convert|train|evaluate OUT"
+    usage = "usage: python -m mlimages.run_notebook acquire|download|convert|train|evaluate|transfer OUT"
     assert usage in capsys.readouterr().err
 
 
