@@ -117,8 +117,8 @@ class Classifier:
     def features(self, pictures: Sequence[PictureLike]) -> np.ndarray:
         """Return the outputs of the layer before the logits: float32 [pictures, channels].
 
-        ResNet-101 has 2,048 channels. Raises UserError for a picture that cannot be read, and for a network without that
-        layer.
+        ResNet-101 has 2,048 channels. Raises UserError for a picture that cannot be read, and for a network without
+        this layer.
         """
         found = [prediction.features for prediction in self._predictions(pictures, features=True)]
         return np.array(found, np.float32).reshape(len(found), -1)
