@@ -112,7 +112,7 @@ def test_a_training_starts_from_a_released_checkpoint(small_tfrecords: Path, sma
         "files": {path.name: sha256(path) for path in sorted(tmp_path.glob("released.*"))}}
     kernel = keras.models.load_model(out / "model.keras").get_layer("init_conv").get_weights()[0]
     np.testing.assert_allclose(kernel, 0.5, rtol=1e-5)
-    with pytest.raises(UserError, match="elsewhere is nothing that a training can start from"):
+    with pytest.raises(UserError, match="elsewhere holds no weights to start from"):
         train(dataclasses.replace(params, initialize_from=str(tmp_path / "elsewhere")),
               small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
 
