@@ -164,7 +164,7 @@ def main(arguments: list[str]) -> int:
     except papermill.PapermillExecutionError as error:
         print(f"ERROR: {error}", file=sys.stderr)
     except RuntimeError as error:  # of nbclient and jupyter_client, for a kernel that ended
-        print(f"ERROR: the notebook's kernel died ({error}); where nobody killed it, the system's log (`dmesg`) tells "
+        print(f"ERROR: the notebook's kernel died ({error}); if nobody killed it, the system's log (`dmesg`) shows "
               f"whether memory was short", file=sys.stderr)
     except KeyboardInterrupt:
         print("ERROR: interrupted while no notebook ran", file=sys.stderr)
