@@ -2,9 +2,10 @@
 
     python benchmarks/download.py throughput --photos FOLDER --img2dataset OTHER/bin/img2dataset
     python benchmarks/download.py latency polite scale
+    python benchmarks/download.py grown --images 50000
 
-img2dataset needs an environment of its own. Without --photos the pictures are drawn, with noise, so that they are as
-large as photographs. `throughput` and `scale` need nginx.
+img2dataset lives in an environment of its own. Without --photos the pictures are drawn; a photograph's worth of bytes
+comes from noise on them. Needs nginx for `throughput`, `scale` and `grown`.
 """
 
 import argparse
@@ -14,7 +15,9 @@ import json
 import os
 import pickle
 import platform
+import random
 import resource
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -32,6 +35,7 @@ from photographs import photographs
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, LISTS
 from mlimages.core.params import load
+from mlimages.core.publish import fsync
 
 ROOT = Path(__file__).parents[1]
 PARAMS = load(ROOT / "params.yaml")
@@ -212,9 +216,41 @@ def scale(folder: Path, options: argparse.Namespace) -> None:
                   flush=True)
 
 
+def grown(folder: Path, options: argparse.Namespace) -> None:
+    """A list that grew by one in a hundred, beside a download of the new lines alone and a copy of the old shards."""
+    photographs(folder / "photos", options.photos, 1, 48_000)
+    urls = [f"http://images.example/same/{number}.jpg" for number in range(options.images)]
+    new = [f"http://images.example/same/new{number}.jpg" for number in range(options.images // 100)]
+    mixed = [*urls, *new]
+    random.Random(0).shuffle(mixed)  # noqa: S311 - an order
+    with nginx(folder / "photos", folder / "nginx") as port:
+
+        def seconds(place: str, name: str, lines: list[str]) -> float:
+            lists = lists_of(folder / place / name, lines)
+            taken = measure(ours(folder / place, lists, {"images.example": port}, connections_per_host=32)).seconds
+            images = json.loads((folder / place / "images" / "summary.json").read_text())["images"]
+            return taken if images == len(lines) + 1 else sys.exit(f"{folder / place} has {images} pictures")
+
+        first, alone = seconds("grown", "first", urls), seconds("alone", "new", new)
+        shards = sorted((folder / "grown" / "images").rglob("*.tar"))
+        begun = time.monotonic()
+        for shard in shards:
+            target = folder / "copies" / shard.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(shard, target)
+            fsync(target)
+        copying = time.monotonic() - begun
+        appended, shuffled = seconds("grown", "appended", [*urls, *new]), seconds("grown", "shuffled", mixed)
+    print(f"\n| {len(urls):,} lines, then {len(new):,} more | seconds | of both |\n| --- | --- | --- |")
+    for what, taken in (("the first lines", first), ("the new lines alone", alone),
+                        ("copying the first shards", copying), ("both", alone + copying),
+                        ("all lines, the new ones at the end", appended), ("then in another order", shuffled)):
+        print(f"| {what} | {taken:.1f} | {taken / (alone + copying):.0%} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    kinds = {one.__name__: one for one in (throughput, latency, polite, scale)}
+    kinds = {one.__name__: one for one in (throughput, latency, polite, scale, grown)}
     parser.add_argument("kinds", nargs="+", choices=kinds)
     parser.add_argument("--photos", type=Path, help="a folder of photographs to cut the pictures from")
     parser.add_argument("--img2dataset", help="the path of its program")

@@ -1,4 +1,4 @@
-"""However a training ends before its time, the same command ends it with the bits of an uninterrupted one."""
+"""An interrupted training resumes with the same command and ends with the bits of an uninterrupted one."""
 
 import dataclasses
 import json
@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -134,20 +133,20 @@ def test_a_training_that_began_with_other_arithmetic_is_not_continued(
     assert not (tmp_path / "model").exists()
 
 
-def test_the_loss_scale_and_the_averages_continue_too_and_the_averages_are_published(
+def test_the_loss_scale_dropout_and_the_averages_continue_too_and_the_averages_are_published(
         small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    params = dataclasses.replace(small_train, precision="mixed_float16", ema_decay=0.9, steps=3, epochs=None,
-                                 warmup=0.0, validation_images=0)
+    params = dataclasses.replace(small_train, precision="mixed_float16", ema_decay=0.9, dropout=0.5, steps=3,
+                                 epochs=None, warmup=0.0, validation_images=0)
     with monkeypatch.context() as patch:
         patch.setattr("mlimages.training.step.Trainer.train", stopping_at(2, signal.SIGTERM))
         with pytest.raises(UserError, match="after step 2 of 3"):
             train(params, small_machine(tmp_path / "b"), tfrecords=small_tfrecords, out=tmp_path / "model_b")
     trainers: list[Trainer] = []
 
-    def write(params: Train, trainer: Trainer, *arguments: Any, **options: Any) -> None:
-        trainers.append(trainer)
-        result.write_result(params, trainer, *arguments, **options)
+    def write(training: result.FinishedTraining, out: Path) -> None:
+        trainers.append(training.trainer)
+        result.write_result(training, out)
 
     monkeypatch.setattr("mlimages.training.loop.write_result", write)
     for name in ("a", "b"):
