@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 from nbconvert.filters import markdown2html
 
-from mlimages.core.errors import UserError
+from mlimages.core.errors import command
 from mlimages.core.publish import atomic_write
 from mlimages.notebook import PARAMETERS_TAG
 from mlimages.summary import summary
@@ -103,17 +103,12 @@ def _alternative_text(markdown: str) -> str:
     return MARKUP.sub("", first[0] if first else markdown).replace("\n", " ").rstrip(":")
 
 
-def main() -> int:
-    """The command. Exit code 0, or 1 where a stage has not run."""
-    try:
-        page = report()
-        with atomic_write(Path(REPORT)) as file:
-            file.write(page.encode())
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 1
+@command
+def main() -> None:
+    page = report()
+    with atomic_write(Path(REPORT)) as file:
+        file.write(page.encode())
     print(f"{REPORT}: {len(page) / 1e6:.1f} MB, one file that needs no network")
-    return 0
 
 
 if __name__ == "__main__":

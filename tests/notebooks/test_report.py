@@ -91,5 +91,5 @@ def test_the_command_writes_one_file_or_says_which_stage_to_run(data: Path, monk
         raise UserError("data/model is missing; run `dvc repro train`")
 
     monkeypatch.setattr(module, "summary", missing)
-    assert main() == 1
+    assert main() == 2
     assert "run `dvc repro train`" in capsys.readouterr().err
