@@ -143,7 +143,7 @@ def test_a_finished_download_sends_no_request(quick: Download, here: Machine, se
         "mirrors": [Mirror("http://other.example/{path}")]}
     assert verify(download(dataclasses.replace(quick, **changed), here, lists=lists, out=tmp_path / "images"),
                   "download") == first
-    assert server.requests == asked, "a change of how to ask fetched anew"
+    assert server.requests == asked, "a change of how to ask fetched again"
 
 
 def test_the_summary_records_permanently_that_certificates_were_not_verified(quick: Download, here: Machine,

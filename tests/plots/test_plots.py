@@ -1,4 +1,4 @@
-"""The class browser, and the plots and tables of downloads unlike the demo's."""
+"""The plots and tables of downloads unlike the demo's."""
 
 from pathlib import Path
 
@@ -6,14 +6,11 @@ import matplotlib.pyplot as plt
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from mlimages.acquire.formats import DICTIONARY
-from mlimages.acquire.hierarchy import read_tree
 from mlimages.core.publish import write_csv
 from mlimages.download.ledger import LedgerRow, Reason, write_ledger
 from mlimages.download.run import REASONS
 from mlimages.download.shards import ledger_path, shard_path, write_shard
 from mlimages.plots import downloads
-from mlimages.plots.explore import class_browser
 
 
 def write_images(out: Path, rows: list[LedgerRow]) -> None:
@@ -22,23 +19,6 @@ def write_images(out: Path, rows: list[LedgerRow]) -> None:
     write_shard(shard, [])
     write_ledger(ledger_path(shard), rows)
     write_csv(out / REASONS, ("part", "reason", "lines", "meaning"), [("train", row.reason, 1, "") for row in rows])
-
-
-def test_the_class_browser_goes_down_to_a_leaf_and_up_again(tiny_lists: Path, tmp_path: Path) -> None:
-    tree = read_tree(tiny_lists / DICTIONARY)
-    browser = class_browser(tiny_lists, tmp_path)
-    path, (choice, _) = browser.children[0], browser.children[1].children
-    assert [index for _, index in choice.options] == [index for index in range(len(tree)) if tree.parents[index] < 0]
-    leaf = tree.depths.index(max(tree.depths))
-    for index in [*reversed(tree.ancestors(leaf)), leaf]:
-        choice.value = index
-    assert path.value == " / ".join(tree.label(index) for index in [*reversed(tree.ancestors(leaf)), leaf])
-    up = dict(choice.options)["(up)"]
-    choice.value = up
-    assert path.value.endswith(tree.label(up))
-    choice.value = dict(choice.options)["(up)"]
-    choice.value = dict(choice.options)["(up)"]
-    assert path.value.count("/") == 0
 
 
 @pytest.mark.parametrize("rows", [[], [LedgerRow(1, "http://gone.example/1.jpg", "train-00000001", Reason.DNS)]])

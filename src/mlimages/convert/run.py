@@ -14,6 +14,7 @@ from mlimages.acquire import formats
 from mlimages.acquire.formats import DICTIONARY, PARTS, Part
 from mlimages.acquire.hierarchy import read_tree
 from mlimages.convert import members, records, report, shard_writer
+from mlimages.convert.class_index import class_index, class_index_path
 from mlimages.convert.encode_image import to_jpeg
 from mlimages.convert.imagenet import open_archive
 from mlimages.convert.members import ImageTable, open_table
@@ -23,7 +24,7 @@ from mlimages.core.errors import UserError, required_space
 from mlimages.core.parallel import map_units
 from mlimages.core.params import Convert, Machine
 from mlimages.core.progress import progress_bar
-from mlimages.core.publish import publish, sha256, verify
+from mlimages.core.publish import atomic_write, publish, sha256, verify
 from mlimages.download.shards import Sample
 from mlimages.images.decode import Undecodable
 
@@ -126,10 +127,10 @@ def _remove_others(job: ConvertJob, units: list[ShardPlan]) -> None:
             path.unlink()
 
 
-def _files(job: ConvertJob, unit: ShardPlan) -> tuple[Path, Path]:
-    """The files of a shard and its index."""
+def _files(job: ConvertJob, unit: ShardPlan) -> tuple[Path, Path, Path]:
+    """The files of a shard, its index, and its index from classes to records."""
     path = Path(job.finished) / unit.name
-    return path, records.index_path(path)
+    return path, records.index_path(path), class_index_path(path)
 
 
 def _write(job: ConvertJob, units: list[ShardPlan], machine: Machine, work: Path) -> None:
@@ -149,7 +150,7 @@ def _write(job: ConvertJob, units: list[ShardPlan], machine: Machine, work: Path
 def write_unit(job: ConvertJob, unit: ShardPlan) -> ShardPlan:
     """Write a shard, and then its note, which marks it as finished."""
     failures: list[tuple[str, str, str, str]] = []
-    of_class = np.zeros(job.table.classes, int)
+    named: list[tuple[int, ...]] = []
     files = _files(job, unit)
     with shard_writer.open_shard(files[0]) as add:
         for row in job.table.rows(unit.part)[unit.first: unit.last]:
@@ -159,7 +160,11 @@ def write_unit(job: ConvertJob, unit: ShardPlan) -> ShardPlan:
             except Undecodable as error:
                 failures.append((sample.key, sample.url, error.reason, error.detail))
             else:
-                of_class[list(sample.labels.classes)] += 1
+                named.append(sample.labels.classes)
+    index = class_index(named, job.table.classes)
+    with atomic_write(files[2]) as file:
+        np.save(file, index, allow_pickle=False)
+    of_class = np.diff(index[: job.table.classes + 1].astype(int))
     note = Note(unit.name, unit.part, unit.last - unit.first - len(failures), sum(one.stat().st_size for one in files),
                 {one.name: sha256(one) for one in files}, failures, of_class.tolist())
     note.write(Path(job.notes))

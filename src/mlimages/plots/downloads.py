@@ -101,18 +101,6 @@ def contact_sheet(images: str | Path, lists: str | Path, count: int = 24) -> Non
                  columns=8)
 
 
-def images_of_class(images: str | Path, lists: str | Path, index: int, count: int = 12) -> None:
-    """Show training images of a class."""
-    tree = read_tree(Path(lists) / DICTIONARY)
-    found: list[Member] = []
-    for shard in sorted(Path(images).glob("train/*.tar")):
-        found += [member for member in index_shard(shard) if index in member.labels.classes]
-        if len(found) >= count:
-            break
-    image_grid(f"Images of: {tree.names[index]}",
-                 [(member.read(), _caption(tree, member)) for member in found[:count]])
-
-
 def specific_classes(tree: ClassTree, classes: tuple[int, ...]) -> list[int]:
     """Those of `classes` that are not an ancestor of another one of them."""
     ancestors = {ancestor for index in classes for ancestor in tree.ancestors(index)}
