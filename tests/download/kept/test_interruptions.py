@@ -49,7 +49,7 @@ def test_what_a_killed_download_fetched_is_kept_for_another_list(
 
 
 def wait_for_journal(tmp_path: Path, lines: int) -> Path:
-    """The journal of the second shard, once it has so many lines and the first shard is finished."""
+    """The journal of the second shard, once it has `lines` lines and the first shard is finished."""
     pattern = "scratch/download/*/spools/train-00001.journal"
     wait_for(lambda: [*tmp_path.glob("scratch/download/*/accounts/train-00000.json")] != []
              and any(path.read_bytes().count(b"\n") >= lines for path in tmp_path.glob(pattern)))
