@@ -3,12 +3,16 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test cluster quick lint lab tensorboard lock clean
+.PHONY: repro report test cluster quick lint lab tensorboard lock clean
 
 repro: .venv/installed
 	@PYTHONPATH=src python -m mlimages.repository
 	dvc repro
 	@PYTHONPATH=src python -m mlimages.summary
+
+# One page of all executed notebooks, report.html.
+report: .venv/installed
+	@PYTHONPATH=src python -m mlimages.report
 
 # Files of tests side by side, as much of a test is waiting for a server or a process; those of workers that train
 # together wait less. The longest come first.

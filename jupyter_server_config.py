@@ -4,26 +4,16 @@ DVC hashes the files of `notebooks/`; results belong in data/reports/.
 """
 
 import os
+import sys
 from pathlib import Path
-from typing import Any
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821 - Jupyter puts it here
 
-
-def strip_outputs(model: dict[str, Any], path: str, **_: Any) -> None:
-    if model["type"] != "notebook" or not path.startswith("notebooks/"):
-        return
-    for cell in model["content"].get("cells", []):
-        if cell["cell_type"] == "code":
-            cell["outputs"] = []
-            cell["execution_count"] = None
-            for key in ("execution", "collapsed", "scrolled"):
-                cell["metadata"].pop(key, None)
-    model["content"]["metadata"].pop("widgets", None)
-
-
-c.FileContentsManager.pre_save_hook = strip_outputs
+source = str(Path(__file__).resolve().parent / "src")
+if source not in sys.path:
+    sys.path.insert(0, source)
+c.ServerApp.contents_manager_class = "mlimages.jupyter_contents.RepositoryContents"
 
 # Kernels inherit the server's environment.
-source = str(Path(__file__).resolve().parent / "src")
-os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, [source, *paths])))

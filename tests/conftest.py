@@ -1,4 +1,4 @@
-"""Parts that the tests share: the repository's parameters, a machine of their own, lists, and a scripted web server."""
+"""Fixtures that the tests share: parameters, a machine section, lists, and a scripted web server."""
 
 import dataclasses
 import io
@@ -23,14 +23,14 @@ from mlimages.core.params import Acquire, Machine, Params, load
 
 pytest_plugins = ["tests.evaluate.fixtures", "tests.pipeline", "tests.training.fixtures"]
 
-# What nohup, or a shell's background, has told to ignore Ctrl-C would pass that on to every process that a test starts.
+# nohup and background jobs of a shell ignore Ctrl-C, and the processes that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# Longer than anything here takes; only a test that fails waits for it.
+# Longer than any wait of a test that passes.
 PATIENCE_SECONDS = 240.0
 ENDLESS_BYTES = 64 * 2**20
-# Begun first, so that at the end none of them is waited for alone.
+# They start first, so that no process waits alone for one of them at the end.
 LONGEST = ("test_pipeline.py", "test_cluster.py", "test_slurm.py", "test_environment.py", "test_resume.py")
 
 
@@ -40,13 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What the server does with one request; without anything said, 200 with the body and its true length.
+    """What the server does with one request. The default is status 200 with the body and its true length.
 
-    `cut`: send so many bytes of the announced body, then close, with `reset` by a TCP reset; `drip_seconds`: pause
-    after each byte; `endless`: bytes of no announced length until the client goes; `hang`: no answer; `drop`: close
-    without an answer; `raw`: send these bytes as the whole answer, with `raw_drip_seconds` one by one; `then_close`:
-    close the connection after an answer that promised to keep it; `until`, `barrier`: answer when the event is set,
-    when all have come.
+    `cut`: send this many bytes of the announced body, then close, with `reset` by a TCP reset. `drip_seconds`: pause
+    after each byte. `endless`: send bytes of no announced length until the client closes. `hang`: never answer. `drop`:
+    close without an answer. `raw`: send these bytes as the whole answer, one by one with `raw_drip_seconds`.
+    `then_close`: close the connection after an answer that promised to keep it open. `until`: answer when the event is
+    set. `barrier`: answer when the barrier opens.
     """
 
     status: int = 200
@@ -66,12 +66,12 @@ class Reply:
 
 
 class ScriptedServer(ThreadingHTTPServer):
-    """A real HTTP/1.1 server on the loopback that answers each path by its script and counts what it sees.
+    """A real HTTP/1.1 server on the loopback interface. It answers each path by a script and counts requests.
 
-    `requests` counts by path, `log` has (host, path) in order of arrival; `most_requests` and `most_connections` are
-    the greatest numbers at the same time, by host, and `most_requests_of_all` over all hosts; `headers` are the
-    requests', `connections` counts those of all time; `finished` counts the answers that ended, `broken_off` those of
-    them that the client did not take whole.
+    `requests` counts requests by path, and `log` holds (host, path) in order of arrival. `most_requests` and
+    `most_connections` are the greatest numbers at the same time, by host, and `most_requests_of_all` over all hosts.
+    `headers` holds those of all requests, and `connections` counts all connections. `finished` counts answers by path,
+    and `broken_off` those that the client did not read to the end.
     """
 
     daemon_threads = True
@@ -94,15 +94,15 @@ class ScriptedServer(ThreadingHTTPServer):
         self._scripts: dict[str, list[Reply]] = {}
 
     def on(self, path: str, **reply: Any) -> None:
-        """Add a reply to the script of `path`: the n-th request gets the n-th one, further requests the last."""
+        """Add a reply to the script of `path`. The n-th request gets the n-th reply, later requests the last one."""
         self._scripts.setdefault(path, []).append(Reply(**reply))
 
     def connect_to(self, *hosts: str) -> dict[str, str]:
-        """What leads these hosts here, for `machine.connect_to`."""
+        """The value of `machine.connect_to` that directs these hosts to this server."""
         return {f"{host}:{port}": f"127.0.0.1:{self.server_port}" for host in hosts for port in (80, 443)}
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Return when `condition` holds; it is looked at whenever a count changes."""
+        """Return when `condition` holds. It is evaluated whenever a count changes."""
         with self.changed:
             assert self.changed.wait_for(condition, PATIENCE_SECONDS), "what the test waited for did not come"
 
@@ -128,7 +128,7 @@ class ScriptedServer(ThreadingHTTPServer):
             return script[min(self.requests[path], len(script)) - 1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away mid-answer is what many tests are about."""
+        """Print nothing: in many tests the client closes in the middle of an answer."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -163,11 +163,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self.counting.__exit__(None, None, None)
 
     def _play(self, reply: Reply, end: Callable[[], None]) -> None:
-        """Send it; `end` is called before its last byte leaves, from when on the client may ask for something else."""
+        """Send a reply. `end` is called before the last byte: from then on the client may send another request."""
         self.close_connection = (reply.hang or reply.drop or reply.endless or reply.then_close or bool(reply.raw)
                                  or reply.cut is not None)
-        if others := reply.until or reply.barrier:
-            others.wait(PATIENCE_SECONDS)
+        if event := reply.until or reply.barrier:
+            event.wait(PATIENCE_SECONDS)
         if reply.hang:
             self.server.closing.wait()
         if reply.raw is not None:
@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
                 break
 
     def log_message(self, format: str, *args: object) -> None:
-        """What arrives is in `ScriptedServer.log`."""
+        """Print nothing: `ScriptedServer.log` holds the requests."""
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def params() -> Params:
 
 @pytest.fixture
 def machine(params: Params, tmp_path: Path) -> Machine:
-    """The repository's machine section, with the scratch folder inside the test's own and one worker to start."""
+    """The repository's machine section, with one worker, and the scratch folder inside the test's folder."""
     return dataclasses.replace(params.machine, scratch=str(tmp_path / "scratch"), workers=1, threads=8)
 
 
@@ -235,13 +235,13 @@ def tiny_params(params: Params) -> Params:
 
 @pytest.fixture
 def tiny_lists(tiny_params: Params, machine: Machine, tmp_path: Path) -> Path:
-    """What acquire publishes of that demo."""
+    """The lists that acquire publishes of that demo."""
     return acquire(tiny_params.acquire, machine, out=tmp_path / "lists")
 
 
 @pytest.fixture
 def jpeg() -> bytes:
-    """A small true JPEG."""
+    """A small JPEG."""
     buffer = io.BytesIO()
     Image.linear_gradient("L").resize((48, 40)).convert("RGB").save(buffer, "JPEG")
     return buffer.getvalue()
@@ -249,7 +249,7 @@ def jpeg() -> bytes:
 
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    """A folder with the four lists, one line each, and a dictionary of five classes, all well-formed."""
+    """A folder with the four lists of one valid line each, and a dictionary of five classes."""
     folder = tmp_path / "release"
     folder.mkdir()
     (folder / DICTIONARY).write_text("category_index\tcategory_id\tindex_of_parent_category\tcategory name\n"
@@ -264,7 +264,7 @@ def release(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def from_release(params: Params, release: Path) -> Acquire:
-    """The parameters that make acquire take that folder."""
+    """The parameters of acquire for that folder."""
     return dataclasses.replace(params.acquire, source="folder", folder=str(release))
 
 

@@ -1,4 +1,4 @@
-"""A shard of five records, and what can be wrong with it and with a record: whoever reads it has to say so."""
+"""A shard of five records, and damages to shards and records that every reader must report."""
 
 import gzip
 import struct
@@ -25,7 +25,7 @@ def make_record(number: int = 0, classes: tuple[int, ...] = (2, 5),
 
 
 def make_shard(folder: Path, *records: bytes) -> Path:
-    """A shard of these records, by default five, with its index."""
+    """Write a shard of these records, by default five, and its index."""
     path = folder / "train-00000-of-00001.tfrecord"
     with shard_writer.open_shard(path) as add:
         for number, record in enumerate(records or [make_record(number) for number in range(5)]):
@@ -34,7 +34,7 @@ def make_shard(folder: Path, *records: bytes) -> Path:
 
 
 def changed(name: str, value: Any) -> bytes:
-    """A sound record with one feature replaced, or left out where the value is None."""
+    """A valid record with one feature replaced, or removed if `value` is None."""
     example = tf.train.Example.FromString(make_record())
     del example.features.feature[name]
     if value is not None:
@@ -50,8 +50,8 @@ def ints(*values: int) -> Any:
     return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
 
-# The second record of a shard, and what is to be said of it.
-WRONG_SIZES = [  # which training does not read
+# A wrong record, and the error that readers raise for it.
+WRONG_SIZES = [  # training does not read these features
     (changed("image/width", floats(30.0)), "its feature image/width is float_list, expected int64_list"),
     (changed("image/height", ints(20, 20)), "its feature image/height has 2 values, expected 1")]
 WRONG_RECORDS = [
@@ -65,12 +65,12 @@ WRONG_RECORDS = [
     (changed("label/confidence", floats(1.0, float("nan"))), "its confidence nan is not from 0 to 1"),
     (serialize_dense(JPEG, Labels((1,), (0.5,)), filename="a", classes=CLASSES - 1),
      "its label has 44 bytes, expected 4 for each of 12 classes"),
-    (struct.pack("<q", -1), "it is no tf.train.Example"),
+    (struct.pack("<q", -1), "it is not a tf.train.Example"),
 ]
 
 
 def flipped(record: int, byte: int) -> Callable[[Path], None]:
-    """A bit of a record's frame, from its end where `byte` is negative."""
+    """Flip a bit in a record's frame. A negative `byte` counts from the frame's end."""
 
     def damage(path: Path) -> None:
         content = bytearray(path.read_bytes())
@@ -81,7 +81,7 @@ def flipped(record: int, byte: int) -> Callable[[Path], None]:
 
 
 def cut(record: int, byte: int) -> Callable[[Path], object]:
-    """All that follows so many bytes of a record's frame."""
+    """Cut the shard off after `byte` bytes of a record's frame."""
     return lambda path: path.write_bytes(path.read_bytes()[: int(read_index(path)["offset"][record]) + byte])
 
 
@@ -92,7 +92,7 @@ def index_of_others(path: Path) -> None:
         np.save(file, rows)
 
 
-# What is done to a shard, and what is to be said of it.
+# A damage to a shard, and the error that readers raise for it.
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     *((flipped(2, byte), r"train-00000-of-00001\.tfrecord, record 2: .*damaged.*--force convert")
       for byte in (0, 7, 8, HEADER_BYTES, HEADER_BYTES + 150, -FOOTER_BYTES, -1)),

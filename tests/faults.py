@@ -1,4 +1,4 @@
-"""How tests make the disk and the system fail under a command in a process of its own, and damage pictures."""
+"""Run a command with injected faults or on a small disk, and damage images."""
 
 import os
 import random
@@ -12,7 +12,7 @@ import pytest
 
 import mlimages
 
-# Longer than any command takes on a busy machine; only a test that fails waits for it.
+# Longer than any command takes on a busy machine.
 PATIENCE_SECONDS = 600.0
 can_unshare = shutil.which("unshare") is not None and subprocess.run(
     ["unshare", "-rm", "true"], capture_output=True).returncode == 0
@@ -23,7 +23,7 @@ Ended = subprocess.CompletedProcess[str]
 
 
 def environment() -> dict[str, str]:
-    """In which a process finds this repository's code, and makes as many calls to write on every machine."""
+    """An environment in which a process finds this repository's code, and writes each line at once."""
     source = str(Path(mlimages.__file__).parents[1])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
             "PYTHONUNBUFFERED": "1"}
@@ -34,15 +34,15 @@ def run(command: Sequence[str], *, check: bool = False) -> Ended:
                           check=check)
 
 
-# By a filter only the calls that are looked for stop the process; but strace 6.1 then injects no signals.
+# With the filter only the traced calls stop the process. But strace 6.1 then injects no signals.
 STRACE = ("strace", "-f", "-qq")
 FILTER = "--seccomp-bpf"
 
 
 def with_fault(fault: str, command: Sequence[str], *, path: Path | None = None) -> Ended:
-    """Run it with a fault as strace injects them, such as fsync:error=EIO:when=3+ or rename:signal=KILL:when=2.
+    """Run a command with a fault in strace's notation: fsync:error=EIO:when=3+ or rename:signal=KILL:when=2.
 
-    With `path`, only calls that are about this file meet it.
+    With `path`, only calls on this file fail.
     """
     only = ["-P", str(path)] if path else []
     if "signal=" not in fault:
@@ -52,9 +52,10 @@ def with_fault(fault: str, command: Sequence[str], *, path: Path | None = None) 
 
 
 def on_small_disk(folder: Path, limit: str, command: Sequence[str]) -> Ended:
-    """Run it with `folder` on a disk with a limit, such as size=48k or nr_inodes=14; stdout ends with what lies there.
+    """Run a command with `folder` on a disk with a limit, such as size=48k or nr_inodes=14.
 
-    All that is left in `folder`, for the same command to go on from, without the limit.
+    Standard output ends with a listing of the folder. Its files are copied back, so that the same command can continue
+    without the limit.
     """
     folder.mkdir(exist_ok=True)
     left = folder.with_name(f"{folder.name}.left")
@@ -67,7 +68,7 @@ def on_small_disk(folder: Path, limit: str, command: Sequence[str]) -> Ended:
 
 
 def assert_user_error(ended: Ended, *words: str) -> None:
-    """It ended with an error for a user that has these words, and no traceback."""
+    """Assert that a command ended with a UserError that contains `words`, and without a traceback."""
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert "UserError: " in ended.stderr, ended.stderr
     said = ended.stderr[ended.stderr.index("UserError: "):]
@@ -78,17 +79,17 @@ def assert_user_error(ended: Ended, *words: str) -> None:
 DISK = ("inodes are free at", "is kept", "run the same command")
 
 
-# Keras imports these where it finds them: a third of the start of a process, which uses none of them.
+# Keras imports these if they are installed, which takes a third of a process's start. No test here uses them.
 LEAN = "import sys; sys.modules.update(matplotlib=None, scipy=None, sklearn=None)\n"
 
 
 def python(code: str, *arguments: str) -> list[str]:
-    """The command that runs this code."""
+    """The command that runs `code` with `arguments`."""
     return [sys.executable, "-c", LEAN + code, *arguments]
 
 
 def damage_image(body: bytes, rng: random.Random) -> bytes:
-    """Cut, or with flipped bits, zeros or a stray marker somewhere."""
+    """Cut an image at a random place, or flip bits, write zeros or insert a JPEG marker there."""
     content, at = bytearray(body), rng.randrange(2, len(body))
     match rng.randrange(4):
         case 0:

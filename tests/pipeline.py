@@ -15,6 +15,8 @@ TINY: dict[str, dict[str, object]] = {
     "acquire": {"demo": {"seed": 0, "train_images": 120, "val_images": 40, "pixels": 48}},
     "download": {"images_per_shard": 20},
     "train": {"architecture": "tiny", "pixels": 32, "batch": 16, "epochs": 3.0, "checkpoint_steps": 5},
+    "transfer": {"pixels": [24], "demo": {"seed": 0, "train_images": 3, "val_images": 2, "pixels": 24},
+                 "training": {"epochs": None, "steps": 2, "warmup": 0.0, "checkpoint_steps": 1}},
     "machine": {"logical_devices": 2},
 }
 

@@ -1,4 +1,4 @@
-"""What says nothing stands in no terminal and in no report; every other line stays as it is."""
+"""Noise is dropped from the terminal and the report. Every other line passes unchanged."""
 
 import json
 import os
@@ -73,23 +73,23 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("line", NOISE)
-def test_a_line_that_says_nothing_is_known(line: str) -> None:
+def test_noise_is_recognized(line: str) -> None:
     assert is_noise(line) and is_noise(f"{line}\n")
 
 
 @pytest.mark.parametrize("line", SAID)
-def test_any_other_line_is_not(line: str) -> None:
+def test_any_other_line_is_not_noise(line: str) -> None:
     assert not is_noise(line)
 
 
 @pytest.mark.parametrize("line", WITHOUT_GPU)
-def test_that_cuda_is_missing_says_something_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+def test_missing_cuda_is_reported_on_a_machine_with_a_gpu(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     monkeypatch.setattr(noise, "has_nvidia_gpu", lambda: True)
     assert not is_noise(line)
 
 
 @pytest.mark.parametrize("level", ["0", "1"])
-def test_who_asks_tensorflow_for_more_gets_all(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+def test_a_lower_log_level_passes_every_line(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
     assert not any(map(is_noise, NOISE))
 
@@ -106,7 +106,7 @@ def test_a_gpu_is_found_by_its_device_or_on_the_bus(tmp_path: Path, files: dict[
     assert has_nvidia_gpu(tmp_path) == expected
 
 
-def test_what_another_process_writes_passes_in_order_without_noise(capfd: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_another_process_pass_in_order_without_noise(capfd: pytest.CaptureFixture[str]) -> None:
     end, thread = filtered_stderr()
     said = "".join(f"{line}\n" for pair in zip(NOISE, SAID, strict=True) for line in pair)
     subprocess.run([sys.executable, "-c", "import os, sys; os.write(2, sys.argv[1].encode()); os.abort()",
@@ -116,7 +116,7 @@ def test_what_another_process_writes_passes_in_order_without_noise(capfd: pytest
     assert capfd.readouterr().err == "".join(f"{line}\n" for line in SAID) + "  caf\u00e9\r 10 %\r\nthe last words"
 
 
-def test_the_end_of_a_workers_log_has_room_for_what_says_something(tmp_path: Path) -> None:
+def test_the_tail_of_a_workers_log_holds_no_noise(tmp_path: Path) -> None:
     log = WorkerLog(0, tmp_path / "log")
     for line in ["the error", *NOISE * 9]:
         log.write(line)
@@ -144,12 +144,12 @@ def execute(folder: Path, *cells: str) -> tuple[subprocess.CompletedProcess[str]
 
 
 @pytest.mark.skipif(has_nvidia_gpu(), reason="there is a GPU here, of which TensorFlow has something to say")
-def test_the_terminal_and_the_report_show_what_a_stage_says_and_not_what_tensorflow_notes(tmp_path: Path) -> None:
+def test_the_terminal_and_the_report_show_the_stages_output_without_tensorflows_notices(tmp_path: Path) -> None:
     ended, report = execute(tmp_path, USES_TENSORFLOW)
     assert (ended.stdout, ended.stderr, report) == ("ours\n", "", "ours\n")
 
 
-def test_warnings_and_errors_stay(tmp_path: Path) -> None:
+def test_warnings_and_errors_pass(tmp_path: Path) -> None:
     ended, report = execute(tmp_path, USES_TENSORFLOW, WARNS)
     assert ended.returncode == 0
     assert ended.stdout == "ours\nWARNING:tensorflow:TensorFlow warns\n"
@@ -157,7 +157,7 @@ def test_warnings_and_errors_stay(tmp_path: Path) -> None:
     assert report == f"{ended.stdout}a cell complains\n"
 
 
-def test_the_last_words_of_a_kernel_that_dies_stay(tmp_path: Path) -> None:
+def test_the_last_lines_of_a_kernel_that_dies_pass(tmp_path: Path) -> None:
     ended, _ = execute(tmp_path, "import os\nos.write(2, b'F0000 Check failed')\nos.abort()")
     assert ended.returncode == 1
     assert ended.stderr.startswith("F0000 Check failed") and "ERROR: the notebook's kernel died" in ended.stderr

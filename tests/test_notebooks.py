@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import runpy
 import shutil
 from collections.abc import Callable
@@ -103,12 +104,18 @@ def test_the_command_writes_params_yaml_into_the_notebooks(copy: Path, monkeypat
     assert main() == 0
     assert {path.name: path.read_text() for path in (copy / "notebooks").iterdir()} == before
     params = (copy / "params.yaml").read_text()
-    (copy / "params.yaml").write_text(params.replace("learning_rate: 0.001", "learning_rate: 0.5  # higher"))
+    (copy / "params.yaml").write_text(re.sub("learning_rate: 0.001.*", "learning_rate: 0.5  # higher", params))
+    explore = copy / "notebooks/explore_dataset.ipynb"
+    dirty = json.loads(explore.read_text())
+    dirty["cells"][1] |= {"execution_count": 3, "metadata": {"vscode": {"languageId": "python"}}}
+    dirty["metadata"]["kernelspec"]["display_name"] = ".venv"
+    explore.write_text(json.dumps(dirty))
     assert main() == 0
+    assert explore.read_text() == before[explore.name], "as an editor without a hook for saving leaves it"
     lines = parameters_source(copy / "notebooks" / "4_train.ipynb").splitlines()
     assert "learning_rate = 0.5         # higher" in lines
     (copy / "params.yaml").write_text("train: 3\n")
-    assert main() == 1
+    assert main() == 2
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [
@@ -149,7 +156,7 @@ def vscode_path() -> str:
 def jupyterlab_path() -> str:
     """PYTHONPATH of kernels that JupyterLab starts."""
     runpy.run_path(str(ROOT / "jupyter_server_config.py"),
-                   {"get_config": lambda: SimpleNamespace(FileContentsManager=SimpleNamespace())})
+                   {"get_config": lambda: SimpleNamespace(ServerApp=SimpleNamespace())})
     return os.environ["PYTHONPATH"]
 
 

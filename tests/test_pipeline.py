@@ -26,8 +26,8 @@ def test_dvc_repro_makes_everything_that_was_promised(finished: Path) -> None:
     assert (finished / "data/images/train/00000.tar").exists()
     assert (finished / "data/images/train/00000.ledger.csv").exists()
     assert all((finished / folder / "manifest.json").exists() for folder in
-               ("data/lists", "data/images", "data/tfrecords", "data/model", "data/evaluation"))
-    assert len(list((finished / "data/reports").glob("[1-5]_*.ipynb"))) == 5
+               ("data/lists", "data/images", "data/tfrecords", "data/model", "data/evaluation", "data/transfer"))
+    assert len(list((finished / "data/reports").glob("[1-6]_*.ipynb"))) == 6
 
 
 def test_every_stage_notebook_shows_pictures(finished: Path) -> None:

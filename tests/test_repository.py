@@ -37,18 +37,18 @@ def make_repository(folder: Path) -> Path:
 
 def only_error(ended: subprocess.CompletedProcess[str]) -> str:
     """What a refused command says: one line."""
-    assert ended.returncode == 1 and ended.stderr.startswith("ERROR: ") and ended.stderr.count("\n") == 1, ended.stderr
+    assert ended.returncode == 2 and ended.stderr.startswith("ERROR: ") and ended.stderr.count("\n") == 1, ended.stderr
     assert ended.stdout == ""
     return ended.stderr
 
 
 @pytest.mark.parametrize("name", ["plain", "with a space"])
-def test_of_a_sound_repository_nothing_is_said(tmp_path: Path, name: str) -> None:
+def test_the_check_of_a_good_repository_prints_nothing(tmp_path: Path, name: str) -> None:
     checked = call(make_repository(tmp_path / name), *CHECK)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
-def test_a_folder_without_git_is_named_unless_dvc_does_without(tmp_path: Path) -> None:
+def test_a_folder_without_git_is_reported_unless_dvc_needs_none(tmp_path: Path) -> None:
     folder = make_repository(tmp_path / "unpacked")
     shutil.rmtree(folder / ".git")
     assert "is no git repository" in only_error(call(folder, *CHECK))
@@ -58,14 +58,14 @@ def test_a_folder_without_git_is_named_unless_dvc_does_without(tmp_path: Path) -
     assert call(folder, *CHECK).returncode == 0
 
 
-def test_a_repository_within_another_ones_folder_is_sound(tmp_path: Path) -> None:
+def test_a_repository_inside_another_one_is_good(tmp_path: Path) -> None:
     folder = make_repository(tmp_path / "outer/inner")
     (folder / ".git").rename(tmp_path / "outer/.git")
     assert call(folder, *DVC, "repro").returncode == 0
     assert call(folder, *CHECK).returncode == 0
 
 
-def test_a_folder_without_dvc_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_dvc_is_reported(tmp_path: Path) -> None:
     folder = make_repository(tmp_path / "copy")
     shutil.rmtree(folder / ".dvc")
     assert "has no folder .dvc" in only_error(call(folder, *CHECK))
@@ -73,7 +73,7 @@ def test_a_folder_without_dvc_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [CHECK, STAGE], ids=["repository", "stage"])
 @pytest.mark.parametrize("name", ["data", "data/lists", "data/reports"])
-def test_a_link_in_place_of_a_folder_of_data_is_named_before_any_cell_runs(tmp_path: Path, name: str,
+def test_a_link_instead_of_a_data_folder_is_reported_before_any_cell_runs(tmp_path: Path, name: str,
                                                                           command: list[str]) -> None:
     folder = make_repository(tmp_path / "clone")
     shutil.rmtree(folder / name, ignore_errors=True)
@@ -84,7 +84,7 @@ def test_a_link_in_place_of_a_folder_of_data_is_named_before_any_cell_runs(tmp_p
     assert f"{name} is a symbolic link" in only_error(call(folder, *command)), "a link to nothing"
 
 
-def test_files_that_dvc_links_into_its_cache_are_no_such_links(tmp_path: Path) -> None:
+def test_links_into_dvcs_cache_are_allowed(tmp_path: Path) -> None:
     folder = make_repository(tmp_path / "clone")
     assert call(folder, *DVC, "config", "cache.type", "symlink").returncode == 0
     assert call(folder, *DVC, "repro").returncode == 0
@@ -93,7 +93,7 @@ def test_files_that_dvc_links_into_its_cache_are_no_such_links(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["data", "data/reports"])
-def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path, name: str) -> None:
+def test_a_file_instead_of_a_folder_is_reported(tmp_path: Path, name: str) -> None:
     folder = make_repository(tmp_path / "clone")
     shutil.rmtree(folder / name)
     (folder / name).touch()
@@ -102,13 +102,13 @@ def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path, name: str) -> None
 
 @needs_unshare
 @pytest.mark.parametrize("name", ["data", "data/reports"])
-def test_data_on_a_read_only_disk_are_named(tmp_path: Path, name: str) -> None:
+def test_data_on_a_read_only_disk_is_reported(tmp_path: Path, name: str) -> None:
     folder = make_repository(tmp_path / "clone")
     mounted = ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o ro tmpfs {name} && exec "$@"', "sh"]
     assert f"{name} cannot be written" in only_error(call(folder, *mounted, *STAGE))
 
 
-def test_a_path_that_is_no_ascii_text_is_told_with_what_dvc_cannot_do_there_and_how_it_can(tmp_path: Path) -> None:
+def test_a_path_that_is_not_ascii_is_reported_with_its_limits_and_a_remedy(tmp_path: Path) -> None:
     folder = make_repository(tmp_path / ACCENTED)
     checked = call(folder, *CHECK)
     assert checked.returncode == 0 and checked.stderr.count("\n") == 1

@@ -18,7 +18,7 @@ from mlimages.notebook import parameters_cell
 from mlimages.run_notebook import BEGUN_SECONDS, main
 
 ROOT = Path(__file__).parents[1]
-# Says that it works, once a signal reaches it at once, and saves when it is told to stop.
+# Writes its process id once a signal can reach it, and saves when a signal comes.
 WORKS = f"""
 import os, sys, time
 from pathlib import Path
@@ -90,10 +90,10 @@ def test_a_signal_interrupts_the_notebook_which_saves(start: Start, tmp_path: Pa
     assert (tmp_path / "learning_rate").read_text() == "1e-05"
 
 
-def test_a_second_signal_ends_what_does_not_save(start: Start, tmp_path: Path) -> None:
-    process = start(WORKS.replace("time.sleep(0.5)", "Path('told').touch(); time.sleep(600)"))
+def test_a_second_signal_ends_a_cell_that_does_not_save(start: Start, tmp_path: Path) -> None:
+    process = start(WORKS.replace("time.sleep(0.5)", "Path('ignored').touch(); time.sleep(600)"))
     process.send_signal(signal.SIGTERM)
-    wait(process, tmp_path / "told")
+    wait(process, tmp_path / "ignored")
     time.sleep(1.5)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=PATIENCE_SECONDS)[0]
@@ -121,27 +121,27 @@ def test_a_signal_while_the_kernel_starts_kills_no_kernel_and_lets_no_cell_begin
     process = start("Path('first').touch()", ready="starts")
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=PATIENCE_SECONDS)[0]
-    assert process.returncode == 1 and not (tmp_path / "first").exists()
+    assert process.returncode == 2 and not (tmp_path / "first").exists()
     assert "ERROR: SIGTERM stopped the notebook between two cells" in said and "Traceback" not in said, said
 
 
-def test_after_a_signal_that_a_cell_does_not_hear_the_next_one_does_not_begin(start: Start, tmp_path: Path) -> None:
+def test_no_cell_begins_after_a_cell_that_ignored_a_signal(start: Start, tmp_path: Path) -> None:
     process = start("import signal, time\nfrom pathlib import Path\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
                     "Path('pid').touch()\ntime.sleep(8)", "Path('second').touch()")
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=PATIENCE_SECONDS)[0]
-    assert process.returncode == 1 and not (tmp_path / "second").exists()
+    assert process.returncode == 2 and not (tmp_path / "second").exists()
     assert "ERROR: SIGTERM stopped the notebook between two cells; run the same command to continue" in said
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["trian", "out.ipynb"], ["machine", "out.ipynb"]])
-def test_wrong_arguments_are_told_how_it_is_used(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_print_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
-    usage = "usage: python -m mlimages.run_notebook acquire|download|convert|train|evaluate OUT"
+    usage = "usage: python -m mlimages.run_notebook acquire|download|convert|train|evaluate|transfer OUT"
     assert usage in capsys.readouterr().err
 
 
-def test_a_signal_that_it_is_to_ignore_does_not_reach_the_notebook(start: Start, tmp_path: Path) -> None:
+def test_an_ignored_signal_does_not_reach_the_notebook(start: Start, tmp_path: Path) -> None:
     process = start("import time\nfrom pathlib import Path\nPath('pid').touch()\ntime.sleep(2)",
                     preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN))
     process.send_signal(signal.SIGTERM)
@@ -155,7 +155,7 @@ def test_a_kernel_that_dies_fails_the_stage(start: Start) -> None:
 
 
 @pytest.mark.parametrize("variable", ["JUPYTER_PATH", "JUPYTER_DATA_DIR"])
-def test_a_kernel_of_that_name_of_another_python_is_not_started(start: Start, tmp_path: Path, variable: str,
+def test_a_kernel_of_the_same_name_of_another_python_is_not_started(start: Start, tmp_path: Path, variable: str,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     spec = tmp_path / "jupyter/kernels/python3/kernel.json"
     spec.parent.mkdir(parents=True)
@@ -168,11 +168,11 @@ def test_a_kernel_of_that_name_of_another_python_is_not_started(start: Start, tm
     assert (tmp_path / "python").read_text() == sys.executable
 
 
-def test_a_wrong_parameter_is_told_in_one_line_before_any_cell_runs(start: Start, tmp_path: Path) -> None:
+def test_a_wrong_parameter_is_reported_in_one_line_before_any_cell_runs(start: Start, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("batch: 32", "batch: -3"))
     process = start(WORKS)
     said = process.communicate(timeout=PATIENCE_SECONDS)[0]
-    assert process.returncode == 1 and not (tmp_path / "out.ipynb").exists()
+    assert process.returncode == 2 and not (tmp_path / "out.ipynb").exists()
     assert said.startswith("ERROR: params.yaml: `train.batch` is -3") and said.count("\n") == 1, said
 
 

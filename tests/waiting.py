@@ -1,4 +1,4 @@
-"""For what another process or thread does."""
+"""Wait for another process or thread."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def wait_for(condition: Callable[[], Any], seconds: float) -> None:
-    """Until it holds; AssertionError where it does not in so many seconds."""
+    """Return when `condition` holds. Raises AssertionError if it does not within `seconds`."""
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends, "what the test waited for did not come"

@@ -8,8 +8,8 @@ import os
 
 from mlimages.core.tuning import enable_onednn
 
-# TensorFlow's notices would drown a stage's own progress. Its Python part has no such variable, and in a notebook sets
-# its logger's level by itself.
+# TensorFlow's notices would hide a stage's progress. The variable does not affect TensorFlow's Python code, which also
+# sets its logger's level by itself in a notebook.
 if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") not in ("0", "1"):
     logging.getLogger("tensorflow").addFilter(lambda record: record.levelno >= logging.WARNING)
 enable_onednn(os.environ)

@@ -2,7 +2,8 @@
 
     python -m mlimages.notebook
 
-writes the sections of params.yaml into the parameters cells of notebooks/.
+writes the sections of params.yaml into the parameters cells of notebooks/, and removes outputs and what an editor
+added.
 """
 
 import ast
@@ -18,12 +19,14 @@ from typing import Any
 
 import nbformat
 
-from mlimages.core.errors import UserError
+from mlimages.clean_notebook import clean
+from mlimages.core.errors import UserError, command
 from mlimages.core.param_errors import checked, read_yaml
 from mlimages.core.params import SECTIONS, Machine, load
 from mlimages.core.publish import MANIFEST
 
-PARAMS = "params.yaml"
+PARAMS, LOCK = "params.yaml", "dvc.lock"
+DVC_STAGE = "DVC_STAGE"  # the environment variable that DVC sets for the commands of its stages
 PARAMETERS_TAG = "parameters"
 INJECTED = "# Parameters"  # the first line of the cell that papermill adds
 COMMENT_COLUMN = 26
@@ -52,8 +55,9 @@ def published(*names: str) -> list[Path]:
 def stage_parameters(stage: str, namespace: Mapping[str, Any]) -> tuple[Any, Machine]:
     """Enter the repository and return a stage's parameters, from its notebook's cells, and those of the machine.
 
-    `namespace` is the notebook's `globals()`. Raises UserError for a parameter that is unknown, missing, or not
-    allowed by `mlimages.core.params`.
+    `namespace` is the notebook's `globals()`. Prints a note where the notebook will replace results that were made with
+    other parameters. Raises UserError for a parameter that is unknown, missing, or not allowed by
+    `mlimages.core.params`.
     """
     enter_repository()
     known = [field.name for field in dataclasses.fields(SECTIONS[stage])]
@@ -61,7 +65,28 @@ def stage_parameters(stage: str, namespace: Mapping[str, Any]) -> tuple[Any, Mac
     names = cell_parameters(namespace["In"], known) or known
     values = {name: namespace[name] for name in names if name in namespace}
     params = checked(SECTIONS[stage], values, "the notebook's parameters cell", f"{stage}.", known)
+    if DVC_STAGE not in os.environ:
+        print(replacement_note(stage, dataclasses.asdict(params)), end="")
     return params, load(PARAMS).machine
+
+
+def replacement_note(stage: str, params: Mapping[str, Any]) -> str:
+    """A line that says that a stage will replace what dvc.lock records with other parameters, and how to undo that.
+
+    Empty where the parameters are those of dvc.lock, and where nothing is published.
+    """
+    locked = read_yaml(LOCK)["stages"].get(stage) if Path(LOCK).exists() else None
+    if locked is None:
+        return ""
+    [folder] = [out["path"] for out in locked["outs"] if not out["path"].endswith(".ipynb")]
+    before = locked["params"][PARAMS][stage]
+    now = json.loads(json.dumps(params))  # tuples become lists
+    changed = [f"{stage}.{name} = {value!r} (was {before.get(name)!r})" for name, value in now.items()
+               if name not in before or before[name] != value]
+    if not changed or not (Path(folder) / MANIFEST).exists():
+        return ""
+    return (f"NOTE: with {', '.join(changed)} this notebook replaces {folder}. `dvc checkout --force {stage}` brings "
+            f"back the results that dvc.lock names.\n")
 
 
 def cell_parameters(cells: Sequence[str], known: Collection[str]) -> list[str]:
@@ -98,17 +123,14 @@ def with_parameters(path: Path, stage: str) -> nbformat.NotebookNode:
     return notebook
 
 
-def main() -> int:
-    """The command: exit code 0, or 1 for a damaged params.yaml."""
-    try:
-        load(PARAMS)
-        for stage in SECTIONS:
-            for path in Path("notebooks").glob(f"[0-9]_{stage}.ipynb"):
-                nbformat.write(with_parameters(path, stage), path)
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 1
-    return 0
+@command
+def main() -> None:
+    load(PARAMS)
+    for path in sorted(Path("notebooks").glob("*.ipynb")):
+        number, _, stage = path.stem.partition("_")
+        notebook = with_parameters(path, stage) if number.isdigit() else nbformat.read(path, as_version=4)
+        clean(notebook)
+        nbformat.write(notebook, path)
 
 
 def _assigned_names(cell: str) -> list[str]:

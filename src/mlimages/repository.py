@@ -1,4 +1,4 @@
-"""What DVC needs of the folder in which it runs, said before any work begins.
+"""Check that DVC can work in a folder, before any stage begins.
 
     python -m mlimages.repository
 """
@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, command
 
 DATA = "data"
 
 
 def check(folder: Path) -> list[str]:
-    """Notes on what will not work in a repository; UserError where no stage does."""
+    """Return notes on what will not work in a repository. Raises UserError if no stage can run."""
     if not (folder / ".dvc").is_dir():
         raise UserError(f"{folder} has no folder .dvc, without which DVC runs nothing: run in the repository's own "
                         f"folder, or get it back with `git checkout .dvc`")
@@ -30,7 +30,7 @@ def check(folder: Path) -> list[str]:
 
 
 def check_data(folder: Path) -> None:
-    """UserError where `data` is a link, a folder in it is one, or no file can be made there."""
+    """Raise UserError if `data` or a folder in it is a link, or if no file can be created there."""
     places = [folder / DATA, *(sorted((folder / DATA).glob("*")) if (folder / DATA).is_dir() else [])]
     for place in places:
         shown = place.relative_to(folder)
@@ -48,19 +48,15 @@ def check_data(folder: Path) -> None:
 
 
 def _dvc(folder: Path, *command: str) -> str:
-    """What a command of DVC prints; nothing where it fails, as where something is not configured."""
+    """The output of a DVC command; empty if it fails, as for a value that is not configured."""
     return subprocess.run([sys.executable, "-m", "dvc", *command], cwd=folder, capture_output=True,  # noqa: S603
                           text=True).stdout.strip()
 
 
-def main() -> int:
-    try:
-        for note in check(Path.cwd()):
-            print(f"NOTE: {note}", file=sys.stderr)
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 1
-    return 0
+@command
+def main() -> None:
+    for note in check(Path.cwd()):
+        print(f"NOTE: {note}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -26,20 +27,23 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import Type
 
-from mlimages.core.errors import UserError, explain_disk_errors
+from mlimages.core.errors import UserError, command, explain_disk_errors
 from mlimages.core.noise import filtered_stderr
 from mlimages.core.params import SECTIONS, load
 from mlimages.notebook import with_parameters
 from mlimages.repository import check_data
 
 STAGES = [name for name in SECTIONS if name != "machine"]
-KILLING = 3  # signals
-LAST_WORDS_SECONDS = 2.0  # in which what a kernel wrote is passed on; what it leaves running may keep the pipe open
-TICK_SECONDS, BEGUN_SECONDS = 0.05, 0.5  # after the latter a cell's own code runs, not the kernel's before it
+EXPERIMENT = "DVC_EXP_NAME"  # the environment variable that DVC sets for the commands of an experiment
+TEMPORARY_FOLDER = "/.dvc/tmp/"  # where DVC runs experiments of --temp and --queue
+KILL_AT = 3  # signals
+FLUSH_SECONDS = 2.0  # for a kernel's last lines; processes that it leaves running may keep the pipe open
+POLL_SECONDS = 0.05
+BEGUN_SECONDS = 0.5  # after which a cell's own code runs, and not the kernel's before it
 
 
 class Cells(AsyncKernelClient):
-    """Has the kernel run the cells, none any more once a signal came."""
+    """A client that starts no further cell after a signal."""
 
     def execute(self, *arguments: Any, **options: Any) -> str:
         cast(Kernel, self.parent).begin_cell()
@@ -47,18 +51,17 @@ class Cells(AsyncKernelClient):
 
 
 class ThisInterpreter(KernelSpecManager):
-    """Whatever kernels are installed, and under which names: the one of the Python that runs this."""
+    """Finds the kernel of the Python that runs this, whatever other kernels are installed under its name."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        """What libraries write below Python goes to the kernel's own outputs, where lines are whole, and not to cells.
-        """
+        """The kernel writes the output of C libraries to its own standard error, line by line, and not to cells."""
         return KernelSpec(**get_kernel_dict(extra_arguments=["--IPKernelApp.capture_fd_output=False"]))
 
 
 class Kernel(AsyncKernelManager):
-    """That of the notebook; SIGTERM and SIGINT interrupt its cell, but for one that is ignored already.
+    """The notebook's kernel. SIGTERM and SIGINT interrupt its cell, unless this process ignores them.
 
-    The third of them kills it: it may be where no interrupt reaches it.
+    The third signal kills the kernel, as code may run that an interrupt does not reach.
     """
 
     client_factory = Type(Cells, klass=AsyncKernelClient)
@@ -82,14 +85,13 @@ class Kernel(AsyncKernelManager):
     async def cleanup_resources(self, restart: bool = False) -> None:  # type: ignore[override]
         await super().cleanup_resources(restart)
         if self._errors is not None:
-            self._errors.join(LAST_WORDS_SECONDS)
+            self._errors.join(FLUSH_SECONDS)
 
     async def _async_interrupt_kernel(self) -> None:
-        """Nothing, before a shutdown: no cell runs then, and what is interrupted would say so at the end of the stage.
-        """
+        """Do nothing: before a shutdown no cell runs, and an idle kernel would print the interrupt."""
 
     def begin_cell(self) -> None:
-        """UserError where a signal came: before the first cell or after the last one, or too late to interrupt it."""
+        """Raise UserError if a signal came before the cell, where there was none to interrupt."""
         if self._signals:
             raise UserError(f"{self._signals[0]} stopped the notebook between two cells; run the same command to "
                             f"continue")
@@ -103,34 +105,34 @@ class Kernel(AsyncKernelManager):
                              daemon=True).start()
 
     def _pass_on(self, pid: int) -> None:
-        """Once a cell's own code runs: between cells a kernel ignores SIGINT, and while it takes a message it loses it.
+        """Interrupt the kernel once a cell's own code runs: before that, the kernel ignores SIGINT or loses it.
 
-        Where the cell has ended before, the next one does not begin.
+        If the cell ends first, `begin_cell` stops the notebook.
         """
         since = self._began
         with contextlib.suppress(OSError):  # it has ended
-            while len(self._signals) < KILLING:
+            while len(self._signals) < KILL_AT:
                 if _ignores(pid, signal.SIGINT):
                     since = time.monotonic()
                 elif time.monotonic() - since >= BEGUN_SECONDS:
                     break
-                time.sleep(TICK_SECONDS)
-            os.kill(pid, signal.SIGINT if len(self._signals) < KILLING else signal.SIGKILL)
+                time.sleep(POLL_SECONDS)
+            os.kill(pid, signal.SIGINT if len(self._signals) < KILL_AT else signal.SIGKILL)
 
 
 def _ignores(pid: int, number: int) -> bool:
-    """Whether a process ignores a signal; OSError where it is none."""
+    """Whether a process ignores a signal. Raises OSError if the process has ended."""
     [mask] = re.findall(r"^SigIgn:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def execute(stage: str, out: str | Path) -> None:
-    """Write the executed notebook to `out`, and what its cells print to the output of this process.
+    """Execute a stage's notebook into `out`, and print its cells' output.
 
-    Its parameters cell holds the stage's section of params.yaml. Of a progress bar only the last line is kept.
-    Raises UserError for a wrong params.yaml or a `data` that DVC cannot track, before any cell runs, and for a disk
-    that does not take `out`; papermill.PapermillExecutionError, which holds the cell's own error; RuntimeError for a
-    kernel that died.
+    Its parameters cell holds the stage's section of params.yaml. Only the last line of a progress bar is kept.
+    Raises UserError before any cell runs for a wrong params.yaml or a folder `data` that DVC cannot track, and later if
+    `out` cannot be written. Raises papermill.PapermillExecutionError with the error of a cell, and RuntimeError if the
+    kernel died.
     """
     check_data(Path.cwd())
     load()
@@ -151,6 +153,7 @@ def _make_paths_relative(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
+@command
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if len(arguments) != 2 or arguments[0] not in STAGES:
@@ -158,7 +161,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         execute(*arguments)
-    except (UserError, papermill.PapermillExecutionError) as error:
+    except papermill.PapermillExecutionError as error:
         print(f"ERROR: {error}", file=sys.stderr)
     except RuntimeError as error:  # of nbclient and jupyter_client, for a kernel that ended
         print(f"ERROR: the notebook's kernel died ({error}); where nobody killed it, the system's log (`dmesg`) tells "
@@ -167,7 +170,20 @@ def main(arguments: list[str]) -> int:
         print("ERROR: interrupted while no notebook ran", file=sys.stderr)
     else:
         return 0
+    print(experiment_hint(Path.cwd(), os.environ), end="", file=sys.stderr)
     return 1
+
+
+def experiment_hint(folder: Path, environment: Mapping[str, str]) -> str:
+    """What a failed `dvc exp run` leaves changed in `folder`, and how to undo it; empty for any other run.
+
+    An experiment of `--temp` or `--queue` runs in a folder of DVC's own and changes nothing.
+    """
+    if EXPERIMENT not in environment or TEMPORARY_FOLDER in folder.as_posix():
+        return ""
+    return ("NOTE: the failed experiment leaves params.yaml changed, and removed the results of this stage. Mend the "
+            "cause and run `dvc exp run` again, or go back with `git restore params.yaml dvc.lock && dvc checkout "
+            "--force`\n")
 
 
 if __name__ == "__main__":

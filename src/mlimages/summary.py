@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlimages.core.errors import UserError, read_error, rebuild_hint
+from mlimages.core.errors import UserError, command, read_error, rebuild_hint
 from mlimages.core.publish import read_manifest
 
 
@@ -49,13 +49,9 @@ def _json(stage: str, path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error}); {rebuild_hint(stage)}") from None
 
 
-def main() -> int:
-    try:
-        print(summary())
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 1
-    return 0
+@command
+def main() -> None:
+    print(summary())
 
 
 if __name__ == "__main__":

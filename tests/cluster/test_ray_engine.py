@@ -110,7 +110,7 @@ def test_a_cluster_without_a_free_core_is_not_waited_for_without_end(on_ray: Mac
     assert list(map_units(node_of, [0], machine=on_ray, ahead=1)) == [node_of(0)]
 
 
-def test_a_crew_on_the_cluster_returns_raises_and_replaces_like_one_here(on_ray: Machine) -> None:
+def test_a_pool_on_the_cluster_returns_raises_and_replaces_like_a_local_one(on_ray: Machine) -> None:
     with open_worker_pool(MAKE, dataclasses.replace(on_ray, workers=1)) as pool:
         for number in range(40):
             pool.send(0, number)
@@ -129,7 +129,7 @@ def test_a_crew_on_the_cluster_returns_raises_and_replaces_like_one_here(on_ray:
     wait_for(lambda: not psutil.pid_exists(pid))
 
 
-def nodes_of_a_crew(machine: Machine) -> list[str]:
+def nodes_of_a_pool(machine: Machine) -> list[str]:
     """The node of each worker of a pool just begun, by worker; no pipe to one on this node goes over TCP."""
     with open_worker_pool(the_node, machine) as pool:
         for worker in range(machine.workers):
@@ -144,18 +144,18 @@ def _is_near(pipe: Connection) -> bool:
         return same.family == socket.AF_UNIX
 
 
-def test_a_crew_has_workers_on_every_node_and_none_on_one_that_died_as_they_began(
+def test_a_pool_has_workers_on_every_live_node(
         nodes: Nodes, on_ray: Machine) -> None:
     second = nodes.add()
     for _ in range(3):
-        assert len(set(nodes_of_a_crew(on_ray))) == 2
+        assert len(set(nodes_of_a_pool(on_ray))) == 2
     nodes.kill(second)  # Ray takes it for alive for some seconds more
-    assert len(set(nodes_of_a_crew(on_ray))) == 1
+    assert len(set(nodes_of_a_pool(on_ray))) == 1
 
 
 def test_a_worker_that_cannot_begin_on_the_cluster_is_an_error_and_no_endless_restart(
         on_ray: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_backend, "STARTS", 1)
+    monkeypatch.setattr(ray_backend, "START_ATTEMPTS", 1)
     with (pytest.raises(UserError, match="ended 1 times before it could work"),
           open_worker_pool(_broken, dataclasses.replace(on_ray, workers=1))):
         pytest.fail("it began")

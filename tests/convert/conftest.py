@@ -1,4 +1,4 @@
-"""A small demo, acquired and downloaded once: 60 and 20 images, some of them missing or damaged."""
+"""A small demo, acquired and downloaded once: 60 training and 20 validation images, a few missing or damaged."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""convert puts every image that there is into exactly one record, the same on any number of workers."""
+"""The stage convert writes every image into exactly one record, with the same bytes on any number of workers."""
 
 import csv
 import dataclasses
@@ -31,7 +31,7 @@ CLASSES = len(world.CLASSES)
 @pytest.fixture(scope="module")
 def records(small_demo: tuple[Path, Path], small_convert: Convert, small_machine: Callable[..., Machine],
             tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data/tfrecords of the small demo, by one worker; its scratch folder lies beside it."""
+    """The records of the small demo, converted by one worker."""
     root = tmp_path_factory.mktemp("convert")
     lists, images = small_demo
     return convert(small_convert, small_machine(root / "scratch"), lists=lists, images=images, out=root / "tfrecords")
@@ -40,7 +40,7 @@ def records(small_demo: tuple[Path, Path], small_convert: Convert, small_machine
 @pytest.fixture
 def converted(small_demo: tuple[Path, Path], small_convert: Convert, small_machine: Callable[..., Machine],
               tmp_path: Path) -> Callable[..., Path]:
-    """Converts the small demo in a fresh folder, with some parameters or inputs changed."""
+    """A function that converts the small demo in a new folder, with changed parameters or inputs."""
 
     def run(workers: int = 1, images: Path | None = None, **changed: Any) -> Path:
         params = dataclasses.replace(small_convert, **changed)
@@ -51,7 +51,7 @@ def converted(small_demo: tuple[Path, Path], small_convert: Convert, small_machi
 
 
 def read(folder: Path, part: Part) -> dict[str, bytes]:
-    """Key to serialized record, in the order of the files."""
+    """The serialized records by key, in the order of the files."""
     paths = shard_paths(folder, verify(folder, "convert"), part)
     serialized = [one.numpy() for path in paths for one in tf.data.TFRecordDataset([str(path)])]
     records = {parse_sparse(tf.constant(one))["key"].numpy().decode(): one for one in serialized}
@@ -65,7 +65,7 @@ def rows(path: Path) -> list[list[str]]:
 
 
 def ids_in_archive(path: Path) -> set[str]:
-    """Read the plain way, member by member."""
+    """The ids in a tar of tars, read by tarfile."""
     found = set()
     with tarfile.open(path) as outer:
         for member in outer:
@@ -74,7 +74,7 @@ def ids_in_archive(path: Path) -> set[str]:
     return found
 
 
-def test_every_image_is_in_exactly_one_record_or_named_as_damaged(records: Path, small_demo: tuple[Path, Path]) -> None:
+def test_every_image_is_in_exactly_one_record_or_listed_as_failed(records: Path, small_demo: tuple[Path, Path]) -> None:
     lists, images = small_demo
     archived = ids_in_archive(lists / "imagenet.tar")
     damaged = {key for key, *_ in rows(records / "failures.csv")}
@@ -116,7 +116,7 @@ def test_ids_that_the_archive_lacks_are_listed(records: Path, small_demo: tuple[
             for part in PARTS] == [(30, 1, len(read(records, "train"))), (10, 1, len(read(records, "val")))]
 
 
-def test_a_damaged_image_is_left_out_and_listed_with_its_reason(records: Path) -> None:
+def test_a_damaged_image_is_excluded_and_listed_with_its_reason(records: Path) -> None:
     [[key, source, reason, detail]] = rows(records / "failures.csv")
     # The demo damages the images with these numbers.
     assert 15 <= int(source.removesuffix(".JPEG")[-3:]) < 20
@@ -191,7 +191,7 @@ def test_an_unpacked_archive_gives_the_same_bytes(records: Path, small_demo: Sma
     assert (converted(imagenet=str(folder)) / MANIFEST).read_bytes() == (records / MANIFEST).read_bytes()
 
 
-def test_an_archive_of_the_same_names_with_other_pictures_is_converted_anew(small_demo: SmallDemo, tmp_path: Path,
+def test_an_archive_of_the_same_names_with_other_pictures_is_converted_again(small_demo: SmallDemo, tmp_path: Path,
                                                                            converted: Callable[..., Path]) -> None:
     path = tmp_path / "imagenet.tar"
     content = (small_demo.lists / "imagenet.tar").read_bytes()
@@ -215,7 +215,7 @@ def test_dense_records_hold_the_same_as_sparse_ones(records: Path, converted: Ca
         assert check_shards(shard_paths(out, verify(out, "convert"), part), CLASSES) == len(dense)
 
 
-def test_larger_pictures_become_smaller_and_their_labels_stay(records: Path, converted: Callable[..., Path]) -> None:
+def test_larger_pictures_are_downscaled_and_keep_their_labels(records: Path, converted: Callable[..., Path]) -> None:
     small = read(converted(shorter_side=24), "train")
     for key, serialized in read(records, "train").items():
         one, other = parse_sparse(tf.constant(serialized)), parse_sparse(tf.constant(small[key]))
@@ -223,7 +223,7 @@ def test_larger_pictures_become_smaller_and_their_labels_stay(records: Path, con
         assert one["index"].numpy().tolist() == other["index"].numpy().tolist()
 
 
-def test_the_index_of_each_shard_leads_to_its_records(records: Path) -> None:
+def test_the_index_of_each_shard_locates_its_records(records: Path) -> None:
     manifest = verify(records, "convert")
     for part in PARTS:
         keys = []
@@ -238,13 +238,13 @@ def test_the_index_of_each_shard_leads_to_its_records(records: Path) -> None:
         assert keys == list(read(records, part))
 
 
-def test_a_missing_archive_stops_and_is_named(converted: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_missing_archive_is_an_error(converted: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no-such.tar is missing"):
         converted(imagenet=str(tmp_path / "no-such.tar"))
 
 
-def test_a_download_shard_damaged_since_stops_and_is_named(small_demo: tuple[Path, Path], tmp_path: Path,
-                                                           converted: Callable[..., Path]) -> None:
+def test_a_download_shard_that_was_damaged_later_is_an_error(small_demo: tuple[Path, Path], tmp_path: Path,
+                                                             converted: Callable[..., Path]) -> None:
     images = tmp_path / "images"
     shutil.copytree(small_demo[1], images)
     shard = shard_path(images, "train", 1)
@@ -264,7 +264,7 @@ def test_a_resumed_run_writes_only_the_shards_that_are_not_finished(small_demo: 
 
     out = converted()
     manifest, before = (out / MANIFEST).read_bytes(), state()
-    # As a kill leaves it: DVC has removed the outs, one shard lacks its note, another is not there at all.
+    # The state after a kill: DVC has removed the outs, one shard has no note, and another one is missing.
     shutil.rmtree(out)
     [work] = (path.parent for path in (tmp_path / "scratch" / "convert").glob("*/notes"))
     begun, absent = "train-00001-of-00003.tfrecord", "val-00000-of-00002.tfrecord"

@@ -1,4 +1,4 @@
-"""Whatever a damaged or odd picture says of itself, convert and download keep it or give a reason; they never stop."""
+"""The stages convert and download accept a damaged picture or refuse it with a reason. They never fail."""
 
 import io
 import random
@@ -28,7 +28,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def exif(orientation: int = 6) -> Image.Exif:
-    """A block of several types of values, with two blocks in it."""
+    """An EXIF block with values of several types and two nested blocks."""
     block = Image.Exif()
     block[ORIENTATION], block[0x010E], block[0x011A] = orientation, "a description", 72.0
     block[0x8769] = {0x9003: "2020:01:01 00:00:00", 0x829A: 0.1}
@@ -53,7 +53,7 @@ PICTURES = {
 
 
 def tampered(body: bytes, rng: random.Random) -> bytes:
-    """A few bytes changed, most of them at the beginning, where a file speaks of itself."""
+    """Change a few bytes, most of them in the header."""
     content = bytearray(body)
     for _ in range(rng.choice((1, 1, 2, 4))):
         at = rng.randrange(2, min(len(content), 400) if rng.randrange(5) else len(content))
@@ -62,7 +62,7 @@ def tampered(body: bytes, rng: random.Random) -> bytes:
 
 
 def with_right_checksums(png: bytes | bytearray) -> bytes:
-    """Else Pillow looks no further."""
+    """Correct the checksums of a PNG's chunks, so that Pillow reads on."""
     chunks, at = [bytes(png[:8])], 8
     while at + 8 <= len(png):
         size = int.from_bytes(png[at: at + 4])
@@ -75,7 +75,7 @@ def with_right_checksums(png: bytes | bytearray) -> bytes:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("shorter_side", [None, 16])
 @pytest.mark.parametrize("kind", PICTURES)
-def test_a_damaged_picture_is_kept_or_has_a_reason(kind: str, shorter_side: int | None) -> None:
+def test_a_damaged_picture_is_accepted_or_refused_with_a_reason(kind: str, shorter_side: int | None) -> None:
     rng = random.Random(kind)  # noqa: S311 - it damages pictures
     kept: Counter[str] = Counter()
     for _ in range(400):
@@ -94,12 +94,12 @@ def test_a_damaged_picture_is_kept_or_has_a_reason(kind: str, shorter_side: int 
 
 
 def float_for_a_description(orientation: int) -> bytes:
-    """An EXIF block that Pillow can read, but not write again."""
+    """An EXIF block that Pillow can read, but not write."""
     entries = (struct.pack("<HHIf", 0x010E, 11, 1, 1.0) + struct.pack("<HHIHH", ORIENTATION, 3, 1, orientation, 0))
     return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
 
 
-def test_a_sound_picture_with_a_wrong_exif_block_is_turned() -> None:
+def test_a_picture_with_an_unusual_exif_block_is_rotated() -> None:
     body = encoded(NOISE, "JPEG", exif=float_for_a_description(6))
     jpeg = to_jpeg(body, quality=90)
     assert (jpeg.width, jpeg.height) == (24, 32)
@@ -109,7 +109,7 @@ def test_a_sound_picture_with_a_wrong_exif_block_is_turned() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 10))
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_every_orientation_is_undone(orientation: int, mode: str) -> None:
+def test_every_orientation_is_applied(orientation: int, mode: str) -> None:
     body = encoded(NOISE.convert(mode), "PNG", exif=exif(orientation))
     with Image.open(io.BytesIO(body)) as image:
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
@@ -118,7 +118,7 @@ def test_every_orientation_is_undone(orientation: int, mode: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(LONGEST_SIDE + 1, 4), (4, 70_000)])
-def test_a_side_too_long_for_a_jpeg_is_a_reason(size: tuple[int, int]) -> None:
+def test_a_side_too_long_for_a_jpeg_is_refused(size: tuple[int, int]) -> None:
     body = encoded(Image.new("RGB", size), "PNG")
     with pytest.raises(Undecodable, match=f"{size[0]} x {size[1]} pixels, and a JPEG has {LONGEST_SIDE}") as caught:
         to_jpeg(body, quality=90)
@@ -130,7 +130,7 @@ def test_a_side_too_long_for_a_jpeg_is_a_reason(size: tuple[int, int]) -> None:
     assert max(check_image(body, max_pixels=10**6, shorter_side=2, quality=90)[2:]) == max(size) // 2
 
 
-def test_a_side_too_long_for_a_jpeg_also_when_made_smaller_is_a_reason() -> None:
+def test_a_side_too_long_for_a_jpeg_after_downscaling_is_refused() -> None:
     with pytest.raises(Failure) as caught:
         check_image(encoded(Image.new("1", (80_000, 10)), "PNG"), max_pixels=10**6, shorter_side=9, quality=90)
     assert caught.value.reason == "too_many_pixels"

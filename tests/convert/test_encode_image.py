@@ -1,4 +1,4 @@
-"""Whatever comes in as a picture leaves as an upright RGB or grey JPEG that TensorFlow decodes, or is refused."""
+"""A picture becomes an upright RGB or grey JPEG that TensorFlow decodes, or is refused."""
 
 import io
 import random
@@ -25,7 +25,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def decoded(jpeg: Jpeg) -> np.ndarray:
-    """As training decodes it; its shape is what the record says."""
+    """Decode a JPEG as training does. Its shape must be that in the record."""
     pixels = tf.io.decode_jpeg(jpeg.body, channels=3).numpy()
     assert pixels.shape == (jpeg.height, jpeg.width, 3)
     assert Image.open(io.BytesIO(jpeg.body)).mode in ("RGB", "L")
@@ -33,7 +33,7 @@ def decoded(jpeg: Jpeg) -> np.ndarray:
 
 
 def two_halves(left: Any, right: Any, mode: str = "RGB") -> Image.Image:
-    """40 wide, 20 high."""
+    """A picture of 40 x 20 pixels with two colours."""
     image = Image.new(mode, (40, 20), left)
     image.paste(right, (20, 0, 40, 20))
     return image
@@ -60,18 +60,18 @@ def test_a_cmyk_jpeg_becomes_rgb_in_the_same_colours() -> None:
     assert_halves(decoded(jpeg), RED, WHITE)
 
 
-def test_a_palette_becomes_its_colours() -> None:
+def test_a_palette_picture_keeps_its_colours() -> None:
     body = encoded(two_halves(RED, BLUE).convert("P", palette=Image.Palette.ADAPTIVE), "PNG")
     assert Image.open(io.BytesIO(body)).mode == "P"
     assert_halves(decoded(to_jpeg(body, quality=QUALITY)), RED, BLUE)
 
 
-def test_what_is_transparent_becomes_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     body = encoded(two_halves((0, 0, 255, 255), (0, 0, 0, 0), "RGBA"), "PNG")
     assert_halves(decoded(to_jpeg(body, quality=QUALITY)), BLUE, WHITE)
 
 
-def test_half_transparent_is_half_white() -> None:
+def test_half_transparent_pixels_are_blended_with_white() -> None:
     body = encoded(two_halves((0, 0, 0, 128), (0, 0, 0, 255), "RGBA"), "PNG")
     assert_halves(decoded(to_jpeg(body, quality=QUALITY)), (127, 127, 127), (0, 0, 0))
 
@@ -95,12 +95,12 @@ def test_a_grey_png_is_grey() -> None:
     assert_halves(decoded(to_jpeg(body, quality=QUALITY)), (50, 50, 50), (200, 200, 200))
 
 
-def test_a_webp_is_written_anew() -> None:
+def test_a_webp_is_converted() -> None:
     assert_halves(decoded(to_jpeg(encoded(two_halves(RED, BLUE), "WEBP", lossless=True), quality=QUALITY)), RED, BLUE)
 
 
 @pytest.mark.parametrize("orientation, kind", [(6, "JPEG"), (8, "JPEG"), (3, "JPEG"), (6, "PNG")])
-def test_an_exif_rotation_is_carried_out(orientation: int, kind: str) -> None:
+def test_an_exif_rotation_is_applied(orientation: int, kind: str) -> None:
     upright = two_halves(RED, BLUE)
     turn = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270, 3: Image.Transpose.ROTATE_180}[orientation]
     exif = Image.Exif()
@@ -110,20 +110,20 @@ def test_an_exif_rotation_is_carried_out(orientation: int, kind: str) -> None:
     assert Image.open(io.BytesIO(jpeg.body)).getexif().get(ORIENTATION, 1) == 1
 
 
-def test_of_an_animation_the_first_frame_is_taken() -> None:
+def test_the_first_frame_of_an_animation_is_converted() -> None:
     frames = [Image.new("RGB", (40, 20), colour) for colour in (RED, BLUE, WHITE)]
     body = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=100)
     assert_halves(decoded(to_jpeg(body, quality=QUALITY)), RED, RED)
 
 
-def test_the_quality_decides_the_size() -> None:
+def test_a_higher_quality_gives_a_larger_file() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     body = encoded(noise, "PNG")
     assert len(to_jpeg(body, quality=30).body) < len(to_jpeg(body, quality=90).body)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
-def test_a_truncated_picture_is_undecodable_never_patched_up(kind: str) -> None:
+def test_a_truncated_picture_is_undecodable(kind: str) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     body = encoded(noise, kind)
     decoded(to_jpeg(body, quality=QUALITY))
@@ -132,7 +132,7 @@ def test_a_truncated_picture_is_undecodable_never_patched_up(kind: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<!DOCTYPE html><html></html>", b"\xff\xd8\xff"])
-def test_what_is_no_picture_is_undecodable(body: bytes) -> None:
+def test_a_file_that_is_not_a_picture_is_undecodable(body: bytes) -> None:
     with pytest.raises(Undecodable):
         to_jpeg(body, quality=QUALITY)
 
@@ -150,7 +150,7 @@ def test_a_file_of_several_jpegs_keeps_its_bytes() -> None:
 
 
 def scene(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """Something with slopes."""
+    """A picture with gradients."""
     y, x = np.mgrid[:height, :width] / max(width, height)
     waves = [127 + 120 * np.sin(5 * x * (band + 1)) * np.cos(7 * y) for band in range(3)]
     return Image.fromarray(np.stack(waves, axis=2).astype(np.uint8)).convert(mode)
@@ -160,8 +160,8 @@ def scene(width: int, height: int, mode: str = "RGB") -> Image.Image:
     ((300, 200), 100, (150, 100)), ((200, 300), 100, (100, 150)), ((301, 200), 64, (96, 64)),
     ((1600, 900), 64, (114, 64)), ((200, 200), 199, (199, 199)), ((2000, 20), 16, (1600, 16))])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_larger_picture_is_made_smaller_to_its_shorter_side(size: tuple[int, int], shorter_side: int,
-                                                              expected: tuple[int, int], kind: str) -> None:
+def test_a_larger_picture_is_downscaled_to_the_shorter_side(size: tuple[int, int], shorter_side: int,
+                                                            expected: tuple[int, int], kind: str) -> None:
     image = scene(*size)
     jpeg = to_jpeg(encoded(image, kind), quality=QUALITY, shorter_side=shorter_side)
     assert (jpeg.width, jpeg.height) == expected
@@ -175,14 +175,14 @@ def test_a_picture_that_is_not_larger_keeps_its_bytes(shorter_side: int) -> None
     assert to_jpeg(body, quality=QUALITY, shorter_side=shorter_side) == Jpeg(body, 300, 200)
 
 
-def test_a_grey_picture_made_smaller_stays_grey() -> None:
+def test_a_downscaled_grey_picture_stays_grey() -> None:
     jpeg = to_jpeg(encoded(scene(300, 200, "L"), "JPEG"), quality=QUALITY, shorter_side=100)
     assert Image.open(io.BytesIO(jpeg.body)).mode == "L"
     assert (jpeg.width, jpeg.height) == (150, 100)
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
-def test_a_rotated_picture_made_smaller_is_upright(orientation: int) -> None:
+def test_a_downscaled_rotated_picture_is_upright(orientation: int) -> None:
     upright = two_halves(RED, BLUE).resize((400, 200))
     turn = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270, 3: Image.Transpose.ROTATE_180}[orientation]
     exif = Image.Exif()
@@ -191,7 +191,7 @@ def test_a_rotated_picture_made_smaller_is_upright(orientation: int) -> None:
     assert_halves(decoded(jpeg), RED, BLUE)
 
 
-def test_making_a_picture_smaller_does_not_brighten_or_darken_it() -> None:
+def test_downscaling_keeps_the_brightness() -> None:
     jpeg = to_jpeg(encoded(Image.new("RGB", (300, 200), (101, 102, 103)), "PNG"), quality=100, shorter_side=77)
     assert np.abs(decoded(jpeg) - [101, 102, 103]).max() <= 1
 
@@ -203,8 +203,8 @@ def test_a_pattern_finer_than_the_pixels_becomes_its_mean(side: int) -> None:
     assert np.abs(pixels - 127).max() < 40
 
 
-def test_the_quick_look_refuses_exactly_what_a_full_decode_refuses() -> None:
-    """What to_jpeg does with a JPEG that it keeps: an eighth of the pixels, every coefficient."""
+def test_the_fast_check_refuses_exactly_what_a_full_decode_refuses() -> None:
+    """The fast check decodes every coefficient, but an eighth of the pixels of each side."""
     rng = random.Random(0)  # noqa: S311 - it damages pictures
     options: list[dict[str, Any]] = [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 3}]
     bodies = [encoded(scene(120, 90, mode), "JPEG", **some) for some in options for mode in ("RGB", "L")]
@@ -227,7 +227,7 @@ def test_the_quick_look_refuses_exactly_what_a_full_decode_refuses() -> None:
 @pytest.mark.parametrize(("body", "reason"), [
     (b"<!DOCTYPE html>", Defect.NOT_IMAGE), (b"", Defect.NOT_IMAGE),
     (encoded(scene(64, 64), "JPEG")[:-500], Defect.CORRUPT), (encoded(scene(64, 64), "PNG")[:-500], Defect.CORRUPT)])
-def test_the_reason_tells_what_is_no_picture_from_what_is_damaged(body: bytes, reason: Defect) -> None:
+def test_the_reason_distinguishes_other_files_from_damaged_pictures(body: bytes, reason: Defect) -> None:
     with pytest.raises(Undecodable) as caught:
         to_jpeg(body, quality=QUALITY)
     assert caught.value.reason is reason

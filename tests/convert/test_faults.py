@@ -1,4 +1,4 @@
-"""Full and failing disks, kills and signals: nothing half-made has a final name, and the same command goes on."""
+"""Full and failing disks, kills and signals: no unfinished file has a final name, and the same command continues."""
 
 import dataclasses
 import os
@@ -48,14 +48,14 @@ except UserError as error:
 @pytest.fixture(scope="module")
 def undisturbed(small_demo: SmallDemo, small_convert: Convert, small_machine: Callable[..., Machine],
                 tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The manifest of a convert that nothing disturbed."""
+    """The manifest of a run without faults."""
     root = tmp_path_factory.mktemp("undisturbed")
     return (convert(small_convert, small_machine(root / "scratch"), lists=small_demo.lists, images=small_demo.images,
                     out=root / "out") / MANIFEST).read_bytes()
 
 
 class Run:
-    """A convert of the small demo in `folder`, here or as the command of a process of its own."""
+    """A run of convert on the small demo in `folder`, in this process or in another one."""
 
     def __init__(self, folder: Path, demo: SmallDemo, params: Convert, machine: Machine) -> None:
         self.folder, self.out = folder, folder / "tfrecords"
@@ -66,13 +66,13 @@ class Run:
         return python(before + RUN_CONVERT, pickle.dumps(arguments).hex())
 
     def manifest(self) -> bytes:
-        """That of what it publishes when it is run here to its end."""
+        """Run it in this process to its end. Returns the manifest that it publishes."""
         out = convert(self._params, self._machine, lists=self._demo.lists, images=self._demo.images, out=self.out)
         verify(out, "convert")
         return (out / MANIFEST).read_bytes()
 
     def no_final_name(self) -> None:
-        """Nothing is published, and every shard whose note says that it is finished is whole, with its index."""
+        """Assert that nothing is published, and that every shard with a note is complete and has its index."""
         assert not self.out.exists()
         for note in self.folder.glob("scratch/convert/*/notes/*.json"):
             shard = note.parents[1] / "out" / note.stem
@@ -88,17 +88,17 @@ def run(tmp_path: Path, small_demo: SmallDemo, small_convert: Convert, small_mac
 @needs_strace
 @pytest.mark.slow
 @pytest.mark.parametrize(("call", "moments"), [("rename", (5,)), ("fsync", (3, 8)), ("write", (6, 30))])
-def test_a_kill_at_any_call_loses_nothing_finished(run: Run, undisturbed: bytes, call: str,
-                                                   moments: tuple[int, ...]) -> None:
+def test_a_kill_at_any_call_keeps_finished_shards(run: Run, undisturbed: bytes, call: str,
+                                                  moments: tuple[int, ...]) -> None:
     for nth in moments:
-        assert with_fault(f"{call}:signal=KILL:when={nth}", run.command()).returncode != 0, "no kill met the convert"
+        assert with_fault(f"{call}:signal=KILL:when={nth}", run.command()).returncode != 0, "convert was not killed"
         run.no_final_name()
     assert run.manifest() == undisturbed
 
 
 @needs_strace
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(run: Run, undisturbed: bytes, error: str) -> None:
+def test_a_failing_disk_is_reported_and_the_same_command_continues(run: Run, undisturbed: bytes, error: str) -> None:
     assert_user_error(with_fault(f"fsync:error={error}:when=6+", run.command()), "scratch/convert", *DISK)
     run.no_final_name()
     assert run.manifest() == undisturbed
@@ -112,8 +112,8 @@ def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(run: Run, undist
     ("size=44k", NO_PREFLIGHT, ("No space left on device", ".tfrecord", "converting 76 images needs about", *DISK)),
     ("size=4k", "", ("No space left on device", *DISK)),
     ("nr_inodes=24", "", ("No space left on device", *DISK))])
-def test_a_full_disk_is_told_and_the_same_command_goes_on(run: Run, undisturbed: bytes, limit: str, before: str,
-                                                          words: tuple[str, ...]) -> None:
+def test_a_full_disk_is_reported_and_the_same_command_continues(run: Run, undisturbed: bytes, limit: str, before: str,
+                                                                words: tuple[str, ...]) -> None:
     ended = on_small_disk(run.folder / "scratch", limit, run.command(before))
     assert_user_error(ended, "scratch/convert", *words)
     assert ".partial" not in ended.stdout
@@ -123,8 +123,8 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(run: Run, undisturbed:
 
 @pytest.mark.parametrize("name", ["train-00001-of-00003.tfrecord", "val-00000-of-00002.tfrecord.index"])
 @pytest.mark.parametrize("left", [None, b"cut"])
-def test_a_finished_shard_that_has_gone_or_was_cut_is_written_again(run: Run, undisturbed: bytes, name: str,
-                                                                    left: bytes | None) -> None:
+def test_a_finished_shard_that_was_removed_or_cut_is_written_again(run: Run, undisturbed: bytes, name: str,
+                                                                   left: bytes | None) -> None:
     assert run.manifest() == undisturbed
     [path] = run.folder.glob(f"scratch/convert/*/out/{name}")
     path.unlink()
@@ -133,7 +133,7 @@ def test_a_finished_shard_that_has_gone_or_was_cut_is_written_again(run: Run, un
     assert run.manifest() == undisturbed
 
 
-def test_shards_of_another_count_that_an_earlier_run_left_are_not_published(run: Run, undisturbed: bytes) -> None:
+def test_shards_of_an_earlier_run_with_another_count_are_not_published(run: Run, undisturbed: bytes) -> None:
     run.manifest()
     for path in [*run.folder.glob("scratch/convert/*/*/train-00000-of-00003*")]:
         shutil.copy(path, path.with_name(path.name.replace("-of-00003", "-of-00004")))
@@ -141,11 +141,11 @@ def test_shards_of_another_count_that_an_earlier_run_left_are_not_published(run:
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_and_finished_shards_are_not_written_again(
+def test_finished_shards_are_not_written_again_after_a_signal(
         tmp_path: Path, small_demo: SmallDemo, small_convert: Convert, small_machine: Callable[..., Machine],
         undisturbed: bytes, by: signal.Signals) -> None:
     folder = unpacked(small_demo.lists / "imagenet.tar", tmp_path / "imagenet")
-    # A picture that is not there until the test says so holds its shard up.
+    # A named pipe in place of a picture blocks its shard until the test writes to it.
     picture = min(path for path in folder.glob("*/*") if path.stem in listed(small_demo))
     body, changed = picture.read_bytes(), picture.parent.stat().st_mtime_ns
     picture.unlink()
@@ -154,11 +154,11 @@ def test_a_signal_ends_it_and_finished_shards_are_not_written_again(
     run = Run(tmp_path, small_demo, dataclasses.replace(small_convert, imagenet=str(folder)),
               small_machine(tmp_path / "scratch", 2))
     process = subprocess.Popen(run.command(), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    picture.write_bytes(body)  # for the look that tells how large a record is
+    picture.write_bytes(body)  # for the estimate of the size of a record
     finished = wait_for_shards(run, 3)
     process.send_signal(by)
     if by is signal.SIGINT:
-        picture.write_bytes(body)  # what is under way is ended
+        picture.write_bytes(body)  # so that the threads can end
     assert process.wait(PATIENCE_SECONDS) != 0
     run.no_final_name()
     picture.unlink()
@@ -169,7 +169,7 @@ def test_a_signal_ends_it_and_finished_shards_are_not_written_again(
 
 
 def unpacked(tar: Path, folder: Path) -> Path:
-    """ImageNet's archive as a folder of images."""
+    """Unpack ImageNet's archive into a folder of images."""
     with tarfile.open(tar) as outer:
         outer.extractall(folder, filter="data")
     for one in folder.glob("*.tar"):
@@ -184,12 +184,12 @@ def listed(demo: SmallDemo) -> set[str]:
 
 
 def wait_for_shards(run: Run, count: int) -> dict[Path, int]:
-    """The finished shards and when they were written, as soon as there are so many."""
+    """Wait for `count` finished shards. Returns their modification times."""
     ends = time.monotonic() + PATIENCE_SECONDS
     while True:
         notes = list(run.folder.glob("scratch/convert/*/notes/*.json"))
         if len(notes) >= count:
             shards = [note.parents[1] / "out" / note.stem for note in notes]
             return {shard: shard.stat().st_mtime_ns for shard in shards}
-        assert time.monotonic() < ends, "the shards that the test waited for did not come"
+        assert time.monotonic() < ends, "the shards were not finished in time"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""ImageNet's images are found by their ids, in whichever of the three ways the archive lies on the disk."""
+"""ImageNet's images are found by their ids in all three kinds of archives."""
 
 import io
 import os
@@ -19,7 +19,7 @@ WNIDS = ("n00000007", "n00000003", "n00000012")  # not in order, as in ImageNet'
 
 
 def body(wnid: str, number: int) -> bytes:
-    """That of number 100 is empty."""
+    """The content of an image. Number 100 is empty."""
     return f"{wnid} {number}".encode() * (600 + number % 1000) if number != 100 else b""
 
 
@@ -39,7 +39,7 @@ def tar_of(files: Iterable[tuple[str, bytes]]) -> bytes:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Callable[[str], Path]:
-    """The same nine images as a tar of per-class tars, a folder of them, or a folder of images."""
+    """The same nine images as a tar of per-class tars, a folder of per-class tars, or a folder of images."""
 
     def build(kind: str) -> Path:
         path = tmp_path / kind
@@ -58,7 +58,7 @@ def archive(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def read(archive: Archive, ids: list[str], folder: Path) -> dict[str, bytes]:
-    """What convert reads of a list of these ids: those that are there."""
+    """The images that convert reads for a list of these ids, by id."""
     folder.mkdir()
     for part in PARTS:
         lines = [f"{one}\t0:1\n" for one in ids] if part == "train" else []
@@ -70,8 +70,8 @@ def read(archive: Archive, ids: list[str], folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_image_is_found_where_it_lies_and_others_are_not(archive: Callable[[str], Path], machine: Machine,
-                                                               tmp_path: Path, kind: str) -> None:
+def test_images_of_the_archive_are_found_and_others_are_not(archive: Callable[[str], Path], machine: Machine,
+                                                            tmp_path: Path, kind: str) -> None:
     opened = open_archive(archive(kind), machine)
     assert len(opened) == 9
     there = [f"{wnid}/{wnid}_{number}.JPEG" for wnid in WNIDS for number in (3, 100, 20)]
@@ -80,16 +80,16 @@ def test_every_image_is_found_where_it_lies_and_others_are_not(archive: Callable
     assert read(opened, [*gone, *there], tmp_path / "list") == {one: body(one[:9], int(one[20:-5])) for one in there}
 
 
-def test_a_longer_id_is_not_taken_for_the_one_that_it_begins_with(machine: Machine, tmp_path: Path) -> None:
+def test_a_longer_id_does_not_match_its_prefix(machine: Machine, tmp_path: Path) -> None:
     path = tmp_path / "imagenet.tar"
     path.write_bytes(tar_of([("n00000003.tar", class_tar("n00000003", (1234567890,)))]))
     ids = ["n00000003/n00000003_12345678901.JPEG", "n00000003/n00000003_1234567890.JPEG"]
     assert open_archive(path, machine).find(ids)[0].tolist() == [False, True]
 
 
-def test_the_index_is_built_once_and_anew_when_the_archive_changes(archive: Callable[[str], Path], machine: Machine,
-                                                                   tmp_path: Path,
-                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_index_is_built_once_and_again_when_the_archive_changes(archive: Callable[[str], Path], machine: Machine,
+                                                                    tmp_path: Path,
+                                                                    capsys: pytest.CaptureFixture[str]) -> None:
     path = archive("tar")
     first = open_archive(path, machine).fingerprint
     assert "building the index" in capsys.readouterr().out
@@ -103,8 +103,8 @@ def test_the_index_is_built_once_and_anew_when_the_archive_changes(archive: Call
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_names_with_other_bytes_are_another_archive(archive: Callable[[str], Path], machine: Machine,
-                                                             kind: str) -> None:
+def test_the_same_names_with_other_bytes_have_another_fingerprint(archive: Callable[[str], Path], machine: Machine,
+                                                                  kind: str) -> None:
     path = archive(kind)
     first = open_archive(path, machine).fingerprint
     one = {"tar": path, "tars": path / "n00000003.tar", "images": path / "n00000003"}[kind]
@@ -112,20 +112,20 @@ def test_the_same_names_with_other_bytes_are_another_archive(archive: Callable[[
     assert open_archive(path, machine).fingerprint != first
 
 
-def test_a_missing_archive_is_named_with_what_to_set(machine: Machine, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no-such\.tar is missing: convert\.imagenet names .*null to go without"):
+def test_the_error_for_a_missing_archive_names_the_parameter(machine: Machine, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no-such\.tar is missing: convert\.imagenet names .*null to convert without"):
         open_archive(tmp_path / "no-such.tar", machine)
 
 
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>" * 100, b"\x1f\x8b" + bytes(600)])
-def test_a_file_that_is_no_tar_is_named(machine: Machine, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_tar_is_an_error(machine: Machine, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "imagenet.tar"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"imagenet\.tar is no plain tar"):
+    with pytest.raises(UserError, match=r"imagenet\.tar is not an uncompressed tar"):
         open_archive(path, machine)
 
 
-def test_a_tar_or_a_folder_of_something_else_is_named(machine: Machine, tmp_path: Path) -> None:
+def test_a_tar_or_folder_of_other_files_is_an_error(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "flat.tar").write_bytes(class_tar("n00000003", (1, 2)))
     with pytest.raises(UserError, match=r"flat\.tar is not a plain tar of per-class tars"):
         open_archive(tmp_path / "flat.tar", machine)
@@ -139,8 +139,8 @@ def test_a_tar_or_a_folder_of_something_else_is_named(machine: Machine, tmp_path
 
 @pytest.mark.parametrize("kept", ["inside an image", "between two images", "before the end"])
 @pytest.mark.parametrize("kind", ["tar", "tars"])
-def test_a_cut_archive_is_an_error_never_a_smaller_one(archive: Callable[[str], Path], machine: Machine, kind: str,
-                                                       kept: str) -> None:
+def test_a_cut_archive_is_an_error(archive: Callable[[str], Path], machine: Machine, kind: str,
+                                   kept: str) -> None:
     path = archive(kind)
     cut = path if kind == "tar" else path / "n00000003.tar"
     with tarfile.open(cut) as tar:
@@ -148,13 +148,13 @@ def test_a_cut_archive_is_an_error_never_a_smaller_one(archive: Callable[[str], 
     second, last = (members[index].offset_data + -(-members[index].size // 512) * 512 for index in (1, -1))
     bytes_kept = {"inside an image": second - 700, "between two images": second, "before the end": last}[kept]
     cut.write_bytes(cut.read_bytes()[:bytes_kept])
-    with pytest.raises(UserError, match=rf"{cut.name}.* was cut"):
+    with pytest.raises(UserError, match=rf"{cut.name}.* is truncated"):
         open_archive(path, machine)
 
 
 @pytest.mark.parametrize("kind", ["tar", "tars"])
-def test_an_archive_cut_since_it_was_indexed_is_named_with_the_image(archive: Callable[[str], Path], machine: Machine,
-                                                                     tmp_path: Path, kind: str) -> None:
+def test_an_archive_that_was_cut_after_indexing_is_reported(archive: Callable[[str], Path], machine: Machine,
+                                                            tmp_path: Path, kind: str) -> None:
     path, one = archive(kind), "n00000003/n00000003_20.JPEG"
     opened = open_archive(path, machine)
     [place] = opened.find([one])[1]
@@ -164,14 +164,14 @@ def test_an_archive_cut_since_it_was_indexed_is_named_with_the_image(archive: Ca
         read(opened, [one], tmp_path / "list")
 
 
-def test_a_damaged_header_is_an_error_not_the_end(archive: Callable[[str], Path], machine: Machine) -> None:
+def test_a_damaged_header_is_an_error(archive: Callable[[str], Path], machine: Machine) -> None:
     path = archive("tars") / "n00000003.tar"
     with tarfile.open(path) as tar:
         second = tar.getmembers()[1].offset
     content = bytearray(path.read_bytes())
     content[second + 150] ^= 1  # its checksum
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"n00000003\.tar is no plain tar"):
+    with pytest.raises(UserError, match=r"n00000003\.tar is not an uncompressed tar"):
         open_archive(path.parent, machine)
 
 
@@ -179,5 +179,5 @@ def test_a_class_cut_within_a_whole_archive_is_an_error(machine: Machine, tmp_pa
     path = tmp_path / "imagenet.tar"
     path.write_bytes(tar_of([("n00000003.tar", class_tar("n00000003", (1, 2))[:2048]),
                              ("n00000007.tar", class_tar("n00000007", (1, 2)))]))
-    with pytest.raises(UserError, match=r"imagenet\.tar, the tar of 2,048 bytes at byte 512, .* was cut"):
+    with pytest.raises(UserError, match=r"imagenet\.tar, the tar of 2,048 bytes at byte 512, .* is truncated"):
         open_archive(path, machine)

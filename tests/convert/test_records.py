@@ -1,4 +1,4 @@
-"""A record gives back what was put into it."""
+"""Records are read as they were written."""
 
 import io
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def a_dense_record(labels: Labels = LABELS) -> bytes:
     return serialize_dense(small_jpeg(), labels, filename=URL, classes=CLASSES)
 
 
-def test_a_record_written_to_a_file_comes_back_whole(tmp_path: Path) -> None:
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "train-00000-of-00001.tfrecord"
     with tf.io.TFRecordWriter(str(path)) as writer:
         writer.write(a_record())
@@ -56,7 +56,7 @@ def test_a_record_written_to_a_file_comes_back_whole(tmp_path: Path) -> None:
     np.testing.assert_array_equal(record["confidence"].numpy(), np.array([1.0, 0.25, 0.9], np.float32))
 
 
-def test_a_record_tells_other_readers_its_format_and_size() -> None:
+def test_a_record_holds_the_format_and_the_size_of_its_image() -> None:
     feature = tf.train.Example.FromString(a_record()).features.feature
     assert feature["image/format"].bytes_list.value[:] == [b"JPEG"]
     assert feature["image/width"].int64_list.value[:] == [30]
@@ -65,7 +65,7 @@ def test_a_record_tells_other_readers_its_format_and_size() -> None:
 
 def test_equal_contents_give_equal_bytes() -> None:
     assert a_record() == a_record()
-    # Protobuf's plain serialization orders a map by chance, differently in other processes and versions.
+    # By default, protobuf serializes a map in an order that differs between processes and versions.
     names = sorted(tf.train.Example.FromString(a_record()).features.feature)
     places = [a_record().index(name.encode()) for name in names]
     assert places == sorted(places)
@@ -124,7 +124,7 @@ def test_a_dense_record_is_what_the_released_program_writes_and_reads() -> None:
     assert np.frombuffer(label, np.float32).tolist() == [0, 0, 1, 0, 0, 0.25, 0, 0, 0, np.float32(0.9), 0, 0]
 
 
-def test_the_name_of_a_dense_record_stands_for_its_key() -> None:
+def test_the_key_of_a_dense_record_is_its_name() -> None:
     record = parse_sparse(tf.constant(a_dense_record()))
     assert record["key"].numpy() == record["filename"].numpy() == URL.encode()
     assert record["index"].numpy().tolist() == [2, 5, 9]
@@ -148,7 +148,7 @@ def test_the_index_finds_every_record_of_a_shard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"\x93NUMPY"])
-def test_a_missing_or_damaged_index_is_named(tmp_path: Path, content: bytes | None) -> None:
+def test_a_missing_or_damaged_index_is_an_error(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "train-00000-of-00001.tfrecord"
     if content is not None:
         index_path(path).write_bytes(content)

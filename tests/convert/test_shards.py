@@ -1,4 +1,4 @@
-"""Training records are spread fairly over shards of the size that was asked for; every part needs an image."""
+"""Training records are spread randomly over shards of the given size. A part without images is an error."""
 
 import dataclasses
 import hashlib
@@ -34,7 +34,7 @@ def small(params: Params) -> Convert:
 
 @pytest.fixture
 def inputs(release: Path, from_release: Acquire, machine: Machine, tmp_path: Path) -> dict[str, Path]:
-    """The lists of a small release, and download shards of noisy pictures of about 50 kB: 120 and 60 of validation."""
+    """The lists of a small release, and shards of 120 training and 60 validation images of about 50 kB each."""
     rng = np.random.default_rng(0)
     for number in range(SHARDS):
         write_shard(shard_path(tmp_path / "work", "train", number), (
@@ -59,8 +59,8 @@ def keys_by_shard(out: Path) -> list[list[int]]:
             for shard in shard_paths(out, verify(out, "convert"), "train")]
 
 
-def test_shards_have_about_the_size_that_was_asked_for(small: Convert, machine: Machine, inputs: dict[str, Path],
-                                                       tmp_path: Path) -> None:
+def test_shards_have_about_the_size_shard_mib(small: Convert, machine: Machine, inputs: dict[str, Path],
+                                              tmp_path: Path) -> None:
     numbers = {"train": small.train_shards, "val": small.val_shards}
     for part in PARTS:
         unsaid: dict[str, Any] = {f"{part}_shards": None}
@@ -70,28 +70,28 @@ def test_shards_have_about_the_size_that_was_asked_for(small: Convert, machine: 
         assert all(len(shards[name]) == numbers[name] for name in PARTS if name != part)
 
 
-def test_the_size_of_shards_is_that_of_the_records_also_when_pictures_are_made_smaller(
+def test_shard_mib_counts_the_bytes_of_downscaled_pictures(
         small: Convert, machine: Machine, inputs: dict[str, Path], tmp_path: Path) -> None:
     params = dataclasses.replace(small, train_shards=None, shard_mib=1, shorter_side=32)
     out = convert(params, machine, **inputs, out=tmp_path / "out")
     assert len(shard_paths(out, verify(out, "convert"), "train")) == 1
 
 
-def test_every_shard_is_a_fair_sample_of_the_whole(small: Convert, machine: Machine, inputs: dict[str, Path],
-                                                   tmp_path: Path) -> None:
+def test_every_shard_is_a_random_sample_of_all_records(small: Convert, machine: Machine, inputs: dict[str, Path],
+                                                       tmp_path: Path) -> None:
     out = convert(dataclasses.replace(small, train_shards=4), machine, **inputs, out=tmp_path / "out")
     shards = keys_by_shard(out)
     assert sorted(sum(shards, [])) == list(range(IMAGES))
     assert {len(shard) for shard in shards} == {IMAGES // 4}
-    # How many of each download shard's images are in each record shard; the 99.9th percentile of chi-square for the
-    # 15 degrees of freedom of a 6 by 4 table is 37.7.
+    # The number of images of each download shard in each record shard. The 99.9th percentile of chi-square with the 15
+    # degrees of freedom of a 6 by 4 table is 37.7.
     counts = np.array([np.bincount(np.array(shard) // 20, minlength=SHARDS) for shard in shards])
     expected = counts.sum(axis=0) / len(shards)
     assert ((counts - expected) ** 2 / expected).sum() < 37.7
     assert all(shard != sorted(shard) for shard in shards)
 
 
-def test_the_need_is_said_before_anything_is_written(small: Convert, machine: Machine, inputs: dict[str, Path],
+def test_the_needed_space_is_reported_before_writing(small: Convert, machine: Machine, inputs: dict[str, Path],
                                                      tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     convert(small, machine, **inputs, out=tmp_path / "out")
@@ -103,8 +103,8 @@ def test_the_need_is_said_before_anything_is_written(small: Convert, machine: Ma
         convert(dataclasses.replace(small, seed=1), machine, **inputs, out=tmp_path / "out")
 
 
-def test_a_part_without_any_image_stops_and_is_named(small: Convert, machine: Machine, inputs: dict[str, Path],
-                                                     tmp_path: Path) -> None:
+def test_a_part_without_images_is_an_error(small: Convert, machine: Machine, inputs: dict[str, Path],
+                                           tmp_path: Path) -> None:
     (tmp_path / "work" / "val" / "00000.tar").unlink()
     write_shard(shard_path(tmp_path / "work", "val", 0), [])
     publish(tmp_path / "work", tmp_path / "images", stage="download", records={}, classes=5)
@@ -112,12 +112,12 @@ def test_a_part_without_any_image_stops_and_is_named(small: Convert, machine: Ma
         convert(small, machine, **inputs, out=tmp_path / "out")
 
 
-def test_a_part_of_which_every_image_fails_is_never_published(small: Convert, machine: Machine,
-                                                              inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_part_whose_images_all_fail_is_not_published(small: Convert, machine: Machine,
+                                                       inputs: dict[str, Path], tmp_path: Path) -> None:
     write_shard(shard_path(tmp_path / "work", "val", 0),
                 [Sample("val-00000001", "jpg", b"no picture", "http://images.example/v", Labels((2,), (1.0,)))])
     publish(tmp_path / "work", tmp_path / "images", stage="download", records={}, classes=5)
-    with pytest.raises(UserError, match=r"no image of the part `val` is left: all 1 failed, as .*/failures\.csv tells"):
+    with pytest.raises(UserError, match=r"no image of the part `val` is left: all 1 failed, see .*/failures\.csv;"):
         convert(small, machine, **inputs, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     [failures] = tmp_path.glob("scratch/convert/*/out/failures.csv")
@@ -131,7 +131,7 @@ def test_a_shard_that_the_manifest_does_not_name_is_not_converted(small: Convert
     assert sorted(sum(keys_by_shard(out), [])) == list(range(IMAGES))
 
 
-def test_a_sample_read_by_its_place_is_the_one_that_was_written(inputs: dict[str, Path]) -> None:
+def test_a_sample_is_read_by_its_place_as_it_was_written(inputs: dict[str, Path]) -> None:
     shard = shard_path(inputs["images"], "train", 3)
     samples = [read_sample(shard, place) for place in places(shard)]
     assert [(one.key, one.url, one.labels, one.extension) for one in samples] == [
@@ -141,7 +141,7 @@ def test_a_sample_read_by_its_place_is_the_one_that_was_written(inputs: dict[str
 
 
 @pytest.mark.parametrize("kept", [100, 700, 1536, 2060])
-def test_a_shard_cut_inside_an_image_or_its_json_is_named(kept: int, tmp_path: Path) -> None:
+def test_a_shard_cut_inside_an_image_or_its_json_is_an_error(kept: int, tmp_path: Path) -> None:
     shard = tmp_path / "00000.tar"
     write_shard(shard, [Sample("train-00000001", "jpg", b"j" * 1000, "http://host.example/a", Labels((1,), (1.0,)))])
     assert [member.read() for member in index_shard(shard)] == [b"j" * 1000]
@@ -171,7 +171,7 @@ def test_a_shard_has_the_bytes_that_tarfile_writes_and_the_sha256_that_is_return
     assert digest == hashlib.sha256(written).hexdigest()
 
 
-def test_an_image_that_is_gone_since_the_archive_was_indexed_is_named(
+def test_an_image_removed_after_the_archive_was_indexed_is_reported(
         small: Convert, machine: Machine, inputs: dict[str, Path], tmp_path: Path) -> None:
     picture = tmp_path / "imagenet" / "n00000003" / "n00000003_1.JPEG"
     picture.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What a stage may resume follows from what its code means: from all that it imports, not from how it is written."""
+"""The hash of a stage's code covers all modules that it imports, but no comments, docstrings and line breaks."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from mlimages.core.scratch import PACKAGE, SOURCE, code_hash, imported_files
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A copy of this project's code, to be changed."""
+    """A copy of this project's code, for changes."""
     shutil.copytree(SOURCE / PACKAGE, tmp_path / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
@@ -29,12 +29,12 @@ STAGES = ["acquire", "convert", "train", "evaluate"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_comments_docstrings_and_line_breaks_mean_nothing(source: Path, stage: str) -> None:
+def test_comments_docstrings_and_line_breaks_do_not_change_the_hash(source: Path, stage: str) -> None:
     before = of_stage(stage, source)
     for path in imported_files(f"{PACKAGE}.{stage}.run", source):
         change(path, '"""', '"""Other words. ')  # every module begins with its docstring
         path.write_text(f"{path.read_text()}\n\n# A comment.\nif __name__ == '__main__':\n    print('a command')\n")
-    change(source / PACKAGE / "core" / "errors.py", '"""The command that', '"""The very command that')
+    change(source / PACKAGE / "core" / "errors.py", '"""The commands that', '"""The very commands that')
     assert of_stage(stage, source) == before
 
 
@@ -51,14 +51,14 @@ def test_comments_docstrings_and_line_breaks_mean_nothing(source: Path, stage: s
     ("core/tuning.py", 'environment[ONEDNN] = "1"', 'environment[ONEDNN] = "0"', set(STAGES)),
     ("plots/training.py", "SMOOTHED_ROWS = ", "SMOOTHED_ROWS = 1 + ", set()),
 ])
-def test_a_change_of_code_counts_for_the_stages_that_reach_it(source: Path, file: str, old: str, new: str,
-                                                              changed: set[str]) -> None:
+def test_a_change_of_code_changes_the_hash_of_the_stages_that_import_it(source: Path, file: str, old: str, new: str,
+                                                                        changed: set[str]) -> None:
     before = {stage: of_stage(stage, source) for stage in STAGES}
     change(source / PACKAGE / file, old, new)
     assert {stage for stage in STAGES if of_stage(stage, source) != before[stage]} == changed
 
 
-def test_a_module_that_is_imported_from_now_on_counts_and_so_does_what_a_package_names(source: Path) -> None:
+def test_a_new_import_and_the_names_of_a_package_change_the_hash(source: Path) -> None:
     before = of_stage("evaluate", source)
     (source / PACKAGE / "more").mkdir()
     (source / PACKAGE / "more" / "__init__.py").write_text("from mlimages.more.inner import value\n")

@@ -5,8 +5,8 @@ import platform
 import pytest
 from tests.faults import python, run
 
-# How many pages the system brings while blocks of 1 and 32 MiB are taken, written and freed, after a first time: by
-# this thread, and by others of which none has ended.
+# Prints the number of page faults while blocks of 1 and 32 MiB are allocated, written and freed for a second time: by
+# this thread, and by other threads that are still alive.
 PROGRAM = """
 import resource, sys, threading
 import numpy as np
@@ -34,6 +34,6 @@ done.set()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere malloc has no such settings")
-def test_freed_memory_is_used_again_without_asking_the_system() -> None:
+def test_freed_memory_is_reused() -> None:
     given_back, kept = (int(run(python(PROGRAM, how), check=True).stdout) for how in ("given_back", "kept"))
     assert kept < given_back / 20

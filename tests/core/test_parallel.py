@@ -1,4 +1,4 @@
-"""The map over threads keeps order, bounds what is begun, and ends at the first error; Ray is asked for by name."""
+"""The map over threads keeps the order, limits the units that have begun, and ends at the first error."""
 
 import dataclasses
 import sys
@@ -13,7 +13,7 @@ from mlimages.core.parallel import map_units, open_worker_pool, ordered_map
 from mlimages.core.params import Machine
 
 
-def test_results_come_in_the_order_of_the_units_however_long_each_takes() -> None:
+def test_results_have_the_order_of_the_units() -> None:
     last = threading.Event()
 
     def work(unit: int) -> int:
@@ -26,7 +26,7 @@ def test_results_come_in_the_order_of_the_units_however_long_each_takes() -> Non
     assert list(ordered_map(work, range(8), workers=8, window=8)) == [n * n for n in range(8)]
 
 
-def test_no_more_than_the_window_is_begun_and_not_yet_yielded() -> None:
+def test_at_most_the_window_is_begun_and_not_yet_yielded() -> None:
     taken = 0
 
     def units() -> Iterator[int]:
@@ -37,7 +37,7 @@ def test_no_more_than_the_window_is_begun_and_not_yet_yielded() -> None:
 
     leads = [taken - yielded for yielded, _ in enumerate(ordered_map(abs, units(), workers=2, window=5))]
     assert len(leads) == 100
-    assert max(leads) <= 6  # five begun, and the one that waits for its place
+    assert max(leads) <= 6  # five have begun, and one waits
 
 
 def test_as_many_units_run_at_once_as_there_are_workers() -> None:
@@ -71,7 +71,7 @@ def test_an_error_in_the_units_is_raised() -> None:
         list(ordered_map(abs, units(), workers=2, window=2))
 
 
-def test_a_map_that_is_left_early_cancels_what_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_map_that_is_closed_early_cancels_units_that_have_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
     under_way, cancelled = threading.Event(), threading.Semaphore(0)
     cancel = Future.cancel
@@ -82,7 +82,7 @@ def test_a_map_that_is_left_early_cancels_what_has_not_begun(monkeypatch: pytest
 
     def work(unit: int) -> int:
         begun.append(unit)
-        if unit == 1:  # it is under way when the map is left, and ends after the eight behind it are cancelled
+        if unit == 1:  # it runs when the map is closed, and ends after the eight units behind it are cancelled
             under_way.set()
             for _ in range(8):
                 cancelled.acquire(timeout=2)
@@ -100,8 +100,8 @@ def test_no_units_give_no_results() -> None:
     assert list(ordered_map(abs, [], workers=2, window=2)) == []
 
 
-def test_without_ray_installed_asking_for_it_says_what_to_install(machine: Machine,
-                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_error_says_what_to_install(machine: Machine,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     on_ray = dataclasses.replace(machine, engine="ray")
     with pytest.raises(UserError, match="pip install -r requirements-ray.txt"):
@@ -110,7 +110,7 @@ def test_without_ray_installed_asking_for_it_says_what_to_install(machine: Machi
         pytest.fail("it began")
 
 
-def test_where_no_ray_cluster_answers_its_address_is_told(machine: Machine) -> None:
+def test_the_address_of_a_ray_cluster_that_does_not_answer_is_reported(machine: Machine) -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install -r requirements-ray.txt")
     nowhere = dataclasses.replace(machine, engine="ray", ray_address="127.0.0.1:9")
     with pytest.raises(UserError, match=r"nobody answers at machine.ray_address = 127.0.0.1:9 .* `ray start --head"):

@@ -1,4 +1,4 @@
-"""A wrong params.yaml stops at once, with the key, the value, what is allowed and the nearest known name."""
+"""A wrong params.yaml is an error with the key, the value, what is expected, and the nearest known name."""
 
 import dataclasses
 from pathlib import Path
@@ -39,9 +39,32 @@ def test_the_committed_file_is_valid_and_read_as_typed_sections() -> None:
      "local_sgd_steps is 2, expected 1 with precision: mixed_float16"),
     ({"all_reduce_dtype": "float16", "local_sgd_steps": 2, "optimizer": "adamw"},
      "all_reduce_dtype is 'float16', expected bfloat16 or")])
-def test_what_concerns_all_images_in_every_step_is_not_split(change: dict[str, Any], message: str) -> None:
+def test_combinations_that_need_the_whole_batch_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(load(ROOT / "params.yaml").train, **change)
+
+
+def test_patience_is_refused_without_validation() -> None:
+    train = load(ROOT / "params.yaml").train
+    with pytest.raises(ValueError, match="patience is 3, expected validation_images above 0"):
+        dataclasses.replace(train, patience=3, validation_images=0)
+    assert dataclasses.replace(train, patience=3).patience == 3
+
+
+def test_class_weights_are_refused_with_the_class_balanced_loss() -> None:
+    train = load(ROOT / "params.yaml").train
+    with pytest.raises(ValueError, match="class_weights is 'inverse_frequency', expected null with loss: class_bal"):
+        dataclasses.replace(train, loss="class_balanced", class_weights="inverse_frequency")
+    for loss in ("asymmetric", "sigmoid", "focal", "softmax"):
+        assert dataclasses.replace(train, loss=loss, class_weights="inverse_frequency").loss == loss
+
+
+def test_label_smoothing_is_refused_with_the_asymmetric_loss() -> None:
+    train = load(ROOT / "params.yaml").train
+    with pytest.raises(ValueError, match="label_smoothing is 0.1, expected 0 with loss: asymmetric"):
+        dataclasses.replace(train, loss="asymmetric", label_smoothing=0.1)
+    for loss in ("class_balanced", "sigmoid", "focal", "softmax"):
+        assert dataclasses.replace(train, loss=loss, label_smoothing=0.1).label_smoothing == 0.1
 
 
 @pytest.mark.parametrize("change", [
@@ -49,7 +72,7 @@ def test_what_concerns_all_images_in_every_step_is_not_split(change: dict[str, A
     {"all_reduce_dtype": "float16", "local_sgd_steps": 1, "optimizer": "adamw"},
     {"all_reduce_dtype": "bfloat16", "local_sgd_steps": 2, "optimizer": "adamw"},
     {"precision": "mixed_float16", "local_sgd_steps": 1}, {"precision": "mixed_bfloat16", "local_sgd_steps": 2}])
-def test_what_is_next_to_a_refused_combination_is_allowed(change: dict[str, Any]) -> None:
+def test_combinations_beside_a_refused_one_are_allowed(change: dict[str, Any]) -> None:
     train = load(ROOT / "params.yaml").train
     assert dataclasses.asdict(dataclasses.replace(train, **change)) == {**dataclasses.asdict(train), **change}
 
@@ -58,22 +81,22 @@ def test_what_is_next_to_a_refused_combination_is_allowed(change: dict[str, Any]
     ("learning_rate:", "learning_rat:", ["`train.learning_rat` (0.001)", "nearest known is `train.learning_rate`"]),
     ("train_images:", "train_image:", ["`acquire.demo.train_image`", "nearest known is `acquire.demo.train_images`"]),
     ("machine:", "machines:", ["unknown key `machines`", "nearest known is `machine`"]),
-    ("batch: 32", "batch: 0", ["`train.batch` is 0", ">= 1"]),
+    ("batch: 32", "batch: 0", ["`train.batch` is 0", "greater than or equal to 1"]),
     ("batch: 32", 'batch: "32"', ["`train.batch` is '32'", "integer"]),
     ("batch: 32", "batch: 32.5", ["`train.batch` is 32.5", "integer"]),
     ("batch: 32", "batch: true", ["`train.batch` is True", "integer"]),
     ("batch: 32", "batch: 32\n  out: ../elsewhere", ["unknown key `train.out`"]),
-    ("momentum: 0.9", "momentum: -1", ["`train.momentum` is -1", ">= 0"]),
+    ("momentum: 0.9", "momentum: -1", ["`train.momentum` is -1", "greater than or equal to 0"]),
     ("momentum: 0.9", "momentum: .nan", ["`train.momentum` is nan", "finite"]),
     ("rotate_and_color_jitter: false", "rotate_and_color_jitter: no",
      ["`train.rotate_and_color_jitter` is 'no'", "boolean"]),
-    ("architecture: resnet101", "architecture: vgg", ["`train.architecture` is 'vgg'", '"resnet101"']),
-    ("crop_area: [0.9, 1.0]", "crop_area: [0.9]", ["`train.crop_area` is [0.9]", "items >= 2"]),
+    ("architecture: resnet101", "architecture: vgg", ["`train.architecture` is 'vgg'", "'resnet101'"]),
+    ("crop_area: [0.9, 1.0]", "crop_area: [0.9]", ["`train.crop_area` is [0.9]", "at least 2 items"]),
     ("crop_area: [0.9, 1.0]", "crop_area: [1.0, 0.9]", ["`train`: crop_area is [1.0, 0.9]", "smaller share first"]),
     ("warmup: 0.1", "warmup: 7.0", ["`train`: warmup is 7.0", "at most epochs, 1.0"]),
     ("step_boundaries: []", "step_boundaries: [2.0]", ["`train`: step_boundaries is [2.0]", "schedule: step"]),
     ("val_shards: 1 ", "val_shards: null ", ["`convert`: train_shards is 4, val_shards None", "number for shard_mib"]),
-    ("shard_mib: null ", "shard_mib: 128 ", ["`convert`: train_shards is 4, val_shards 1", "null where none is"]),
+    ("shard_mib: null ", "shard_mib: 128 ", ["`convert`: train_shards is 4, val_shards 1", "null otherwise"]),
     ("gradient_accumulation: 1 ", "gradient_accumulation: 3 ",
      ["`train`: batch is 32", "a multiple of gradient_accumulation, 3"]),
     ("local_sgd_steps: 1 ", "local_sgd_steps: 3 ",
@@ -81,7 +104,7 @@ def test_what_is_next_to_a_refused_combination_is_allowed(change: dict[str, Any]
     ("  threads: 16", "  threads: 32\n  threads: 3", ["duplicate key", "line"]),
     ("architecture: resnet101", "architecture: !!python/object/apply:os.getcwd []", ["not plain YAML", "line"]),
 ])
-def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:
+def test_a_wrong_value_is_reported(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:
     with pytest.raises(UserError) as error:
         load(changed(tmp_path, old, new))
     for text in expected:
@@ -99,13 +122,13 @@ def test_the_error_for_an_old_name_says_the_new_one(tmp_path: Path, old: str, ne
 
 @pytest.mark.parametrize(("old", "new", "key", "value"), [
     ("weight_decay: 0.0001", "weight_decay: 1e-5", "weight_decay", 1e-5), ("batch: 32", "batch: 010", "batch", 10)])
-def test_numbers_have_one_meaning_for_dvc_and_the_code(tmp_path: Path, old: str, new: str, key: str,
-                                                       value: float) -> None:
+def test_dvc_and_the_code_read_the_same_numbers(tmp_path: Path, old: str, new: str, key: str,
+                                                value: float) -> None:
     path = changed(tmp_path, old, new)
     assert getattr(load(path).train, key) == value
     assert parse_yaml(path.read_text(), str(path))["train"][key] == value
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.yaml is missing"):
         load(tmp_path / "nowhere.yaml")

@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all, and a manifest finds every later change."""
+"""Files and folders are written atomically, and a manifest reveals every later change."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_json_and_csv_have_one_form(tmp_path: Path) -> None:
     assert (tmp_path / "x.csv").read_bytes() == expected.encode()
 
 
-def test_the_manifest_tells_every_file_its_records_and_the_facts(made: Path) -> None:
+def test_the_manifest_holds_files_records_and_facts(made: Path) -> None:
     manifest = verify(made, "bake")
     assert manifest == read_manifest(made, "bake")
     assert {name: (fact["bytes"], fact["records"]) for name, fact in manifest["files"].items()} == {
@@ -79,7 +79,7 @@ def test_equal_contents_have_equal_manifests(made: Path, tmp_path: Path) -> None
     assert (tmp_path / "elsewhere" / MANIFEST).read_bytes() == (made / MANIFEST).read_bytes()
 
 
-def test_a_flipped_bit_is_found_and_its_file_named(made: Path) -> None:
+def test_a_flipped_bit_is_reported_with_its_file(made: Path) -> None:
     content = bytearray((made / "deep" / "b.bin").read_bytes())
     content[123_456] ^= 1
     _rewrite(made / "deep" / "b.bin", bytes(content))
@@ -87,19 +87,19 @@ def test_a_flipped_bit_is_found_and_its_file_named(made: Path) -> None:
         verify(made, "bake")
 
 
-def test_a_cut_file_is_found_and_both_lengths_told(made: Path) -> None:
+def test_a_cut_file_is_reported_with_both_lengths(made: Path) -> None:
     _rewrite(made / "a.bin", b"ab")
     with pytest.raises(UserError, match=r"a\.bin has 2 bytes, .* says 3; .*`dvc repro --force bake`"):
         verify(made, "bake")
 
 
-def test_a_missing_file_is_found(made: Path) -> None:
+def test_a_missing_file_is_reported(made: Path) -> None:
     (made / "a.bin").unlink()
     with pytest.raises(UserError, match=r"a\.bin is missing, .*`dvc repro --force bake`"):
         verify(made, "bake")
 
 
-def test_what_another_stage_published_is_refused(made: Path) -> None:
+def test_the_folder_of_another_stage_is_refused(made: Path) -> None:
     with pytest.raises(UserError, match="expected fry; remove scratch/fry and run `dvc repro --force fry`"):
         verify(made, "fry")
 
@@ -110,13 +110,13 @@ def test_a_folder_without_a_manifest_is_not_finished(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null"])
-def test_a_damaged_manifest_is_named(made: Path, content: bytes) -> None:
+def test_a_damaged_manifest_is_reported(made: Path, content: bytes) -> None:
     _rewrite(made / MANIFEST, content)
     with pytest.raises(UserError, match=r"manifest\.json is damaged .*`dvc repro --force bake`"):
         verify(made, "bake")
 
 
-def test_an_older_folder_is_replaced_whole(made: Path, tmp_path: Path) -> None:
+def test_an_older_folder_is_replaced_completely(made: Path, tmp_path: Path) -> None:
     fresh = tmp_path / "fresh"
     fresh.mkdir()
     (fresh / "c.bin").write_bytes(b"c")
@@ -126,7 +126,7 @@ def test_an_older_folder_is_replaced_whole(made: Path, tmp_path: Path) -> None:
     assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
 
 
-def test_leftovers_of_a_killed_publish_do_not_get_in(made: Path, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_publish_are_removed(made: Path, tmp_path: Path) -> None:
     for state in ("partial", "old"):
         (tmp_path / f".made.{state}").mkdir()
         (tmp_path / f".made.{state}" / "junk").write_bytes(b"junk")
@@ -144,14 +144,14 @@ def test_a_publish_that_fails_leaves_the_older_folder(made: Path, tmp_path: Path
 
 @pytest.mark.parametrize("finished", [{"records": {"a.bin": 1, "gone.bin": 2}},
                                       {"records": {}, "digests": {"gone.bin": "0" * 64}}])
-def test_a_finished_file_that_has_gone_is_never_left_out(made: Path, tmp_path: Path, finished: dict[str, Any]) -> None:
+def test_a_missing_finished_file_is_an_error(made: Path, tmp_path: Path, finished: dict[str, Any]) -> None:
     before = verify(made, "bake")
     with pytest.raises(UserError, match=r"work/gone\.bin is missing, but bake had finished it \(1 such .*run the same"):
         publish(tmp_path / "work", made, stage="bake", **finished)
     assert verify(made, "bake") == before
 
 
-def test_two_that_write_the_same_file_at_once_do_not_mix(tmp_path: Path) -> None:
+def test_two_simultaneous_writers_of_a_file_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with atomic_write(path) as first, atomic_write(path) as second:
         first.write(b"first")
@@ -160,7 +160,7 @@ def test_two_that_write_the_same_file_at_once_do_not_mix(tmp_path: Path) -> None
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_is_still_being_written_is_not_published(tmp_path: Path) -> None:
+def test_unfinished_files_are_not_published(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     write_json(folder / "whole.json", {})
     with atomic_write(folder / "half.json"):
@@ -193,14 +193,14 @@ except UserError as error:
 
 @needs_strace
 @pytest.mark.parametrize("name", ["deep/b.bin", str(MANIFEST)])
-def test_a_file_that_its_disk_does_not_give_is_named(made: Path, name: str) -> None:
+def test_a_file_that_cannot_be_read_is_reported(made: Path, name: str) -> None:
     path = made / name
     assert_user_error(with_fault("read:error=EIO", python(VERIFY, str(made)), path=path),
                       f"{path} cannot be read: Input/output error; ", "run the same command again")
 
 
 @needs_unshare
-def test_what_another_disk_has_no_room_for_is_not_begun(made: Path, tmp_path: Path) -> None:
+def test_a_copy_that_does_not_fit_on_another_disk_does_not_begin(made: Path, tmp_path: Path) -> None:
     command = python(PUBLISH, str(tmp_path / "work"), str(tmp_path / "data" / "made"))
     ended = on_small_disk(tmp_path / "data", "size=100k", command)
     assert_user_error(ended, f"the copy of {tmp_path / 'work'}, which lies on another disk than", "GB, but",
@@ -210,7 +210,7 @@ def test_what_another_disk_has_no_room_for_is_not_begun(made: Path, tmp_path: Pa
 
 @needs_unshare
 @needs_strace
-def test_copies_on_another_disk_are_whole_and_written_out(made: Path, tmp_path: Path) -> None:
+def test_copies_on_another_disk_are_complete_and_flushed(made: Path, tmp_path: Path) -> None:
     calls = ["strace", "-f", "-qq", "-y", "-e", "trace=fsync", "-o", str(tmp_path / "calls")]
     out = tmp_path / "data" / "made"
     ended = on_small_disk(tmp_path / "data", "size=1m", [*calls, *python(PUBLISH, str(tmp_path / "work"), str(out))])

@@ -1,4 +1,4 @@
-"""A stage resumes only what the same parameters, inputs and code made, and never beside another process."""
+"""A stage resumes only from the same parameters, inputs and code, and never while another process works there."""
 
 import dataclasses
 import importlib.util
@@ -56,7 +56,7 @@ def test_the_key_changes_with_the_code(params: Params, tmp_path: Path) -> None:
         {"code": [module]}, {"stage": "train"}, {"stage": "evaluate"}, {}))}) == 5
 
 
-def test_what_a_stage_left_is_there_when_it_comes_again(machine: Machine, tmp_path: Path) -> None:
+def test_a_stage_finds_its_files_when_it_runs_again(machine: Machine, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), scratch.workspace("bake", machine, "key", tmp_path / "out") as folder:
         (folder / "kept").write_text("half")
         raise ZeroDivisionError
@@ -67,7 +67,7 @@ def test_what_a_stage_left_is_there_when_it_comes_again(machine: Machine, tmp_pa
 
 
 @pytest.mark.parametrize(("key", "out"), [("key", "elsewhere"), ("other", "out")])
-def test_neither_the_same_result_nor_the_same_place_is_made_twice_at_a_time(
+def test_two_processes_cannot_make_the_same_result_or_output_at_once(
         machine: Machine, tmp_path: Path, key: str, out: str) -> None:
     with scratch.workspace("bake", machine, "key", tmp_path / "out"):
         with (pytest.raises(UserError, match=f"is being made by process {os.getpid()}; wait until it ends"),
@@ -77,14 +77,14 @@ def test_neither_the_same_result_nor_the_same_place_is_made_twice_at_a_time(
         pass
 
 
-def test_other_results_in_other_places_are_made_at_the_same_time(machine: Machine, tmp_path: Path) -> None:
+def test_different_results_are_made_at_the_same_time(machine: Machine, tmp_path: Path) -> None:
     with (scratch.workspace("bake", machine, "key", tmp_path / "out"),
           scratch.workspace("bake", machine, "other", tmp_path / "elsewhere"),
           scratch.workspace("fry", machine, "key", tmp_path / "out")):
         pass
 
 
-def test_a_copy_of_the_repository_works_in_the_original_ones_scratch(
+def test_a_copy_of_the_repository_uses_the_scratch_of_the_original(
         machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "original"))
     relative = dataclasses.replace(machine, scratch="scratch")
@@ -92,7 +92,7 @@ def test_a_copy_of_the_repository_works_in_the_original_ones_scratch(
         assert folder == tmp_path / "original" / "scratch" / "bake" / "key"
 
 
-def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(machine: Machine, tmp_path: Path) -> None:
+def test_half_written_files_of_a_killed_process_are_removed_at_the_next_start(machine: Machine, tmp_path: Path) -> None:
     with scratch.workspace("bake", machine, "key", tmp_path / "out") as folder:
         (folder / "deep").mkdir()
         (folder / "deep" / ".bread.json.0123abcd.partial").touch()

@@ -1,4 +1,4 @@
-"""What a stage reads of its inputs before it begins: nothing twice unless it changed, only what it uses."""
+"""A stage verifies only the inputs that it uses, and reads no file twice unless it has changed."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def made(tmp_path: Path) -> Path:
 
 
 def in_place(path: Path, *, keep: bool) -> None:
-    """Flip a bit of a file in its place; `keep` its time of change."""
+    """Flip a bit of a file. `keep` its modification time."""
     state, content = path.stat(), bytearray(path.read_bytes())
     content[0] ^= 1
     path.write_bytes(content)
@@ -31,8 +31,8 @@ def in_place(path: Path, *, keep: bool) -> None:
 
 
 def by_another_file(path: Path) -> None:
-    """Put another file of the same size and time of change in its place."""
-    state, held = path.stat(), path.open("rb")  # held open, its inode is not given to the new one
+    """Replace a file by another one of the same size and modification time."""
+    state, held = path.stat(), path.open("rb")  # an open file keeps its inode, so that the new one gets another
     path.unlink()
     path.write_bytes(bytes(state.st_size))
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
@@ -40,12 +40,12 @@ def by_another_file(path: Path) -> None:
     held.close()
 
 
-def test_what_was_found_sound_is_not_read_again_and_a_full_check_is_one_command_away(
+def test_verified_files_are_not_read_again_except_by_the_full_check(
         made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stamps = tmp_path / "stamps"
     assert verify(made, "bake", stamps=stamps) == read_manifest(made, "bake")
     assert main(str(made)) == 0
-    assert capsys.readouterr().out == f"{made}: 2 sound files of 256,003 bytes\n"
+    assert capsys.readouterr().out == f"{made}: 2 undamaged files of 256,003 bytes\n"
     in_place(made / "deep" / "b.bin", keep=True)
     assert verify(made, "bake", stamps=stamps) == read_manifest(made, "bake")
     assert main(str(made)) == 2
@@ -54,16 +54,16 @@ def test_what_was_found_sound_is_not_read_again_and_a_full_check_is_one_command_
 
 @pytest.mark.parametrize("damage", [lambda path: in_place(path, keep=False), by_another_file,
                                     lambda path: path.write_bytes(b"ab"), Path.unlink])
-def test_what_changed_since_it_was_found_sound_is_found(made: Path, tmp_path: Path,
-                                                        damage: Callable[[Path], object]) -> None:
+def test_a_change_since_the_last_check_is_found(made: Path, tmp_path: Path,
+                                                damage: Callable[[Path], object]) -> None:
     verify(made, "bake", stamps=tmp_path / "stamps")
     damage(made / "a.bin")
-    for _ in range(2):  # what is damaged leaves no stamp
+    for _ in range(2):  # damaged files get no stamp
         with pytest.raises(UserError, match=r"a\.bin .*`dvc repro --force bake`"):
             verify(made, "bake", stamps=tmp_path / "stamps")
 
 
-def test_a_stamp_holds_for_the_sha256_of_its_manifest_alone(made: Path, tmp_path: Path) -> None:
+def test_a_stamp_is_valid_only_for_the_sha256_in_the_manifest(made: Path, tmp_path: Path) -> None:
     verify(made, "bake", stamps=tmp_path / "stamps")
     manifest = (made / MANIFEST).read_text()
     assert manifest.count("ba7816bf") == 1
@@ -73,7 +73,7 @@ def test_a_stamp_holds_for_the_sha256_of_its_manifest_alone(made: Path, tmp_path
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
-def test_a_damaged_stamp_counts_as_none(made: Path, tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_stamp_is_ignored(made: Path, tmp_path: Path, content: bytes) -> None:
     verify(made, "bake", stamps=tmp_path / "stamps")
     [stamp] = (tmp_path / "stamps").iterdir()
     sound = stamp.read_bytes()
@@ -82,7 +82,7 @@ def test_a_damaged_stamp_counts_as_none(made: Path, tmp_path: Path, content: byt
     assert stamp.read_bytes() == sound
 
 
-def test_only_what_is_used_is_checked_and_what_was_checked_before_stays_so(made: Path, tmp_path: Path) -> None:
+def test_only_selected_files_are_checked_and_the_stamps_of_others_stay(made: Path, tmp_path: Path) -> None:
     verify(made, "bake", stamps=tmp_path / "stamps")
     [stamp] = (tmp_path / "stamps").iterdir()
     os.utime(made / "a.bin", ns=(0, 1))
@@ -92,6 +92,7 @@ def test_only_what_is_used_is_checked_and_what_was_checked_before_stays_so(made:
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["/nowhere"]])
-def test_the_full_check_says_what_it_wants(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_of_the_full_check_are_reported(arguments: list[str],
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
     assert main(*arguments) == 2
     assert "expected a folder that a stage published" in capsys.readouterr().err

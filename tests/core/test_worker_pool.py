@@ -1,4 +1,4 @@
-"""Worker processes: what they return, how they end, and what is known of those that end too early."""
+"""Worker processes: their results, their end, and the reports about those that end too early."""
 
 import os
 import platform
@@ -38,7 +38,7 @@ def _make(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _pages_for(rounds: Any) -> int:
-    """How many pages came from the kernel while so many times three blocks of 10 MiB were filled and freed."""
+    """The number of page faults while three blocks of 10 MiB are filled and freed `rounds` times."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(rounds):
         blocks = [bytes([number]) * (10 * 2**20) for number in (1, 2, 3)]
@@ -47,7 +47,7 @@ def _pages_for(rounds: Any) -> int:
 
 
 def _blas_threads(_: Any) -> Any:
-    """What a worker's NumPy was asked for, and how many threads beside its own three the process has."""
+    """The worker's setting for OpenBLAS, and the number of its threads beside its own three."""
     return os.environ["OPENBLAS_NUM_THREADS"], psutil.Process().num_threads() - 3
 
 
@@ -88,7 +88,7 @@ def test_an_error_in_a_worker_is_raised_here() -> None:
         collect(pool, 1)
 
 
-def test_a_worker_that_dies_is_told_and_replaced() -> None:
+def test_a_worker_that_dies_is_reported_and_replaced() -> None:
     with WorkerPool(MAKE, workers=2, threads=1) as pool:
         pool.send(1, "die")
         assert collect(pool, 1) == [(1, LostWorker(7))]
@@ -106,13 +106,13 @@ def test_a_worker_that_hangs_can_be_killed() -> None:
         assert collect(pool, 1) == [(0, LostWorker(-signal.SIGKILL))]
 
 
-def test_a_worker_that_cannot_begin_is_an_error_and_no_endless_restart() -> None:
+def test_a_worker_that_cannot_start_is_an_error() -> None:
     with (WorkerPool(_broken, workers=1, threads=1) as pool,
           pytest.raises(UserError, match="ended before it could work, with exit code 3")):
         collect(pool, 1)
 
 
-def test_a_worker_that_is_killed_before_it_can_work_is_replaced_twice() -> None:
+def test_a_worker_that_is_killed_before_it_accepts_tasks_is_replaced_twice() -> None:
     with WorkerPool(MAKE, workers=1, threads=1) as pool:
         for _ in range(2):
             pool.kill(0)
@@ -149,7 +149,7 @@ with WorkerPool(MAKE, workers=2, threads=1) as pool:
 """
 
 
-def test_no_process_outlives_a_scheduler_that_was_killed() -> None:
+def test_workers_end_after_their_scheduler_was_killed() -> None:
     here = Path(__file__).parent
     source = here.parents[1] / "src"
     process = subprocess.Popen([sys.executable, "-c", PARENT, str(here)], stdout=subprocess.PIPE, text=True,
@@ -162,15 +162,15 @@ def test_no_process_outlives_a_scheduler_that_was_killed() -> None:
     assert psutil.wait_procs(workers, PATIENCE_SECONDS)[1] == []
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told how to keep memory")
-def test_a_worker_uses_freed_memory_again_instead_of_asking_for_more() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these options")
+def test_a_worker_reuses_freed_memory() -> None:
     with WorkerPool(partial(_make, _pages_for), workers=1, threads=2) as pool:
         pool.send(0, 10)
         [(_, pages)] = collect(pool, 1)
     assert pages * resource.getpagesize() < 2 * 3 * 10 * 2**20
 
 
-def test_a_script_needs_no_guard_around_what_starts_workers() -> None:
+def test_a_script_needs_no_main_guard() -> None:
     script = """
 from functools import partial
 from operator import methodcaller

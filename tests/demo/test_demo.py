@@ -1,4 +1,4 @@
-"""The demo's world is the same everywhere, and its hosts misbehave in every way that they announce."""
+"""The demo's pictures and lists are the same everywhere, and its hosts produce every fault."""
 
 import dataclasses
 import io
@@ -61,7 +61,7 @@ def test_pictures_labels_and_lists_are_the_same_in_every_process(tmp_path: Path)
     assert len(printed[0].stdout.splitlines()) == 12 + len(LISTS) + 2
 
 
-def test_different_ids_are_different_pictures_of_the_size_asked_for() -> None:
+def test_different_ids_give_different_pictures_of_the_given_size() -> None:
     pictures = [world.draw(one, 40) for one in world.image_ids(0, "train/openimages", 30)]
     assert len(set(pictures)) == 30
     for picture in pictures:
@@ -75,7 +75,7 @@ def test_another_seed_and_another_part_give_other_ids() -> None:
     assert len(set().union(*lists)) == 800
 
 
-def test_labels_hold_the_ancestors_of_every_class_no_less_sure_than_the_class() -> None:
+def test_labels_hold_all_ancestors_with_at_least_the_confidence_of_the_class() -> None:
     for one in world.image_ids(0, "train/openimages", 500):
         labels = world.labels_of(one)
         assert labels[world.INDEX[world.NAME_OF[one.partition("_")[0]]]] == world.MAIN
@@ -84,14 +84,14 @@ def test_labels_hold_the_ancestors_of_every_class_no_less_sure_than_the_class() 
             assert parent < 0 or labels[parent] >= confidence
 
 
-def test_the_released_dictionary_is_the_worlds_class_tree(params: Params, tmp_path: Path) -> None:
+def test_the_dictionary_of_the_release_is_the_demos_class_tree(params: Params, tmp_path: Path) -> None:
     demo = dataclasses.replace(params.acquire.demo, train_images=20, val_images=10, pixels=16)
     release.write_release(tmp_path, demo)
     tree = read_tree(tmp_path / DICTIONARY)
     assert list(zip(tree.parents, tree.wnids, tree.names, strict=True)) == [tuple(one) for one in world.CLASSES]
 
 
-def test_the_lists_name_as_many_different_images_as_were_asked_for(params: Params, tmp_path: Path) -> None:
+def test_the_lists_name_the_given_number_of_images(params: Params, tmp_path: Path) -> None:
     demo = dataclasses.replace(params.acquire.demo, train_images=41, val_images=10, pixels=16)
     release.write_release(tmp_path, demo)
     sources = {(part, line.split("\t")[0]) for part, _, name in LISTS
@@ -100,7 +100,7 @@ def test_the_lists_name_as_many_different_images_as_were_asked_for(params: Param
     assert sum(part == "val" for part, _ in sources) == 10
 
 
-def test_every_kind_of_fault_occurs_among_5000_pictures_about_as_often_as_announced() -> None:
+def test_every_fault_occurs_about_as_often_as_stated() -> None:
     faults = [server.fault_of(one) for one in world.image_ids(0, "train/openimages", 5000)]
     for fault, share in server.FAULTS:
         assert 0.4 * 5 * share < faults.count(fault) < 1.8 * 5 * share
@@ -108,7 +108,7 @@ def test_every_kind_of_fault_occurs_among_5000_pictures_about_as_often_as_announ
 
 
 @pytest.mark.parametrize("fault", REASON_OF_FAULT)
-def test_the_hosts_do_what_the_fault_says(fetcher: Fetcher, fault: str | None) -> None:
+def test_the_hosts_produce_each_fault(fetcher: Fetcher, fault: str | None) -> None:
     image_id = _id_with(fault)
     outcome = fetcher.fetch(server.url_of(image_id, 32))
     assert outcome.reason is REASON_OF_FAULT[fault]
@@ -117,16 +117,16 @@ def test_the_hosts_do_what_the_fault_says(fetcher: Fetcher, fault: str | None) -
         assert outcome.image[0] == world.draw(image_id, 32)
 
 
-def test_a_host_that_asks_for_a_pause_pauses_no_other_one() -> None:
+def test_every_host_is_a_registrable_domain_of_its_own() -> None:
     assert len({registrable_domain(host) for host in server.HOSTS}) == len(server.HOSTS)
     served = {urlsplit(server.url_of(one, 32)).hostname for one in world.image_ids(0, "train/openimages", 500)}
     assert served == set(server.HOSTS)
 
 
-def test_all_announced_faults_are_tried_above() -> None:
+def test_all_faults_are_tested() -> None:
     assert {fault for fault, _ in server.FAULTS} == set(REASON_OF_FAULT) - {None}
 
 
-def test_what_is_no_picture_of_the_demo_is_not_found(fetcher: Fetcher) -> None:
+def test_other_paths_are_not_found(fetcher: Fetcher) -> None:
     outcome = fetcher.fetch(f"http://{server.HOSTS[0]}/nothing.jpg")
     assert (outcome.reason, outcome.http_status) == (Reason.GONE, 404)

@@ -1,4 +1,4 @@
-"""Downloads for tests: the real thing here or in a process of its own, and the scheduler with nothing but threads."""
+"""Helpers: complete downloads in this or another process, and the scheduler with threads instead of processes."""
 
 import dataclasses
 import pickle
@@ -23,17 +23,17 @@ from tests.faults import environment
 from mlimages.core.params import Download, Machine, Params
 from mlimages.core.publish import MANIFEST, sha256
 from mlimages.core.worker_pool import WorkerPool
-from mlimages.download import download
+from mlimages.download import download, fetching
 from mlimages.download.build import read_account
-from mlimages.download.http.exchange import Exchange, Get
+from mlimages.download.http.exchange import Exchange, FetchRequest
 from mlimages.download.http.transport import Network
-from mlimages.download.ledger import Reason, Row, read_ledger
-from mlimages.download.lines import Line, Shard
+from mlimages.download.ledger import LedgerRow, Reason, read_ledger
+from mlimages.download.lines import PendingLine, Shard
 from mlimages.download.mirrors import Mirrors
 from mlimages.download.schedule import hosts, outage, retry_policy, scheduler
 from mlimages.download.schedule.scheduler import Scheduler
 from mlimages.download.shards import index_shard, ledger_path
-from mlimages.download.spool import Entry, Spools
+from mlimages.download.spool import LineResult, Spools
 
 SHARD = Shard("train", 0, 1, 1_000_000, 0)
 
@@ -57,7 +57,7 @@ except UserError as error:
 
 @pytest.fixture
 def here(machine: Machine, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """A machine on which images.example is the scripted server, and that hardly waits between tries."""
+    """A machine that reaches the scripted server as images.example, and hardly waits between tries."""
     monkeypatch.setattr(retry_policy, "BACKOFF_SECONDS", 0.001)
     hosts = {**server.connect_to("images.example"), "dead.example:80": NOBODY}
     return dataclasses.replace(machine, connect_to=hosts)
@@ -65,12 +65,12 @@ def here(machine: Machine, server: ScriptedServer, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def quick(params: Params) -> Download:
-    """Five lines a shard, and few tries. An answer that the server holds back is waited for on a busy machine, too."""
+    """Five lines a shard and few tries. The time limits suit a busy machine."""
     return dataclasses.replace(params.download, images_per_shard=5, attempts=2, outage_seconds=0.0,
                                timeout_seconds=PATIENCE_SECONDS, deadline_seconds=PATIENCE_SECONDS)
 
 
-def rows_of(out: Path, part: str) -> list[Row]:
+def rows_of(out: Path, part: str) -> list[LedgerRow]:
     return [row for path in sorted((out / part).glob("*.ledger.csv")) for row in read_ledger(path)]
 
 
@@ -80,7 +80,7 @@ def serve(server: ScriptedServer, urls: list[str], jpeg: bytes, **how: Any) -> N
 
 
 def serve_and_hold(server: ScriptedServer, urls: list[str], jpeg: bytes, at_once: int) -> threading.Event:
-    """Serve the first `at_once` of these URLs, and the others and VAL only when the event is set."""
+    """Serve the first `at_once` of these URLs at once, the others and VAL when the returned event is set."""
     released = threading.Event()
     serve(server, urls[:at_once], jpeg)
     serve(server, urls[at_once:] + VAL, jpeg, until=released)
@@ -88,13 +88,13 @@ def serve_and_hold(server: ScriptedServer, urls: list[str], jpeg: bytes, at_once
 
 
 def command(params: Download, machine: Machine, lists: Path, out: Path) -> list[str]:
-    """What downloads the same in a process of its own."""
+    """The command that runs this download in another process."""
     return [sys.executable, "-c", RUN_DOWNLOAD, pickle.dumps([params, machine, lists, out]).hex()]
 
 
 @contextmanager
 def started(params: Download, machine: Machine, lists: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The same download in a process of its own, killed when the block ends."""
+    """Run the download in another process, and kill it when the block ends."""
     process = subprocess.Popen(command(params, machine, lists, out), stdout=subprocess.DEVNULL, env=environment())
     try:
         yield process
@@ -104,7 +104,7 @@ def started(params: Download, machine: Machine, lists: Path, out: Path) -> Itera
 
 
 def straight(params: Download, machine: Machine, lists: Path, tmp_path: Path) -> bytes:
-    """The manifest of an undisturbed download."""
+    """The manifest of an uninterrupted download with a new scratch folder."""
     one = dataclasses.replace(machine, scratch=str(tmp_path / "straight"), workers=1)
     return (download(params, one, lists=lists, out=tmp_path / "undisturbed") / MANIFEST).read_bytes()
 
@@ -121,7 +121,7 @@ def no_final_name(tmp_path: Path) -> None:
 
 
 def accounts_are_true(tmp_path: Path) -> None:
-    """Every shard that has an account is as that says."""
+    """Every finished shard has the sha256s of its account."""
     for account in tmp_path.glob("scratch/download/*/accounts/*.json"):
         part, _, number = account.stem.partition("-")
         shard = account.parents[1] / "out" / part / f"{number}.tar"
@@ -147,7 +147,7 @@ def kill_amid_the_second_shard(params: Download, machine: Machine, server: Scrip
 
 
 class Outcome(NamedTuple):
-    """What came of a URL, after how many requests; `image` is its bytes, extension, width and height."""
+    """The result of a URL and the number of its requests. `image` is bytes, extension, width and height."""
 
     reason: Reason
     http_status: int
@@ -156,9 +156,9 @@ class Outcome(NamedTuple):
 
 
 class ThreadPool:
-    """Threads of this process in place of a WorkerPool's processes, so that a test can see and change what they do.
+    """Threads instead of the processes of a WorkerPool, so that a test can observe and change them.
 
-    What processes add is tested in tests/core/test_worker_pool.py, test_download.py and test_faults.py.
+    Processes are tested in tests/core/test_worker_pool.py, test_download.py and test_faults.py.
     """
 
     workers, threads = 1, 32
@@ -171,13 +171,14 @@ class ThreadPool:
         self.killed = 0
 
     def send(self, worker: int, task: Any) -> None:
-        if isinstance(task, Get):
+        if isinstance(task, FetchRequest):
             self.requests[task.number] += 1
         self._pool.submit(self._work, task)
 
     def _work(self, task: Any) -> None:
         try:
-            self._results.put(self._exchange.get(task) if isinstance(task, Get) else self._exchange.probe(task))
+            run = self._exchange.get if isinstance(task, FetchRequest) else self._exchange.probe
+            self._results.put(run(task))
         except Exception as error:
             self._results.put(error)
 
@@ -197,8 +198,35 @@ class ThreadPool:
         return [(0, result)]
 
 
+class WorkThreads(ThreadPool):
+    """Threads that do what worker processes do, builds of shards too: a download starts at once."""
+
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        super().__init__(cast(Exchange, None))
+        self._run = work
+
+    def _work(self, task: Any) -> None:
+        try:
+            self._results.put(self._run(task))
+        except Exception as error:
+            self._results.put(error)
+
+
+@pytest.fixture
+def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads in this process use threads instead of worker processes."""
+
+    @contextmanager
+    def open_pool(make_worker: Callable[[], Callable[[Any], Any]], machine: Machine) -> Iterator[WorkThreads]:
+        pool = WorkThreads(make_worker())
+        with pool._pool:
+            yield pool
+
+    monkeypatch.setattr(fetching, "open_worker_pool", open_pool)
+
+
 class Fetcher:
-    """Fetches URLs with these parameters; `scheduler` is the last run's."""
+    """Fetches URLs with these parameters. `scheduler` is that of the last run."""
 
     def __init__(self, params: Download, connect_to: Mapping[str, str], folder: Path,
                  proxies: Mapping[str, str]) -> None:
@@ -206,26 +234,26 @@ class Fetcher:
         self.hosts = dict(connect_to)
         folder.mkdir(exist_ok=True)
         self.pool = ThreadPool(Exchange(params, Network(self.hosts, proxies), folder))
-        self.entries: dict[int, Entry] = {}
+        self.entries: dict[int, LineResult] = {}
         self.other_work: Callable[[int], int] = lambda worker: 0
         self.ended: list[str] = []
 
-    def _on_entry(self, line: Line, entry: Entry) -> None:
+    def _on_line_result(self, line: PendingLine, entry: LineResult) -> None:
         assert entry.line not in self.entries
         self.entries[entry.line] = entry
         self.ended.append(line.address.url)
 
-    def _lines(self, urls: Iterable[str]) -> Iterator[Line]:
+    def _lines(self, urls: Iterable[str]) -> Iterator[PendingLine]:
         mirrors = Mirrors(self.params.mirrors, self._folder)
         for number, url in enumerate(urls):
-            yield Line(number, SHARD, number, mirrors.addresses(url), self.params.deadline_seconds)
+            yield PendingLine(number, SHARD, number, url, mirrors.addresses(url), self.params.deadline_seconds)
 
     def run(self, urls: Iterable[str]) -> Iterator[None]:
         """Fetch all, step by step."""
         self.entries.clear()
         self.ended.clear()
         self.pool.requests.clear()
-        self.scheduler = Scheduler(self.params, cast(WorkerPool, self.pool), on_entry=self._on_entry,
+        self.scheduler = Scheduler(self.params, cast(WorkerPool, self.pool), on_line_result=self._on_line_result,
                                    on_result=lambda result: None, on_lost=lambda worker: None,
                                    other_work=lambda worker: self.other_work(worker))
         yield from self.scheduler.run(self._lines(urls), lambda: False)
@@ -238,9 +266,9 @@ class Fetcher:
     def fetch(self, url: str) -> Outcome:
         return self.fetch_all([url])[0]
 
-    def _outcome(self, entry: Entry) -> Outcome:
-        image = entry.stored and (Spools(self._folder).read(entry.stored), entry.stored.extension, entry.stored.width,
-                                  entry.stored.height)
+    def _outcome(self, entry: LineResult) -> Outcome:
+        image = entry.image and (Spools(self._folder).read(entry.image), entry.image.extension, entry.image.width,
+                                  entry.image.height)
         return Outcome(entry.reason, entry.http_status, self.pool.requests[entry.line], image)
 
 
@@ -249,21 +277,21 @@ MakeFetcher = Callable[..., Fetcher]
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hardly any wait between tries and probes."""
+    """Hardly any waiting between tries and probes."""
     monkeypatch.setattr(retry_policy, "BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(outage, "PROBE_EVERY_SECONDS", 0.2)
 
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of hosts where nobody is found; the scheduler looks at them meanwhile."""
+    """Short pauses of unreachable hosts."""
     monkeypatch.setattr(hosts, "FIRST_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(hosts, "LAST_PAUSE_SECONDS", 2 * scheduler.TICK_SECONDS)
 
 
 @pytest.fixture
 def fetcher(params: Params, server: ScriptedServer, tmp_path: Path, impatient: None) -> MakeFetcher:
-    """Makes a fetcher that reaches the scripted server as several hosts, with these parameters."""
+    """Makes a Fetcher that reaches the scripted server under several host names."""
     hosts = server.connect_to("images.example", "other.example", "a.pictures.example", "b.pictures.example")
 
     def make(*, also: Mapping[str, str] | None = None, proxies: Mapping[str, str] | None = None,

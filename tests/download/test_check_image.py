@@ -1,4 +1,4 @@
-"""An image counts when it decodes to its end; what comes back is upright, and as small as was asked."""
+"""check_image accepts images that decode to their end, and resizes them upright."""
 
 import io
 import random
@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlimages.download.check_image import Picture, check_image
+from mlimages.download.check_image import CheckedImage, check_image
 from mlimages.download.http.address_guard import Failure
 from mlimages.download.ledger import Reason
 
 ROTATED = 6  # EXIF: turn a quarter clockwise to see it upright
 
 
-def check(body: bytes, **changes: Any) -> Picture:
+def check(body: bytes, **changes: Any) -> CheckedImage:
     return check_image(body, **{"max_pixels": 1_000_000, "shorter_side": None, "quality": 90, **changes})
 
 
@@ -27,7 +27,7 @@ def encoded(image: Image.Image, form: str, **how: Any) -> bytes:
 
 
 def huge_png(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that announces so many pixels and holds none."""
+    """A PNG of a few bytes whose header announces width x height pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -37,7 +37,7 @@ def huge_png(width: int, height: int) -> bytes:
 
 
 def half_red(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """Red in its left half, blue in the right one."""
+    """An image with a red left half and a blue right half."""
     image = Image.new("RGB", (width, height), "blue")
     image.paste("red", (0, 0, width // 2, height))
     return image.convert(mode)
@@ -48,7 +48,7 @@ GREY = Image.linear_gradient("L")
 
 @pytest.mark.parametrize(("form", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("GIF", "gif"), ("WEBP", "webp")])
 @pytest.mark.parametrize("shorter_side", [None, 20, 64])
-def test_an_image_that_is_small_enough_stays_as_it_came(form: str, extension: str, shorter_side: int | None) -> None:
+def test_a_small_image_is_returned_unchanged(form: str, extension: str, shorter_side: int | None) -> None:
     body = encoded(GREY.resize((20, 30)), form)
     assert check(body, max_pixels=600, shorter_side=shorter_side) == (body, extension, 20, 30)
 
@@ -61,15 +61,14 @@ def test_an_image_that_is_small_enough_stays_as_it_came(form: str, extension: st
     (huge_png(100, 100), Reason.CORRUPT)],
     ids=["empty", "page", "bmp", "tiff", "half jpeg", "cut png", "2500 megapixels", "1.001 megapixels", "no pixels"])
 @pytest.mark.parametrize("shorter_side", [None, 32])
-def test_what_is_no_whole_image_of_a_bearable_size_is_refused(body: bytes, reason: Reason,
-                                                              shorter_side: int | None) -> None:
+def test_incomplete_and_too_large_images_are_rejected(body: bytes, reason: Reason, shorter_side: int | None) -> None:
     with pytest.raises(Failure) as failure:
         check(body, shorter_side=shorter_side)
     assert failure.value.reason is reason
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_cut_jpeg_is_corrupt_wherever_it_is_cut(progressive: bool) -> None:
+def test_a_truncated_jpeg_is_corrupt_wherever_it_ends(progressive: bool) -> None:
     noise = Image.effect_noise((160, 120), 60)
     whole = encoded(noise, "JPEG", progressive=progressive)
     for shorter_side in (None, 20):
@@ -79,7 +78,7 @@ def test_a_cut_jpeg_is_corrupt_wherever_it_is_cut(progressive: bool) -> None:
             assert failure.value.reason is Reason.CORRUPT
 
 
-def test_damaged_images_are_failures_and_nothing_else() -> None:
+def test_damaged_images_raise_only_failures() -> None:
     rng = random.Random(0)  # noqa: S311 - it damages pictures
     reasons = set()
     for form in ("JPEG", "PNG", "GIF", "WEBP"):
@@ -96,8 +95,8 @@ def test_damaged_images_are_failures_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(("form", "step"), [("GIF", "_seek"), ("WEBP", "_get_next")])
-def test_of_thousands_of_frames_the_first_is_decoded_and_no_other(form: str, step: str,
-                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_first_of_thousands_of_frames_is_decoded(form: str, step: str,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     """`step` is what Pillow's decoder of the format calls for each frame."""
     frames = [Image.new("L", (16, 16), 100 * shade % 256) for shade in range(10_000)]
     body = encoded(frames[0], form, save_all=True, append_images=frames[1:])
@@ -118,7 +117,7 @@ def test_of_thousands_of_frames_the_first_is_decoded_and_no_other(form: str, ste
 
 
 @pytest.mark.parametrize("shorter_side", [None, 32])
-def test_of_a_file_of_several_jpegs_the_first_is_looked_at(shorter_side: int | None) -> None:
+def test_the_first_image_of_a_multi_picture_file_counts(shorter_side: int | None) -> None:
     body = encoded(half_red(200, 100), "MPO", save_all=True, append_images=[half_red(20, 10)])
     picture = check(body, shorter_side=shorter_side)
     assert picture[1:] == ("jpg", *((64, 32) if shorter_side else (200, 100)))
@@ -128,7 +127,7 @@ def test_of_a_file_of_several_jpegs_the_first_is_looked_at(shorter_side: int | N
 @pytest.mark.parametrize(("form", "mode"), [
     ("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "LA"), ("PNG", "1"),
     ("WEBP", "RGBA"), ("GIF", "P")])
-def test_what_is_made_smaller_is_an_upright_rgb_jpeg(form: str, mode: str) -> None:
+def test_a_resized_image_is_an_upright_rgb_jpeg(form: str, mode: str) -> None:
     picture = check(encoded(half_red(200, 100, mode), form), shorter_side=32)
     with Image.open(io.BytesIO(picture.body)) as image:
         assert (picture.extension, image.format, image.mode) == ("jpg", "JPEG", "RGB")
@@ -139,14 +138,14 @@ def test_what_is_made_smaller_is_an_upright_rgb_jpeg(form: str, mode: str) -> No
     assert left != right if grey else (left[0] > 200 > right[0] and right[2] > 200 > left[2])
 
 
-def test_sixteen_bits_keep_their_shades_when_made_smaller() -> None:
+def test_a_resized_sixteen_bit_image_keeps_its_shades() -> None:
     image = Image.new("I;16", (100, 100), 40_000)
     with Image.open(io.BytesIO(check(encoded(image, "PNG"), shorter_side=32).body)) as small:
         assert small.getpixel((10, 10)) == (156, 156, 156)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_what_is_rotated_by_exif_comes_upright_when_made_smaller(form: str) -> None:
+def test_a_resized_image_with_exif_rotation_is_upright(form: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = ROTATED
     body = encoded(half_red(200, 100), form, exif=exif)
@@ -158,7 +157,7 @@ def test_what_is_rotated_by_exif_comes_upright_when_made_smaller(form: str) -> N
     assert isinstance(top, tuple) and top[0] > 200
 
 
-def test_the_quality_is_that_of_the_parameter() -> None:
+def test_the_quality_parameter_is_used() -> None:
     body = encoded(Image.effect_noise((200, 200), 60), "JPEG", quality=95)
     sizes = [len(check(body, shorter_side=64, quality=quality).body) for quality in (20, 60, 95)]
     assert sizes == sorted(sizes) and sizes[0] < sizes[2] / 2

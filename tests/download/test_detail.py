@@ -1,4 +1,4 @@
-"""The ledger says what was found where the reason leaves that open, in short text that every run writes alike."""
+"""The detail in the ledger: a short, reproducible text that adds to the reason."""
 
 import csv
 import dataclasses
@@ -17,9 +17,9 @@ from tests.images.crafted import encoded
 from mlimages.core.errors import DETAIL_CHARACTERS, one_line
 from mlimages.core.params import Download, Machine
 from mlimages.download import download
-from mlimages.download.ledger import Reason, Row, read_ledger, write_ledger
+from mlimages.download.ledger import LedgerRow, Reason, read_ledger, write_ledger
 from mlimages.download.shards import ledger_path
-from mlimages.download.spool import Entry, Journal, Stored
+from mlimages.download.spool import Journal, LineResult, StoredImage
 
 PICTURE = Image.effect_noise((64, 48), 60)
 JPEG = encoded(PICTURE, "JPEG")
@@ -53,8 +53,8 @@ JPEG = encoded(PICTURE, "JPEG")
     *(({"raw": b"HTTP/1.1 200 OK\r\n" + (b"X: " + size * b"y" + b"\r\n") * number + b"\r\n"}, Reason.BAD_ANSWER,
        "too many or too long headers") for size, number in ((1, 60_000), (1000, 270))),
     ({"drop": True}, Reason.CONNECT, "")], ids=lambda value: value if isinstance(value, str) else "")
-def test_the_detail_says_what_was_found(fetcher: MakeFetcher, server: ScriptedServer, reply: dict[str, Any],
-                                        reason: Reason, detail: str) -> None:
+def test_the_detail_names_what_was_found(fetcher: MakeFetcher, server: ScriptedServer, reply: dict[str, Any],
+                                         reason: Reason, detail: str) -> None:
     server.on("/a.jpg", **reply)
     one = fetcher(attempts=1, max_bytes=200_000, max_pixels=1_000_000)
     assert one.fetch(f"{HOST}/a.jpg").reason is reason
@@ -68,9 +68,8 @@ def test_the_detail_says_what_was_found(fetcher: MakeFetcher, server: ScriptedSe
     ({"deadline_seconds": 0.3}, {"body": 150 * b"x", "drip_seconds": 0.02}, "download.deadline_seconds"),
     ({"min_bytes_per_second": 1000.0}, {"body": 150 * b"x", "drip_seconds": 0.02},
      "below download.min_bytes_per_second")])
-def test_the_detail_says_which_limit_in_time(fetcher: MakeFetcher, server: ScriptedServer, changes: dict[str, float],
-                                             reply: dict[str, Any], detail: str,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_detail_names_the_time_limit(fetcher: MakeFetcher, server: ScriptedServer, changes: dict[str, float],
+                                         reply: dict[str, Any], detail: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlimages.download.http.transport.GRACE_SECONDS", 0.2)
     server.on("/a.jpg", **reply)
     one = fetcher(**{"attempts": 1, "timeout_seconds": 5.0, "min_bytes_per_second": 0.0, **changes})
@@ -84,7 +83,7 @@ def test_the_detail_says_which_limit_in_time(fetcher: MakeFetcher, server: Scrip
     ("http://ada:secret@images.example/a.jpg", "a user or a password"), ("http://[/a.jpg", "no valid URL"),
     (f"{HOST}/{4096 * 'x'}", "more than 4096 characters"),
     ("http://a%2Fb.example/a.jpg", "a host name with characters that no name has")])
-def test_the_detail_says_what_is_wrong_with_a_url(fetcher: MakeFetcher, url: str, detail: str) -> None:
+def test_the_detail_names_the_error_of_a_url(fetcher: MakeFetcher, url: str, detail: str) -> None:
     one = fetcher()
     assert one.fetch(url).reason is Reason.BAD_URL
     assert one.entries[0].detail == detail
@@ -102,12 +101,12 @@ def test_a_placeholder_is_named_by_its_hash(fetcher: MakeFetcher, server: Script
     ("cannot identify <_io.BytesIO object at 0x7f3a5c0>", "cannot identify <_io.BytesIO object>"),
     ("a\r\nb\0c\x85d\u2028e\x1b[31m", "a b c d e [31m"), ("  ", ""), (DETAIL_CHARACTERS * "x", DETAIL_CHARACTERS * "x"),
     ((DETAIL_CHARACTERS + 1) * "x", (DETAIL_CHARACTERS - 3) * "x" + "...")])
-def test_what_others_said_becomes_one_short_line(text: str, line: str) -> None:
+def test_foreign_text_becomes_one_short_line(text: str, line: str) -> None:
     assert one_line(text) == line
 
 
-def test_a_detail_comes_through_journal_and_ledger_as_it_was(quick: Download, here: Machine, server: ScriptedServer,
-                                                             lists_of: Lists, tmp_path: Path) -> None:
+def test_a_detail_passes_through_journal_and_ledger_unchanged(quick: Download, here: Machine, server: ScriptedServer,
+                                                              lists_of: Lists, tmp_path: Path) -> None:
     serve(server, VAL, JPEG)
     server.on("/0.jpg", body=JPEG, headers={"X-Robots-Tag": 'noai, "a;b",\tc'})
     out = download(quick, here, lists=lists_of([f"{HOST}/0.jpg"], VAL), out=tmp_path / "images")
@@ -115,12 +114,12 @@ def test_a_detail_comes_through_journal_and_ledger_as_it_was(quick: Download, he
     assert (row.reason, row.detail) == (Reason.OPT_OUT, 'X-Robots-Tag: noai, "a;b", c')
     with (out / "train" / "00000.ledger.csv").open(newline="") as file:
         header, line = csv.reader(file)
-    assert (header, line[-1]) == (list(Row._fields), row.detail)
+    assert (header, line[-1]) == (list(LedgerRow._fields), row.detail)
 
 
-def test_what_was_fetched_before_there_were_details_is_not_fetched_again(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, tmp_path: Path) -> None:
-    """Its ledgers are read as they are, and get the column when their shard is built again."""
+def test_ledgers_without_details_are_not_fetched_again(quick: Download, here: Machine, server: ScriptedServer,
+                                                       lists_of: Lists, tmp_path: Path) -> None:
+    """Old ledgers are read as they are, and get the column when their shard is built again."""
     urls = [f"{HOST}/{number}.jpg" for number in range(3)]
     serve(server, [urls[0], *VAL], JPEG)
     lists = lists_of(urls, VAL)
@@ -138,20 +137,20 @@ def test_what_was_fetched_before_there_were_details_is_not_fetched_again(
 
 
 def test_journals_and_ledgers_without_details_are_read(tmp_path: Path) -> None:
-    entry = Entry(7, Reason.OK, 200, 0, Stored("train-00000.f00.spool", 0, 43, "abc", 1, 1, "gif"))
+    entry = LineResult(7, Reason.OK, 200, 0, StoredImage("train-00000.f00.spool", 0, 43, "abc", 1, 1, "gif"))
     journal = Journal(tmp_path, "train-00000")
     journal.add([entry])
-    journal.path.write_text(re.sub(r', ""\]$', "]", journal.path.read_text().strip()) + "\n")
+    journal.path.write_text(re.sub(r', "", ""\]$', "]", journal.path.read_text().strip()) + "\n")
     assert list(journal.path.read_text().strip())[-2:] == ["]", "]"]
     assert list(journal.read()) == [entry]
-    row = Row(1, f"{HOST}/a.jpg", "train-00000001", Reason.GONE, 404, detail="status 404")
+    row = LedgerRow(1, f"{HOST}/a.jpg", "train-00000001", Reason.GONE, 404, detail="status 404")
     write_ledger(tmp_path / "00000.ledger.csv", [row])
     _without_detail(tmp_path / "00000.ledger.csv")
     assert list(read_ledger(tmp_path / "00000.ledger.csv")) == [row._replace(detail="")]
 
 
 def _without_detail(ledger: Path) -> None:
-    """Make a ledger one of those from before the column was there."""
+    """Remove the column `detail` from a ledger."""
     with ledger.open(newline="") as file:
         rows = [row[:-1] for row in csv.reader(file)]
     with ledger.open("w", newline="") as file:

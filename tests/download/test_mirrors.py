@@ -1,4 +1,4 @@
-"""Where else an image may lie: the rules of download.mirrors in their order, and tables of images."""
+"""download.mirrors: rules in their order, and tables of images."""
 
 import base64
 import dataclasses
@@ -27,7 +27,7 @@ URL = "https://farm1.staticflickr.com/5/a.jpg?x=1"
 
 
 def write_table(path: Path, rows: dict[str, tuple[str, bytes]]) -> str:
-    """A table of images as Open Images publishes it: URL -> id and the original's bytes."""
+    """Write a table of images in Open Images' format; `rows` maps URLs to the id and the bytes of the original."""
     lines = [",".join(["ImageID", "Subset", "OriginalURL", "OriginalLandingURL", "OriginalMD5"])]
     for url, (image, body) in rows.items():
         md5 = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode() if body else ""
@@ -36,7 +36,7 @@ def write_table(path: Path, rows: dict[str, tuple[str, bytes]]) -> str:
     return str(path)
 
 
-def test_rules_give_addresses_in_their_order_and_each_once(tmp_path: Path) -> None:
+def test_rules_give_each_address_once_in_their_order(tmp_path: Path) -> None:
     rules = [Mirror("{url}"), Mirror("http://mirror.example/{host}/{path}", host="farm1.staticflickr.com"),
              Mirror("{scheme}://{host}/{path}"), Mirror("http://never.example/{path}", host="nobody.example")]
     assert Mirrors(rules, tmp_path).addresses(URL) == [
@@ -53,7 +53,7 @@ def test_a_table_gives_ids_and_the_md5_of_the_original(tmp_path: Path) -> None:
     assert mirrors.addresses("http://unknown.example/") == [Address("http://unknown.example/", 0)]
 
 
-def test_of_a_url_that_a_table_has_twice_the_first_row_counts(tmp_path: Path) -> None:
+def test_the_first_of_two_table_rows_with_the_same_url_counts(tmp_path: Path) -> None:
     table = write_table(tmp_path / "images.csv", {URL: ("0a1b", b"")})
     with Path(table).open("a") as file:
         file.write(f"0a1c,train,{URL},,\n")
@@ -61,7 +61,7 @@ def test_of_a_url_that_a_table_has_twice_the_first_row_counts(tmp_path: Path) ->
     assert found.url == "https://s3.example/0a1b.jpg"
 
 
-def test_a_table_that_has_changed_is_read_anew(tmp_path: Path) -> None:
+def test_a_changed_table_is_read_again(tmp_path: Path) -> None:
     rule = Mirror("https://s3.example/{id}.jpg", table=str(tmp_path / "images.csv"))
     for image in ("0a1b", "0a1c"):
         write_table(tmp_path / "images.csv", {URL: (image, b"")})
@@ -69,12 +69,12 @@ def test_a_table_that_has_changed_is_read_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://[broken/a", "", "http://a.example/{id}", "http://a.example/%s\x00"])
-def test_no_url_is_too_strange(tmp_path: Path, url: str) -> None:
+def test_a_malformed_url_is_its_own_address(tmp_path: Path, url: str) -> None:
     assert Mirrors([Mirror("{url}")], tmp_path).addresses(url)[0].url == url
 
 
 @pytest.mark.parametrize("template", ["{id}", "{url.__class__}", "{0}", "{url!r:>999999}", "{nothing}"])
-def test_a_template_may_use_only_what_is_there(template: str) -> None:
+def test_a_template_can_use_only_the_known_names(template: str) -> None:
     with pytest.raises(ValueError, match="template"):
         Mirror(template)
 
@@ -83,7 +83,7 @@ def test_a_template_may_use_only_what_is_there(template: str) -> None:
     ("a,b\n1,2\n", f"has the columns a, b; expected a table of images with {', '.join(COLUMNS)}"),
     ("", "has the columns ; expected"), (None, "cannot be read as a table of images"),
     (b"OriginalURL,ImageID,Subset,OriginalMD5\n\xff\xff", "cannot be read as a table of images")])
-def test_what_is_no_table_is_named(tmp_path: Path, content: str | bytes | None, said: str) -> None:
+def test_an_invalid_table_is_an_error(tmp_path: Path, content: str | bytes | None, said: str) -> None:
     path = tmp_path / "images.csv"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -92,8 +92,8 @@ def test_what_is_no_table_is_named(tmp_path: Path, content: str | bytes | None, 
 
 
 @pytest.mark.parametrize("table", ["missing.csv", "."])
-def test_a_table_that_is_not_there_stops_it_before_anything_is_fetched(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, tmp_path: Path, table: str) -> None:
+def test_a_missing_table_is_an_error_before_anything_is_fetched(quick: Download, here: Machine, server: ScriptedServer,
+                                                                lists_of: Lists, tmp_path: Path, table: str) -> None:
     params = dataclasses.replace(quick, mirrors=[Mirror("{url}", table=str(tmp_path / table))])
     with pytest.raises(UserError, match=f"{tmp_path / table} cannot be read as a table of images: .*download.mirrors"):
         download(params, here, lists=lists_of([URL], VAL), out=tmp_path / "images")
@@ -101,9 +101,9 @@ def test_a_table_that_is_not_there_stops_it_before_anything_is_fetched(
 
 
 @needs_unshare
-@pytest.mark.parametrize("limit", ["size=100k", "nr_inodes=8"])
-def test_a_disk_that_does_not_hold_the_index_is_told(quick: Download, here: Machine, lists_of: Lists, tmp_path: Path,
-                                                     limit: str) -> None:
+@pytest.mark.parametrize("limit", ["size=100k", "nr_inodes=11"])
+def test_a_disk_that_is_too_small_for_the_index_is_reported(quick: Download, here: Machine, lists_of: Lists,
+                                                            tmp_path: Path, limit: str) -> None:
     table = write_table(tmp_path / "images.csv", {f"{HOST}/{number}.jpg": ("0a1b", b"") for number in range(10_000)})
     params = dataclasses.replace(quick, mirrors=[Mirror("{url}", table=table)])
     lists = lists_of([URL], VAL)
@@ -113,8 +113,8 @@ def test_a_disk_that_does_not_hold_the_index_is_told(quick: Download, here: Mach
     assert not list(tmp_path.rglob("*.sqlite"))
 
 
-def test_changed_originals_come_from_the_mirror(quick: Download, here: Machine, server: ScriptedServer,
-                                                lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+def test_changed_originals_are_fetched_from_the_mirror(quick: Download, here: Machine, server: ScriptedServer,
+                                                       lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     urls = [f"{HOST}/same.jpg", f"{HOST}/changed.jpg", f"{HOST}/lost.jpg", f"{HOST}/moved.jpg", f"{HOST}/replaced.jpg"]
     table = write_table(tmp_path / "images.csv", {url: (f"id{number}", jpeg) for number, url in enumerate(urls)})
     server.on("/same.jpg", body=jpeg)
@@ -138,7 +138,7 @@ def test_changed_originals_come_from_the_mirror(quick: Download, here: Machine, 
 
 
 def with_rotations(table: str, *rotations: str) -> None:
-    """Add the column to a table."""
+    """Add the column Rotation to a table."""
     lines = Path(table).read_text().splitlines()
     Path(table).write_text("\n".join(f"{line},{cell}" for line, cell
                                      in zip(lines, ("Rotation", *rotations), strict=True)))
@@ -149,11 +149,11 @@ def test_a_tables_rotation_is_an_exif_orientation(tmp_path: Path, rotation: str,
     table = write_table(tmp_path / "images.csv", {URL: ("0a1b", b"")})
     with_rotations(table, rotation)
     [found] = Mirrors([Mirror("https://s3.example/{id}.jpg", table=table)], tmp_path).addresses(URL)
-    assert found == Address("https://s3.example/0a1b.jpg", 0, turn=turn)
+    assert found == Address("https://s3.example/0a1b.jpg", 0, orientation=turn)
 
 
 @pytest.mark.parametrize("rotation", ["45.0", "left", "-90"])
-def test_a_rotation_that_is_no_quarter_turn_is_named(tmp_path: Path, rotation: str) -> None:
+def test_a_rotation_other_than_quarter_turns_is_an_error(tmp_path: Path, rotation: str) -> None:
     table = write_table(tmp_path / "images.csv", {URL: ("0a1b", b"")})
     with_rotations(table, rotation)
     with pytest.raises(UserError, match=f"images.csv, line 2: Rotation is '{rotation}', expected 0, 90, 180, 270 or"):
@@ -161,10 +161,9 @@ def test_a_rotation_that_is_no_quarter_turn_is_named(tmp_path: Path, rotation: s
 
 
 @pytest.mark.parametrize("shorter_side", [None, 45])
-def test_the_buckets_copies_are_turned_as_the_table_says(quick: Download, here: Machine, server: ScriptedServer,
-                                                         lists_of: Lists, tmp_path: Path,
-                                                         shorter_side: int | None) -> None:
-    """Degrees are counterclockwise. An EXIF orientation of the copy's own goes before; a PNG becomes a JPEG."""
+def test_copies_get_the_orientation_of_the_table(quick: Download, here: Machine, server: ScriptedServer,
+                                                 lists_of: Lists, tmp_path: Path, shorter_side: int | None) -> None:
+    """Degrees are counterclockwise. The copy's own EXIF orientation takes precedence; a PNG becomes a JPEG."""
     upright, rotations = scene(), ["90.0", "180.0", "270.0", "90.0", "90.0", ""]
     lying = [upright.rotate(-float(degrees or 0), expand=True) for degrees in rotations]
     bodies = [encoded(image, quality=95) for image in lying]

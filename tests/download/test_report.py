@@ -1,4 +1,4 @@
-"""What is said while it downloads: also when nothing ends, what it waits for, and in a log ever less often."""
+"""The progress bar, its warnings, and the log."""
 
 import dataclasses
 import io
@@ -31,9 +31,8 @@ def talkative(machine: Machine) -> Machine:
     return dataclasses.replace(machine, progress_seconds=0.01)
 
 
-def test_a_pause_that_a_host_asked_for_is_said_while_nothing_ends(
-        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, talkative: Machine,
-        capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pause_is_shown_while_no_line_ends(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                             talkative: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     server.on("/a.jpg", status=429, headers={"Retry-After": "2"})
     server.on("/a.jpg", body=jpeg)
     server.on("/b.jpg", body=jpeg)
@@ -49,9 +48,9 @@ def test_a_pause_that_a_host_asked_for_is_said_while_nothing_ends(
     assert len(re.findall("1/2 .*paused: images.example", said.replace("\r", "\n"))) > 1
 
 
-def test_hosts_where_nobody_answers_are_named_and_those_that_are_slow(
-        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, talkative: Machine,
-        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreachable_and_slow_hosts_are_named(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                              talkative: Machine, monkeypatch: pytest.MonkeyPatch,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(hosts, "FIRST_PAUSE_SECONDS", 0.05)
     for path in ("/a.jpg", "/b.jpg"):
         server.on(path, status=503, headers={"Retry-After": "0"})
@@ -62,24 +61,24 @@ def test_hosts_where_nobody_answers_are_named_and_those_that_are_slow(
         for _ in one.run([f"{HOST}/a.jpg", *dead, f"{HOST}/b.jpg"]):
             report.show(one.scheduler)
     said = capsys.readouterr().out
-    assert "silent: dead" in said and ".example for 0 s" in said and " and 2 more" in said
-    assert "slow: images.example wants 9" in said
+    assert "unreachable: dead" in said and ".example for 0 s" in said and " and 2 more" in said
+    assert "slow: images.example accepts 9" in said
 
 
-def test_a_network_that_is_away_is_said(fetcher: MakeFetcher, talkative: Machine,
-                                        capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_outage_is_shown(fetcher: MakeFetcher, talkative: Machine,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
     one = fetcher()
     list(one.run([]))
     one.scheduler.outage.probed(False, time.monotonic() - 35)
     with Report(talkative, 1, 0, 0) as report:
         time.sleep(2 * talkative.progress_seconds)
         report.show(one.scheduler)
-    assert "the network has been away for 35 s" in capsys.readouterr().out
+    assert "the network has been down for 35 s" in capsys.readouterr().out
 
 
-def test_a_warning_stands_there_while_most_answers_are_errors(
-        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, talkative: Machine,
-        capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_is_shown_while_most_responses_are_errors(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                                            talkative: Machine,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(65, 100):
         server.on(f"/{number}.jpg", body=jpeg)
     one = fetcher(rate_per_host=100_000.0)
@@ -91,19 +90,19 @@ def test_a_warning_stands_there_while_most_answers_are_errors(
         errors = capsys.readouterr().out
         for _ in one.run([f"{HOST}/{number}.jpg" for number in range(65, 100)]):
             report.show(one.scheduler)
-    assert errors.count("of the last") > errors.count("is it the list, the network or a proxy") == 1
-    assert re.search(r"WARNING: (\d+) of the last \1 answers are errors \(gone \1\)", errors)
+    assert errors.count("of the last") > errors.count("check the list, the network, the proxy") == 1
+    assert re.search(r"WARNING: (\d+) of the last \1 responses are errors \(gone \1\)", errors)
     assert "WARNING" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("reasons", "warned"), [
     ([Reason.GONE] * 49, False), ([Reason.GONE] * 50, True), ([Reason.OK] * 50 + [Reason.HTTP_ERROR] * 50, False),
     ([Reason.OK] * 50 + [Reason.HTTP_ERROR] * 51, True)])
-def test_it_warns_of_more_than_half_of_enough_answers(reasons: list[Reason], warned: bool) -> None:
+def test_a_warning_needs_enough_responses_of_which_most_are_errors(reasons: list[Reason], warned: bool) -> None:
     assert bool(mostly_errors(reasons)) is warned
 
 
-def test_nothing_is_worked_out_that_is_not_said(machine: Machine) -> None:
+def test_text_that_is_not_shown_is_not_computed(machine: Machine) -> None:
     with progress_bar("it", total=1, unit="", machine=dataclasses.replace(machine, progress_seconds=60.0)) as bar:
         bar.refresh_if_due(lambda: pytest.fail("it was"))
 
@@ -123,8 +122,8 @@ def test_a_day_leaves_few_lines_in_a_log(machine: Machine, monkeypatch: pytest.M
     assert least < out.getvalue().count("spoken") < most
 
 
-def test_the_log_goes_on_to_count_where_a_killed_download_was(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+def test_the_log_continues_the_count_of_a_killed_download(quick: Download, here: Machine, server: ScriptedServer,
+                                                          lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     lists = kill_amid_the_second_shard(quick, here, server, lists_of, jpeg, tmp_path)
     logged = dataclasses.replace(here, download_log=str(tmp_path / "log"))
     download(quick, logged, lists=lists, out=tmp_path / "images")

@@ -1,4 +1,4 @@
-"""What failed leaves nothing on the disk: a spool holds whole images and no byte more."""
+"""Failed tries leave nothing on the disk."""
 
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ def kept(folder: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_of_a_try_that_failed_nothing_is_left(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
-                                              tmp_path: Path, failure: dict[str, Any]) -> None:
+def test_a_failed_try_leaves_no_file(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, tmp_path: Path,
+                                     failure: dict[str, Any]) -> None:
     for _ in range(3):
         server.on("/fails.jpg", **{"body": jpeg, **failure})
     server.on("/fails.jpg", body=jpeg)
@@ -31,9 +31,9 @@ def test_of_a_try_that_failed_nothing_is_left(fetcher: MakeFetcher, server: Scri
     assert kept(tmp_path) == [jpeg]
 
 
-def test_a_finished_download_leaves_its_shards_alone(quick: Download, here: Machine, server: ScriptedServer,
-                                                     lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
-    """Of the tries that failed, of the spools, and of the journals there is nothing any more."""
+def test_a_finished_download_leaves_only_its_shards(quick: Download, here: Machine, server: ScriptedServer,
+                                                    lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+    """No spools, journals or failed tries remain."""
     urls = [f"{HOST}/{number}.jpg" for number in range(len(FAILURES))]
     for number, failure in enumerate(FAILURES):
         server.on(f"/{number}.jpg", **{"body": jpeg, **failure})
@@ -41,5 +41,5 @@ def test_a_finished_download_leaves_its_shards_alone(quick: Download, here: Mach
     download(quick, here, lists=lists_of(urls, VAL), out=tmp_path / "images")
     [work] = (tmp_path / "scratch" / "download").iterdir()
     assert {path.relative_to(work).parts[0] for path in work.rglob("*") if path.is_file()} == {
-        "accounts", "out", "published"}
+        "accounts", "fetched_with.json", "out", "params.json", "published"}
     assert sum(jpeg in content for content in kept(work)) == 2, "one shard of each part"

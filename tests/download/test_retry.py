@@ -1,4 +1,4 @@
-"""A round of retries fetches the lines that failed for these reasons, and keeps everything else byte for byte."""
+"""A round of retries fetches the lines that failed for the named reasons, and keeps all other bytes."""
 
 import dataclasses
 import shutil
@@ -20,8 +20,8 @@ from mlimages.download.shards import index_shard
 URLS = [f"{HOST}/{number}.jpg" for number in range(20)]
 
 
-def test_only_the_named_reasons_are_fetched_again(quick: Download, here: Machine, server: ScriptedServer,
-                                                  lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+def test_only_lines_with_the_named_reasons_are_retried(quick: Download, here: Machine, server: ScriptedServer,
+                                                       lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     for number in (2, 7):
         server.on(f"/{number}.jpg", status=500)
         server.on(f"/{number}.jpg", status=500)
@@ -44,8 +44,9 @@ def test_only_the_named_reasons_are_fetched_again(quick: Download, here: Machine
     assert unchanged == {f"0000{shard}.{end}" for shard in (2, 3) for end in ("tar", "ledger.csv")}
 
 
-def test_what_fails_again_is_recorded_once_and_a_round_ends(quick: Download, here: Machine, server: ScriptedServer,
-                                                            lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+def test_a_line_that_fails_again_has_one_row_and_each_run_is_a_new_round(quick: Download, here: Machine,
+                                                                         server: ScriptedServer, lists_of: Lists,
+                                                                         jpeg: bytes, tmp_path: Path) -> None:
     server.on("/1.jpg", status=404)
     serve(server, [URLS[0], *VAL], jpeg)
     lists, out = lists_of(URLS[:2], VAL), tmp_path / "images"
@@ -58,7 +59,7 @@ def test_what_fails_again_is_recorded_once_and_a_round_ends(quick: Download, her
     assert server.requests["/0.jpg"] == 1
 
 
-def test_a_killed_round_goes_on_and_fetches_no_shard_twice(quick: Download, here: Machine, server: ScriptedServer,
+def test_a_killed_round_resumes_and_retries_no_shard_twice(quick: Download, here: Machine, server: ScriptedServer,
                                                            lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     released = threading.Event()
     for number in (0, 6, 12):
@@ -85,16 +86,16 @@ def test_a_killed_round_goes_on_and_fetches_no_shard_twice(quick: Download, here
 @pytest.mark.slow
 @pytest.mark.parametrize(("call", "moments"), [("rename", (1, 2, 3, 4, 6)), ("unlink", (1, 2, 3, 5, 8)),
                                                ("fsync", (1, 2, 4, 6, 9)), ("write", (10, 20, 30, 45, 70))])
-def test_a_kill_at_any_call_of_a_round_publishes_what_an_undisturbed_round_does(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
-        call: str, moments: tuple[int, ...]) -> None:
-    """Two shards have one line to retry each, and all of them give an image then."""
+def test_a_round_killed_at_any_system_call_resumes_to_the_same_bytes(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path, call: str,
+        moments: tuple[int, ...]) -> None:
+    """Two shards have one line each to retry, which succeeds."""
     for number in (1, 6):
         server.on(f"/{number}.jpg", status=404)
     serve(server, URLS[:10] + VAL, jpeg)
     lists, out = lists_of(URLS[:10], VAL), tmp_path / "images"
     download(quick, here, lists=lists, out=out)
-    expected = straight(quick, here, lists, tmp_path)  # by now all lines give an image
+    expected = straight(quick, here, lists, tmp_path)  # now all lines give an image
     retry = dataclasses.replace(quick, retry=["gone"])
     shutil.copytree(tmp_path / "scratch", tmp_path / "before")
     ended = 0
@@ -113,10 +114,10 @@ def test_a_kill_at_any_call_of_a_round_publishes_what_an_undisturbed_round_does(
 
 @needs_strace
 @pytest.mark.parametrize("retried", [["gone"], []])
-def test_a_round_that_ended_before_a_shards_account_was_written_is_finished(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
-        retried: list[str]) -> None:
-    """The tar and the ledger are new, and nothing is left to retry; also where the next command retries nothing."""
+def test_a_round_that_ended_before_a_shard_was_marked_as_finished_is_completed(
+        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path, retried:
+        list[str]) -> None:
+    """The tar and the ledger are new and nothing is left to retry, whether or not the next command retries."""
     server.on("/1.jpg", status=404)
     serve(server, URLS[:5] + VAL, jpeg)
     lists, out = lists_of(URLS[:5], VAL), tmp_path / "images"
@@ -137,8 +138,8 @@ def test_a_round_that_ended_before_a_shards_account_was_written_is_finished(
     assert ended_between > 0
 
 
-def test_a_lost_shard_ends_no_round_for_the_others(quick: Download, here: Machine, server: ScriptedServer,
-                                                   lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
+def test_a_lost_shard_does_not_end_the_round_of_the_others(quick: Download, here: Machine, server: ScriptedServer,
+                                                           lists_of: Lists, jpeg: bytes, tmp_path: Path) -> None:
     for number in (1, 6):
         server.on(f"/{number}.jpg", status=404)
     serve(server, URLS[:10] + VAL, jpeg)
@@ -153,9 +154,9 @@ def test_a_lost_shard_ends_no_round_for_the_others(quick: Download, here: Machin
 
 
 @pytest.mark.parametrize("shorter_side", [None, 16])
-def test_what_is_known_for_a_placeholder_by_now_is_asked_for_again(
-        quick: Download, here: Machine, server: ScriptedServer, lists_of: Lists, jpeg: bytes, tmp_path: Path,
-        shorter_side: int | None) -> None:
+def test_an_image_that_became_a_known_placeholder_is_retried(quick: Download, here: Machine, server: ScriptedServer,
+                                                             lists_of: Lists, jpeg: bytes, tmp_path: Path,
+                                                             shorter_side: int | None) -> None:
     serve(server, URLS + VAL, jpeg)
     lists, out = lists_of(URLS, VAL), tmp_path / "images"
     quick = dataclasses.replace(quick, shorter_side=shorter_side)
@@ -167,13 +168,13 @@ def test_what_is_known_for_a_placeholder_by_now_is_asked_for_again(
     assert rows_of(out, "train") == rows
     assert server.requests == asked
     download(dataclasses.replace(known, retry=["placeholder"]), here, lists=lists, out=out)
-    told = [row.url for row in rows_of(out, "train") if row.reason is Reason.PLACEHOLDER]
-    assert told == [row.url for row in rows if row.sha256 == rows[3].sha256]
-    assert {f"{HOST}{path}" for path in server.requests - asked} - {*VAL} == {*told}
+    listed = [row.url for row in rows_of(out, "train") if row.reason is Reason.PLACEHOLDER]
+    assert listed == [row.url for row in rows if row.sha256 == rows[3].sha256]
+    assert {f"{HOST}{path}" for path in server.requests - asked} - {*VAL} == {*listed}
 
 
 @pytest.mark.parametrize("reasons", [["tiemout"], ["ok"]])
-def test_a_reason_that_is_none_stops_it(quick: Download, here: Machine, lists_of: Lists, tmp_path: Path,
-                                        reasons: list[str]) -> None:
+def test_an_unknown_reason_is_an_error(quick: Download, here: Machine, lists_of: Lists, tmp_path: Path,
+                                       reasons: list[str]) -> None:
     with pytest.raises(UserError, match=f"download.retry names {reasons[0]}; expected some of bad_url, dns"):
         download(dataclasses.replace(quick, retry=reasons), here, lists=lists_of(URLS[:1], VAL), out=tmp_path / "out")

@@ -22,7 +22,6 @@ from mlimages.evaluate import evaluate, measure
 from mlimages.evaluate.predictions import read_predictions
 from mlimages.inputs.pipeline import Records, evaluation_batches
 from mlimages.network.load_model import load_keras
-from mlimages.plots.predictions import prediction_browser
 
 METRICS = {"images", "classes", "mean_average_precision_macro", "mean_average_precision_macro_error",
            "mean_average_precision_weighted", "mean_average_precision_micro", "base_rate", "base_rate_weighted",
@@ -238,11 +237,3 @@ def test_an_evaluation_reads_only_the_files_that_it_uses(evaluation: Path, small
 def test_a_missing_network_names_the_stage_to_run(small_stages: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `dvc repro train`"):
         run(small_stages, tmp_path, model=tmp_path / "no-model")
-
-
-def test_the_browser_shows_any_validation_image(evaluation: Path, small_stages: Any) -> None:
-    browser = prediction_browser(evaluation, small_stages.tfrecords, small_stages.lists)
-    slider, shown = browser.children
-    assert slider.max == len(validation_records(small_stages)) - 1
-    slider.value = slider.max
-    assert not any("Error" in str(output) for output in shown.outputs)

@@ -1,4 +1,4 @@
-"""Sound, damaged and odd pictures of 120 x 90 pixels, each with the verdict that download and convert must give."""
+"""Valid, damaged and unusual pictures of 120 x 90 pixels, with the verdict that download and convert must give."""
 
 import io
 import struct
@@ -21,7 +21,7 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
 
 
 def scene(mode: str = "RGB") -> Image.Image:
-    """Something with slopes in all colours."""
+    """A picture with gradients in all colours."""
     y, x = np.mgrid[:HEIGHT, :WIDTH] / WIDTH
     waves = [127 + 120 * np.sin(5 * x * (band + 1)) * np.cos(7 * y) for band in range(3)]
     return Image.fromarray(np.stack(waves, axis=2).astype(np.uint8)).convert(mode)
@@ -32,7 +32,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(*extra: bytes, bits: int = 8, colour: int = 2, rows: bytes | None = None, after: bytes = b"") -> bytes:
-    """A PNG with these chunks before its pixels; without `rows`, RGB in all shades of one row."""
+    """A PNG with extra chunks before and after its pixels. By default it is an RGB gradient."""
     rows = rows if rows is not None else (b"\0" + bytes(range(0, 240, 2)) * 3) * HEIGHT
     head = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, colour, 0, 0, 0)
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + b"".join(extra) + chunk(b"IDAT", zlib.compress(rows)) + after
@@ -48,12 +48,12 @@ def segment(marker: int, data: bytes) -> bytes:
 
 
 def with_segments(body: bytes, *segments: bytes) -> bytes:
-    """A JPEG with more segments at its start."""
+    """Insert segments at the start of a JPEG."""
     return body[:2] + b"".join(segments) + body[2:]
 
 
 def without_segment(body: bytes, marker: int) -> bytes:
-    """A JPEG without its first segment of that marker."""
+    """Remove the first segment with a marker from a JPEG."""
     at = body.index(bytes([0xFF, marker]))
     return body[:at] + body[at + 2 + int.from_bytes(body[at + 2: at + 4]):]
 
@@ -71,12 +71,12 @@ def xmp(turn: int) -> bytes:
 
 
 def bomb(side: int, scans: int) -> bytes:
-    """A progressive JPEG of so many pixels a side in a few bytes a scan: none of them changes its grey."""
+    """A grey progressive JPEG with `side` pixels a side and many short scans that change nothing."""
     small = encoded(Image.new("L", (8, 8), 128), "JPEG", progressive=True)
     frame = small.index(b"\xff\xc2") + 5
     body = small[:frame] + struct.pack(">HH", side, side) + small[frame + 4:-2]
     runs = -(-((side + 7) // 8) ** 2 // 16_384)
-    table = segment(0xC4, b"\x10" + bytes([1]) + bytes(15) + b"\xe0")  # 15 bits of 0: nothing in the next 16,384 blocks
+    table = segment(0xC4, b"\x10" + bytes([1]) + bytes(15) + b"\xe0")  # 15 zero bits skip 16,384 blocks
     scan = segment(0xDA, b"\x01\x01\x00\x01\x3f\x00") + bytes(-(-15 * runs // 8))
     return body + table + scan * scans + b"\xff\xd9"
 
@@ -85,14 +85,14 @@ LEVELS16 = np.linspace(0, 65535, WIDTH).astype(">u2").tobytes()
 PHOTO = encoded(scene(), quality=90)
 PROGRESSIVE = encoded(scene(), progressive=True)
 CMYK = encoded(scene("CMYK"), quality=95)
-# Pillow writes 255 for no ink, which only Adobe's marker says: without it, 255 is all of the ink.
+# Pillow writes 255 for no ink, as Adobe's marker announces. Without the marker, 255 means full ink.
 PLAIN_CMYK = without_segment(encoded(scene("CMYK").point(lambda value: 255 - value), quality=95), 0xEE)
 EXIF_GARBAGE = (b"", b"Exif\0\0garbage!", b"\0\0\x11\0\0\x01\4\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff",
                 b"II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\xff\xff\xff\x7f\0\0\0\0")
 
 
 def _sound() -> Iterator[tuple[str, bytes]]:
-    """Pictures whose pixels are all there, whatever else is wrong with them."""
+    """Pictures with complete pixels, and with damaged metadata of all kinds."""
     for kind in ("JPEG", "PNG", "GIF", "WEBP"):
         for mode in ("RGB", "L"):
             yield f"{kind} {mode}", encoded(scene(mode), kind)

@@ -1,4 +1,4 @@
-"""ICC profiles of known colour spaces, and what their colours are in sRGB by arithmetic."""
+"""ICC profiles of known colour spaces, and the conversion of their colours to sRGB by formulas."""
 
 import struct
 from typing import NamedTuple
@@ -14,7 +14,7 @@ D50 = (0.9642, 1.0, 0.8249)
 
 
 class Space(NamedTuple):
-    """A colour space: its primaries, and the power of its curve; 0 is sRGB's curve."""
+    """A colour space: its primaries and its gamma. 0 means sRGB's curve."""
 
     primaries: np.ndarray
     gamma: float
@@ -24,13 +24,13 @@ SPACES = {"Display P3": Space(P3, 0.0), "AdobeRGB": Space(ADOBE, 563 / 256), "Pr
 
 
 def linear(levels: np.ndarray, gamma: float) -> np.ndarray:
-    """From levels, 0 to 255, to light, 0 to 1."""
+    """Convert levels, 0 to 255, to linear light, 0 to 1."""
     share = levels / 255
     return share**gamma if gamma else np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055)**2.4)
 
 
 def in_srgb(levels: np.ndarray, space: Space) -> np.ndarray:
-    """Levels [..., 3] of a space in sRGB, cut to what sRGB has."""
+    """Convert levels [..., 3] of a space to sRGB, clipped to its gamut."""
     light = np.clip(linear(levels, space.gamma) @ (np.linalg.inv(SRGB) @ space.primaries).T, 0, 1)
     return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light**(1 / 2.4) - 0.055)
 

@@ -1,4 +1,4 @@
-"""Pictures with a colour profile come out in sRGB where they are written anew, and on demand where they would stay."""
+"""Pictures with a colour profile are converted to sRGB when they are encoded again, and JPEGs on demand."""
 
 import io
 
@@ -14,7 +14,7 @@ from mlimages.download.check_image import check_image
 from mlimages.images.decode import ImageFile
 
 SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-SOFT = Image.fromarray((np.asarray(scene()) // 2 + 64).astype(np.uint8))  # colours that sRGB has, too
+SOFT = Image.fromarray((np.asarray(scene()) // 2 + 64).astype(np.uint8))  # colours within sRGB's gamut
 
 
 def converted(body: bytes, **options: bool) -> np.ndarray:
@@ -23,17 +23,17 @@ def converted(body: bytes, **options: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_what_is_written_anew_is_in_srgb(space: Space, kind: str) -> None:
+def test_converted_pictures_are_in_srgb(space: Space, kind: str) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
     body = encoded(SOFT, kind, icc_profile=profile(space), **options)
     expected = in_srgb(np.asarray(SOFT), space)
     assert np.abs(expected - np.asarray(SOFT)).mean() > 3, "the profile matters"
     assert np.abs(ImageFile(body).pixels(1.0) - expected).mean() < 0.6
-    assert np.abs(converted(body) - expected).mean() < 4  # a JPEG has less colour than light
+    assert np.abs(converted(body) - expected).mean() < 4  # a JPEG subsamples colour
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-def test_a_jpeg_keeps_its_bytes_or_is_written_in_srgb_as_the_parameter_says(space: Space) -> None:
+def test_a_jpeg_keeps_its_bytes_or_is_converted_with_to_srgb(space: Space) -> None:
     body = encoded(SOFT, icc_profile=profile(space), quality=100, subsampling=0)
     assert to_jpeg(body, quality=90).body == body
     in_its_own = tf.io.decode_jpeg(body).numpy()
@@ -44,11 +44,11 @@ def test_a_jpeg_keeps_its_bytes_or_is_written_in_srgb_as_the_parameter_says(spac
 @pytest.mark.parametrize("body", [encoded(SOFT, icc_profile=SRGB_PROFILE), encoded(SOFT, icc_profile=b"garbage"),
                                   encoded(SOFT.convert("L"), icc_profile=SRGB_PROFILE), PHOTO],
                          ids=["sRGB", "garbage", "of another mode", "none"])
-def test_a_profile_that_changes_nothing_costs_no_second_encoding(body: bytes) -> None:
+def test_a_profile_that_changes_nothing_needs_no_conversion(body: bytes) -> None:
     assert to_jpeg(body, quality=90, to_srgb=True).body == body
 
 
-def test_what_download_makes_smaller_is_in_srgb() -> None:
+def test_pictures_that_download_downscales_are_in_srgb() -> None:
     space = SPACES["ProPhoto"]
     body = encoded(SOFT, icc_profile=profile(space), quality=100, subsampling=0)
     small = check_image(body, max_pixels=10**6, shorter_side=45, quality=100).body
@@ -59,7 +59,7 @@ def test_what_download_makes_smaller_is_in_srgb() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_grey_picture_stays_grey_by_its_grey_profile(kind: str) -> None:
+def test_a_grey_picture_with_a_grey_profile_stays_grey(kind: str) -> None:
     body = encoded(Image.new("L", (40, 20), 128), kind, icc_profile=grey_profile(1.0))
     jpeg = to_jpeg(body, quality=100, to_srgb=True)
     with Image.open(io.BytesIO(jpeg.body)) as image:

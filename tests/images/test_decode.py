@@ -40,7 +40,7 @@ def test_no_ancillary_chunk_changes_a_pixel(name: str) -> None:
     np.testing.assert_array_equal(pixels(VERDICTS[name][0]), tf.io.decode_png(png(), channels=3))
 
 
-def test_no_segment_of_an_application_changes_a_pixel() -> None:
+def test_no_application_segment_changes_a_pixel() -> None:
     expected = pixels(PHOTO)
     for name, (body, _) in VERDICTS.items():
         if name.startswith("JPEG, ") and "turned" not in name and "Adobe" not in name:
@@ -52,7 +52,7 @@ def test_no_segment_of_an_application_changes_a_pixel() -> None:
     (8, 0, b"\0\x2a", bytes(range(120))), (8, 2, b"\0\2\0\4\0\6", b"\2\4\6\3\4\6" * 60),
     (4, 0, b"\0\x17", b"\x67" * 60),
     (16, 2, b"\1\2\3\4\5\6", b"\1\2\3\4\5\6" * 60 + b"\1\3\3\4\5\6" * 60)])
-def test_the_level_that_is_transparent_is_laid_on_white(bits: int, colour: int, key: bytes, row: bytes) -> None:
+def test_a_transparent_level_becomes_white(bits: int, colour: int, key: bytes, row: bytes) -> None:
     body = png(chunk(b"tRNS", key), bits=bits, colour=colour, rows=(b"\0" + row) * HEIGHT)
     rgba = tf.io.decode_png(body, channels=4).numpy()
     transparent = rgba[..., 3] == 0
@@ -71,18 +71,18 @@ def test_16_bits_with_a_transparent_level_keep_their_shades() -> None:
 @pytest.mark.parametrize("body", [with_segments(PHOTO, segment(0xE1, xmp(6))),
                                   png(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(6)[29:])),
                                   encoded(scene(), "WEBP", xmp=xmp(6)[29:])], ids=["JPEG", "PNG", "WebP"])
-def test_an_orientation_of_xmp_alone_does_not_count(body: bytes) -> None:
+def test_an_orientation_in_xmp_alone_is_ignored(body: bytes) -> None:
     assert (to_jpeg(body, quality=90).width, to_jpeg(body, quality=90).height) == (WIDTH, HEIGHT)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_an_orientation_of_exif_goes_before_that_of_xmp(kind: str) -> None:
+def test_an_orientation_in_exif_overrides_that_in_xmp(kind: str) -> None:
     body = encoded(scene(), kind, exif=exif(6))
     assert to_jpeg(body, quality=90).width == HEIGHT
 
 
 @pytest.mark.parametrize(("scans", "side"), [(100, 7000), (2000, 1400)])
-def test_a_picture_of_more_work_than_any_encoder_writes_is_refused_before_it_is_decoded(scans: int, side: int) -> None:
+def test_a_picture_with_too_many_scans_is_refused_before_it_is_decoded(scans: int, side: int) -> None:
     with pytest.raises(Undecodable, match=f"{side} x {side} pixels in {scans}") as caught:
         ImageFile(bomb(side, scans - 6))
     assert caught.value.reason is Defect.TOO_MANY_PIXELS
@@ -97,7 +97,7 @@ def test_many_scans_of_few_pixels_are_decoded() -> None:
     (b"\n <!DOCTYPE html><html>", "HTML"), (b"<?xml version='1.0'?>\n<svg/>", "SVG"), (b'{"error": 1}', "JSON"),
     (b"", "nothing"), (bytes(2000), "zero bytes"), (b"not found\r\n", "text"), (b"%PDF-1.4", "PDF"),
     (b"\0\0\0\x18ftypmp42", "a video"), (b"\1\2\3\xff", "an unknown format that begins with the bytes 01 02 03 ff")])
-def test_a_file_that_is_no_picture_is_named(body: bytes, kind: str) -> None:
+def test_the_format_of_a_file_that_is_not_a_picture_is_detected(body: bytes, kind: str) -> None:
     with pytest.raises(Undecodable) as caught:
         ImageFile(body)
     assert (caught.value.reason, caught.value.detail) == (
@@ -105,18 +105,18 @@ def test_a_file_that_is_no_picture_is_named(body: bytes, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
-def test_a_format_that_is_decoded_is_known_by_its_first_bytes(kind: str) -> None:
+def test_formats_are_detected_by_their_first_bytes(kind: str) -> None:
     assert detect_format(encoded(scene(), kind)) == kind
 
 
 @pytest.mark.parametrize("body", [PHOTO[:-2], PHOTO[:-2] + bytes(64)], ids=["cut", "zeros"])
-def test_of_a_jpeg_that_was_cut_off_it_is_said(body: bytes) -> None:
+def test_the_detail_for_a_truncated_jpeg_says_so(body: bytes) -> None:
     with pytest.raises(Undecodable, match=r"truncated|no end marker: the file was cut off"):
         to_jpeg(body, quality=90)
 
 
-def test_a_kind_of_jpeg_that_tensorflow_lacks_is_written_anew() -> None:
-    """8 x 8 grey pixels coded without loss, each as predicted, for which the code is two bits of 0."""
+def test_a_kind_of_jpeg_that_tensorflow_does_not_decode_is_converted() -> None:
+    """8 x 8 grey pixels with lossless coding: every one is as predicted, which is coded by two zero bits."""
     lossless = (b"\xff\xd8" + segment(0xC3, b"\x08\x00\x08\x00\x08\x01\x01\x11\x00")
                 + segment(0xC4, b"\x00\x00\x01\x05" + b"\x01" * 6 + bytes(7) + bytes(range(12)))
                 + segment(0xDA, b"\x01\x01\x00\x01\x00\x00") + bytes(16) + b"\xff\xd9")

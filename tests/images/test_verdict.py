@@ -1,4 +1,4 @@
-"""One picture, one verdict: what download calls ok, convert accepts, and the other way round."""
+"""The stages download and convert accept the same pictures."""
 
 import pytest
 import tensorflow as tf
@@ -9,12 +9,12 @@ from mlimages.download.check_image import check_image
 from mlimages.download.http.address_guard import Failure
 from mlimages.images.decode import Undecodable
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, on what does not concern the pixels
+pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged metadata
 MAX_PIXELS = 100_000_000
 
 
 def verdict_of_download(body: bytes, shorter_side: int | None) -> tuple[str, bytes]:
-    """The verdict, and what is kept or else the detail."""
+    """The verdict, and the picture that is kept or the detail of the failure."""
     try:
         return OK, check_image(body, max_pixels=MAX_PIXELS, shorter_side=shorter_side, quality=90).body
     except Failure as failure:
@@ -22,7 +22,7 @@ def verdict_of_download(body: bytes, shorter_side: int | None) -> tuple[str, byt
 
 
 def verdict_of_convert(body: bytes, *, shorter_side: int | None, to_srgb: bool) -> str:
-    """The verdict; what comes out is decoded as training does it."""
+    """The verdict. An accepted picture must decode as in training."""
     try:
         jpeg = to_jpeg(body, quality=90, shorter_side=shorter_side, to_srgb=to_srgb)
     except Undecodable as error:
@@ -37,10 +37,10 @@ def test_download_and_convert_agree(name: str) -> None:
     body, expected = VERDICTS[name]
     verdict, kept = verdict_of_download(body, None)
     assert verdict == expected, kept
-    for shorter_side in (None, HEIGHT):  # as it came
+    for shorter_side in (None, HEIGHT):  # at its own size
         for to_srgb in (False, True):
             assert verdict_of_convert(body, shorter_side=shorter_side, to_srgb=to_srgb) == expected
-    if name != "too long for a JPEG":  # which it is not when it is made smaller
+    if name != "too long for a JPEG":  # the downscaled picture is not too long
         smaller, kept = verdict_of_download(body, 16)
         assert smaller == expected, kept
         assert verdict_of_convert(body, shorter_side=16, to_srgb=False) == expected

@@ -21,7 +21,7 @@ from mlimages.convert.shard_writer import open_shard
 from mlimages.core.errors import UserError
 from mlimages.core.params import Train
 from mlimages.core.publish import publish, read_manifest
-from mlimages.core.tuning import ALIGNED
+from mlimages.core.tuning import ALIGNMENT
 from mlimages.inputs import reader
 from mlimages.inputs.pipeline import (
     Records,
@@ -126,7 +126,7 @@ def test_the_shuffle_buffer_decides_the_order_and_the_crop_area_the_pictures(bat
     assert all((one != other).any() for (one, _), (other, _) in zip(cropped, plain, strict=True))
 
 
-def test_a_record_is_augmented_anew_in_every_epoch(batches: Callable[..., Batches]) -> None:
+def test_a_record_is_augmented_again_in_every_epoch(batches: Callable[..., Batches]) -> None:
     found = batches(steps=2, batch=RECORDS)
     first, second = (images[np.argmax(labels[:, 7])] for images, labels in found)
     assert (first != second).any()
@@ -217,8 +217,8 @@ def test_evaluation_is_the_same_each_time(small_records: Records) -> None:
     assert tf.reduce_all(one[0] == other[0])
 
 
-def test_what_is_wrong_with_a_record_is_told_with_shard_and_number(small_tfrecords: Path, small_train: Train,
-                                                                   tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_record_is_reported_with_shard_and_number(small_tfrecords: Path, small_train: Train,
+                                                                       tmp_path: Path) -> None:
     shutil.copytree(small_tfrecords, tmp_path / "records")
     shard = tmp_path / "records" / "train-00001-of-00003.tfrecord"
     content = bytearray(shard.read_bytes())
@@ -235,7 +235,7 @@ def test_batches_lie_where_tensorflow_need_not_copy_them(small_records: Records,
     params = dataclasses.replace(small_train, image_dtype=image_dtype)
     for number in range(4):
         made = ReplicaBatches(small_records, params, 5).make(number)
-        assert [array.ctypes.data % ALIGNED for array in made] == [0, 0]
+        assert [array.ctypes.data % ALIGNMENT for array in made] == [0, 0]
 
 
 def test_many_threads_read_more_shards_than_stay_open(small_tfrecords: Path, monkeypatch: pytest.MonkeyPatch) -> None:

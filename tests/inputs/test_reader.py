@@ -75,7 +75,7 @@ assert records.reader.index_bytes == 12 * 5 * shards
 
 
 def many_shards(folder: Path, count: int) -> Path:
-    """So many shards of five records, all alike."""
+    """Make `count` equal shards of five records."""
     made = make_shard(folder / "one")
     for number in range(count):
         os.link(made, path := folder / f"train-{number:05d}-of-{count:05d}.tfrecord")
@@ -88,10 +88,10 @@ def test_more_shards_are_read_than_a_process_may_have_files_open(tmp_path: Path)
     assert ended.returncode == 0, ended.stderr
 
 
-def test_a_limit_that_is_too_low_is_told_with_its_number_and_how_to_raise_it(tmp_path: Path) -> None:
+def test_a_limit_that_is_too_low_is_reported_with_its_number_and_how_to_raise_it(tmp_path: Path) -> None:
     ended = run(python(MANY, str(many_shards(tmp_path, 60)), "40", "60"))
-    assert_user_error(ended, "Too many open files; this process may have 40 open: raise that (`ulimit -n 40` is the "
-                             "most)")
+    assert_user_error(ended, "Too many open files; this process may have 40 open: raise that "
+                             "limit (`ulimit -n 40` is the highest)")
 
 
 READ = """

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from mlimages.plots import costs
-from mlimages.plots.costs import DatasetVolume, ScalingModel
+from mlimages.plots.scaling import costs
+from mlimages.plots.scaling.costs import DatasetVolume, ScalingModel
 
 SMALL = DatasetVolume(downloaded=1000, archived=500, downloaded_bytes=300.0, archived_bytes=100.0, share_ok=0.9)
 MODEL = ScalingModel(images_per_second=100.0, batch=50, gradient_bytes=200e6, link_bytes_per_second=1e9,

@@ -1,4 +1,4 @@
-"""The class browser, and the plots and tables of downloads unlike the demo's."""
+"""The plots and tables of downloads unlike the demo's."""
 
 from pathlib import Path
 
@@ -6,17 +6,14 @@ import matplotlib.pyplot as plt
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from mlimages.acquire.formats import DICTIONARY
-from mlimages.acquire.hierarchy import read_tree
 from mlimages.core.publish import write_csv
-from mlimages.download.ledger import Reason, Row, write_ledger
+from mlimages.download.ledger import LedgerRow, Reason, write_ledger
 from mlimages.download.run import REASONS
 from mlimages.download.shards import ledger_path, shard_path, write_shard
 from mlimages.plots import downloads
-from mlimages.plots.explore import class_browser
 
 
-def write_images(out: Path, rows: list[Row]) -> None:
+def write_images(out: Path, rows: list[LedgerRow]) -> None:
     """The files of a download that its plots read."""
     shard = shard_path(out, "train", 0)
     write_shard(shard, [])
@@ -24,25 +21,8 @@ def write_images(out: Path, rows: list[Row]) -> None:
     write_csv(out / REASONS, ("part", "reason", "lines", "meaning"), [("train", row.reason, 1, "") for row in rows])
 
 
-def test_the_class_browser_goes_down_to_a_leaf_and_up_again(tiny_lists: Path, tmp_path: Path) -> None:
-    tree = read_tree(tiny_lists / DICTIONARY)
-    browser = class_browser(tiny_lists, tmp_path)
-    path, (choice, _) = browser.children[0], browser.children[1].children
-    assert [index for _, index in choice.options] == [index for index in range(len(tree)) if tree.parents[index] < 0]
-    leaf = tree.depths.index(max(tree.depths))
-    for index in [*reversed(tree.ancestors(leaf)), leaf]:
-        choice.value = index
-    assert path.value == " / ".join(tree.label(index) for index in [*reversed(tree.ancestors(leaf)), leaf])
-    up = dict(choice.options)["(up)"]
-    choice.value = up
-    assert path.value.endswith(tree.label(up))
-    choice.value = dict(choice.options)["(up)"]
-    choice.value = dict(choice.options)["(up)"]
-    assert path.value.count("/") == 0
-
-
-@pytest.mark.parametrize("rows", [[], [Row(1, "http://gone.example/1.jpg", "train-00000001", Reason.DNS)]])
-def test_a_download_without_any_image_is_shown(tiny_lists: Path, tmp_path: Path, rows: list[Row],
+@pytest.mark.parametrize("rows", [[], [LedgerRow(1, "http://gone.example/1.jpg", "train-00000001", Reason.DNS)]])
+def test_a_download_without_any_image_is_shown(tiny_lists: Path, tmp_path: Path, rows: list[LedgerRow],
                                                    capsys: pytest.CaptureFixture[str]) -> None:
     write_images(tmp_path, rows)
     downloads.failures(tmp_path)
@@ -58,7 +38,7 @@ def test_an_image_that_came_for_many_urls_is_named(tmp_path: Path) -> None:
     # The second one differs from the first only beyond the bits that are counted first.
     often, seldom = (f"{7:016x}{end:048x}" for end in (0, 1))
     digests = [often] * 12 + [seldom] * 9 + [f"{number:016x}{0:048x}" for number in range(8, 100)]
-    rows = [Row(line, f"http://a.example/{line}.jpg", "", Reason.OK, bytes=5453, sha256=digest)
+    rows = [LedgerRow(line, f"http://a.example/{line}.jpg", "", Reason.OK, bytes=5453, sha256=digest)
             for line, digest in enumerate(digests, start=1)]
     write_images(tmp_path, rows)
     repeated = downloads.repeated_images(tmp_path)
@@ -70,7 +50,7 @@ def test_an_image_that_came_for_many_urls_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sizes", [(3100, 4900), (900, 40_000), (300, 33_000_000)])
 def test_the_size_labels_of_the_axis_do_not_overlap(tmp_path: Path, sizes: tuple[int, ...]) -> None:
-    write_images(tmp_path, [Row(line, "", "", Reason.OK, bytes=size) for line, size in enumerate(sizes)])
+    write_images(tmp_path, [LedgerRow(line, "", "", Reason.OK, bytes=size) for line, size in enumerate(sizes)])
     downloads.image_bytes(tmp_path)
     canvas = FigureCanvasAgg(plt.gcf())
     canvas.draw()

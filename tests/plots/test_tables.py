@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -10,9 +11,10 @@ from mlimages.core.publish import write_csv
 from mlimages.download.run import REASONS
 from mlimages.evaluate.tables import write_tables
 from mlimages.metrics.measurement import MetricsAccumulator
-from mlimages.plots import downloads, evaluation, scale
+from mlimages.plots import downloads, evaluation
 from mlimages.plots.canvas import read_table
-from mlimages.plots.costs import DatasetVolume
+from mlimages.plots.scaling import costs, scale
+from mlimages.plots.scaling.costs import DatasetVolume
 
 NAMES = ("thing", "12", "NA", "never")
 TREE = ClassTree(NAMES, (-1, 0, 0, 0), NAMES)
@@ -82,3 +84,15 @@ def test_costs_have_units_and_the_total_first(tmp_path: Path, capsys: pytest.Cap
     assert scale.training_table(3600.0, 24, {"slow": 1.0, "fast": 24.0})["device-hours"].to_dict() == {
         "fast": "1", "slow": "24"}
     assert scale.last_training(tmp_path) == {} and "run `make repro`" in capsys.readouterr().out
+
+
+def test_links_that_are_equally_good_share_a_line_and_every_link_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plt, "show", lambda: None)
+    links = costs.by_link([1, 10, 100, 400], images_per_second=25.0, batch=64, gradient_bytes=260e6, hop_seconds=2e-5,
+                          message_bytes=2**25, overlap=0.5, record_bytes=30e3, images_per_second_per_core=700)
+    scale.plot_scaling(links)
+    left, right = plt.gcf().axes
+    assert [line.get_label() for line in left.get_lines()] == ["1 Gbit/s", "10 Gbit/s\n100 Gbit/s\n400 Gbit/s"]
+    slow, fast = (np.asarray(line.get_ydata()) for line in left.get_lines())
+    assert abs(slow - fast).max() > 0.1 and len(right.get_lines()) == 2
+    plt.close("all")

@@ -35,8 +35,11 @@ LONG_CHECKPOINT_STEPS = 10
 FIRST_CHECKPOINT_SAVED = LONG_CHECKPOINT_STEPS + LOGGED_STEPS
 
 
-def write_tfrecords(root: Path, counts: Sequence[int]) -> Path:
-    """Publish training shards with so many records each, and the last one's once more as validation records."""
+def write_tfrecords(root: Path, counts: Sequence[int], *, held_out: bool = False) -> Path:
+    """Publish shards with these numbers of records. The last one holds the validation records.
+
+    It is also the last training shard, unless it is held out.
+    """
     (root / "work").mkdir()
     names = [shard_name("train", index, len(counts)) for index in range(len(counts))]
     numbers = itertools.count()
@@ -49,9 +52,14 @@ def write_tfrecords(root: Path, counts: Sequence[int]) -> Path:
     validation = shard_name("val", 0, 1)
     for found in (Path, index_path):
         (root / "work" / found(Path(validation)).name).write_bytes(found(root / "work" / names[-1]).read_bytes())
-    write_csv(root / "work" / CLASSES, ("class", "train_records", "name"),
-              ((number, 1, f"class {number}") for number in range(sum(counts))))
     records = {**dict(zip(names, counts, strict=True)), validation: counts[-1]}
+    if held_out:
+        del records[names[-1]]
+        for found in (Path, index_path):
+            (root / "work" / found(Path(names[-1])).name).unlink()
+    trained = sum(counts[:-1]) if held_out else sum(counts)
+    write_csv(root / "work" / CLASSES, ("class", "train_records", "name"),
+              ((number, int(number < trained), f"class {number}") for number in range(sum(counts))))
     publish(root / "work", root / "tfrecords", stage="convert", records=records, classes=sum(counts))
     return root / "tfrecords"
 

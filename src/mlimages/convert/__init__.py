@@ -1,4 +1,4 @@
-"""convert: downloaded shards and ImageNet's archive to TFRecord shards, as data/tfrecords."""
+"""The stage convert: turn downloaded shards and ImageNet's archive into TFRecord shards, data/tfrecords."""
 
 from mlimages.convert.run import convert
 

@@ -1,4 +1,4 @@
-"""Pictures in classes as ImageNet ships them: a tar of per-class tars, a folder of these, or a folder for each class."""
+"""Find the images of classes: in a tar of per-class tars, a folder of per-class tars, or a folder of folders."""
 
 import tarfile
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from mlimages.core.errors import UserError
 
 
 class ClassFiles(NamedTuple):
-    """The pictures of one class: a folder, or `size` bytes of a tar file from `offset`.
+    """The images of one class: a folder, or a tar at `offset` of the file `path`, `size` bytes long.
 
-    `file` is the number of the tar file among those of a folder.
+    `file` is the index of that file among the tars of a folder.
     """
 
     name: str
@@ -24,8 +24,7 @@ class ClassFiles(NamedTuple):
 def class_files(path: Path, setting: str) -> list[ClassFiles]:
     """The classes of an archive, sorted by their names.
 
-    `setting` is the parameter that names the archive. Raises UserError for an archive that is missing, damaged, or none
-    of the three kinds.
+    `setting` is the parameter that names the archive. Raises UserError if it is missing, damaged or of another kind.
     """
     if path.is_file():
         groups = [ClassFiles(Path(one.name).stem, 0, path, one.offset_data, one.size)
@@ -45,9 +44,9 @@ def class_files(path: Path, setting: str) -> list[ClassFiles]:
 
 
 def tar_members(path: Path, offset: int, size: int, setting: str) -> Iterator[tarfile.TarInfo]:
-    """Yield the files in a tar of `size` bytes, from `offset` of a file.
+    """Yield the files of the tar at `offset` of a file, `size` bytes long.
 
-    Raises UserError for bytes that are no tar file, and for one that was cut.
+    Raises UserError if it is not a tar, or is truncated.
     """
     try:
         with path.open("rb") as file:
@@ -58,11 +57,11 @@ def tar_members(path: Path, offset: int, size: int, setting: str) -> Iterator[ta
                         raise tarfile.ReadError(f"{member.name} reaches beyond its end")
                     if member.isfile():
                         yield member
-                    tar.members.clear()  # type: ignore[attr-defined] # they would pile up
+                    tar.members.clear()  # type: ignore[attr-defined] # tarfile keeps every member
                 file.seek(tar.offset)
                 if tar.offset + tarfile.BLOCKSIZE > offset + size or file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                    raise tarfile.ReadError(f"it ends at byte {tar.offset - offset:,} without a tar's end")
+                    raise tarfile.ReadError(f"it has no end mark at byte {tar.offset - offset:,}")
     except (tarfile.TarError, OSError) as error:
         what = f"{path}, the tar of {size:,} bytes at byte {offset:,}," if offset else str(path)
-        raise UserError(f"{what} is no plain tar of pictures or per-class tars, or was cut ({error}); fetch it again, "
-                        f"or change {setting}") from None
+        raise UserError(f"{what} is not an uncompressed tar of images or per-class tars, or is truncated ({error}); "
+                        f"download it again, or change {setting}") from None

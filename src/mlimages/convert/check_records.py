@@ -1,12 +1,11 @@
-"""Read records as strictly as can be: what is wrong is said with the file and the record's number.
+"""Check every record of a folder. Errors name the file and the number of the record, which tf.data's do not.
 
     python -m mlimages.convert.check_records data/tfrecords
-
-A reader of tf.data only says that something is damaged somewhere; this says where.
 """
 
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import tensorflow as tf
@@ -14,20 +13,20 @@ import tensorflow as tf
 from mlimages.acquire.formats import PARTS
 from mlimages.convert.example import check_example
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, index_path, read_index, shard_paths
-from mlimages.core.errors import UserError, rebuild_hint
+from mlimages.core.errors import UserError, command, rebuild_hint
 from mlimages.core.publish import read_manifest
 
 
 def check_shards(shards: Iterable[Path], classes: int) -> int:
-    """`check_shard` of all; their records in all."""
+    """Call `check_shard` for each shard. Returns the total number of records."""
     return sum(check_shard(shard, classes) for shard in shards)
 
 
 def check_shard(path: Path, classes: int) -> int:
-    """Read every record of a shard, and compare with its index where there is one; returns how many there are.
+    """Check every record of a shard, and its index if it has one. Returns the number of records.
 
-    UserError, naming the file and counting records from 0, for a damaged or cut record, a compressed file, features
-    that are not those of either schema, labels outside `classes` or their range, and records that the index lacks.
+    Raises UserError with the file and the record's number, from 0: for a damaged or truncated record, a compressed
+    file, features of neither schema, a class or confidence out of range, and a difference from the index.
     """
     lengths = []
     for number, serialized in enumerate(_read(path)):
@@ -39,15 +38,15 @@ def check_shard(path: Path, classes: int) -> int:
     if index_path(path).exists():
         expected = read_index(path)["length"].tolist()
         if lengths != expected:
-            number = next((one for one, (found, wanted) in enumerate(zip(lengths, expected, strict=False))
-                           if found != wanted), min(len(lengths), len(expected)))
-            raise record_error(path, number, f"the file has {len(lengths)} records, {index_path(path).name} tells of "
-                                       f"{len(expected)}, and from here on they differ")
+            number = next(number for number, (found, wanted) in enumerate(zip_longest(lengths, expected))
+                          if found != wanted)
+            raise record_error(path, number, f"the file has {len(lengths)} records, {index_path(path).name} has "
+                                             f"{len(expected)}, and this is the first difference")
     return len(lengths)
 
 
 def _read(path: Path) -> Iterator[bytes]:
-    """The records, as long as their checksums are right."""
+    """Yield the serialized records. Raises UserError at the first one that is damaged or truncated."""
     number = end = 0
     try:
         for serialized in tf.data.TFRecordDataset(str(path)):
@@ -59,22 +58,22 @@ def _read(path: Path) -> Iterator[bytes]:
     except tf.errors.DataLossError as error:
         what = "it is cut off" if "truncated" in error.message else "its length, its data or a checksum is damaged"
         raise (record_error if number else frame_error)(path, number, what) from None
-    if end != path.stat().st_size:  # TensorFlow takes less than a header for the file's end
+    if end != path.stat().st_size:  # TensorFlow ignores an incomplete header at the end of a file
         raise record_error(path, number, "it is cut off")
 
 
 def missing_error(path: Path) -> UserError:
-    """What to raise for a shard that is not there."""
+    """The error to raise for a shard that does not exist."""
     return UserError(f"{path} is missing; {rebuild_hint('convert')}")
 
 
 def record_error(path: Path, number: int, problem: str) -> UserError:
-    """What to raise for a record of a shard."""
+    """The error to raise for a record of a shard."""
     return UserError(f"{path}, record {number}: {problem}; {rebuild_hint('convert')}")
 
 
 def frame_error(path: Path, number: int, problem: str) -> UserError:
-    """What to raise where a record does not even begin or end as one: a compressed file is called so."""
+    """The error to raise for a wrong record frame. It says so if the file is compressed."""
     with path.open("rb") as file:
         head = file.read(2)
     if head == b"\x1f\x8b":
@@ -87,19 +86,15 @@ def frame_error(path: Path, number: int, problem: str) -> UserError:
                      f"{rebuild_hint('convert')}")
 
 
-def main(*arguments: str) -> int:
-    try:
-        if len(arguments) != 1:
-            raise UserError(f"{len(arguments)} arguments, expected the folder of the records: run "
-                            f"`python -m mlimages.convert.check_records data/tfrecords`")
-        [folder] = arguments
-        manifest = read_manifest(folder, "convert")
-        for part in PARTS:
-            print(f"{check_shards(shard_paths(folder, manifest, part), manifest['classes']):,} sound {part} records")
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 2
-    return 0
+@command
+def main(*arguments: str) -> None:
+    if len(arguments) != 1:
+        raise UserError(f"{len(arguments)} arguments, expected the folder of the records: run "
+                        f"`python -m mlimages.convert.check_records data/tfrecords`")
+    [folder] = arguments
+    manifest = read_manifest(folder, "convert")
+    for part in PARTS:
+        print(f"{check_shards(shard_paths(folder, manifest, part), manifest['classes']):,} valid {part} records")
 
 
 if __name__ == "__main__":

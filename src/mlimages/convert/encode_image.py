@@ -1,4 +1,4 @@
-"""From the bytes of any picture to an upright RGB or grey JPEG that TensorFlow decodes."""
+"""Turn an image file of any format into an upright RGB or grey JPEG that TensorFlow decodes."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from mlimages.images.jpeg import encode_jpeg
 
 
 class Jpeg(NamedTuple):
-    """A JPEG file, its width and height in pixels."""
+    """The bytes of a JPEG file, and its width and height in pixels."""
 
     body: bytes
     width: int
@@ -17,22 +17,22 @@ class Jpeg(NamedTuple):
 
 
 def to_jpeg(body: bytes, *, quality: int, shorter_side: int | None = None, to_srgb: bool = False) -> Jpeg:
-    """The bytes as they are where they are an upright RGB or grey JPEG, else their first frame encoded again, in sRGB.
+    """Return the file unchanged if it is an upright RGB or grey JPEG, and otherwise its first frame as a JPEG in sRGB.
 
-    A picture whose shorter side has more than `shorter_side` pixels is made that small. With `to_srgb`, a JPEG with
-    another colour profile is encoded again, too. Transparent pictures are laid on white. Raises Undecodable where the
-    picture does not decode to its end, or has a side too long for a JPEG.
+    An image whose shorter side exceeds `shorter_side` pixels is downscaled to it. With `to_srgb`, a JPEG of another
+    colour profile is converted too. Transparent pixels get a white background. Raises Undecodable for an image that is
+    damaged or truncated, or whose side is too long for a JPEG.
     """
     file = ImageFile(body)
-    small = shorter_side is None or min(file.size) <= shorter_side
-    if small and file.is_upright_jpeg and not (to_srgb and not file.is_srgb) and _stays(file):
+    scale = min(1.0, shorter_side / min(file.size)) if shorter_side else 1.0
+    if scale == 1 and file.is_upright_jpeg and (file.is_srgb or not to_srgb) and _is_decodable(file):
         return Jpeg(body, *file.size)
-    pixels = file.pixels(1.0 if small or shorter_side is None else shorter_side / min(file.size))
+    pixels = file.pixels(scale)
     return Jpeg(encode_jpeg(pixels, quality), pixels.shape[1], pixels.shape[0])
 
 
-def _stays(file: ImageFile) -> bool:
-    """Whether TensorFlow will decode the bytes; Undecodable where nothing does."""
+def _is_decodable(file: ImageFile) -> bool:
+    """Whether TensorFlow decodes the file. Raises Undecodable if no decoder does."""
     if file.is_flawless():
         return True
     file.check()

@@ -1,4 +1,4 @@
-"""One serialized record, read as strictly as can be."""
+"""Read and check one serialized record."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,14 +12,14 @@ SCHEMAS = {
                "image/filename": "bytes", "image/key": "bytes", "label/index": "int64", "label/confidence": "float"},
     "dense": {"image": "bytes", "width": "int64", "height": "int64", "name": "bytes", "label": "bytes"},
 }
-LISTS = {"label/index", "label/confidence"}  # all other features have one value
-UNKNOWN = -1.0  # a confidence that training leaves out
+LISTS = {"label/index", "label/confidence"}  # the other features have exactly one value
+UNKNOWN = -1.0  # a confidence that the loss ignores
 
 
 class Example(NamedTuple):
-    """A record of either schema: its JPEG, its key, and its labels, `indices` and `confidence`, one for each.
+    """A record of either schema: its JPEG, its key, its classes in ascending order, and the confidence of each.
 
-    A dense record has no key: its name, the ImageNet id or the URL, stands for it; its labels are those that are not 0.
+    The key of a dense record is its name, an ImageNet id or a URL. Its classes are those with a nonzero confidence.
     """
 
     jpeg: bytes
@@ -29,9 +29,9 @@ class Example(NamedTuple):
 
 
 def read_example(serialized: bytes, classes: int) -> Example:
-    """The record; ValueError says what is wrong with what there is to take of it.
+    """Parse a record. Raises ValueError if a value that `Example` holds is wrong.
 
-    It is read for every image of a training, mostly with cold caches: the less is touched, the better.
+    Training calls this for every image, so it reads no other features.
     """
     features = _features(serialized)
     if "image" in features:
@@ -47,7 +47,7 @@ def read_example(serialized: bytes, classes: int) -> Example:
 
 
 def check_example(serialized: bytes, classes: int) -> None:
-    """ValueError where anything in the record is not as its schema says."""
+    """Raise ValueError if any feature of the record violates its schema."""
     _check_schema(_features(serialized))
     read_example(serialized, classes)
 
@@ -56,7 +56,7 @@ def _features(serialized: bytes) -> Any:
     try:
         return tf.train.Example.FromString(serialized).features.feature
     except DecodeError:
-        raise ValueError("it is no tf.train.Example") from None
+        raise ValueError("it is not a tf.train.Example") from None
 
 
 def _dense(features: Any, classes: int) -> Example:
@@ -64,19 +64,19 @@ def _dense(features: Any, classes: int) -> Example:
     [label] = found["label"]
     if len(label) != 4 * classes:
         raise ValueError(f"its label has {len(label)} bytes, expected 4 for each of {classes} classes")
-    all_of_them = np.frombuffer(label, "<f4")
-    index = np.flatnonzero(all_of_them)
-    return Example(found["image"][0], found["name"][0], index.tolist(), all_of_them[index].tolist())
+    confidences = np.frombuffer(label, "<f4")
+    indices = np.flatnonzero(confidences)
+    return Example(found["image"][0], found["name"][0], indices.tolist(), confidences[indices].tolist())
 
 
 def _check_schema(features: Any) -> dict[str, Any]:
-    """The values of all features of the record's schema; ValueError where one is missing, or of another kind."""
+    """The values of all features of the record's schema. Raises ValueError if one is missing or has another type."""
     schema = SCHEMAS["dense" if "image" in features else "sparse"]
     return {name: _values(features, name, kind) for name, kind in schema.items()}
 
 
 def _values(features: Any, name: str, kind: str) -> Any:
-    """The values of a feature of this kind."""
+    """The values of a feature. Raises ValueError if its type is not `kind`."""
     feature = features.get(name)
     if feature is None:
         raise ValueError(f"it has no feature {name}, only {', '.join(sorted(features)) or 'none'}")
@@ -92,7 +92,7 @@ def _values(features: Any, name: str, kind: str) -> Any:
 def _check_labels(indices: list[int], confidences: list[float], classes: int) -> None:
     if (len(indices) == len(confidences) > 0 and indices == sorted(set(indices)) and indices[0] >= 0
             and indices[-1] < classes and min(confidences) >= 0 and max(confidences) <= 1 and sum(confidences) >= 0):
-        return  # the sum of what is not a number is none
+        return  # a NaN makes the sum NaN, which fails the comparison
     if len(indices) != len(confidences):
         raise ValueError(f"it has {len(indices)} classes and {len(confidences)} confidences")
     if any(one >= other for one, other in zip(indices, indices[1:], strict=False)):

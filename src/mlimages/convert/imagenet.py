@@ -1,13 +1,12 @@
-"""ImageNet as it ships, read in place: one tar of per-class tars, a folder of per-class tars, or a folder of images.
+"""Find images in ImageNet: one tar of per-class tars, a folder of per-class tars, or a folder of images WNID/FILE.
 
-An index of it is built once and kept in scratch: the names of all images, sorted, and beside them where each lies, as
-arrays that are mapped into memory, so that 14 million images take none. A folder of images is WNID/FILE.
+Nothing is unpacked. An index is built once and kept in scratch: the sorted names of all images and their places. Both
+arrays are mapped into memory, as the archive has 14 million images.
 """
 
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,26 +19,16 @@ from mlimages.core.parallel import map_units
 from mlimages.core.params import Machine
 from mlimages.core.publish import atomic_write, write_json
 
-# Such as n04310904_1234567890; no name in the lists is longer.
-NAME = np.dtype("S20")
-# `file` is the number of a file of the archive; an `offset` of 0, where a tar has a header, means a file of its own,
-# WNID/FILE.
+NAME = np.dtype("S20")  # such as n04310904_1234567890, as long as the longest name in the lists
+# `file` is an index into Archive.files. An `offset` of 0 means a file WNID/FILE: in a tar, a header precedes the data.
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("size", "<u4")])
-IMAGE_BYTES = 100_000  # the mean of ImageNet's, or a little less
+IMAGE_BYTES = 100_000  # about the mean in ImageNet
 SETTING = "convert.imagenet"  # the parameter that names an archive
 NAMES, PLACES, DONE = "names", "places", "index.json"
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What an archive is known by: of each file or class folder its name, bytes and time of change in ns."""
-
-    stats: tuple[tuple[str, int, int], ...]
-
-
 class Archive:
-    """An indexed archive: `files` are those that a place's number means, `fingerprint` tells one content from another.
-    """
+    """An indexed archive. `fingerprint` is a hash that changes with the archive."""
 
     def __init__(self, files: list[Path], fingerprint: str, names: np.ndarray, places: np.ndarray) -> None:
         self.files, self.fingerprint = files, fingerprint
@@ -49,7 +38,9 @@ class Archive:
         return len(self._names)
 
     def find(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Which of these ids, such as n04310904/n04310904_8388.JPEG, are there: bool [ids]; and their places [found].
+        """Look up ids such as n04310904/n04310904_8388.JPEG.
+
+        Returns whether each id was found, bool [ids], and the places of those that were, PLACE [found].
         """
         names = [one.partition("/")[2].removesuffix(".JPEG") for one in ids]
         wanted = np.array([name if len(name) <= NAME.itemsize else "" for name in names], NAME)
@@ -59,19 +50,19 @@ class Archive:
 
 
 def open_archive(path: Path, machine: Machine) -> Archive:
-    """The archive with its index, built by the first call; UserError where it is missing, damaged or something else."""
+    """Open the archive. The first call builds its index. Raises UserError if it is missing or damaged."""
     if not path.exists():
-        raise UserError(f"{path} is missing: {SETTING} names ImageNet's tar of per-class tars, the folder of these, or "
-                        f"a folder of images WNID/FILE; set it to null to go without the ImageNet part")
+        raise UserError(f"{path} is missing: {SETTING} names ImageNet's tar of per-class tars, a folder of per-class "
+                        f"tars, or a folder of images WNID/FILE; set it to null to convert without ImageNet")
     groups = class_files(path, SETTING)
-    parts = sorted({group.path for group in groups})  # what changes with the archive: its tars, or its folders
+    parts = sorted({group.path for group in groups})  # tars or folders
     files = parts if parts[0].is_file() else [path]
     stats = [(one.name, one.stat()) for one in parts]
-    identity = Identity(tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
-    fingerprint = scratch.key(identity, code=[sys.modules[__name__]])
+    fingerprint = scratch.key([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
+                              code=[sys.modules[__name__]])
     with scratch.persistent_folder("convert", machine, f"imagenet-{fingerprint}") as folder:
         if not (folder / DONE).exists():
-            print(f"building the index of {path}, {len(groups):,} classes, once")
+            print(f"building the index of {path} ({len(groups):,} classes); later runs reuse it")
             with required_space(folder, _index_bytes(parts), f"the index of {path}"):
                 _build(groups, folder, machine)
         if not (folder / NAMES).stat().st_size:
@@ -80,13 +71,13 @@ def open_archive(path: Path, machine: Machine) -> Archive:
 
 
 def _index_bytes(parts: list[Path]) -> float:
-    """About so many: by the mean size of an image in tars; a folder's own entries are about as long as the index's."""
-    found = sum(part.stat().st_size for part in parts)
-    return found / IMAGE_BYTES * (NAME.itemsize + PLACE.itemsize) if parts[0].is_file() else found
+    """The approximate size of the index. A folder's own size is that of its entries, which are about as long."""
+    size = sum(part.stat().st_size for part in parts)
+    return size / IMAGE_BYTES * (NAME.itemsize + PLACE.itemsize) if parts[0].is_file() else size
 
 
 def _build(groups: list[ClassFiles], folder: Path, machine: Machine) -> None:
-    """Class after class, so that their sorted names are sorted as a whole."""
+    """Write the index. Classes in order, with sorted names in each, give sorted names."""
     with atomic_write(folder / NAMES) as names, atomic_write(folder / PLACES) as places:
         for found, where in map_units(_index, groups, machine=machine, ahead=4):
             names.write(found.tobytes())
@@ -95,7 +86,7 @@ def _build(groups: list[ClassFiles], folder: Path, machine: Machine) -> None:
 
 
 def _index(group: ClassFiles) -> tuple[np.ndarray, np.ndarray]:
-    """The sorted names of a class's images, and their places."""
+    """The sorted names of a class's images, NAME [images], and their places, PLACE [images]."""
     if group.path.is_file():
         members = [(Path(one.name).name, one.offset_data, one.size)
                    for one in tar_members(group.path, group.offset, group.size, SETTING)]

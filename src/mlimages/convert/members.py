@@ -1,13 +1,13 @@
-"""Which images there are, as a table on the disk: 28 bytes an image, and 8 in memory while the table is made.
+"""A table of all images on the disk: where the bytes and the labels of each image are.
 
-What a record needs beside the image is read where it stands: in the download shard behind the image, or in the
-ImageNet list. So 17.6 million images take 0.5 GB of scratch, and no process holds them.
+The labels are in the download shard, behind the image, or in the ImageNet list. A row has 28 bytes, so the table of
+17.6 million images takes 0.5 GB of scratch. Making it takes 8 bytes of memory for each image.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,17 +19,18 @@ from mlimages.core.errors import UserError, rebuild_hint, required_space
 from mlimages.core.publish import atomic_write, write_json
 from mlimages.download.shards import Place, Sample, places, read_sample
 
-# Of a downloaded image, `facts` is the size of its JSON, and `line` 0; of one from ImageNet, the byte at which its
-# line begins in the list, and the line's number. An `offset` of 0 is a file of its own.
+# Of a downloaded image, `facts` is the size of its JSON, and `line` is 0. Of an image from ImageNet, `line` is the
+# number of its line in the list, and `facts` the offset of that line. An `offset` of 0 means a file of its own.
 ROW = np.dtype([("file", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("facts", "<u8"), ("line", "<u4")])
-BATCH = 65_536
+BATCH = 65_536  # rows
 MISSING, TABLE = "missing.csv", "table.json"
 
 
 @dataclass(frozen=True)
 class ArchiveCoverage:
-    """Of the lists' ImageNet ids: how many there are and how many the archive lacks, by part; and by class, over both
-    parts, how many name it, and how many of those the archive has.
+    """How many ImageNet ids the lists name, and how many of them the archive lacks, by part.
+
+    By class, over both parts: how many listed ids name the class, and how many of those the archive has.
     """
 
     listed: dict[Part, int]
@@ -40,9 +41,10 @@ class ArchiveCoverage:
 
 @dataclass(frozen=True)
 class ImageTable:
-    """What the rows mean: `files` are those in which images lie, the first `archived` of them ImageNet's.
+    """The table in `folder`, which has a file of rows for each part.
 
-    Their rows lie in `folder`, one file a part.
+    `files` are the files that hold images; the first `archived` of them are ImageNet's. `lists` is the folder of the
+    lists, and `classes` their number of classes.
     """
 
     folder: str
@@ -52,12 +54,12 @@ class ImageTable:
     archived: int
 
     def rows(self, part: Part) -> np.ndarray:
-        """The images of a part in the order of their records, mapped into memory."""
+        """The rows of a part in the order of the records, ROW [images], mapped into memory."""
         path = _rows_path(Path(self.folder), part)
         return np.memmap(path, ROW, "r") if path.stat().st_size else np.zeros(0, ROW)
 
     def read(self, part: Part, row: np.void) -> Sample:
-        """An image with its key, source and labels."""
+        """Read an image with its key, source and labels. Raises UserError if the archive has changed."""
         path = Path(self.files[row["file"]])
         if row["file"] >= self.archived:
             return read_sample(path, Place(int(row["offset"]), int(row["size"]), int(row["facts"])))
@@ -70,33 +72,33 @@ class ImageTable:
                     file.seek(row["offset"])
                 body = file.read(row["size"] if in_tar else -1)
         except OSError as error:
-            raise _changed(place, str(error.strerror)) from None
-        if in_tar and len(body) < row["size"]:
-            raise _changed(place, f"it ends after {len(body):,} of the {row['size']:,} bytes of {entry.source}")
+            raise _changed_error(place, str(error.strerror)) from None
+        if len(body) < row["size"]:
+            raise _changed_error(place, f"it ends after {len(body):,} of the {row['size']:,} bytes of {entry.source}")
         return Sample(f"{part}-imagenet-{entry.line:08d}", "jpg", body, entry.source, entry.labels)
 
     def _entry(self, part: Part, line: int, offset: int) -> ListEntry:
         return next(read_list(Path(self.lists) / list_file(part, "imagenet"), "imagenet", self.classes, line, offset))
 
 
-def _changed(place: Path, problem: str) -> UserError:
-    """What to raise for a file of the archive that is not what it was."""
+def _changed_error(place: Path, problem: str) -> UserError:
+    """The error to raise for a file of the archive that has changed since the index was built."""
     return UserError(f"{place}: {problem}, but it was there when convert.imagenet was indexed; put it back, or "
                      f"{rebuild_hint('convert')}")
 
 
 def shard_paths(images: str | Path, manifest: Mapping[str, Any]) -> dict[Part, list[Path]]:
-    """The download shards of each part, in order, by the manifest of data/images."""
+    """The download shards of each part, in order, that the manifest of data/images names."""
     return {part: [Path(images) / name for name in sorted(manifest["files"])
                    if name.startswith(f"{part}/") and name.endswith(".tar")] for part in PARTS}
 
 
 def open_table(folder: Path, *, lists: Path, shards: Mapping[Part, list[Path]], classes: int, archive: Archive | None,
                seed: int, lines: int) -> tuple[ImageTable, ArchiveCoverage]:
-    """The table in `folder`, made by the first call: training images mixed by `seed`, validation images in list order.
+    """Open the table in `folder`. The first call makes it, and missing.csv, the listed ids that the archive lacks.
 
-    Beside it lies missing.csv, the ids that the archive lacks. UserError where there is no room for twice the rows of
-    all `lines` of the lists, as it takes to mix them.
+    `seed` shuffles the training images; validation images stay in list order. `lines` is the number of lines of all
+    lists. Raises UserError if the disk has no room for two copies of the rows, which shuffling needs.
     """
     path = folder / TABLE
     if not path.exists():
@@ -133,17 +135,17 @@ def _from_archive(table: ImageTable, part: Part, archive: Archive, rows: BinaryI
     class_listed, class_found = (np.zeros(table.classes, np.int64) for _ in range(2))
     while batch := list(islice(lines, BATCH)):
         found, places_found = archive.find([entry.source for entry, _ in batch])
-        there = [batch[position] for position in np.flatnonzero(found)]
-        some = np.zeros(len(there), ROW)
+        present = list(compress(batch, found))
+        batch_rows = np.zeros(len(present), ROW)
         for name in ("file", "offset", "size"):
-            some[name] = places_found[name]
-        some["facts"], some["line"] = [start for _, start in there], [entry.line for entry, _ in there]
-        rows.write(some.tobytes())
-        missing.writelines(f"{part},{batch[position][0].source}\n".encode() for position in np.flatnonzero(~found))
+            batch_rows[name] = places_found[name]
+        batch_rows["facts"], batch_rows["line"] = [at for _, at in present], [entry.line for entry, _ in present]
+        rows.write(batch_rows.tobytes())
+        missing.writelines(f"{part},{entry.source}\n".encode() for entry, _ in compress(batch, ~found))
         coverage.listed[part] += len(batch)
-        coverage.missing[part] += len(batch) - len(there)
+        coverage.missing[part] += len(batch) - len(present)
         class_listed += _per_class(batch, table.classes)
-        class_found += _per_class(there, table.classes)
+        class_found += _per_class(present, table.classes)
     for counts, new in ((coverage.class_listed, class_listed), (coverage.class_found, class_found)):
         counts[:] = (np.array(counts) + new).tolist()
 
@@ -154,7 +156,7 @@ def _per_class(lines: list[tuple[ListEntry, int]], classes: int) -> np.ndarray:
 
 
 def _from_shard(shard: Path, number: int) -> np.ndarray:
-    """The rows of a download shard, which is the file of that number."""
+    """The rows of a download shard. `number` is its index in the table's files."""
     found = list(places(shard))
     rows = np.zeros(len(found), ROW)
     rows["file"] = number
@@ -163,7 +165,7 @@ def _from_shard(shard: Path, number: int) -> np.ndarray:
 
 
 def shuffle(folder: Path, part: Part, seed: int) -> None:
-    """Put the rows into the order of the records, without holding them."""
+    """Write the rows of a part in the order of the records, without loading them all."""
     listed = _listed_path(folder, part)
     if part == "train" and listed.stat().st_size:
         rows = np.memmap(listed, ROW, "r")

@@ -1,6 +1,6 @@
-"""How to write and read a record: one JPEG and its labels as a tf.train.Example, in one of two schemas.
+"""Write and read records. A record is a tf.train.Example of one JPEG and its labels, in one of two schemas.
 
-| sparse | dense | type | what |
+| sparse | dense | type | content |
 | --- | --- | --- | --- |
 | image/encoded | image | bytes | an upright RGB or grey JPEG |
 | image/format | | bytes | `JPEG` |
@@ -8,11 +8,10 @@
 | image/filename | name | bytes | the ImageNet id or the URL |
 | image/key | | bytes | the record's name: part, origin and list line |
 | label/index | | int64 list | class indices, ascending |
-| label/confidence | | float list | their confidences, as many |
+| label/confidence | | float list | the confidence of each class |
 | | label | bytes | the confidences of all classes, little-endian float32 |
 
-The dense one is the released program's: its converter writes it, its training reads it. `parse` and `parse_sparse` tell
-the two from each other.
+The dense schema is that of the released program. `parse` and `parse_sparse` read both.
 """
 
 import csv
@@ -31,57 +30,60 @@ Schema = Literal["sparse", "dense"]
 
 CLASSES = "classes.csv"
 
-# A record in a shard: its length in 8 bytes and their checksum in 4, then the record, then its checksum in 4.
+# Before a record in a shard: its length in 8 bytes, and their checksum in 4. After it: its checksum in 4.
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 
 
 def shard_name(part: str, index: int, count: int) -> str:
-    """Such as train-00000-of-00064.tfrecord."""
+    """The file name of a shard, such as train-00000-of-00064.tfrecord."""
     return f"{part}-{index:05d}-of-{count:05d}.tfrecord"
 
 
 def shard_paths(folder: str | Path, manifest: dict[str, Any], part: str) -> list[Path]:
-    """The record files of a part, in order, by the manifest of data/tfrecords."""
+    """The shards of a part, in order, that the manifest of data/tfrecords names."""
     return [Path(folder) / name for name in sorted(manifest["files"])
             if name.startswith(f"{part}-") and name.endswith(".tfrecord")]
 
 
 def records_by_class(folder: str | Path, part: str) -> np.ndarray:
-    """How many records of a part name each class, int64 [classes], by the table of data/tfrecords."""
+    """The number of a part's records that name each class, int64 [classes], from data/tfrecords."""
     return np.array([int(row[f"{part}_records"]) for row in read_class_table(folder)])
 
 
 def class_names(folder: str | Path) -> list[str]:
-    """The name of each class, by the table of data/tfrecords."""
+    """The name of each class, from data/tfrecords."""
     return [row["name"] for row in read_class_table(folder)]
 
 
 def read_class_table(folder: str | Path) -> list[dict[str, str]]:
-    """The rows of the table of classes in data/tfrecords, one for each class, in the order of their numbers."""
+    """The rows of classes.csv in data/tfrecords, in the order of the class indices."""
     with (Path(folder) / CLASSES).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def index_path(shard: Path) -> Path:
-    """The file beside a shard that says where its records lie."""
+    """The index file of a shard, in the same folder."""
     return shard.with_name(f"{shard.name}.index")
 
 
 def index_rows(lengths: Sequence[int], keys: Sequence[str]) -> np.ndarray:
-    """The index of a shard of so long records, in bytes, with these keys."""
-    kind = [("offset", "<u8"), ("length", "<u4"), ("key", f"S{max(map(len, keys), default=1)}")]
+    """The index of a shard whose records have these lengths, in bytes, and keys. See `read_index`."""
+    encoded = [key.encode() for key in keys]
+    kind = [("offset", "<u8"), ("length", "<u4"), ("key", f"S{max(map(len, encoded), default=1)}")]
     rows = np.zeros(len(lengths), kind)
-    rows["length"], rows["key"] = lengths, keys
+    rows["length"], rows["key"] = lengths, encoded
     frames = rows["length"].astype(np.uint64) + np.uint64(HEADER_BYTES + FOOTER_BYTES)
     rows["offset"][1:] = np.cumsum(frames)[:-1]
     return rows
 
 
 def read_index(shard: Path) -> np.ndarray:
-    """Where the records of a shard lie, mapped into memory: an array of rows in the order of the file.
+    """The index of a shard, mapped into memory: a row for each record, in the order of the file.
 
-    `offset` uint64, the byte at which the record's frame begins; `length` uint32, the bytes of the serialized record,
-    which begin HEADER_BYTES later; `key` bytes, the record's name. UserError where the index is missing or damaged.
+    `offset` (uint64) is the byte at which the record's frame begins. `length` (uint32) is the size of the serialized
+    record, which begins HEADER_BYTES later. `key` (bytes) is the record's name.
+
+    Raises UserError if the index is missing or damaged.
     """
     path = index_path(shard)
     try:
@@ -91,14 +93,14 @@ def read_index(shard: Path) -> np.ndarray:
     except OSError as error:
         raise read_error(path, error) from None
     except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is no index of records ({error}); {rebuild_hint('convert')}") from None
+        raise UserError(f"{path} is not an index of records ({error}); {rebuild_hint('convert')}") from None
     if rows.dtype.names != ("offset", "length", "key"):
         raise UserError(f"{path} has rows of {rows.dtype}, expected offset, length and key; {rebuild_hint('convert')}")
     return rows
 
 
 def serialize(jpeg: Jpeg, labels: Labels, *, filename: str, key: str) -> bytes:
-    """The bytes of a sparse record; equal contents give equal bytes."""
+    """Serialize a sparse record. Equal contents give equal bytes."""
     return _example({
         "image/encoded": _bytes(jpeg.body),
         "image/format": _bytes(b"JPEG"),
@@ -112,7 +114,7 @@ def serialize(jpeg: Jpeg, labels: Labels, *, filename: str, key: str) -> bytes:
 
 
 def serialize_dense(jpeg: Jpeg, labels: Labels, *, filename: str, classes: int) -> bytes:
-    """The bytes of a dense record, 4 of them for each of the `classes`."""
+    """Serialize a dense record, whose labels take 4 bytes for each of `classes`."""
     confidences = np.zeros(classes, "<f4")
     confidences[list(labels.classes)] = labels.confidences
     return _example({
@@ -125,10 +127,11 @@ def serialize_dense(jpeg: Jpeg, labels: Labels, *, filename: str, classes: int) 
 
 
 def parse(serialized: Any, classes: int) -> tuple[Any, Any, Any]:
-    """Inside tf.data: a scalar string of either schema to the JPEG, the confidences float32 [classes], and the name.
+    """Parse a record of either schema, a scalar string, inside tf.data.
 
-    JPEG and name, which is the ImageNet id or the URL, are scalar strings. tf.errors.InvalidArgumentError where the
-    record has neither schema, a class that is not one of `classes`, or a dense label of more or fewer than `classes`.
+    Returns the JPEG (scalar string), the confidences (float32 [classes]) and the ImageNet id or URL (scalar string).
+    Raises tf.errors.InvalidArgumentError if the record has neither schema, names a class outside of `classes`, or has a
+    dense label of another size.
     """
     found = _features(serialized)
     found_bytes = tf.strings.length(found["label"])
@@ -141,16 +144,17 @@ def parse(serialized: Any, classes: int) -> tuple[Any, Any, Any]:
 
 
 def parse_sparse(serialized: Any) -> dict[str, Any]:
-    """Inside tf.data: a scalar string of either schema to `encoded`, `key`, `filename` (scalar strings) and the labels.
+    """Parse a record of either schema, a scalar string, inside tf.data.
 
-    `index` int64 [labels], `confidence` float32 [labels]; of a dense record those that are not 0. A dense record has
-    no key of its own: its name stands for it. tf.errors.InvalidArgumentError where the record has neither schema.
+    Returns `encoded`, `key` and `filename` (scalar strings), `index` (int64 [labels]) and `confidence` (float32
+    [labels]). A dense record gives its name as key, and the labels that are not 0. Raises
+    tf.errors.InvalidArgumentError if the record has neither schema.
     """
     return _joined(_features(serialized))
 
 
 def _features(serialized: Any) -> dict[str, Any]:
-    """The features of both schemas; what the record's own does not have is empty."""
+    """The features of both schemas. Those of the schema that the record does not have are empty."""
     text = tf.io.FixedLenFeature([], tf.string, default_value="")
     return tf.io.parse_single_example(serialized, {
         **dict.fromkeys(("image/encoded", "image/key", "image/filename", "image", "label", "name"), text),
@@ -160,7 +164,7 @@ def _features(serialized: Any) -> dict[str, Any]:
 
 
 def _joined(found: dict[str, Any]) -> dict[str, Any]:
-    """What `parse_sparse` tells of these features: the sum of both schemas' is the one that is there."""
+    """The result of `parse_sparse`. Features of both schemas are joined, as one of the two is empty."""
     encoded = found["image/encoded"] + found["image"]
     dense = tf.io.decode_raw(found["label"], tf.float32)
     named = tf.where(dense != 0)[:, 0]

@@ -1,4 +1,4 @@
-"""What came of the images, in tables that a person reads and the notebook draws."""
+"""Notes on finished shards, and the tables and summary that the stage publishes from them."""
 
 import json
 from collections import Counter
@@ -20,9 +20,9 @@ SUMMARY = "summary.json"
 
 @dataclass(frozen=True)
 class Note:
-    """What there is to say of a finished shard: its `bytes` and the `sha256` of each file count its index too.
+    """A note on a finished shard. `bytes` is the size of the shard and its index together, `sha256` is of both.
 
-    `failures` are (key, source, reason, detail); `of_class` counts the images of each class.
+    `failures` holds (key, source, reason, detail) of each refused image; `of_class` counts the images of each class.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Note:
 
 
 def note_path(folder: Path, shard: str) -> Path:
-    """The note on a shard, by the shard's name."""
+    """The file of a shard's note."""
     return folder / f"{shard}.json"
 
 
 def is_finished(note: Path, folder: Path) -> bool:
-    """Whether a shard has its note, and in `folder` the files that the note tells of, with as many bytes in all."""
+    """Whether the note exists, and `folder` holds the files that it names, with the size that it states."""
     if not note.exists():
         return False
     [found] = _read([note])
@@ -53,9 +53,9 @@ def is_finished(note: Path, folder: Path) -> bool:
 
 def summarise(notes: Sequence[Path], coverage: ArchiveCoverage, table: ImageTable, finished: Path,
               tree: ClassTree) -> tuple[dict[str, int], dict[str, str]]:
-    """Write failures, missing ids, counts by class and the summary; returns the records and the sha256s of the files.
+    """Write the failures, missing ids, counts by class and the summary into the folder `finished`.
 
-    The notes are read one by one: they are as many as the shards, each with thousands of classes.
+    Returns the number of records and the sha256 of each shard and index, by file name.
     """
     counts, known = {}, {}
     totals = {part: Counter(records=0, bytes=0) for part in PARTS}

@@ -1,4 +1,4 @@
-"""Turn the downloaded shards and ImageNet's archive into mixed TFRecord shards."""
+"""The stage convert: write shuffled TFRecord shards from the downloaded shards and ImageNet's archive."""
 
 import os
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from mlimages.acquire import formats
 from mlimages.acquire.formats import DICTIONARY, PARTS, Part
 from mlimages.acquire.hierarchy import read_tree
 from mlimages.convert import members, records, report, shard_writer
+from mlimages.convert.class_index import class_index, class_index_path
 from mlimages.convert.encode_image import to_jpeg
 from mlimages.convert.imagenet import open_archive
 from mlimages.convert.members import ImageTable, open_table
@@ -23,16 +24,15 @@ from mlimages.core.errors import UserError, required_space
 from mlimages.core.parallel import map_units
 from mlimages.core.params import Convert, Machine
 from mlimages.core.progress import progress_bar
-from mlimages.core.publish import publish, sha256, verify
+from mlimages.core.publish import atomic_write, publish, sha256, verify
 from mlimages.download.shards import Sample
 from mlimages.images.decode import Undecodable
 
-# So many images tell how large a record is on average.
-SAMPLED = 100
+SAMPLED = 100  # images, to estimate the mean size of a record
 
 
 class ShardPlan(NamedTuple):
-    """A record shard to write: the rows `first` to `last` - 1 of a part's table."""
+    """A shard to write: the rows `first` to `last` - 1 of a part."""
 
     name: str
     part: Part
@@ -42,7 +42,10 @@ class ShardPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class ConvertJob:
-    """What all shards of a run have in common; with a ShardPlan, all that it takes to write one, in any process."""
+    """What all shards of a run have in common. It is pickled for processes on other machines.
+
+    `finished` is the folder of the shards, and `notes` that of the notes on them.
+    """
 
     params: Convert
     table: ImageTable
@@ -52,10 +55,10 @@ class ConvertJob:
 
 def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/lists",
             images: str | Path = "data/images", out: str | Path = "data/tfrecords") -> Path:
-    """Publish `train-*` and `val-*` record shards with their indices, the images left out, and counts by class.
+    """Publish `train-*` and `val-*` shards with their indices, the images that failed, and counts by class in `out`.
 
-    Training records are mixed over the shards by `params.seed`; validation records stay in list order. Raises
-    UserError for missing or damaged inputs, where no image at all is left of a part, and for a full disk.
+    `params.seed` shuffles the training records over all shards; validation records stay in list order. Raises UserError
+    for missing or damaged inputs, if no image of a part is left, and for a full disk.
     """
     listed = verify(lists, "acquire")
     downloaded = verify(images, "download", stamps=scratch.stamps(machine))
@@ -63,7 +66,7 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
     key = scratch.key(params, inputs=[lists, images], stage="convert")
     if archive:
         key = f"{key}-{archive.fingerprint[:8]}"
-    with scratch.workspace("convert", machine, key, out) as work:
+    with scratch.workspace("convert", machine, key, out, scratch.settings(params, inputs=[lists, images])) as work:
         table, coverage = open_table(work / "table", lists=Path(lists), shards=members.shard_paths(images, downloaded),
                                      archive=archive, classes=listed["classes"], seed=params.seed,
                                      lines=sum(listed["files"][one.name]["records"] for one in formats.LISTS))
@@ -80,36 +83,36 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
 
 
 def _plan(job: ConvertJob) -> list[ShardPlan]:
-    """The shards of both parts; UserError where a part has no image."""
+    """Plan the shards of both parts. Raises UserError if a part has no image."""
     units = []
     for part in PARTS:
         count = len(job.table.rows(part))
         if not count:
             raise UserError(f"no image for the part `{part}`: data/images has none, and convert.imagenet = "
                             f"{job.params.imagenet} none of {formats.list_file(part, 'imagenet')}")
-        shards_of_part = _shards(job, part)
-        ends = [count * number // shards_of_part for number in range(shards_of_part + 1)]
-        units += [ShardPlan(records.shard_name(part, number, shards_of_part), part, *ends[number: number + 2])
-                  for number in range(shards_of_part)]
+        shards = _shard_count(job, part)
+        ends = [count * number // shards for number in range(shards + 1)]
+        units += [ShardPlan(records.shard_name(part, number, shards), part, *ends[number: number + 2])
+                  for number in range(shards)]
     return units
 
 
-def _shards(job: ConvertJob, part: Part) -> int:
-    number = job.params.train_shards if part == "train" else job.params.val_shards
-    mib = job.params.shard_mib or 1  # never 1 here where it counts: params.py sees to it that one of the two is there
-    return number or max(1, round(_expected_bytes(job, part) / (mib * 2**20)))
+def _shard_count(job: ConvertJob, part: Part) -> int:
+    count = job.params.train_shards if part == "train" else job.params.val_shards
+    mib = job.params.shard_mib or 1  # `Convert` refuses null for both
+    return count or max(1, round(_expected_bytes(job, part) / (mib * 2**20)))
 
 
 def _expected_bytes(job: ConvertJob, part: Part) -> float:
-    """How many bytes the records of a part will have, by those of some images from all over the part."""
+    """Estimate the size of a part's records from SAMPLED images, evenly spread over the part."""
     rows = job.table.rows(part)
-    some = [rows[position] for position in np.unique(np.linspace(0, len(rows) - 1, SAMPLED).astype(int))]
+    sampled = [rows[position] for position in np.unique(np.linspace(0, len(rows) - 1, SAMPLED).astype(int))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return sum(pool.map(partial(_bytes, job, part), some)) / len(some) * len(rows)
+        return sum(pool.map(partial(_record_bytes, job, part), sampled)) / len(sampled) * len(rows)
 
 
-def _bytes(job: ConvertJob, part: Part, row: np.void) -> int:
-    """How many an image takes in its shard."""
+def _record_bytes(job: ConvertJob, part: Part, row: np.void) -> int:
+    """The size of an image's record in a shard; 0 if the image fails."""
     try:
         return len(_record(job, job.table.read(part, row))) + records.HEADER_BYTES + records.FOOTER_BYTES
     except Undecodable:
@@ -117,26 +120,26 @@ def _bytes(job: ConvertJob, part: Part, row: np.void) -> int:
 
 
 def _remove_others(job: ConvertJob, units: list[ShardPlan]) -> None:
-    """Remove the shards of an earlier run that planned another number of them, and whatever else is not planned."""
+    """Remove files that are not planned, such as the shards of an earlier run with another number of shards."""
     planned = {one.name for unit in units for one in _files(job, unit)}
     for path in Path(job.finished).rglob("*"):
         if path.is_file() and path.name not in planned:
             path.unlink()
 
 
-def _files(job: ConvertJob, unit: ShardPlan) -> tuple[Path, Path]:
-    """A record shard and its index."""
+def _files(job: ConvertJob, unit: ShardPlan) -> tuple[Path, Path, Path]:
+    """The files of a shard, its index, and its index from classes to records."""
     path = Path(job.finished) / unit.name
-    return path, records.index_path(path)
+    return path, records.index_path(path), class_index_path(path)
 
 
 def _write(job: ConvertJob, units: list[ShardPlan], machine: Machine, work: Path) -> None:
-    """Write the shards that an earlier run has not finished, or that are no longer there."""
+    """Write the shards that are not finished yet, or were removed since."""
     todo = [unit for unit in units
             if not report.is_finished(report.note_path(Path(job.notes), unit.name), Path(job.finished))]
     if not todo:
         return
-    left, total = (sum(unit.last - unit.first for unit in some) for some in (todo, units))
+    left, total = (sum(unit.last - unit.first for unit in group) for group in (todo, units))
     expected = sum(_expected_bytes(job, part) for part in PARTS)
     with (required_space(work, round(expected * left / total), f"converting {left:,} images"),
           progress_bar("convert", total=total, done=total - left, unit=" images", machine=machine) as bar):
@@ -145,9 +148,9 @@ def _write(job: ConvertJob, units: list[ShardPlan], machine: Machine, work: Path
 
 
 def write_unit(job: ConvertJob, unit: ShardPlan) -> ShardPlan:
-    """One record shard; then its note, which marks it finished: its failures and its images of each class."""
+    """Write a shard, and then its note, which marks it as finished."""
     failures: list[tuple[str, str, str, str]] = []
-    of_class = np.zeros(job.table.classes, int)
+    named: list[tuple[int, ...]] = []
     files = _files(job, unit)
     with shard_writer.open_shard(files[0]) as add:
         for row in job.table.rows(unit.part)[unit.first: unit.last]:
@@ -157,7 +160,11 @@ def write_unit(job: ConvertJob, unit: ShardPlan) -> ShardPlan:
             except Undecodable as error:
                 failures.append((sample.key, sample.url, error.reason, error.detail))
             else:
-                of_class[list(sample.labels.classes)] += 1
+                named.append(sample.labels.classes)
+    index = class_index(named, job.table.classes)
+    with atomic_write(files[2]) as file:
+        np.save(file, index, allow_pickle=False)
+    of_class = np.diff(index[: job.table.classes + 1].astype(int))
     note = Note(unit.name, unit.part, unit.last - unit.first - len(failures), sum(one.stat().st_size for one in files),
                 {one.name: sha256(one) for one in files}, failures, of_class.tolist())
     note.write(Path(job.notes))
@@ -165,18 +172,18 @@ def write_unit(job: ConvertJob, unit: ShardPlan) -> ShardPlan:
 
 
 def _check_parts(job: ConvertJob, units: list[ShardPlan], counts: Mapping[str, int]) -> None:
-    """UserError where all images of a part failed."""
+    """Raise UserError if all images of a part failed."""
     for part in PARTS:
         if not any(counts[unit.name] for unit in units if unit.part == part):
-            raise UserError(f"no image of the part `{part}` is left: all {len(job.table.rows(part)):,} failed, as "
-                            f"{Path(job.finished) / report.FAILURES} tells; mend convert.imagenet, or "
-                            f"download other images, then run the same command again")
+            raise UserError(f"no image of the part `{part}` is left: all {len(job.table.rows(part)):,} failed, see "
+                            f"{Path(job.finished) / report.FAILURES}; repair convert.imagenet, or download other "
+                            f"images, then run the same command again")
 
 
 def _record(job: ConvertJob, sample: Sample) -> bytes:
-    """The serialized record of an image; Undecodable where there can be none."""
-    picture = to_jpeg(sample.body, quality=job.params.quality, shorter_side=job.params.shorter_side,
-                      to_srgb=job.params.to_srgb)
+    """Serialize the record of an image. Raises Undecodable if the image is damaged or unsuitable."""
+    jpeg = to_jpeg(sample.body, quality=job.params.quality, shorter_side=job.params.shorter_side,
+                   to_srgb=job.params.to_srgb)
     if job.params.labels == "dense":
-        return records.serialize_dense(picture, sample.labels, filename=sample.url, classes=job.table.classes)
-    return records.serialize(picture, sample.labels, filename=sample.url, key=sample.key)
+        return records.serialize_dense(jpeg, sample.labels, filename=sample.url, classes=job.table.classes)
+    return records.serialize(jpeg, sample.labels, filename=sample.url, key=sample.key)

@@ -1,4 +1,4 @@
-"""Write one record shard with its index, whole or not at all."""
+"""Write one record shard and its index atomically."""
 
 import contextlib
 import errno
@@ -17,10 +17,10 @@ Add = Callable[[bytes, str], None]
 
 @contextlib.contextmanager
 def open_shard(path: Path) -> Iterator[Add]:
-    """A function that adds a record and its key; when the block ends, the shard and its index have their names."""
+    """Yield a function that adds a record with its key. The shard and its index get their names when the block ends."""
     lengths: list[int] = []
     keys: list[str] = []
-    with atomic_write(path) as file, _told_as_os_errors(), tf.io.TFRecordWriter(file.name) as writer:
+    with atomic_write(path) as file, _as_os_errors(), tf.io.TFRecordWriter(file.name) as writer:
 
         def add(record: bytes, key: str) -> None:
             writer.write(record)
@@ -33,8 +33,8 @@ def open_shard(path: Path) -> Iterator[Add]:
 
 
 @contextlib.contextmanager
-def _told_as_os_errors() -> Iterator[None]:
-    """TensorFlow has its own errors for a disk that is full or fails."""
+def _as_os_errors() -> Iterator[None]:
+    """Translate TensorFlow's errors for a disk that is full or fails."""
     try:
         yield
     except tf.errors.ResourceExhaustedError:

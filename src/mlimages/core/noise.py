@@ -1,6 +1,6 @@
-"""Lines that TensorFlow, libjpeg and Jupyter write although they say nothing, and a standard error without them.
+"""A filter for standard error: it drops lines of TensorFlow and libjpeg that inform about nothing.
 
-Whoever sets TF_CPP_MIN_LOG_LEVEL to 0 or 1 gets every line.
+With TF_CPP_MIN_LOG_LEVEL=0 or 1 in the environment, every line passes.
 """
 
 import functools
@@ -17,7 +17,7 @@ NOISE = re.compile("|".join([
     _LOGGED + r"port\.cc:\d+\] oneDNN custom operations are on\. .*",
     _LOGGED + r"computation_placer\.cc:\d+\] computation placer already registered\. .*",
     _LOGGED + r"cuda_\w+\.cc:\d+\] Unable to register cu(FFT|DNN|BLAS) factory: Attempting to register factory .*",
-    # Convert accounts for each picture that it refuses; what is left of one that it takes was looked at there.
+    # The stage convert has decoded every image before, and lists those that it refused with the reason.
     _LOGGED + r"jpeg_mem\.cc:\d+\] Premature end of JPEG data\. Stopped at line \d+/\d+",
     r"Corrupt JPEG data: .*",
     r"Premature end of JPEG file",
@@ -27,11 +27,11 @@ WITHOUT_GPU = re.compile("|".join([
     _LOGGED + r"cuda_\w+\.cc:\d+\] failed call to cuInit: .*",
 ]))
 QUIET_LEVELS = ("2", "3")  # of TF_CPP_MIN_LOG_LEVEL
-NVIDIA, DISPLAY = "0x10de", "0x03"  # of what the PCI bus says of a device: its vendor, how its class begins
+NVIDIA, DISPLAY = "0x10de", "0x03"  # a PCI device's vendor, and the first byte of its class
 
 
 def is_noise(line: str) -> bool:
-    """Whether a line says nothing; that CUDA is missing says something where there is a GPU of NVIDIA's."""
+    """Whether to drop a line. Lines about missing CUDA are dropped only where there is no NVIDIA GPU."""
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") not in QUIET_LEVELS:
         return False
     line = line.rstrip("\r\n")
@@ -40,13 +40,13 @@ def is_noise(line: str) -> bool:
 
 @functools.cache
 def has_nvidia_gpu(system: Path = Path("/")) -> bool:
-    """Whether this machine has a GPU of NVIDIA's, with or without a driver that works."""
-    cards = [folder for folder in system.glob("sys/bus/pci/devices/*") if _fact(folder / "vendor") == NVIDIA
-             and _fact(folder / "class").startswith(DISPLAY)]
+    """Whether this machine has an NVIDIA GPU, with or without a working driver. `system` is the root folder."""
+    cards = [folder for folder in system.glob("sys/bus/pci/devices/*") if _read(folder / "vendor") == NVIDIA
+             and _read(folder / "class").startswith(DISPLAY)]
     return bool(cards or [*system.glob("dev/nvidia[0-9]*")] or (system / "dev/dxg").exists())
 
 
-def _fact(path: Path) -> str:
+def _read(path: Path) -> str:
     try:
         return path.read_text().strip()
     except OSError:
@@ -54,18 +54,18 @@ def _fact(path: Path) -> str:
 
 
 def filtered_stderr() -> tuple[int, threading.Thread]:
-    """What another process can have as its standard error: its lines, without noise, go to this process' own.
+    """Make a pipe for another process to use as its standard error, filtered into that of this process.
 
-    Returns the file descriptor, to be closed once the process has it, and the thread that passes the lines on, which
-    ends after the last process that has it.
+    Returns the file descriptor of the pipe, which the caller closes once the process has started, and the thread that
+    copies the lines. The thread ends after the last process that holds the pipe.
     """
     source, end = os.pipe()
-    thread = threading.Thread(target=_pass_on, args=[source], daemon=True)
+    thread = threading.Thread(target=_copy_lines, args=[source], daemon=True)
     thread.start()
     return end, thread
 
 
-def _pass_on(source: int) -> None:
+def _copy_lines(source: int) -> None:
     with os.fdopen(source, encoding="utf-8", errors="replace", newline="\n") as lines:
         for line in lines:
             if not is_noise(line):

@@ -1,4 +1,4 @@
-"""Where work runs: on the cores of this machine, or on a Ray cluster (`machine.engine`), with the same results."""
+"""Run work on the cores of this machine or on a Ray cluster, as `machine.engine` says, with the same results."""
 
 import contextlib
 from collections import deque
@@ -16,9 +16,9 @@ Result = TypeVar("Result")
 
 def map_units(function: Callable[[Unit], Result], units: Iterable[Unit], *, machine: Machine,
               ahead: int) -> Iterator[Result]:
-    """`ordered_map` by `machine.workers` threads here or as many processes of a cluster, with a window of `ahead` each.
+    """`ordered_map` on `machine.workers` threads or processes of a cluster, with a window of `ahead` units for each.
 
-    On a cluster, functions, units and results are pickled; a unit whose node is lost is done again on another one.
+    On a cluster, the function, units and results are pickled, and a unit whose node is lost runs again on another one.
     """
     with contextlib.ExitStack() as stack:
         if machine.engine == "ray":
@@ -27,7 +27,7 @@ def map_units(function: Callable[[Unit], Result], units: Iterable[Unit], *, mach
 
 
 def open_worker_pool(make: Callable[[], Work], machine: Machine) -> WorkerPool:
-    """`machine.workers` processes of `machine.threads` threads, here or on a cluster."""
+    """A pool of `machine.workers` processes with `machine.threads` threads each, on this machine or on a cluster."""
     if machine.engine == "ray":
         return ray_backend.RayWorkerPool(make, machine)
     return WorkerPool(make, workers=machine.workers, threads=machine.threads)
@@ -35,9 +35,10 @@ def open_worker_pool(make: Callable[[], Work], machine: Machine) -> WorkerPool:
 
 def ordered_map(function: Callable[[Unit], Result], units: Iterable[Unit], *, workers: int,
                 window: int) -> Iterator[Result]:
-    """Yield `function(unit)` in the order of `units`, by threads, at most `window` of them begun and not yet yielded.
+    """Yield `function(unit)` in the order of `units`, computed by `workers` threads.
 
-    The first exception ends the map: what has not begun is cancelled, and the exception is raised.
+    At most `window` units have begun and are not yet yielded. The first exception cancels the units that have not
+    begun, and is raised.
     """
     pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers)

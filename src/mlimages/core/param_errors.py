@@ -1,4 +1,4 @@
-"""Errors in params.yaml and its parameters: the line or key, what was found, and what is allowed."""
+"""Errors in params.yaml and its parameters: the line or key, what was found, and what is expected."""
 
 import dataclasses
 import difflib
@@ -13,6 +13,7 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from mlimages.core.errors import UserError
 
+EXPECTED = "Input should be "  # how most messages of pydantic begin
 RENAMED = {
     "train.exchange": "train.all_reduce_dtype",
     "train.accumulate": "train.gradient_accumulation",
@@ -32,7 +33,7 @@ RENAMED = {
 
 
 def read_yaml(path: str | Path) -> Any:
-    """The content of a file, read as DVC reads it; UserError for a missing, damaged or unsafe one."""
+    """Read a YAML file as DVC reads it. Raises UserError if it is missing, damaged or unsafe."""
     try:
         return YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -45,11 +46,14 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def checked(kind: Any, content: Any, source: str, prefix: str, expected: Iterable[str]) -> Any:
-    """`content` as the dataclass `kind`; UserError, a line for each value that it does not allow."""
+    """Return `content` as the dataclass `kind`. Raises UserError with a line for each wrong value or key.
+
+    `source` and `prefix` say where a value is: a file, and the section that its keys belong to.
+    """
     if not isinstance(content, Mapping):
         raise UserError(f"{source} holds {type(content).__name__}, expected the sections {', '.join(expected)}")
     try:
-        # Only from JSON does pydantic build nested dataclasses and still refuse "1" for 1.
+        # In strict mode, pydantic builds nested dataclasses only from JSON.
         return TypeAdapter(kind).validate_json(json.dumps(content, default=str))
     except ValidationError as errors:
         problems = [(prefix + ".".join(map(str, error["loc"])), error) for error in errors.errors()]
@@ -59,25 +63,20 @@ def checked(kind: Any, content: Any, source: str, prefix: str, expected: Iterabl
 
 
 def _explain(kind: Any, prefix: str, error: Any) -> str:
-    """One line on one wrong value: its key, what was found, what is allowed."""
-    location = [str(part) for part in error["loc"]]
-    key = prefix + ".".join(location)
+    """One line about one wrong value: its key, the value, and what is expected."""
+    key = prefix + ".".join(map(str, error["loc"]))
     if error["type"] == "unexpected_keyword_argument" and key in RENAMED:
         return f"`{key}` is now called `{RENAMED[key]}`; rename it there"
     if error["type"] == "unexpected_keyword_argument":
-        return f"unknown key `{key}` ({error['input']!r}); the nearest known is `{_nearest(kind, prefix, key)}`"
+        [nearest] = difflib.get_close_matches(key, [prefix + name for name in _names(kind)], n=1, cutoff=0)
+        return f"unknown key `{key}` ({error['input']!r}); the nearest known is `{nearest}`"
     if error["type"] == "value_error":
         return f"`{key or prefix.rstrip('.')}`: {error['ctx']['error']}"
     if error["type"] == "missing":
-        return f"`{key}` is missing; allowed: {_allowed(kind, location)}"
-    return f"`{key}` is {error['input']!r}: {error['msg'].lower()}; allowed: {_allowed(kind, location)}"
-
-
-def _nearest(kind: Any, prefix: str, key: str) -> str:
-    known = [prefix + name for name in _names(kind)]
-    leaf = key.rsplit(".", 1)[-1]
-    return max(known, key=lambda name: (difflib.SequenceMatcher(None, name, key).ratio()
-                                        + difflib.SequenceMatcher(None, name.rsplit(".", 1)[-1], leaf).ratio()))
+        return f"`{key}` is missing; add it, with a value that src/mlimages/core/params.py allows"
+    if error["msg"].startswith(EXPECTED):
+        return f"`{key}` is {error['input']!r}, expected {error['msg'].removeprefix(EXPECTED)}"
+    return f"`{key}` is {error['input']!r}: {error['msg']}"
 
 
 def _names(kind: Any, prefix: str = "") -> list[str]:
@@ -87,28 +86,3 @@ def _names(kind: Any, prefix: str = "") -> list[str]:
         if dataclasses.is_dataclass(field.type):
             names += _names(field.type, f"{prefix}{field.name}.")
     return names
-
-
-def _allowed(kind: Any, location: list[str]) -> str:
-    """What the schema says of a key, such as "number, > 0, <= 100"."""
-    for name in location:
-        fields = {field.name: field for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
-        if name not in fields:
-            break
-        kind = fields[name].type
-    if dataclasses.is_dataclass(kind):
-        return f"a section with the keys {', '.join(field.name for field in dataclasses.fields(kind))}"
-    return _describe(TypeAdapter(kind, config=None).json_schema())
-
-
-def _describe(schema: dict[str, Any]) -> str:
-    if "anyOf" in schema:
-        return " or ".join(_describe(option) for option in schema["anyOf"])
-    if "enum" in schema:
-        return " | ".join(json.dumps(value) for value in schema["enum"])
-    bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<=",
-              "minLength": "length >=", "minItems": "items >=", "maxItems": "items <="}
-    parts = [schema["type"]] + [f"{sign} {schema[key]}" for key, sign in bounds.items() if key in schema]
-    if "items" in schema:
-        parts.append(f"each {_describe(schema['items'])}")
-    return ", ".join(parts)

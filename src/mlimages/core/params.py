@@ -1,6 +1,10 @@
-"""The sections of params.yaml as frozen dataclasses, strict in names, types and ranges."""
+"""The sections of params.yaml as frozen dataclasses, with the type and range of every parameter.
+
+The comments in params.yaml describe the parameters. Unknown keys and values of another type are errors.
+"""
 
 import dataclasses
+import math
 import re
 import string
 from pathlib import Path
@@ -26,7 +30,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 @dataclass(frozen=True, config=STRICT)
 class Demo:
-    """The miniature world: how many images its four lists name in all, and their side in pixels."""
+    """The miniature data set. Two lists together name `train_images`, the two others `val_images`."""
 
     seed: Seed
     train_images: Annotated[int, Field(ge=20, le=1_000_000)]
@@ -57,11 +61,7 @@ class Table:
 
 @dataclass(frozen=True, config=STRICT)
 class Acquire:
-    """What is taken of the lists: `limit` lines of each at most, of a `sample` of the sources (a fraction, the same
-    for the same `seed`), with one of `classes` (WordNet ids; none: all) or a descendant; null takes all.
-
-    DVC watches `folder`, so it is never null.
-    """
+    """The source of the lists, and the lines to take from them. DVC watches `folder`, so it is never null."""
 
     source: Literal["demo", "tiny", "full", "folder", "table"]
     folder: Annotated[str, Field(min_length=1)]
@@ -77,11 +77,11 @@ class Acquire:
 
 @dataclass(frozen=True, config=STRICT)
 class Mirror:
-    """Where images may also lie: for URLs of `host` ("*": of any), `template` with {url} or {scheme}, {host}, {path}.
+    """Another address for images: `template` with {url}, {scheme}, {host} and {path} of a URL of `host` ("*": any).
 
-    With `table`, a CSV file like Open Images' of image ids, also {id} and {subset}, for URLs that it knows; an image
-    from the URL itself must then have the MD5 that the table gives. Where the table has a column Rotation, images
-    without an EXIF orientation get theirs from it.
+    `table` is a CSV file like Open Images' table of image ids. With it, the template may hold {id} and {subset}, and
+    applies to the URLs in the table. An image from its own URL must then have the MD5 in the table. A column Rotation
+    gives the orientation of images that have none in EXIF.
     """
 
     template: Annotated[str, Field(min_length=1)]
@@ -97,7 +97,7 @@ class Mirror:
 
 @dataclass(frozen=True, config=STRICT)
 class Download:
-    """Limits per `host` are for a registrable domain, such as flickr.com. `verify`: whether certificates must hold."""
+    """How to request images. A `host` is a registrable domain, such as flickr.com."""
 
     images_per_shard: Annotated[int, Field(ge=1, le=100_000)]
     connections_per_host: Annotated[int, Field(ge=1, le=64)]
@@ -123,16 +123,13 @@ class Download:
     def __post_init__(self) -> None:
         for name in self.headers:
             if not HEADER_NAME.fullmatch(name) or name.lower() in OUR_HEADERS:
-                raise ValueError(f"headers names {name!r}, expected the name of a request header, and none of "
+                raise ValueError(f"headers names {name!r}, expected the name of a request header other than "
                                  f"{', '.join(sorted(OUR_HEADERS))}, which the download sets itself")
 
 
 @dataclass(frozen=True, config=STRICT)
 class Convert:
-    """The records of a part go into as many shards as it says, or, where that is null, as have `shard_mib` MiB each.
-
-    Images that are encoded again are in sRGB. With `to_srgb`, so are JPEGs of other colour profiles.
-    """
+    """How to write records. The number of shards is given, or null and derived from `shard_mib`."""
 
     seed: Seed
     imagenet: str | None
@@ -147,18 +144,13 @@ class Convert:
     def __post_init__(self) -> None:
         if (None in (self.train_shards, self.val_shards)) == (self.shard_mib is None):
             raise ValueError(f"train_shards is {self.train_shards}, val_shards {self.val_shards} and shard_mib "
-                             f"{self.shard_mib}, expected a number for shard_mib where one of the others is null, and "
-                             f"null where none is")
+                             f"{self.shard_mib}, expected a number for shard_mib if one of the others is null, and "
+                             f"null otherwise")
 
 
 @dataclass(frozen=True, config=STRICT)
 class Train:
-    """`batch` is the global one, however many replicas share it. The training ends after `epochs` or after `steps`, of
-    which one is null; `warmup` and `step_boundaries` count the same. `learning_rate` is for `reference_batch`, and
-    linear in the batch; null: for the batch that there is. `crop_area` and rates are as the released program's.
-    `rand_augment` is a strength, `mixup` the alpha of a Beta distribution; both, rotation and colours happen where
-    `augment_on` says.
-    """
+    """The network, its input pipeline and its training, which lasts `epochs` or `steps`: the other one is null."""
 
     seed: Seed
     strategy: Literal["one_device", "mirrored", "multi_worker"]
@@ -196,6 +188,9 @@ class Train:
     focal_alpha: PositiveFraction
     asymmetric_gamma_negative: Annotated[float, Field(ge=0, le=20)]
     asymmetric_margin: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    class_weights: Literal["inverse_frequency", "inverse_sqrt_frequency"] | None
+    dropout: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]
     all_reduce_dtype: Literal["float32", "bfloat16", "float16"]
     xla: Literal["auto", "on", "off"]
@@ -212,11 +207,12 @@ class Train:
     checkpoint_steps: Count
     validation_images: Annotated[int, Field(ge=0, le=1_000_000)]
     validation_fraction: PositiveFraction
+    patience: Annotated[int, Field(ge=1, le=1_000_000)] | None
     publish: Literal["last", "best"]
 
     @property
     def activation(self) -> Literal["sigmoid", "softmax"]:
-        """What makes probabilities of the network's logits."""
+        """The function that turns logits into probabilities."""
         return "softmax" if self.loss == "softmax" else "sigmoid"
 
     def __post_init__(self) -> None:
@@ -230,6 +226,12 @@ class Train:
         if self.step_boundaries and self.schedule != "step":
             raise ValueError(f"step_boundaries is {self.step_boundaries}, which has an effect only with "
                              f"schedule: step")
+        if self.class_weights and self.loss == "class_balanced":
+            raise ValueError(f"class_weights is {self.class_weights!r}, expected null with loss: class_balanced, which "
+                             f"weights the classes itself")
+        if self.label_smoothing and self.loss == "asymmetric":
+            raise ValueError(f"label_smoothing is {self.label_smoothing}, expected 0 with loss: asymmetric, whose "
+                             f"margin it would undo: absent classes within the margin add nothing to that loss")
         for whole, part in (("batch", "gradient_accumulation"), ("checkpoint_steps", "local_sgd_steps")):
             if getattr(self, whole) % (parts := getattr(self, part)):
                 raise ValueError(f"{whole} is {getattr(self, whole)}, expected a multiple of {part}, {parts}")
@@ -253,11 +255,16 @@ class Train:
             raise ValueError(f"earlier_shares is {self.earlier_shares}, expected a share of the steps for each of "
                              f"earlier_pixels, {self.earlier_pixels}, and together less than 1")
         if self.publish == "best" and not self.validation_images:
-            raise ValueError("publish is 'best', expected validation_images above 0, by which the best is known")
+            raise ValueError("publish is 'best', expected validation_images above 0, which determine the best")
+        if self.patience is not None and not self.validation_images:
+            raise ValueError(f"patience is {self.patience}, expected validation_images above 0: patience counts "
+                             f"validations")
 
 
 @dataclass(frozen=True, config=STRICT)
 class Evaluate:
+    """How to evaluate the network on the validation records."""
+
     batch: Annotated[int, Field(ge=1, le=100_000)]
     preprocessing: Literal["central", "shorter_side"]
     central_fraction: PositiveFraction
@@ -269,7 +276,48 @@ class Evaluate:
 
 
 @dataclass(frozen=True, config=STRICT)
+class TransferDemo:
+    """The second miniature world: the pictures of each of its classes, and their side in pixels."""
+
+    seed: Seed
+    train_images: Annotated[int, Field(ge=2, le=100_000)]
+    val_images: Annotated[int, Field(ge=1, le=100_000)]
+    pixels: Pixels
+
+
+@dataclass(frozen=True, config=STRICT)
+class Transfer:
+    """The pictures, the network from which a training begins, and how it is trained.
+
+    The images have the sides `pixels` one after the other, each for its share of the steps. `training` replaces
+    parameters of `Train`.
+    """
+
+    seed: Seed
+    source: Literal["demo", "folder"]
+    folder: str | None
+    val_share: Annotated[float, Field(gt=0, lt=1)]
+    initialize_from: str | None
+    method: Literal["finetune", "linear"]
+    compare: bool
+    pixels: Annotated[list[Pixels], Field(min_length=1)]
+    shares: list[PositiveFraction]
+    training: dict[str, Any]
+    demo: TransferDemo
+
+    def __post_init__(self) -> None:
+        if (self.source == "folder") != (self.folder is not None):
+            raise ValueError(f"folder is {self.folder!r} and source is {self.source!r}, expected a folder with source: "
+                             f"folder, and null with source: demo")
+        if len(self.shares) != len(self.pixels) or not math.isclose(sum(self.shares), 1):
+            raise ValueError(f"shares is {self.shares}, expected a share of the steps for each of pixels, "
+                             f"{self.pixels}, and together 1")
+
+
+@dataclass(frozen=True, config=STRICT)
 class Machine:
+    """Where and how fast the stages run. These parameters do not affect their results."""
+
     threads: Annotated[int, Field(ge=1, le=4096)]
     workers: Annotated[int, Field(ge=1, le=1024)]
     engine: Literal["local", "ray"]
@@ -293,11 +341,14 @@ class Machine:
 
 @dataclass(frozen=True, config=STRICT)
 class Params:
+    """All of params.yaml."""
+
     acquire: Acquire
     download: Download
     convert: Convert
     train: Train
     evaluate: Evaluate
+    transfer: Transfer
     machine: Machine
 
 
@@ -305,5 +356,5 @@ SECTIONS: dict[str, Any] = {field.name: field.type for field in dataclasses.fiel
 
 
 def load(path: str | Path = "params.yaml") -> Params:
-    """The whole file, read as DVC reads it; UserError if it is missing, damaged, unsafe or not as `Params` says."""
+    """Read params.yaml as DVC reads it. Raises UserError if it is missing, damaged, unsafe, or has a wrong value."""
     return checked(Params, read_yaml(path), str(path), "", SECTIONS)

@@ -1,7 +1,7 @@
-"""Files and folders that appear under their final name whole or not at all, and the manifests that prove it.
+"""Write files and folders atomically, and verify them by manifests.
 
-A manifest.json lies in every out folder: the sha256, byte count and record count of each file. The next stage
-checks it before it starts, so that a damaged, missing or swapped file never becomes a shorter data set.
+Every published folder has a manifest.json: the sha256, byte count and record count of each file. The next stage checks
+it before it starts, so that a damaged, missing or swapped file stops it instead of shrinking the data set.
 
     python -m mlimages.core.publish data/tfrecords     # reads every file, and compares it with the manifest
 """
@@ -20,18 +20,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlimages.core.errors import UserError, check_space, explain_disk_errors, read_error, rebuild_hint
+from mlimages.core.errors import UserError, check_space, command, explain_disk_errors, read_error, rebuild_hint
 
 MANIFEST = "manifest.json"
-SLOW_BYTES = 10**9  # to read so many takes seconds or more, and is said
-PARTIAL_FILES = ".*.partial"  # files of `atomic` that are being written, or whose writer was killed
+SLOW_BYTES = 10**9  # reading this much takes seconds or more, so a line announces it
+PARTIAL_FILES = ".*.partial"  # of `atomic_write`, while it writes or after a kill
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write; it takes its final name when the block ends without an exception.
+    """Open a binary file for writing. It gets the name `path` when the block ends without an exception.
 
-    Two that write the same file do so side by side, as where a lost node of a cluster goes on for a while.
+    Two processes can write the same file at the same time, as when a lost node of a cluster still works for a while.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -45,7 +45,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def move_into_place(partial: Path, path: Path) -> None:
-    """Give a finished file beside `path` that name, once all of it is on the disk."""
+    """Rename a finished file to `path`, in the same folder, after it is on the disk."""
     with explain_disk_errors(path):
         fsync(partial)
         partial.rename(path)
@@ -66,7 +66,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 
 def sha256(path: Path) -> str:
-    """That of a file; UserError, naming it, where its disk does not give all of it."""
+    """The sha256 of a file, in hex. Raises UserError if it cannot be read."""
     with path.open("rb") as file:
         try:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -76,21 +76,21 @@ def sha256(path: Path) -> str:
 
 def publish(folder: Path, out: str | Path, *, stage: str, records: Mapping[str, int],
             digests: Mapping[str, str] | None = None, **facts: Any) -> None:
-    """Make `out` a folder of hard links to all files of `folder`, and a manifest; an older `out` is replaced.
+    """Replace `out` by a folder of hard links to all files of `folder`, and a manifest.
 
-    On another disk they are copies: UserError where it has no room for them, and where a file that is listed below
-    is not there.
+    `records` maps paths inside `folder` to their number of records, and `digests` to their sha256 if it is known.
+    `facts` are what the next stage must know beside the files. The manifest holds all of them, and nothing about the
+    machine or the time: equal results have equal manifests.
 
-    `records` gives the number of records in those files that hold any, by their path inside `folder`; `digests`
-    the sha256 of files that were hashed when they were made; `facts` are what the next stage must know beside the
-    files. All go into the manifest, which says nothing of the machine or the time: equal results have equal manifests.
+    On another disk the links are copies. Raises UserError if they do not fit there, or if a file of `records` or
+    `digests` is missing.
     """
     out = Path(out)
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
                    if path.is_file() and not path.match(PARTIAL_FILES))
-    if gone := sorted({*records, *(digests or {})}.difference(names)):
-        raise UserError(f"{folder / gone[0]} is missing, but {stage} had finished it ({len(gone)} such files); run the "
-                        f"same command again, which makes it again")
+    if missing := sorted({*records, *(digests or {})}.difference(names)):
+        raise UserError(f"{folder / missing[0]} is missing, but {stage} had finished it ({len(missing)} such files); "
+                        f"run the same command again, which makes it again")
     partial, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -101,8 +101,8 @@ def publish(folder: Path, out: str | Path, *, stage: str, records: Mapping[str, 
                        f"the copy of {folder}, which lies on another disk than {out},")
         for name in names:
             _link(folder / name, partial / name)
-        for place in {(partial / name).parent for name in names}:
-            fsync(place)
+        for parent in {(partial / name).parent for name in names}:
+            fsync(parent)
         sums = dict(digests or {})
         unread = [name for name in names if name not in sums]
         sums.update(zip(unread, _sha256s([folder / name for name in unread]), strict=True))
@@ -117,7 +117,7 @@ def publish(folder: Path, out: str | Path, *, stage: str, records: Mapping[str, 
 
 
 def read_manifest(folder: str | Path, stage: str) -> dict[str, Any]:
-    """The manifest of what `stage` published in `folder`; UserError if it is missing, damaged or another stage's."""
+    """Read the manifest of `stage` in `folder`. Raises UserError if it is missing, damaged or another stage's."""
     path = Path(folder) / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -135,40 +135,42 @@ def read_manifest(folder: str | Path, stage: str) -> dict[str, Any]:
 
 def verify(folder: str | Path, stage: str, *, stamps: Path | None = None,
            select: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
-    """`read_manifest`, after every file was found to be what it says: present, no byte more or less, same sha256.
+    """Check the size and sha256 of every file that `select` accepts by name. Returns the manifest.
 
-    Only files whose names `select` takes are looked at. With `stamps`, a folder, no file is read that has the sha256,
-    size, time of change and inode with which it was found to be sound before: a stamp in that folder says so.
+    With a folder `stamps`, it stores there the sha256, size, modification time and inode of every undamaged file. A
+    file for which they are unchanged is not read again.
+
+    Raises UserError for a missing or damaged file, and as `read_manifest` does.
     """
     folder, manifest = Path(folder), read_manifest(folder, stage)
-    mend = f"it was damaged since; {rebuild_hint(stage)}"
+    advice = f"it was damaged since; {rebuild_hint(stage)}"
     files = {name: fact for name, fact in manifest["files"].items() if select(name)}
     stamp = stamps and stamps / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"
     known, found = _read_stamp(stamp), {}
     for name, fact in files.items():
         path = folder / name
         if not path.is_file():
-            raise UserError(f"{path} is missing, but {folder / MANIFEST} lists it; {mend}")
+            raise UserError(f"{path} is missing, but {folder / MANIFEST} lists it; {advice}")
         state = path.stat()
         if state.st_size != fact["bytes"]:
-            raise UserError(f"{path} has {state.st_size} bytes, {folder / MANIFEST} says {fact['bytes']}; {mend}")
+            raise UserError(f"{path} has {state.st_size} bytes, {folder / MANIFEST} says {fact['bytes']}; {advice}")
         found[name] = [fact["sha256"], state.st_size, state.st_mtime_ns, state.st_ino]
     unread = [name for name in files if found[name] != known.get(name)]
     size = sum(files[name]["bytes"] for name in unread)
     if stamp and size >= SLOW_BYTES:
-        print(f"{folder}: reading {len(unread):,} files of {size / 1e9:,.1f} GB to check their sha256; they are not "
-              f"read again for that until they change", flush=True)
+        print(f"{folder}: reading {len(unread):,} files of {size / 1e9:,.1f} GB to check their sha256, once for each "
+              f"change of a file", flush=True)
     for name, digest in zip(unread, _sha256s([folder / name for name in unread]), strict=True):
         if digest != files[name]["sha256"]:
             raise UserError(f"{folder / name} has the sha256 {digest}, {folder / MANIFEST} says "
-                            f"{files[name]['sha256']}; {mend}")
+                            f"{files[name]['sha256']}; {advice}")
     if stamp and unread:
         write_json(stamp, known | found)
     return manifest
 
 
 def _read_stamp(stamp: Path | None) -> dict[str, Any]:
-    """What was found of each file when it was last read; nothing where there is no stamp, or a damaged one."""
+    """The state of each file when it was last read; empty without a stamp or with a damaged one."""
     try:
         found = json.loads(stamp.read_text(encoding="utf-8")) if stamp else {}
     except (OSError, ValueError):
@@ -190,18 +192,14 @@ def _link(source: Path, target: Path) -> None:
         fsync(target)
 
 
-def main(*arguments: str) -> int:
-    try:
-        if len(arguments) != 1:
-            raise UserError(f"{len(arguments)} arguments, expected a folder that a stage published: run "
-                            f"`python -m mlimages.core.publish data/tfrecords`")
-        [folder] = arguments
-        files = verify(folder, _publisher(Path(folder)))["files"]
-        print(f"{folder}: {len(files):,} sound files of {sum(fact['bytes'] for fact in files.values()):,} bytes")
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 2
-    return 0
+@command
+def main(*arguments: str) -> None:
+    if len(arguments) != 1:
+        raise UserError(f"{len(arguments)} arguments, expected a folder that a stage published: run "
+                        f"`python -m mlimages.core.publish data/tfrecords`")
+    [folder] = arguments
+    files = verify(folder, _publisher(Path(folder)))["files"]
+    print(f"{folder}: {len(files):,} undamaged files of {sum(fact['bytes'] for fact in files.values()):,} bytes")
 
 
 def _publisher(folder: Path) -> str:
@@ -214,7 +212,7 @@ def _publisher(folder: Path) -> str:
 
 
 def fsync(path: Path) -> None:
-    """Return when a file, or the names in a folder, are on the disk."""
+    """Return when a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
 """A Ray cluster on a shared file system: runs functions, and the workers of a pool, on all its nodes.
 
-Ray is optional, and imported only where `machine.engine` is ray. What runs there uses the code of this copy of the
-repository and this process's folder, so that paths mean the same on every node, and ends when this process ends.
+Ray is optional, and imported only if `machine.engine` is ray. All nodes use the code of this repository and the current
+folder of this process, so that paths mean the same everywhere. Their work ends when this process ends.
 """
 
 import contextlib
@@ -25,18 +25,18 @@ Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 
 RETRIES = 3  # of a unit whose process or node is lost
-STARTS = 3  # of a worker that does not come up
-START_SECONDS = 180.0  # in which the cluster must find room for the workers, and those must come up
+START_ATTEMPTS = 3  # of a worker
+START_SECONDS = 180.0  # for the cluster to place the workers, and for these to start
 CONNECT_SECONDS = 10.0
-LOOK_SECONDS = 1.0  # between looks whether Ray has lost a worker
-# How the text of a Ray error says that an actor was lost with its node: it has no field for that. A test in
-# tests/cluster/test_ray.py kills a node to check it.
+CHECK_SECONDS = 1.0  # between two checks whether Ray has lost a worker
+# How a Ray error says that an actor was lost with its node: only its text does. A test in tests/cluster/test_ray.py
+# kills a node to check it.
 NODE_DIED = "its node has died"
-FATE_SECONDS, FATE_TICK_SECONDS = 60.0, 0.5  # in which Ray tells whether the node of a worker is lost, too
+CAUSE_SECONDS, CAUSE_RETRY_SECONDS = 60.0, 0.5  # for Ray to report why a worker was lost
 
 
 def import_ray() -> Any:
-    """The module ray; UserError where it is not installed."""
+    """Import Ray. Raises UserError if it is not installed."""
     try:
         import ray
     except ImportError:
@@ -52,11 +52,11 @@ def node_address() -> str:
 
 @contextlib.contextmanager
 def ray_connection(machine: Machine) -> Iterator[Any]:
-    """The module ray, connected until the block ends: to the cluster at `machine.ray_address`.
+    """Connect to the cluster at `machine.ray_address` until the block ends. Yields the module ray.
 
-    null: to that of RAY_ADDRESS or, without one, the one that runs on this machine. Where none runs, and for `local`,
-    one with all cores of this machine is started, and ends with the block. A connection that is there already is used
-    and kept.
+    null means the address in RAY_ADDRESS or, without it, the cluster that runs on this machine. If none runs, and for
+    `local`, a cluster with all cores of this machine starts, and ends with the block. An existing connection is used,
+    and stays open.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -64,7 +64,7 @@ def ray_connection(machine: Machine) -> Iterator[Any]:
         return
     _check_address(machine.ray_address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster that starts here: as local's; Ray's own is 15
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as with engine: local; Ray's default is 15
     source = str(Path(mlimages.__file__).parents[1])
     path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
@@ -81,7 +81,7 @@ def ray_connection(machine: Machine) -> Iterator[Any]:
 
 
 def _check_address(address: str | None) -> None:
-    """Raise UserError at once if nobody listens at the address. Ray itself takes minutes."""
+    """Raise UserError at once if no process listens at the address. Ray itself takes minutes."""
     if address and ":" in address:
         host, _, port = address.partition(":")
         try:
@@ -93,10 +93,10 @@ def _check_address(address: str | None) -> None:
 
 @contextlib.contextmanager
 def remote_function(function: Callable[[Unit], Result], machine: Machine) -> Iterator[Callable[[Unit], Result]]:
-    """A function that runs `function` on some node, one core each, waits, and returns or raises what that does.
+    """Yield a function that runs `function` on one core of any node, and returns its result or raises its error.
 
-    Safe to call from many threads. A call whose process or node is lost begins again elsewhere, `RETRIES` times.
-    UserError where no core is free for the first one in `START_SECONDS`.
+    It may be called from many threads. A call whose process or node is lost runs again on another one, up to RETRIES
+    times. Raises UserError if no core becomes free within START_SECONDS.
     """
     with ray_connection(machine) as ray:
         _, waiting = ray.wait([ray.remote(num_cpus=1)(_here).remote()], timeout=START_SECONDS)
@@ -111,7 +111,7 @@ def remote_function(function: Callable[[Unit], Result], machine: Machine) -> Ite
             try:
                 return ray.get(task.remote(here, unit))
             except ray.exceptions.RayError as error:
-                cause = getattr(error, "cause", error)  # what the function raised, or what befell the cluster
+                cause = getattr(error, "cause", error)  # the error of the function, or of the cluster
                 if not isinstance(cause, ray.exceptions.RayError):
                     raise cause from None
                 raise UserError(f"{unit} was not done on the Ray cluster, with {RETRIES} retries where its process or "
@@ -128,15 +128,15 @@ def _run(here: tuple[str, Callable[[Unit], Result]], unit: Unit) -> Result:
 
 
 class RayWorkerPool(WorkerPool):
-    """A pool whose workers are actors, spread over the nodes of a cluster. One whose node is lost restarts elsewhere.
+    """A pool of actors, spread over the nodes of a cluster. A worker whose node is lost restarts on another node.
 
-    Ray places, watches and ends them. Tasks and results use a pipe over TCP, at a tenth of the cost of a Ray call.
+    Ray places, monitors and ends the workers. Tasks and results use a pipe, which costs a tenth of a call of Ray.
     """
 
     def __init__(self, make: Callable[[], Work], machine: Machine) -> None:
         super().__init__(make, workers=machine.workers, threads=machine.threads)
         self._machine = machine
-        self._attached = contextlib.ExitStack()
+        self._connection = contextlib.ExitStack()
         self._key = secrets.token_bytes(32)
         self._actors: list[Any] = [None] * self.workers
         self._addresses: list[Any] = [None] * self.workers
@@ -144,17 +144,17 @@ class RayWorkerPool(WorkerPool):
         self._looked_at = 0.0
 
     def __enter__(self) -> "RayWorkerPool":
-        with contextlib.ExitStack() as attached_so_far:
-            self._ray = attached_so_far.enter_context(ray_connection(self._machine))
+        with contextlib.ExitStack() as connection:
+            self._ray = connection.enter_context(ray_connection(self._machine))
             super().__enter__()
             self._until_up(range(self.workers))
-            self._attached = attached_so_far.pop_all()
+            self._connection = connection.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
         for worker in range(self.workers):
             self.kill(worker)
-        self._attached.close()
+        self._connection.close()
 
     def kill(self, worker: int) -> None:
         self._ray.kill(self._actors[worker])
@@ -164,29 +164,29 @@ class RayWorkerPool(WorkerPool):
         self._until_up([worker])
 
     def _start(self, worker: int) -> None:
-        """On a node by its share of all cores; it takes none, so that its successor finds a place when one is lost."""
+        """Start a worker, in proportion to the nodes' cores. It reserves no core, so it can restart anywhere."""
         cores = [node["NodeID"] for node in self._ray.nodes() if node["Alive"]
                  for _ in range(int(node["Resources"].get("CPU", 0)))]
         if not cores:
             raise UserError("the Ray cluster has no CPUs; start a node with `ray start --address`, see `ray status`")
-        there = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            cores[worker * len(cores) // self.workers], soft=False)  # soft: at random, for actors without cores
-        actor = self._ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=there)(_Worker)
+        node = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            cores[worker * len(cores) // self.workers], soft=False)  # soft=True places actors without cores at random
+        actor = self._ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=node)(_Worker)
         self._actors[worker] = actor.remote(_here(), os.getcwd(), self._key, self._make, self.threads)
         self._addresses[worker] = self._actors[worker].address.remote()
         self._ends[worker] = self._actors[worker].serve.remote()
 
     def _until_up(self, workers: Iterable[int]) -> None:
-        """Return when these workers, just started, can work; UserError where they cannot, or find no place."""
+        """Return when newly started workers accept tasks. Raises UserError if they fail or find no node."""
         down, why = list(workers), ""
-        for attempt in range(STARTS):
+        for attempt in range(START_ATTEMPTS):
             if attempt:
                 for worker in down:
                     self._start(worker)
-            _, homeless = self._ray.wait([self._addresses[worker] for worker in down], num_returns=len(down),
-                                         timeout=START_SECONDS)
-            if homeless:
-                raise UserError(f"{len(homeless)} of {len(down)} workers did not start within {START_SECONDS:.0f} s on "
+            _, waiting = self._ray.wait([self._addresses[worker] for worker in down], num_returns=len(down),
+                                        timeout=START_SECONDS)
+            if waiting:
+                raise UserError(f"{len(waiting)} of {len(down)} workers did not start within {START_SECONDS:.0f} s on "
                                 f"the Ray cluster, which has {self._ray.cluster_resources().get('CPU', 0):.0f} CPUs; "
                                 f"look at it with `ray status`, lower machine.workers, or start more nodes")
             failures = {worker: self._connect(worker) for worker in down}
@@ -194,11 +194,11 @@ class RayWorkerPool(WorkerPool):
             if not down:
                 return
             why = failures[down[0]]
-        raise UserError(f"a worker ended {STARTS} times before it could work: {why}. Where memory is short, lower "
-                        f"machine.workers")
+        raise UserError(f"a worker ended {START_ATTEMPTS} times before it could work: {why}. If memory is short, "
+                        f"lower machine.workers")
 
     def _connect(self, worker: int) -> str:
-        """Open the pipe to a worker that has started; why that fails, or nothing."""
+        """Open the pipe to a worker that has started. Returns the reason of a failure, or an empty text."""
         try:
             address = self._ray.get(self._addresses[worker])
             self._pipes[worker] = set_no_delay(Client(address, authkey=self._key))
@@ -208,15 +208,15 @@ class RayWorkerPool(WorkerPool):
         return ""
 
     def _ready(self, seconds: float) -> list[int]:
-        """Also those whose machine is gone, which closes no pipe."""
+        """Include workers whose machine was lost: their pipes stay open."""
         ready = super()._ready(seconds)
-        if time.monotonic() > self._looked_at + LOOK_SECONDS:
+        if time.monotonic() > self._looked_at + CHECK_SECONDS:
             self._looked_at = time.monotonic()
             ended, _ = self._ray.wait(self._ends, num_returns=self.workers, timeout=0)
-            gone = {self._ends.index(end) for end in ended}.difference(ready)
-            for worker in gone:
+            lost = {self._ends.index(end) for end in ended}.difference(ready)
+            for worker in lost:
                 self._pipes[worker].close()
-            ready += sorted(gone)
+            ready += sorted(lost)
         return ready
 
     def _take(self, worker: int) -> list[Any] | LostWorker:
@@ -224,19 +224,19 @@ class RayWorkerPool(WorkerPool):
             return receive_all(self._pipes[worker])
         except (EOFError, OSError):
             self._pipes[worker].close()
-            fate = self._fate(worker)
-            self.kill(worker)  # it may only be out of reach
-            return LostWorker(None, with_node=NODE_DIED in fate)
+            cause = self._cause(worker)
+            self.kill(worker)  # it may still run, without a connection
+            return LostWorker(None, with_node=NODE_DIED in cause)
 
-    def _fate(self, worker: int) -> str:
-        """Why a worker is lost: whether with its node, Ray knows only some seconds later."""
-        ends, asked = time.monotonic() + FATE_SECONDS, self._ends[worker]
+    def _cause(self, worker: int) -> str:
+        """Why a worker was lost. Ray knows whether its node was lost only some seconds later."""
+        ends, asked = time.monotonic() + CAUSE_SECONDS, self._ends[worker]
         while time.monotonic() < ends:
             try:
-                self._ray.get(asked, timeout=FATE_SECONDS)
+                self._ray.get(asked, timeout=CAUSE_SECONDS)
                 break
             except self._ray.exceptions.ActorUnavailableError:
-                time.sleep(FATE_TICK_SECONDS)
+                time.sleep(CAUSE_RETRY_SECONDS)
                 asked = self._actors[worker].address.remote()
             except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as error:
                 return str(error)
@@ -244,22 +244,23 @@ class RayWorkerPool(WorkerPool):
 
 
 class _Worker:
-    """The actor: worker threads, and a listener for the scheduler on `node`, which knows the key.
+    """The actor: worker threads, and a listener for the scheduler on `node`, which has the key.
 
-    On the same node that is an abstract socket, which leaves no file, and takes less CPU time than TCP.
+    On the same node the listener is an abstract socket, which needs less CPU time than TCP and leaves no file.
     """
 
     def __init__(self, node: str, folder: str, key: bytes, make: Callable[[], Work], threads: int) -> None:
         os.chdir(folder)
         self._threads = WorkerThreads(make, threads)
-        near = node == _here() and sys.platform == "linux"
-        self._listener = Listener(f"\0mlimages-{secrets.token_hex(16)}" if near else (node_address(), 0), authkey=key)
+        same_node = node == _here() and sys.platform == "linux"
+        self._listener = Listener(f"\0mlimages-{secrets.token_hex(16)}" if same_node else (node_address(), 0),
+                                  authkey=key)
 
     def address(self) -> Any:
         return self._listener.address
 
     def serve(self) -> None:
-        """Work until the pipe ends."""
+        """Run tasks until the pipe ends."""
         while True:
             with contextlib.suppress(AuthenticationError, EOFError, OSError), self._listener.accept() as pipe:
                 self._threads.serve(set_no_delay(pipe))
@@ -272,7 +273,7 @@ def _here() -> str:
 
 
 def set_no_delay(pipe: Connection) -> Connection:
-    """The same pipe, which sends small messages at once also over TCP."""
+    """Switch off Nagle's algorithm of a TCP pipe, so that it sends small messages at once. Returns the pipe."""
     with socket.socket(fileno=os.dup(pipe.fileno())) as same:
         if same.family != socket.AF_UNIX:
             same.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,4 +1,4 @@
-"""Signals that ask long work to stop, which saves first."""
+"""SIGTERM and SIGINT as a request to stop: long work saves first."""
 
 import signal
 import threading
@@ -25,7 +25,7 @@ class Interrupts:
     A second signal raises KeyboardInterrupt, if it comes more than REPEAT_SECONDS after the one before. Sooner it is
     the same signal again: a process can get it both directly and from the process that started it.
 
-    Enter the block after TensorFlow's strategy was made, which handles SIGTERM itself. Only the main thread of a
+    Enter the block after the creation of TensorFlow's strategy, which handles SIGTERM itself. Only the main thread of a
     process receives signals: in another thread the block does nothing.
     """
 

@@ -1,7 +1,7 @@
-"""What depends on the processor: whether TensorFlow computes with oneDNN, and with which instructions.
+"""Settings of a process that make TensorFlow and NumPy faster: oneDNN's kernels, threads, and memory.
 
-TensorFlow 2.21 switches oneDNN on by itself only for processors with AVX-512 VNNI, BF16 or AMX. With AVX2 alone its
-other kernels, Eigen's, take twice the time for a training step (docs/benchmarks.md).
+TensorFlow 2.21 enables oneDNN by itself only for processors with AVX-512 VNNI, BF16 or AMX. With AVX2 alone, its
+other kernels, Eigen's, need twice the time for a training step (docs/benchmarks.md).
 """
 
 import contextlib
@@ -21,29 +21,37 @@ INTRA_OP_THREADS = "TF_NUM_INTRAOP_THREADS"  # TensorFlow reads it when it first
 CPUINFO = Path("/proc/cpuinfo")
 CPUINFO_BYTES = 16_384  # holds the first processor; a machine may list hundreds
 PACKAGES = ("keras", "numpy", "tensorflow")
-# By which oneDNN and Eigen choose kernels, which add up in other orders (Linux' names, of x86 and of ARM).
+# oneDNN and Eigen choose kernels by these, and kernels sum in different orders. The names are Linux's, x86 and ARM.
 INSTRUCTION_SETS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni",
                     "amx_bf16", "amx_int8", "amx_fp16", "asimd", "sve", "sve2", "bf16")
+
+# Options of glibc's mallopt, from its malloc.h.
+M_ARENA_MAX, M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -4, -3, -1
+# For threads that allocate and free images.
+FOR_IMAGES = {M_ARENA_MAX: 2, M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 128 * 2**20}
+# For training steps, which allocate and free the same tensors on any thread.
+FOR_STEPS = {M_ARENA_MAX: 1, M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1}
+ALIGNMENT = 64  # bytes, of an array's address: TensorFlow's EIGEN_MAX_ALIGN_BYTES
 
 
 def enable_onednn(environment: MutableMapping[str, str], cpuinfo: Path = CPUINFO) -> None:
     """Set TF_ENABLE_ONEDNN_OPTS=1 where the processor has AVX2, unless the variable is set.
 
-    Call it before TensorFlow is imported. On other processors, and where Linux' cpuinfo is absent, TensorFlow decides.
+    Call it before the import of TensorFlow. On other processors, and without Linux's cpuinfo, TensorFlow decides.
     """
     if ONEDNN not in environment and "avx2" in instruction_sets(cpuinfo):
         environment[ONEDNN] = "1"
 
 
 def instruction_sets(cpuinfo: Path = CPUINFO) -> list[str]:
-    """Which of INSTRUCTION_SETS the first processor in Linux' cpuinfo has; none where there is no such file."""
+    """Which of INSTRUCTION_SETS the first processor in Linux's cpuinfo has; none without that file."""
     flags = _flags(cpuinfo)
     return [name for name in INSTRUCTION_SETS if name in flags]
 
 
 @functools.cache  # a network asks for each of its layers
 def _flags(cpuinfo: Path) -> frozenset[str]:
-    """All flags of the first processor in Linux' cpuinfo."""
+    """All flags of the first processor in Linux's cpuinfo."""
     try:
         with cpuinfo.open(encoding="utf-8", errors="replace") as file:
             listed = file.read(CPUINFO_BYTES)
@@ -54,18 +62,18 @@ def _flags(cpuinfo: Path) -> frozenset[str]:
 
 
 def onednn_uses_avx512(environment: Mapping[str, str] = os.environ, cpuinfo: Path = CPUINFO) -> bool:
-    """Whether oneDNN uses AVX-512: the processor has it, and ONEDNN_MAX_CPU_ISA does not name something less."""
+    """Whether oneDNN uses AVX-512: the processor has it, and ONEDNN_MAX_CPU_ISA does not forbid it."""
     most = environment.get("ONEDNN_MAX_CPU_ISA", "").upper()
     return "avx512f" in instruction_sets(cpuinfo) and not most.startswith(("SSE", "AVX2")) and most != "AVX"
 
 
 def package_versions() -> dict[str, str]:
-    """The versions of the packages whose arithmetic decides the weights."""
+    """The versions of the packages whose arithmetic determines the weights."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def intra_op_threads() -> int:
-    """The number of threads by which TensorFlow computes one operation in this process. Imports TensorFlow."""
+    """The number of threads that TensorFlow uses for one operation in this process. Imports TensorFlow."""
     import tensorflow as tf
 
     chosen = tf.config.threading.get_intra_op_parallelism_threads() or int(os.environ.get(INTRA_OP_THREADS) or 0)
@@ -73,7 +81,7 @@ def intra_op_threads() -> int:
 
 
 def onednn_setting() -> str:
-    """What TF_ENABLE_ONEDNN_OPTS says, for workers to compare before TensorFlow is imported."""
+    """The value of TF_ENABLE_ONEDNN_OPTS. Workers compare it before they import TensorFlow."""
     return os.environ.get(ONEDNN, "not set")
 
 
@@ -83,20 +91,12 @@ def onednn_enabled() -> bool:
 
     return bool(_pywrap_util_port.IsMklEnabled())
 
-# Options of glibc's mallopt, from its malloc.h: the most arenas, which threads share; the most blocks that come from
-# the kernel one by one, and the bytes from which on a block does; the free bytes at an arena's end that are kept.
-ARENAS, MAPPED, MAPPED_FROM, KEPT = -8, -4, -3, -1
-
-# Threads that take and free pictures.
-FOR_IMAGES = {ARENAS: 2, MAPPED_FROM: 32 * 2**20, KEPT: 128 * 2**20}
-# Training steps, each of which takes and frees the same tensors, on any thread.
-FOR_STEPS = {ARENAS: 1, MAPPED: 0, KEPT: 2**31 - 1}
-
-ALIGNED = 64  # bytes: what TensorFlow asks of an array's address (EIGEN_MAX_ALIGN_BYTES)
-
 
 def keep_freed_memory(options: Mapping[int, int]) -> None:
-    """For all threads that have not begun yet."""
+    """Set glibc's malloc options, so that freed memory stays with this process. Call it before threads start.
+
+    On a system without mallopt it does nothing.
+    """
     with contextlib.suppress(AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in options.items():
@@ -104,8 +104,8 @@ def keep_freed_memory(options: Mapping[int, int]) -> None:
 
 
 def aligned_empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
-    """An array, not initialised, that TensorFlow takes as it is; others it copies while all of Python waits."""
+    """An uninitialized array that TensorFlow uses in place. It copies other arrays, which blocks all Python threads."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    room = np.empty(size + ALIGNED, np.uint8)
-    start = -room.ctypes.data % ALIGNED
-    return room[start: start + size].view(dtype).reshape(shape)
+    buffer = np.empty(size + ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT
+    return buffer[start: start + size].view(dtype).reshape(shape)

@@ -1,7 +1,6 @@
-"""A pool of worker processes, each with several threads, for a scheduler that assigns every task itself.
+"""A pool of worker processes, each with several threads. The caller assigns every task to a worker.
 
-`parallel` maps a function over units. Here the caller decides which worker gets which task, and a worker that its task
-kills is replaced.
+A worker that dies is replaced. For a map over units whose order alone matters, see `parallel`.
 """
 
 import contextlib
@@ -23,21 +22,22 @@ from mlimages.core.errors import UserError
 Work = Callable[[Any], Any]
 
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
-KILLED_STARTS = 3  # in a row, of a worker that something kills before it can work, such as a short memory
+MAX_KILLED_STARTS = 3  # in a row, of a worker that is killed before it accepts tasks, for example for lack of memory
 
 
 class LostWorker(NamedTuple):
-    """A worker process that ended by itself. `with_node`: its whole machine was lost."""
+    """A worker process has ended. `with_node` says whether its machine was lost."""
 
     exit_code: int | None
     with_node: bool = False
 
 
 class WorkerPool:
-    """`workers` processes of `threads` threads. Each thread calls the function that `make()` returns, task by task.
+    """A context manager for `workers` processes with `threads` threads each.
 
-    Tasks, results and `make` are pickled, so `make` must belong to a module and not to the script. A context manager:
-    at its end no process is left. If this process dies first, the workers end by themselves.
+    A process calls `make()` once. Its threads call the returned function with one task at a time. Tasks, results and
+    `make` are pickled, so `make` must be in a module and not in the main script. The workers end with the block, or
+    when this process dies.
     """
 
     def __init__(self, make: Callable[[], Work], *, workers: int, threads: int) -> None:
@@ -61,15 +61,18 @@ class WorkerPool:
             process.join()
 
     def send(self, worker: int, task: Any) -> None:
-        """Assign a task to a worker. It is sent by the next `receive`."""
+        """Assign a task to a worker. The next `receive` sends it."""
         self._outbox[worker].append(task)
 
     def receive(self, seconds: float) -> list[tuple[int, Any]]:
-        """Pairs of a worker and a result or `LostWorker`, as soon as there are any; an empty list after `seconds`."""
+        """Send the assigned tasks, and wait up to `seconds` for results.
+
+        Returns pairs of a worker and a result or a `LostWorker`. Raises the exception of a task.
+        """
         for worker, tasks in enumerate(self._outbox):
             if tasks:
                 self._outbox[worker] = []
-                self._give(worker, tasks)
+                self._send_tasks(worker, tasks)
         results: list[tuple[int, Any]] = []
         for worker in self._ready(seconds):
             taken = self._take(worker)
@@ -108,16 +111,16 @@ class WorkerPool:
         theirs.close()
         self._pipes[worker], self._processes[worker], self._up[worker] = ours, process, False
 
-    def _give(self, worker: int, tasks: list[Any]) -> None:
-        with contextlib.suppress(OSError):  # the worker is lost, which `_take` finds
+    def _send_tasks(self, worker: int, tasks: list[Any]) -> None:
+        with contextlib.suppress(OSError):  # the worker is lost, which `_take` detects
             self._pipes[worker].send(tasks)
 
     def _ready(self, seconds: float) -> list[int]:
-        """The workers that have sent something, within `seconds`."""
+        """Wait up to `seconds` for workers that have sent results or ended."""
         return [self._pipes.index(pipe) for pipe in wait(self._pipes, seconds)]  # type: ignore[arg-type]
 
     def _take(self, worker: int) -> list[Any] | LostWorker:
-        """The results of a worker. Raises UserError for one that cannot start, and whose successor could not either."""
+        """The results of a worker, or how it ended. Raises UserError if a new worker would not start either."""
         try:
             return receive_all(self._pipes[worker])
         except (EOFError, OSError):
@@ -125,16 +128,16 @@ class WorkerPool:
             lost = LostWorker(self._processes[worker].exitcode)
         killed = lost.exit_code is not None and lost.exit_code < 0
         self._killed_starts[worker] += killed and not self._up[worker]
-        if not self._up[worker] and (not killed or self._killed_starts[worker] == KILLED_STARTS):
-            raise UserError(f"a worker process ended before it could work, with exit code {lost.exit_code}; its own "
-                            f"message stands above. Where memory is short, lower machine.workers")
+        if not self._up[worker] and (not killed or self._killed_starts[worker] == MAX_KILLED_STARTS):
+            raise UserError(f"a worker process ended before it could work, with exit code {lost.exit_code}; see its "
+                            f"message above. If memory is short, lower machine.workers")
         return lost
 
 
 def receive_all(pipe: Connection) -> list[Any]:
-    """All results that a pipe holds, from any number of messages. Raises EOFError or OSError at its end.
+    """Receive all messages in a pipe, and return their results in one list. Raises EOFError or OSError at its end.
 
-    Reading one message at a time would leave results of a busy worker in the pipe, and its threads without tasks.
+    With one message for each call, the results of a busy worker would pile up while its threads wait for tasks.
     """
     results = pipe.recv()
     with contextlib.suppress(EOFError, OSError):  # the next call raises it
@@ -145,7 +148,7 @@ def receive_all(pipe: Connection) -> list[Any]:
 
 @contextlib.contextmanager
 def _no_main() -> Iterator[None]:
-    """Keep a new process from running the caller's script, which may have no `if __name__ == "__main__"`."""
+    """Keep a new process from importing the main script, which may have no `if __name__ == "__main__"`."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -156,7 +159,7 @@ def _no_main() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_blas_thread() -> Iterator[None]:
-    """Keep a new process from starting one OpenBLAS thread per core: they wait by spinning."""
+    """Let a new process start one OpenBLAS thread instead of one for each core: they wait by spinning."""
     before = os.environ.get(BLAS_THREADS)
     os.environ[BLAS_THREADS] = "1"
     try:
@@ -168,26 +171,26 @@ def _one_blas_thread() -> Iterator[None]:
 
 
 def _serve(make: Callable[[], Work], threads: int, pipe: Connection) -> None:
-    """Run a worker until the pipe to its scheduler ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the scheduler, which ends its workers
+    """Run a worker until its pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, which ends its workers
     WorkerThreads(make, threads).serve(pipe)
     os._exit(0)
 
 
 class WorkerThreads:
-    """The threads of a worker. Each calls the function that `make()` returns with one task at a time."""
+    """The threads of a worker. See `WorkerPool` for `make`."""
 
     def __init__(self, make: Callable[[], Work], threads: int) -> None:
         self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
         tuning.keep_freed_memory(tuning.FOR_IMAGES)
         work = make()
-        gc.freeze()  # what was imported lives as long as the worker, so the collector need not visit it
+        gc.freeze()  # the garbage collector then skips the imported modules, which live as long as the worker
         for _ in range(threads):
             threading.Thread(target=self._run, args=(work,), daemon=True).start()
 
     def serve(self, pipe: Connection) -> None:
-        """Report that the worker is up, then accept tasks and send results until the pipe ends."""
+        """Report that the worker has started, then accept tasks and send results until the pipe ends."""
         pipe.send([])
         threading.Thread(target=self._report, args=(pipe,), daemon=True).start()
         with contextlib.suppress(EOFError, OSError):
@@ -196,7 +199,7 @@ class WorkerThreads:
                     self._tasks.put(task)
 
     def _report(self, pipe: Connection) -> None:
-        """Send all results that are ready in one message."""
+        """Send results, all that are ready in one message."""
         with contextlib.suppress(OSError):
             while True:
                 batch = [self._results.get()]
@@ -209,5 +212,5 @@ class WorkerThreads:
         while True:
             try:
                 self._results.put(work(self._tasks.get()))
-            except Exception as error:  # noqa: BLE001 - it is raised again where `receive` is called
+            except Exception as error:  # noqa: BLE001 - `receive` raises it
                 self._results.put(error)

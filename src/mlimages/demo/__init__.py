@@ -1,4 +1,4 @@
-"""The miniature ML-Images: a world that is drawn, lists and an archive of it, and the hosts that serve it.
+"""A miniature ML-Images: drawn pictures, their lists and ImageNet archive, and a server for them.
 
-acquire publishes its lists, download talks to its hosts; to both it is what the real thing is.
+The stages acquire and download treat it like the real data.
 """

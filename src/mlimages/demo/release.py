@@ -1,4 +1,4 @@
-"""The demo's release: the four lists, the dictionary and the ImageNet archive, in the formats of the real ones."""
+"""Write the demo's release: four lists, the dictionary and the ImageNet archive, in the formats of the real ones."""
 
 import io
 import tarfile
@@ -11,12 +11,12 @@ from mlimages.core.params import Demo
 from mlimages.core.publish import atomic_write
 from mlimages.demo import server, world
 
-# Of a thousand ImageNet ids, so many have no image in the archive, as in the real lists; one image is damaged.
+# Of 1,000 ImageNet ids, the number whose image is missing in the archive, as in the real one, or damaged there.
 MISSING, DAMAGED = 15, 5
 
 
 def write_release(folder: Path, params: Demo) -> None:
-    """Write everything that Tencent and ImageNet would have published into `folder`."""
+    """Write all files into `folder`, under the names that Tencent and ImageNet use."""
     with atomic_write(folder / DICTIONARY) as file:
         file.write(_dictionary().encode())
     archived: list[str] = []

@@ -1,7 +1,7 @@
-"""The demo's image hosts: one real HTTP server on the loopback that draws pictures on request, and misbehaves.
+"""The demo's image hosts: an HTTP server on the loopback address that draws pictures on request, some with faults.
 
-What it does to a picture is a function of the picture's id, so that every run meets the same faults. Its lists name
-several hosts; `serving` leads them to the port of the day.
+The fault of a picture depends on its id only, so every run gets the same faults. The lists name several hosts;
+`serving` maps them to the server's port.
 """
 
 import hashlib
@@ -18,24 +18,24 @@ from PIL import Image, ImageDraw
 
 from mlimages.demo import world
 
-# Each is a registrable domain of its own: a host that asks to slow down holds up no other one.
+# Each is a registrable domain, so that a host that asks to slow down does not delay the others.
 HOSTS = tuple(f"photos.host{number}.example" for number in range(1, 17))
 PATH = re.compile(r"/(\d{2,4})/(n9\d{7}_\d+)\.jpg")
 PLACEHOLDER = "/photo_unavailable.png"
-# Of 1,000 pictures, how many have which fault; the others are served as they are.
+# The faults, with their number in 1,000 pictures.
 FAULTS = (("missing", 15), ("placeholder", 10), ("page", 8), ("short", 8), ("corrupt", 6), ("busy", 3),
           ("unavailable", 3), ("slow", 6))
 SLOW_SECONDS = 0.5
 
 
 def url_of(image_id: str, pixels: int) -> str:
-    """A picture's URL, the same on every run and every machine."""
+    """The URL of a picture. It is the same on every run and every machine."""
     host = HOSTS[_number(f"host/{image_id}") % len(HOSTS)]
     return f"http://{host}/{pixels}/{image_id}.jpg"
 
 
 def fault_of(image_id: str) -> str | None:
-    """What goes wrong with a picture, or None."""
+    """The fault of a picture, one of FAULTS, or None."""
     number = _number(f"fault/{image_id}") % 1000
     for fault, share in FAULTS:
         if number < share:
@@ -46,7 +46,7 @@ def fault_of(image_id: str) -> str | None:
 
 @contextmanager
 def serving(address: str = "127.0.0.1") -> Iterator[dict[str, str]]:
-    """Run the server in a thread at this IP address; yields the `connect_to` that leads the demo's hosts to it."""
+    """Run the server in a thread at an IP address. Yields the `machine.connect_to` that maps the hosts to it."""
     server = _Server((address, 0), _Handler)
     thread = threading.Thread(target=server.serve_forever, name="demo-server", daemon=True)
     thread.start()
@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
-        """Requests are not logged: the download's ledger tells what came of each."""
+        """Log nothing: the ledger of the download has the result of each request."""
 
 
 def _placeholder() -> bytes:

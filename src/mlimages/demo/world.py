@@ -1,7 +1,7 @@
-"""The demo's world: a class tree of shapes, colours and textures, and pictures composed from them.
+"""The demo's classes, a tree of shapes, colours and textures, and its pictures, which are composed from them.
 
-A picture is a function of its id alone. The id is an ImageNet id without its ending, `WNID_NUMBER`: the WordNet id
-names the leaf class of its main object (say `red triangle`), the number decides everything else.
+A picture depends on its id only, `WNID_NUMBER` as in ImageNet. The WordNet id names the leaf class of its main object,
+such as `red triangle`. The number is the seed of everything else.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ COLOURS = {
 TEXTURES = ("striped", "dotted", "chequered")
 RGB = {name: rgb for group in COLOURS.values() for name, rgb in group.items()}
 
-# Confidences as in the released lists: sure of the main object, less so of the small one and of the ground.
+# Confidences like those in the released lists: certain for the main object, lower for the small one and the background.
 MAIN, SECOND, GROUND = 1.0, 0.8, 0.9
 SUPERSAMPLING = 2
-# Things stand upright, more or less, as in most photographs.
+# Objects stand nearly upright, as in most photographs.
 UPRIGHT, TILT = -math.pi / 2, math.radians(20)
 
 
@@ -62,22 +62,22 @@ def _build_classes() -> tuple[DemoClass, ...]:
 CLASSES = _build_classes()
 INDEX = {one.names.split(",")[0]: index for index, one in enumerate(CLASSES)}
 NAME_OF = {one.wnid: one.names for one in CLASSES}
-# The leaves in a mixed order, so that the long tail falls on every shape and every colour alike.
+# The leaf classes in a random order, so that rare classes occur among all shapes and colours.
 LEAVES = tuple(sorted((f"{colour} {shape}" for group in SHAPES.values() for shape in group for colour in RGB),
                       key=lambda name: hashlib.sha256(name.encode()).digest()))
 LEAF_WEIGHTS = tuple(1 / (rank + 4) for rank in range(len(LEAVES)))
 
 
 def image_ids(seed: int, part: str, count: int) -> list[str]:
-    """`count` different ids; their main objects follow a long tail over the leaf classes."""
-    rng = random.Random(f"{seed}/{part}")  # noqa: S311 - a picture's id is no secret
+    """Draw `count` different ids. Their main objects have a long-tailed distribution over the leaf classes."""
+    rng = random.Random(f"{seed}/{part}")  # noqa: S311 - no cryptography
     leaves = rng.choices(LEAVES, LEAF_WEIGHTS, k=count)
     numbers = rng.sample(range(10**8), count)
     return [f"{CLASSES[INDEX[leaf]].wnid}_{number}" for leaf, number in zip(leaves, numbers, strict=True)]
 
 
 def labels_of(image_id: str) -> dict[int, float]:
-    """A picture's classes, all their ancestors among them, and its confidence in each."""
+    """The classes of a picture, including their ancestors, and the confidence of each."""
     main, second, texture, _ = _compose(image_id)
     confidences: dict[int, float] = {}
     seen = [(main, MAIN), (main.split()[0], MAIN), (texture, GROUND)]
@@ -92,7 +92,7 @@ def labels_of(image_id: str) -> dict[int, float]:
 
 
 def draw(image_id: str, pixels: int) -> bytes:
-    """A JPEG of [pixels, pixels]: a noisy textured ground, the main object, in three of ten a smaller second one."""
+    """Draw a JPEG of [pixels, pixels]: a noisy texture, the main object, and in 30 % of the pictures a smaller one."""
     main, second, texture, rng = _compose(image_id)
     side = pixels * SUPERSAMPLING
     grey = rng.randint(55, 190)
@@ -102,7 +102,7 @@ def draw(image_id: str, pixels: int) -> bytes:
     radius = rng.uniform(0.26, 0.34) * side
     place = _places(1, radius, side, rng)[0]
     if second:
-        # The farthest of a few places: the main object, drawn over it, must not hide it.
+        # The main object is drawn over it, so it takes the farthest of several places.
         small = rng.uniform(0.2, 0.25) * side
         spot = max(_places(12, small, side, rng), key=lambda spot: math.dist(spot, place))
         _draw_object(canvas, second, spot, small, rng)
@@ -115,9 +115,9 @@ def draw(image_id: str, pixels: int) -> bytes:
 
 
 def _compose(image_id: str) -> tuple[str, str, str, random.Random]:
-    """The main leaf, the second leaf or "", the texture, and the generator that draws the rest."""
+    """The main leaf class, the second one or "", the texture, and the random generator for the rest."""
     main = NAME_OF[image_id.partition("_")[0]]
-    rng = random.Random(image_id)  # noqa: S311 - it draws pictures
+    rng = random.Random(image_id)  # noqa: S311 - no cryptography
     second = rng.choices(LEAVES, LEAF_WEIGHTS)[0] if rng.random() < 0.3 else ""
     return main, second, rng.choice(TEXTURES), rng
 

@@ -1,4 +1,4 @@
-"""download: every URL of the lists, fetched politely and safely into shards and ledgers, as data/images."""
+"""The stage download: fetches every URL of the lists into tar shards and ledgers."""
 
 from mlimages.download.run import download
 

@@ -1,4 +1,4 @@
-"""The ledger: exactly one row for every list line, and the closed vocabulary of what can come of one."""
+"""The ledger: exactly one row for each list line, with one of a fixed set of reasons."""
 
 import csv
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from mlimages.core.publish import write_csv
 
 
 class Reason(StrEnum):
-    """What came of a URL. All but OK are failures; the text says what each one means."""
+    """The result of a URL. All but OK are failures. The texts are published in reasons.csv."""
 
     OK = "ok", "the image is in the shard"
     BAD_URL = "bad_url", "not http or https, a user or password in it, or a port not in download.ports"
@@ -42,13 +42,13 @@ class Reason(StrEnum):
         return member
 
 
-class Row(NamedTuple):
-    """One list line's outcome. Numbers that are not known are 0, a hash that is not known is empty.
+class LedgerRow(NamedTuple):
+    """The result of one list line. Unknown numbers are 0, an unknown hash is "".
 
-    `bytes`, `sha256`, `width` and `height` (pixels) are those of the image in the shard; `http_status` is the last
-    answer's; `mirror` is the place, from 0, of the address that answered last in download.mirrors, as they were then.
-    `detail` is what was found where the reason leaves that open, such as "status 403" or "HTML, expected JPEG, PNG, GIF
-    or WebP": printable ASCII, at most `errors.DETAIL_CHARACTERS` long, empty where there is no more to say.
+    `bytes`, `sha256`, `width` and `height` (pixels) describe the image in the shard. `http_status` is the status of the
+    last response. `mirror` is the index of the last address in download.mirrors at that time. `detail` adds to the
+    reason, such as "status 403" or "HTML, expected JPEG, PNG, GIF or WebP": printable ASCII, at most
+    `errors.DETAIL_CHARACTERS` long, or "".
     """
 
     line: int
@@ -64,14 +64,14 @@ class Row(NamedTuple):
     detail: str = ""
 
 
-def write_ledger(path: Path, rows: Iterable[Row]) -> None:
-    write_csv(path, Row._fields, rows)
+def write_ledger(path: Path, rows: Iterable[LedgerRow]) -> None:
+    write_csv(path, LedgerRow._fields, rows)
 
 
-def read_ledger(path: Path) -> Iterator[Row]:
-    """The rows of a ledger; one from before there was a column `detail` gives empty ones."""
+def read_ledger(path: Path) -> Iterator[LedgerRow]:
+    """Read the rows of a ledger. `detail` is "" in an old ledger without this column."""
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            yield Row(int(row["line"]), row["url"], row["key"], Reason(row["reason"]),  # type: ignore[call-arg]
+            yield LedgerRow(int(row["line"]), row["url"], row["key"], Reason(row["reason"]),  # type: ignore[call-arg]
                       int(row["http_status"]), int(row["bytes"]), row["sha256"], int(row["width"]),
                       int(row["height"]), int(row["mirror"]), row.get("detail", ""))

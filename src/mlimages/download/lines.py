@@ -1,4 +1,4 @@
-"""A list line on its way: which addresses it may be fetched from, and what has been tried."""
+"""List lines in progress: their shard, their addresses, and their tries so far."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,17 @@ from mlimages.acquire.formats import Part
 
 
 class Shard(NamedTuple):
-    """A run of list lines that becomes one shard: `lines` from `first` on (from 1), at byte `offset` of the list."""
+    """Consecutive list lines that become one shard: `lines` lines from line `first` (from 1).
+
+    In the list they are `bytes` bytes at `offset`; both are 0 while that is not needed.
+    """
 
     part: Part
     number: int
     first: int
     lines: int
-    offset: int
+    offset: int = 0
+    bytes: int = 0
 
     @property
     def name(self) -> str:
@@ -20,30 +24,32 @@ class Shard(NamedTuple):
 
 
 class Address(NamedTuple):
-    """Where a line's image may lie; `mirror` is the place of its rule in download.mirrors, `md5` may be "".
+    """A URL where a line's image may be. `mirror` is the index of its rule in download.mirrors; `md5` may be "".
 
-    `turn` is the EXIF orientation of an image there that has none of its own.
+    `orientation` is the EXIF orientation of an image that has none itself.
     """
 
     url: str
     mirror: int
     md5: str = ""
-    turn: int = 1
+    orientation: int = 1
 
 
-class Line:
-    """One line: `addresses` not yet tried, the `url` to ask next (after redirects), tries and seconds left.
+class PendingLine:
+    """A line that is being fetched: the untried `addresses`, the next `url` (after redirects), tries and time left.
 
-    `tries` counts those of the address at hand that count against it, `refusals` those to which the host said
-    "later", `lost` the workers that died with it; `failed_at` is when the first of the tries failed, `doubted` whether
-    the network may have been away in them once.
+    `source` is the URL in the list.
+    `tries` counts the failed tries of the current address, `refusals` the responses that asked to come back later,
+    `lost` the workers that died while fetching the line. `failed_at` is the time of the first failed try. `doubted`
+    says that a possible network outage has already been taken into account.
     """
 
     __slots__ = ("address", "addresses", "doubted", "failed_at", "hops", "line", "lost", "number", "refusals",
-                 "seconds_left", "sent_at", "shard", "tries", "url")
+                 "seconds_left", "sent_at", "shard", "source", "tries", "url")
 
-    def __init__(self, number: int, shard: Shard, line: int, addresses: list[Address], seconds: float) -> None:
-        self.number, self.shard, self.line = number, shard, line
+    def __init__(self, number: int, shard: Shard, line: int, source: str, addresses: list[Address],
+                 seconds: float) -> None:
+        self.number, self.shard, self.line, self.source = number, shard, line, source
         self.addresses = addresses
         self.seconds_left = seconds
         self.lost = 0
@@ -52,16 +58,16 @@ class Line:
         self.next_address(seconds)
 
     def next_address(self, seconds: float) -> None:
-        """Turn to the next address, with so many seconds for it."""
+        """Switch to the next address and allow `seconds` for it."""
         self.address = self.addresses.pop(0)
         self.reset(seconds)
 
     def reset(self, seconds: float) -> None:
-        """Forget all tries of the address. It has `seconds` from now on."""
+        """Reset the tries of the current address and allow `seconds` for it."""
         self.tries = self.refusals = 0
         self.seconds_left = seconds
         self.restart()
 
     def restart(self) -> None:
-        """Ask the address itself again, whatever redirects it led to."""
+        """Start again at the address itself, before any redirects."""
         self.url, self.hops = self.address.url, 0

@@ -1,4 +1,4 @@
-"""The addresses of a list's URL: the URL itself and its mirrors, as download.mirrors says and in its order."""
+"""The addresses of a list's URL by the rules of download.mirrors, in their order."""
 
 import base64
 import binascii
@@ -17,12 +17,12 @@ from mlimages.core.publish import move_into_place, sha256
 from mlimages.download.lines import Address
 
 COLUMNS = ("OriginalURL", "ImageID", "Subset", "OriginalMD5")
-ROTATION = "Rotation"  # a column that a table may have: by how many degrees to turn an image, counterclockwise
-TURNS = {0: 1, 90: 8, 180: 3, 270: 6}  # the EXIF orientations that say the same
+ROTATION = "Rotation"  # an optional column: degrees by which to rotate an image counterclockwise
+ORIENTATIONS = {0: 1, 90: 8, 180: 3, 270: 6}  # the EXIF orientation for each rotation
 
 
 def readable_tables(mirrors: Iterable[Mirror]) -> list[str]:
-    """The tables that they name; UserError where one cannot be read."""
+    """The tables that the mirrors use. Raises UserError if one cannot be read."""
     tables = [mirror.table for mirror in mirrors if mirror.table]
     for table in tables:
         with _reading(Path(table)), Path(table).open("rb"):
@@ -31,31 +31,31 @@ def readable_tables(mirrors: Iterable[Mirror]) -> list[str]:
 
 
 class Mirrors:
-    """Looks URLs up; tables are indexed once, in `folder`, and stay on disk."""
+    """Finds the addresses of URLs. Tables are indexed once, on disk in `folder`."""
 
     def __init__(self, mirrors: list[Mirror], folder: Path) -> None:
         self._rules = [(mirror, _Table(Path(mirror.table), folder) if mirror.table else None) for mirror in mirrors]
 
     def addresses(self, url: str) -> list[Address]:
-        """Where the image may lie, each address once; the URL itself where no rule fits."""
+        """The addresses of a URL's image, each once; the URL itself if no rule matches."""
         found: dict[str, Address] = {}
         for number, (mirror, table) in enumerate(self._rules):
             names = _names(url)
             if names is None or mirror.host not in ("*", names["host"]):
                 continue
-            md5, turn = "", 1
+            md5, orientation = "", 1
             if table:
                 row = table.find(url)
                 if row is None:
                     continue
-                names["id"], names["subset"], md5, turn = row
+                names["id"], names["subset"], md5, orientation = row
             address = mirror.template.format(**names)
-            found.setdefault(address, Address(address, number, md5 if address == url else "", turn))
+            found.setdefault(address, Address(address, number, md5 if address == url else "", orientation))
         return list(found.values()) or [Address(url, 0)]
 
 
 def _names(url: str) -> dict[str, str] | None:
-    """What a template may use of a URL; None where it is not one."""
+    """The values that a template can use, or None if the URL is invalid."""
     try:
         parts = urlsplit(url)
         return {"url": url, "scheme": parts.scheme, "host": parts.hostname or "",
@@ -65,7 +65,7 @@ def _names(url: str) -> dict[str, str] | None:
 
 
 class _Table:
-    """Ids, subsets, MD5s and turns of images by URL, from a CSV file like Open Images', as an index on disk."""
+    """An SQLite index of a CSV table such as Open Images': id, subset, MD5 and orientation by URL."""
 
     def __init__(self, path: Path, folder: Path) -> None:
         with _reading(path):
@@ -79,7 +79,7 @@ class _Table:
         self._database = sqlite3.connect(f"file:{index}?mode=ro", uri=True)
 
     def find(self, url: str) -> tuple[str, str, str, int] | None:
-        """The id, subset, MD5 (hex digits, or "") and EXIF orientation of a URL's image."""
+        """The id, subset, MD5 (hex digits or "") and EXIF orientation of a URL's image."""
         select = "SELECT id, subset, md5, turn FROM images WHERE url = ?"
         row = self._database.execute(select, (_digest(url),)).fetchone()
         return tuple(row) if row else None
@@ -92,7 +92,7 @@ def _index(path: Path, target: Path) -> None:
             database.execute("CREATE TABLE images (url INTEGER PRIMARY KEY, id TEXT, subset TEXT, md5 TEXT, turn INT)")
             database.executemany("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)", _rows(path))
             database.commit()
-    except sqlite3.OperationalError as error:  # of a disk that is full, or fails
+    except sqlite3.OperationalError as error:  # the disk is full or fails
         raise OSError(errno.EIO, str(error)) from None
 
 
@@ -104,11 +104,11 @@ def _rows(path: Path) -> Iterator[tuple[int, str, str, str, int]]:
                             f"images with {', '.join(COLUMNS)} (download.mirrors)")
         for row in reader:
             try:
-                turn = _turn(row.get(ROTATION))
+                orientation = _orientation(row.get(ROTATION))
             except ValueError:
                 raise UserError(f"{path}, line {reader.line_num}: {ROTATION} is {row[ROTATION]!r}, expected "
-                                f"{', '.join(map(str, TURNS))} or nothing (download.mirrors)") from None
-            yield _digest(row["OriginalURL"]), row["ImageID"], row["Subset"], _hex(row["OriginalMD5"]), turn
+                                f"{', '.join(map(str, ORIENTATIONS))} or nothing (download.mirrors)") from None
+            yield _digest(row["OriginalURL"]), row["ImageID"], row["Subset"], _hex(row["OriginalMD5"]), orientation
 
 
 @contextlib.contextmanager
@@ -124,17 +124,17 @@ def _digest(url: str) -> int:
     return int.from_bytes(hashlib.blake2b(url.encode(), digest_size=8).digest(), "big", signed=True)
 
 
-def _turn(degrees: str | None) -> int:
-    """The EXIF orientation, 1 where nothing is known; ValueError for other than quarter turns."""
+def _orientation(degrees: str | None) -> int:
+    """The EXIF orientation for a rotation; 1 if it is unknown. Raises ValueError for other than quarter turns."""
     if not degrees or degrees.lower() == "nan":
         return 1
-    if (turn := TURNS.get(float(degrees))) is None:  # type: ignore[call-overload]
+    if (orientation := ORIENTATIONS.get(float(degrees))) is None:  # type: ignore[call-overload]
         raise ValueError
-    return turn
+    return orientation
 
 
 def _hex(md5: str) -> str:
-    """Hex digits from the table's base64; "" where it has none."""
+    """Convert an MD5 from base64 to hex digits. Returns "" if it is missing or invalid."""
     try:
         return base64.b64decode(md5, validate=True).hex()
     except (binascii.Error, ValueError):

@@ -1,1 +1,1 @@
-"""Pictures of any kind: opened, checked, decoded to upright sRGB pixels, made smaller, and encoded as JPEG."""
+"""Image files: check them, decode them to upright sRGB pixels, downscale them, and encode them as JPEG."""

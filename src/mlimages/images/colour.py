@@ -1,4 +1,4 @@
-"""Colours of a profile as sRGB, which is what pictures without a profile are taken for."""
+"""Convert the colours of an ICC profile to sRGB. A picture without a profile is assumed to be in sRGB."""
 
 import io
 from functools import lru_cache
@@ -6,19 +6,19 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms
 
-MAX_PROFILE_BYTES = 2**22  # no profile that is in use is larger
-SAME = 2  # levels by which a profile may differ from sRGB and still be called so: the rounding of its numbers
+MAX_PROFILE_BYTES = 2**22  # larger than any profile in use
+TOLERANCE = 2  # levels: profiles round their numbers, so that one of sRGB may differ from it by this much
 PROBE_SHADES = 9  # of each channel
-REMEMBERED = 32  # profiles; most pictures have one of a few
+CACHED_PROFILES = 32  # most pictures have one of a few profiles
 
 
 def is_srgb(profile: bytes, mode: str) -> bool:
-    """Whether there is nothing to convert in a picture of that mode, RGB or L: also where the profile is unusable."""
+    """Whether a picture of this mode, RGB or L, needs no conversion. An unusable profile counts as sRGB."""
     return _transform(profile, mode) is None
 
 
 def to_srgb(pixels: np.ndarray, profile: bytes) -> np.ndarray:
-    """uint8 [rows, columns, 1 or 3] in the colours of `profile` as the same in sRGB."""
+    """Convert uint8 [rows, columns, 1 or 3] from `profile` to sRGB. The shape stays."""
     grey = pixels.shape[2] == 1
     transform = _transform(profile, "L" if grey else "RGB")
     if transform is None:
@@ -28,14 +28,14 @@ def to_srgb(pixels: np.ndarray, profile: bytes) -> np.ndarray:
 
 
 def cmyk_to_rgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """A CMYK picture, 255 for all of the ink, as RGB: by its profile, or by what each ink takes from white."""
+    """Convert a CMYK picture, in which 255 means full ink, to sRGB: by its profile or, without one, by Pillow."""
     transform = _transform(profile, "CMYK")
     return image.convert("RGB") if transform is None else transform.apply(image)
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(CACHED_PROFILES)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From a profile to sRGB; None where that changes nothing, or the profile is damaged or for another mode."""
+    """The conversion of a profile to sRGB; None if it changes nothing, or if the profile does not fit the mode."""
     if not 0 < len(profile) <= MAX_PROFILE_BYTES:
         return None
     try:
@@ -51,4 +51,4 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     cube = np.stack(np.meshgrid(shades, shades, shades), axis=-1).reshape(PROBE_SHADES, -1, 3)
     probe = Image.fromarray(cube).convert(mode)
     converted = np.asarray(transform.apply(probe).convert(mode))
-    return bool(np.abs(converted.astype(int) - np.asarray(probe)).max() <= SAME)
+    return bool(np.abs(converted.astype(int) - np.asarray(probe)).max() <= TOLERANCE)

@@ -1,12 +1,12 @@
-"""One verdict on a picture, for download and convert: what it is, whether it decodes to its end, and its pixels.
+"""Check and decode image files. The stages download and convert accept the same files.
 
-What does not concern the pixels never costs a picture: damaged EXIF, colour profiles and texts are ignored. These do:
+Damaged EXIF blocks, colour profiles and texts are ignored. A file is refused for one of these reasons:
 
-- `not_image`: no JPEG, PNG, GIF or WebP. The detail names what it is.
-- `corrupt`: the decoder does not come to the picture's end. A JPEG without its end marker was cut off, also where zeros
-  or other bytes stand in its place: how much is missing cannot be known.
-- `too_many_pixels`: more than Pillow opens, more than a JPEG has on a side, or more scans of them than any encoder
-  writes.
+- `not_image`: it is not a JPEG, PNG, GIF or WebP. The detail names its format.
+- `corrupt`: it does not decode to its end. A JPEG without an end marker counts as truncated, even if other bytes follow
+  its data: how much is missing is unknown.
+- `too_many_pixels`: it is larger than Pillow allows, a side is too long for a JPEG, or it has more scans than encoders
+  write.
 """
 
 import io
@@ -36,13 +36,13 @@ from mlimages.images.jpeg import (
 from mlimages.images.png import PngContent, fill_transparent, read_png, to_eight_bits
 from mlimages.images.resize import downscale
 
-# What Pillow's decoders raise on damaged files: they trust what the files say of themselves.
+# The errors of Pillow's decoders for damaged files. They trust the sizes and offsets in a file.
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError,
                   ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
 
 
 class Defect(StrEnum):
-    """Why a file is not taken for a picture."""
+    """The reason to refuse a file."""
 
     NOT_IMAGE = "not_image"
     TOO_MANY_PIXELS = "too_many_pixels"
@@ -50,7 +50,7 @@ class Defect(StrEnum):
 
 
 class Undecodable(ValueError):
-    """A file that is not taken for a picture: the reason, and what was found, as `one_line`."""
+    """A file is refused. `detail` says what was found, as `one_line`."""
 
     def __init__(self, reason: Defect, detail: str) -> None:
         self.reason, self.detail = reason, one_line(detail)
@@ -58,13 +58,13 @@ class Undecodable(ValueError):
 
 
 class ImageFile:
-    """A picture of which the head was read. `format`, `mode` and `size` (width, height) are as Pillow says them.
+    """An image file whose header was read. `format`, `mode` and `size` (width, height) are Pillow's.
 
-    `turn` is its EXIF orientation, 1 to 8: from 5 on, width and height change places.
+    `turn` is the EXIF orientation, from 1 to 8. Orientations from 5 on exchange width and height.
     """
 
     def __init__(self, body: bytes) -> None:
-        """Raises Undecodable where the head is no sound one, or announces more work than is done for one picture."""
+        """Read the header. Raises Undecodable if it is damaged, or announces too many pixels or scans."""
         self.body = body
         self._png = read_png(body) if detect_format(body) == "PNG" else None
         self._image = _open(body, self._png)
@@ -80,44 +80,40 @@ class ImageFile:
 
     @property
     def profile(self) -> bytes:
-        """The ICC profile of its colours; empty where it has none."""
+        """The ICC profile, or no bytes."""
         return self._image.info.get("icc_profile") or b""
 
     @property
     def is_upright_jpeg(self) -> bool:
-        """Whether it is an RGB or grey JPEG that lies as it is stored."""
-        return self._is_common_jpeg and self.turn == 1
+        """Whether it is an RGB or grey JPEG without a rotation."""
+        return self.format in JPEGS and self.mode in ("RGB", "L") and self.turn == 1
 
     @property
     def is_srgb(self) -> bool:
-        """Whether no colour profile has to be applied to an RGB or grey picture."""
+        """Whether an RGB or grey picture is in sRGB."""
         return is_srgb(self.profile, self.mode)
 
-    @property
-    def _is_common_jpeg(self) -> bool:
-        return self.format in JPEGS and self.mode in ("RGB", "L")
-
     def is_flawless(self) -> bool:
-        """Whether libjpeg decodes it to its end and finds nothing to mend."""
-        return self._decoded_fast(0) is not None
+        """Whether libjpeg decodes it to its end without a warning."""
+        return self._decode_flawless(0) is not None
 
     def check(self) -> None:
-        """Decode it to its end, as fast as can be. Undecodable where `pixels` would raise it, whatever the scale."""
+        """Decode it at the lowest scale. Raises Undecodable if `pixels` raises it at any scale."""
         if not self.is_flawless():
             image = self._load(0)
-            self._flat(image.crop((0, 0, 1, 1)))
+            self._flatten(image.crop((0, 0, 1, 1)))
 
     def pixels(self, scale: float) -> np.ndarray:
-        """All of it, upright, in sRGB, laid on white where it is transparent; each side made `scale` times as long.
+        """Decode it upright, in sRGB, on a white background, with each side scaled by `scale`.
 
-        uint8 [rows, columns, 3], or [rows, columns, 1] of a grey picture. Raises Undecodable where it does not decode
-        to its end, or where the result has a side too long for a JPEG.
+        Returns uint8 [rows, columns, 3], or [rows, columns, 1] for a grey picture. Raises Undecodable if it does not
+        decode to its end, or if a side of the result is too long for a JPEG.
         """
         width, height = (max(1, round(side * scale)) for side in self.size)
         check_sides((width, height))
-        pixels = self._decoded_fast(scale)
+        pixels = self._decode_flawless(scale)
         if pixels is None:
-            image = self._flat(self._load(scale))
+            image = self._flatten(self._load(scale))
             pixels = np.asarray(image).reshape(image.height, image.width, -1)
         if pixels.shape[:2] != (height, width):
             pixels = downscale(pixels, width, height)
@@ -125,16 +121,14 @@ class ImageFile:
             pixels = to_srgb(pixels, self.profile)
         return apply_orientation(pixels, self.turn)
 
-    def _decoded_fast(self, scale: float) -> np.ndarray | None:
-        """See `decode_flawless`."""
-        if self._flawed or not self._is_common_jpeg:
-            return None
-        pixels = decode_flawless(self.body, self._image, scale)
+    def _decode_flawless(self, scale: float) -> np.ndarray | None:
+        """Call `decode_flawless`, unless it has failed before."""
+        pixels = None if self._flawed else decode_flawless(self.body, self._image, scale)
         self._flawed = pixels is None
         return pixels
 
     def _load(self, scale: float) -> Image.Image:
-        """The picture as Pillow decodes it, to its end."""
+        """Decode it with Pillow, to its end."""
         image, self._unread = self._unread or _open(self.body, self._png), None
         try:
             if self._head.frame in FRAMES:
@@ -146,8 +140,8 @@ class ImageFile:
             raise Undecodable(Defect.CORRUPT, "it has no end marker: the file was cut off")
         return image
 
-    def _flat(self, image: Image.Image) -> Image.Image:
-        """RGB, or L of a grey picture: 16 bits become 8, what is transparent is laid on white."""
+    def _flatten(self, image: Image.Image) -> Image.Image:
+        """Convert a decoded picture to RGB or L, with 8 bits, on a white background."""
         try:
             if self._png and self._png.key:
                 return fill_transparent(image, self._png)
@@ -155,7 +149,7 @@ class ImageFile:
                 rgba = image.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
             if image.mode == "CMYK":
-                # Pillow takes the values for inverted, as Adobe's programs write them.
+                # Pillow inverts all CMYK pictures, as those of Adobe's programs need.
                 inverted = image if "adobe" in image.info else image.point(lambda value: 255 - value)
                 return cmyk_to_rgb(inverted, self.profile)
             image = to_eight_bits(image)
@@ -165,13 +159,13 @@ class ImageFile:
 
 
 def check_sides(size: tuple[int, int]) -> None:
-    """Undecodable where a side is too long for a JPEG."""
+    """Raise Undecodable if a side, in pixels, is too long for a JPEG."""
     if max(size) > LONGEST_SIDE:
         raise Undecodable(Defect.TOO_MANY_PIXELS, f"{_by(size)} pixels, and a JPEG has {LONGEST_SIDE} at most a side")
 
 
 def read_orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where EXIF says nothing sound. What XMP says does not count, as in browsers."""
+    """The EXIF orientation, from 1 to 8; 1 if EXIF has no valid one. XMP is ignored, as in browsers."""
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif") or b"")
@@ -182,7 +176,7 @@ def read_orientation(image: Image.Image) -> int:
 
 
 def apply_orientation(pixels: np.ndarray, turn: int) -> np.ndarray:
-    """[rows, columns, channels] as stored with an orientation, upright."""
+    """Turn the pixels [rows, columns, channels] of a picture with an EXIF orientation upright."""
     if turn in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if turn in (3, 4, 7, 8):
@@ -193,23 +187,23 @@ def apply_orientation(pixels: np.ndarray, turn: int) -> np.ndarray:
 
 
 def _open(body: bytes, png: PngContent | None) -> Image.Image:
-    """The picture with its head read, a PNG by its essentials."""
+    """Read the header. Of a PNG only the chunks that the pixels need, of a damaged JPEG no metadata."""
     if png:
-        image = _opened_by_pillow(png.body)
+        image = _open_with_pillow(png.body)
         image.info.update(exif=png.exif, icc_profile=png.profile)
         return image
     try:
-        return _opened_by_pillow(body)
+        return _open_with_pillow(body)
     except Undecodable:
         if detect_format(body) != "JPEG":
             raise
     bare, exif = strip_metadata(body)
-    image = _opened_by_pillow(bare)
+    image = _open_with_pillow(bare)
     image.info["exif"] = exif
     return image
 
 
-def _opened_by_pillow(body: bytes) -> Image.Image:
+def _open_with_pillow(body: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(body), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -223,7 +217,7 @@ def _opened_by_pillow(body: bytes) -> Image.Image:
 
 
 def _corrupt(error: Exception) -> Undecodable:
-    """Pillow's own words, and the kind of error where they may be those of Python."""
+    """The error for a damaged file, with Pillow's message. The error's type is added if it may be Python's message."""
     kind = [] if isinstance(error, (OSError, SyntaxError)) and str(error) else [type(error).__name__]
     return Undecodable(Defect.CORRUPT, ": ".join(["Pillow", *kind, *filter(None, [str(error)])]))
 

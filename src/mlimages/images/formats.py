@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: the formats that are decoded, and names for what comes in their place."""
+"""Detect the format of a file by its first bytes: those that are decoded, and others that servers send instead."""
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 SIGNATURES = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF"),
@@ -6,14 +6,14 @@ SIGNATURES = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF87
               (b"\xff\x0a", "JPEG XL"), (b"\0\0\0\x0cJXL ", "JPEG XL"), (b"\0\0\0\x0cjP  ", "JPEG 2000"),
               (b"\xff\x4f\xff\x51", "JPEG 2000"), (b"\0\0\1\0", "ICO"), (b"8BPS", "PSD"), (b"%PDF", "PDF"),
               (b"PK\3\4", "ZIP"), (b"\x1f\x8b", "gzip"))
-# The brands of ISO media files, at bytes 8 to 12.
+# The brands of ISO media files, in bytes 8 to 11.
 BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF"}
-HEAD_BYTES = 512  # within which a text shows what it is
+HEAD_BYTES = 512  # enough to recognize HTML and other texts
 SHOWN_BYTES = 8
 
 
 def detect_format(body: bytes) -> str:
-    """One of FORMATS, or a name for another format, or the first bytes of what has no name here."""
+    """One of FORMATS, the name of another format, or a text with the first bytes of an unknown one."""
     head = body[:HEAD_BYTES]
     if not head:
         return "nothing"

@@ -1,4 +1,4 @@
-"""JPEGs decoded fast where nothing is wrong with them, and encoded; what their markers say."""
+"""Decode undamaged JPEGs fast, encode JPEGs, and read their markers."""
 
 import re
 import struct
@@ -10,39 +10,39 @@ from PIL import Image
 
 from mlimages.images.resize import decode_ratio
 
-JPEGS = ("JPEG", "MPO")  # as Pillow calls a file of several JPEGs, which decodes to its first one
+JPEGS = ("JPEG", "MPO")  # Pillow's formats; MPO is a file of several JPEGs, of which the first is decoded
 # The frames that every libjpeg decodes: baseline, extended and progressive, with Huffman codes.
 FRAMES = (0xC0, 0xC1, 0xC2)
-ONE_SCAN_FRAMES = (0xC0, 0xC1)  # which have one scan where that holds all components
-NO_FRAMES = (0xC4, 0xC8, 0xCC)  # of the markers from C0 to CF
+SEQUENTIAL_FRAMES = (0xC0, 0xC1)  # they have one scan if that scan holds all components
+NO_FRAMES = (0xC4, 0xC8, 0xCC)  # markers from C0 to CF that begin no frame
 START, END, SCAN = 0xD8, 0xD9, 0xDA
-# A marker between coded data, where 0 after 255 means that byte, and D0 to D7 begin an interval of it.
+# A marker. In coded data, FF 00 means the byte FF, and D0 to D7 are restart markers.
 SEGMENT = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 APP0, APP1, ADOBE, APP15, COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 ORIENTATION = 0x0112  # the EXIF tag
 EXIF, JFIF_BYTES = b"Exif\0\0", 14
-FIRST_WITH_LENGTH = 0xC0  # of the markers; those below stand alone
-LONGEST_SIDE = 65_500  # pixels of a JPEG, as libjpeg has it
-# Pixels times scans that are decoded at most, which takes some 6 s. Encoders write about ten scans, so that this is a
-# progressive picture of 100 megapixels; in 200 kB there is room for five times as much work.
+FIRST_WITH_LENGTH = 0xC0  # markers below have no length and no data
+LONGEST_SIDE = 65_500  # pixels, libjpeg's limit
+# The highest number of pixels times scans, which takes about 6 s. Encoders write about ten scans, so it allows
+# progressive pictures of 100 megapixels. Without it, a file of 200 kB could take five times as long.
 MAX_SCANNED_PIXELS = 10**9
 
 
 class JpegHeader(NamedTuple):
-    """How a JPEG is coded: the marker of its frame, 0 where there is none, and whether it has several scans."""
+    """The marker of a JPEG's frame, 0 without one, and whether the frame may have several scans."""
 
     frame: int
     several_scans: bool
 
 
 def read_header(body: bytes) -> JpegHeader:
-    """What the segments say up to the first scan, in a row from the start."""
+    """Read the segments before the first scan."""
     frame = components = 0
     at = 2
     while body[at: at + 1] == b"\xff" and len(body) > at + 9:
         marker = body[at + 1]
         if marker == SCAN:
-            return JpegHeader(frame, frame not in ONE_SCAN_FRAMES or body[at + 4] < components)
+            return JpegHeader(frame, frame not in SEQUENTIAL_FRAMES or body[at + 4] < components)
         if 0xC0 <= marker <= 0xCF and marker not in NO_FRAMES and not frame:
             frame, components = marker, body[at + 9]
         at += 2 + int.from_bytes(body[at + 2: at + 4])
@@ -50,16 +50,16 @@ def read_header(body: bytes) -> JpegHeader:
 
 
 def count_scans(body: bytes, head: JpegHeader) -> int:
-    """How many scans a JPEG has, or a few more where it holds other JPEGs, such as thumbnails.
+    """The number of scans, or a few more if the file holds other JPEGs, such as thumbnails.
 
-    Coded pixels never look like a marker. The count takes a tenth of the time of decoding: where one scan is known to
-    hold all, it is left out.
+    Coded data hold no markers, so the markers are counted in all bytes. This takes a tenth of the time of decoding, and
+    is skipped if the header announces a single scan.
     """
     return body.count(bytes([0xFF, SCAN])) if head.several_scans else 1
 
 
 def has_end_marker(body: bytes) -> bool:
-    """Whether libjpeg comes to an end marker before the end of the bytes: where it does not, the file was cut off."""
+    """Whether libjpeg finds an end marker. A file without one is truncated."""
     at = 2
     while found := SEGMENT.search(body, at):
         marker, at = found[1][0], found.end()
@@ -71,9 +71,9 @@ def has_end_marker(body: bytes) -> bool:
 
 
 def strip_metadata(body: bytes) -> tuple[bytes, bytes]:
-    """A JPEG without what applications put into it before its first scan, and its EXIF block, empty where it has none.
+    """Remove application data and comments before the first scan. Returns the JPEG and its EXIF block, or no bytes.
 
-    What says how colours are coded stays: the marker of Adobe, and that of JFIF where it is whole.
+    Adobe's segment and a complete JFIF segment stay, as they define the coding of colours.
     """
     kept, exif, at = [body[:2]], b"", 2
     while body[at: at + 1] == b"\xff" and len(body) > at + 3 and body[at + 1] != SCAN:
@@ -89,19 +89,20 @@ def strip_metadata(body: bytes) -> tuple[bytes, bytes]:
 
 
 def set_orientation(body: bytes, turn: int) -> bytes:
-    """A JPEG with an EXIF block before all others that says how to turn it, and else as it was."""
+    """Insert an EXIF block with an orientation before all others."""
     block = EXIF + b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, ORIENTATION, 3, 1, turn, 0, 0)
-    at = 4 + int.from_bytes(body[4:6]) if body[3] == APP0 else 2  # JFIF's comes first
+    at = 4 + int.from_bytes(body[4:6]) if body[3] == APP0 else 2  # a JFIF segment must be the first
     return body[:at] + bytes([0xFF, APP1]) + struct.pack(">H", len(block) + 2) + block + body[at:]
 
 
 def decode_flawless(body: bytes, image: Image.Image, scale: float) -> np.ndarray | None:
-    """What libjpeg makes of an RGB or grey JPEG, opened by Pillow as `image`, if it finds nothing to mend in it.
+    """Decode an RGB or grey JPEG with libjpeg-turbo, which is faster than Pillow and TensorFlow.
 
-    uint8 [rows, columns, 3 or 1], as stored before its EXIF orientation is applied, with a `decode_ratio(scale)` of the
-    pixels of each side. Every coefficient is read whatever the scale, so all of the picture is known to be there.
-    Faster than Pillow or TensorFlow, which both decode whatever this decodes. None where there is something to mend or
-    the kind is a rare one: then they have to say whether it is sound.
+    `image` is the same file, opened by Pillow. Returns uint8 [rows, columns, 3 or 1] before its EXIF orientation is
+    applied, with each side divided by `decode_ratio(scale)`. Every coefficient is read at any scale, so that truncated
+    files never pass. Pillow and TensorFlow decode whatever this function decodes.
+
+    Returns None if libjpeg warns, and for rare kinds of JPEG. Pillow must then decide.
     """
     if image.format not in JPEGS or image.mode not in ("RGB", "L") or read_header(body).frame not in FRAMES:
         return None
@@ -114,13 +115,13 @@ def decode_flawless(body: bytes, image: Image.Image, scale: float) -> np.ndarray
 
 
 def draft(image: Image.Image, scale: float) -> None:
-    """Let Pillow decode a JPEG, too, to a `decode_ratio(scale)` of its pixels."""
+    """Let Pillow divide the sides of a JPEG by `decode_ratio(scale)` when it decodes it."""
     ratio = decode_ratio(scale)
     image.draft(None, (max(1, image.width // ratio), max(1, image.height // ratio)))
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
-    """uint8 [rows, columns, 3 or 1], of LONGEST_SIDE at most, as a JPEG, the colours of 2 x 2 pixels as one."""
+    """Encode uint8 [rows, columns, 3 or 1], with sides of at most LONGEST_SIDE, as a JPEG with 4:2:0 subsampling."""
     rgb = pixels.shape[2] == 3
     return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB" if rgb else "GRAY",
                                   "420" if rgb else "Gray", fastdct=False)

@@ -1,7 +1,7 @@
-"""The parts of a PNG that concern its pixels, without those that a strict decoder stumbles over.
+"""Reduce a PNG to the chunks that its pixels need.
 
-Only the chunks that the pixels need go to Pillow. What a damaged or huge ancillary chunk holds is ignored, as browsers
-and libpng do.
+Pillow refuses a file for a damaged or huge ancillary chunk. Browsers and libpng ignore such chunks, and so does this
+project.
 """
 
 import struct
@@ -16,15 +16,15 @@ from PIL import Image
 from mlimages.images.colour import MAX_PROFILE_BYTES
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-GREY, RGB, PALETTE = 0, 2, 3  # the colour types that a tRNS chunk may belong to
+GREY, RGB, PALETTE = 0, 2, 3  # the colour types that may have a tRNS chunk
 END = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 
 
 class PngContent(NamedTuple):
-    """A PNG as `body` with nothing but what its pixels need, and what the other chunks say of them.
+    """A PNG reduced to the chunks that its pixels need, `body`, and the content of other chunks.
 
-    `exif` and `profile` (ICC) are empty where there is none that is sound. `key` is the sample, of `bits` bits, or the
-    three samples that are transparent in a grey or RGB picture; empty where none is.
+    `exif` and `profile` (ICC) are empty if they are missing or damaged. `bits` is the depth of a sample. `key` is the
+    transparent colour of a grey or RGB picture: one or three samples, or empty.
     """
 
     body: bytes
@@ -35,7 +35,7 @@ class PngContent(NamedTuple):
 
 
 def read_png(body: bytes) -> PngContent:
-    """The essentials of a PNG; whether its pixels are sound is for the decoder to say."""
+    """Read the chunks of a PNG. The pixels are not checked."""
     kept: list[bytes] = [SIGNATURE]
     found: dict[bytes, bytes] = {}
     colour = bits = -1
@@ -55,8 +55,8 @@ def read_png(body: bytes) -> PngContent:
 
 
 def fill_transparent(image: Image.Image, png: PngContent) -> Image.Image:
-    """The loaded picture, L or RGB, with 255 where its samples are those of `png.key`."""
-    if image.mode == "RGB" and png.bits == 16:  # of which Pillow keeps the upper halves
+    """Make the transparent pixels of a decoded picture white. Returns L or RGB."""
+    if image.mode == "RGB" and png.bits == 16:  # Pillow keeps the upper 8 bits only
         samples = _samples_of_16_bits(png)[: image.height, : image.width]
     else:
         samples = np.asarray(image.convert("L") if image.mode == "1" else image)
@@ -67,12 +67,12 @@ def fill_transparent(image: Image.Image, png: PngContent) -> Image.Image:
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """A grey picture of 16 bits as L; every other one as it is."""
+    """Convert a grey picture of 16 bits to L. Other pictures stay unchanged."""
     return image.point(lambda value: value / 256, "L") if image.mode.startswith("I;16") else image
 
 
 def _samples_of_16_bits(png: PngContent) -> np.ndarray:
-    """uint16 [rows, columns, 3], red first."""
+    """Decode to uint16 [rows, columns, 3], in the order red, green, blue."""
     pixels = cv2.imdecode(np.frombuffer(png.body, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise OSError("OpenCV does not decode its samples of 16 bits")
@@ -80,7 +80,7 @@ def _samples_of_16_bits(png: PngContent) -> np.ndarray:
 
 
 def _chunks(body: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Kind, data and the whole bytes of each chunk, of the last one as many as there are."""
+    """Yield the type, the data and all bytes of each chunk. The last one may be truncated."""
     at = len(SIGNATURE)
     while at + 8 <= len(body):
         size = int.from_bytes(body[at: at + 4])
@@ -89,12 +89,12 @@ def _chunks(body: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def _is_sound(chunk: bytes) -> bool:
-    """Whether a chunk is whole and has the checksum that it says."""
+    """Whether a chunk is complete and has the right checksum."""
     return len(chunk) == 12 + int.from_bytes(chunk[:4]) and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])
 
 
 def _profile(data: bytes) -> bytes:
-    """The colour profile of an iCCP chunk: its name, a zero, the method 0, and the compressed profile."""
+    """The profile of an iCCP chunk, which holds a name, two zero bytes and the compressed profile."""
     _, _, rest = data.partition(b"\0")
     try:
         decoder = zlib.decompressobj()
@@ -105,7 +105,7 @@ def _profile(data: bytes) -> bytes:
 
 
 def _key(colour: int, bits: int, data: bytes) -> tuple[int, ...]:
-    """The samples of a tRNS chunk: of each 16 bits, as many as the picture's samples have count."""
+    """The samples of a tRNS chunk. Of the 16 bits of each, the lower `bits` count."""
     if len(data) != {GREY: 2, RGB: 6}.get(colour):
         return ()
     return tuple(sample & (2**bits - 1) for sample in struct.unpack(f">{len(data) // 2}H", data))

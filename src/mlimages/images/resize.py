@@ -1,33 +1,32 @@
-"""Pictures made smaller."""
+"""Downscale pictures."""
 
 import cv2
 import numpy as np
 
-cv2.setNumThreads(1)  # whoever calls has threads of its own
+cv2.setNumThreads(1)  # the callers have their own threads
 
-# Where libjpeg gives no more than one of so many pixels, it is faster.
-RATIOS = (8, 4, 2, 1)
-# By which pictures made smaller are most like those of a Lanczos filter: from how many times the wanted pixels of a
-# side on the mean of areas is more so than a blur and bicubic, and that blur's standard deviation, in wanted pixels.
-MANY, BLUR = 2.3, 0.33
+RATIOS = (8, 4, 2, 1)  # by which libjpeg can divide the sides of a picture; it is then faster
+# Chosen to be as near as possible to a Lanczos filter. From this ratio of old to new sides on, the mean of areas is
+# nearer than blur and bicubic. BLUR is the blur's standard deviation in new pixels.
+AREA_RATIO, BLUR = 2.3, 0.33
 
 
 def downscale(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """uint8 [rows, columns, channels] at no more pixels than it has, free of aliasing.
+    """Downscale uint8 [rows, columns, channels] to [height, width, channels] without aliasing.
 
-    A Gaussian blur of 3 x 3 pixels and bicubic, which is nearer to Lanczos than the mean of areas, in half of the time
-    of that; the mean of areas where there are MANY times as many pixels as wanted, or more.
+    Below AREA_RATIO it blurs 3 x 3 pixels and interpolates bicubically, in half of the time of the mean of areas.
     """
-    times = pixels.shape[1] / width
-    if times < MANY:
-        pixels = cv2.GaussianBlur(pixels, (3, 3), BLUR * times)
-    filtered = cv2.INTER_CUBIC if times < MANY else cv2.INTER_AREA
-    return cv2.resize(pixels, (width, height), interpolation=filtered).reshape(height, width, -1)
+    ratio = pixels.shape[1] / width
+    interpolation = cv2.INTER_AREA
+    if ratio < AREA_RATIO:
+        pixels = cv2.GaussianBlur(pixels, (3, 3), BLUR * ratio)
+        interpolation = cv2.INTER_CUBIC
+    return cv2.resize(pixels, (width, height), interpolation=interpolation).reshape(height, width, -1)
 
 
 def decode_ratio(scale: float) -> int:
-    """What part of the pixels of each side libjpeg is to give where `scale` of them are wanted: one of RATIOS.
+    """The ratio, one of RATIOS, at which libjpeg should decode a picture that is then scaled by `scale`.
 
-    Twice as many as are wanted, or all, so that nothing is seen of what it leaves out.
+    The decoded sides are at least twice as long as the wanted ones, or complete, so that the result looks the same.
     """
     return next((ratio for ratio in RATIOS if 2 * scale * ratio <= 1), 1)

@@ -92,6 +92,14 @@ class RecordReader:
 
     def example(self, shard: int, number: int) -> Example:
         """The record `number` of the shard `shard`, both counted from 0."""
+        data = self.serialized(shard, number)
+        try:
+            return read_example(data, self._classes)
+        except ValueError as problem:
+            raise record_error(self._shards[shard], number, str(problem)) from None
+
+    def serialized(self, shard: int, number: int) -> bytes:
+        """The bytes of that record, a tf.train.Example, whose checksums were compared."""
         path, place = self._shards[shard], self._starts[shard] + number
         offset, length = int(self._offsets[place]), int(self._lengths[place])
         file = self._open(path)  # the reference keeps it open
@@ -108,10 +116,7 @@ class RecordReader:
             raise frame_error(path, number, "its length or the checksum of its length is damaged")
         if _masked_crc(data) != data_sum:
             raise record_error(path, number, "its data or the checksum of its data is damaged")
-        try:
-            return read_example(data, self._classes)
-        except ValueError as problem:
-            raise record_error(path, number, str(problem)) from None
+        return data
 
 
 class _OpenFile:

@@ -14,6 +14,7 @@ from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.core.signals import Interrupts, TrainingStopped
 from mlimages.launch.base import Launcher, WorkerProcess, resume_point, stopped_early
+from mlimages.launch.environment import train_in_place
 from mlimages.launch.local import LocalLauncher
 from mlimages.launch.messages import ExitCode, parse_line
 from mlimages.launch.ray import ray_launcher
@@ -26,6 +27,21 @@ LOGS = "workers"
 TICK_SECONDS = 0.2
 # TensorFlow finds by itself within 5 to 10 s that a worker is gone; killed processes end within a few seconds.
 GRACE_SECONDS, KILL_SECONDS = 15.0, 5.0
+
+
+def run_training(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -> None:
+    """Train to the end as `params.strategy` and `machine.launcher` say. The result lies in `work`/out.
+
+    Raises UserError as `mlimages.training.loop.fit` and `supervise` do.
+    """
+    if params.strategy == "multi_worker" and machine.launcher == "environment":
+        train_in_place(params, machine, tfrecords=tfrecords, work=work)
+    elif params.strategy == "multi_worker":
+        supervise(params, machine, tfrecords=tfrecords, work=work)
+    else:
+        from mlimages.training.loop import fit  # which imports TensorFlow
+
+        fit(params, machine, tfrecords=tfrecords, work=work)
 
 
 class WorkerLost(Exception):

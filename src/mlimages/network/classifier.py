@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mlimages.acquire.hierarchy import read_tree
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, command
 from mlimages.core.parallel import ordered_map
 from mlimages.core.publish import atomic_write
 from mlimages.images.decode import Undecodable
@@ -331,8 +331,9 @@ def classify(classifier: Classifier, places: Sequence[str], *, top: int, predict
     return failures
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
-    """The command. Exit code 0; 1 where a picture could not be read; 2 for a mistake that a user can mend."""
+    """Run the command. Returns the exit code: 1 if a picture cannot be read, and 0 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m mlimages.network.classifier",
                                      description="The likeliest classes of pictures, and their features.")
     parser.add_argument("pictures", nargs="+", help="files, folders, glob patterns or tar files")
@@ -344,15 +345,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--csv", type=Path, help="write the classes here, and print none")
     parser.add_argument("--features", type=Path, help="write the features here, as a .npy file")
     options = parser.parse_args(arguments)
-    try:
-        if options.top < 1:
-            raise UserError(f"--top is {options.top}, expected at least 1")
-        classifier = Classifier(options.model, classes=options.classes, crop=options.crop)
-        failures = classify(classifier, options.pictures, top=options.top, predictions=options.csv,
-                            features=options.features)
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 2
+    if options.top < 1:
+        raise UserError(f"--top is {options.top}, expected at least 1")
+    classifier = Classifier(options.model, classes=options.classes, crop=options.crop)
+    failures = classify(classifier, options.pictures, top=options.top, predictions=options.csv,
+                        features=options.features)
     if failures:
         print(f"{failures} pictures could not be read", file=sys.stderr)
     return 1 if failures else 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, command
 from mlimages.network.load_model import MODEL, load_model
 
 PACKAGES = ("onnx", "tf2onnx")
@@ -34,16 +34,11 @@ def export_onnx(model: str | Path, out: str | Path) -> None:
     network.export(str(out), format="onnx", verbose=False)
 
 
-def main(arguments: list[str]) -> int:
-    """The command: exit code 0, or 2 for a mistake that a user can mend."""
-    try:
-        if len(arguments) != 2:
-            raise UserError(f"{len(arguments)} arguments, {USAGE}")
-        export_onnx(*arguments)
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 2
-    return 0
+@command
+def main(arguments: list[str]) -> None:
+    if len(arguments) != 2:
+        raise UserError(f"{len(arguments)} arguments, {USAGE}")
+    export_onnx(*arguments)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,20 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mlimages.network.load_model import ACTIVATIONS
+from mlimages.network.load_model import ACTIVATIONS, MODEL
 from mlimages.network.model_files import ClassTable, Preprocessing
 
+SAVED_MODEL = "saved_model"  # a folder
 TOP = 5  # classes that the signature `classify` returns
+
+
+def save_network(network: keras.Model, classes: ClassTable, preprocessing: Preprocessing, out: Path) -> None:
+    """Write a network with all that its use needs: model.keras, a SavedModel, classes.csv and preprocessing.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    classes.write(out)
+    preprocessing.write(out)
+    network.save(out / MODEL)
+    save_for_serving(network, classes, preprocessing, out / SAVED_MODEL)
 
 
 def save_for_serving(network: keras.Model, classes: ClassTable, preprocessing: Preprocessing, out: Path) -> None:

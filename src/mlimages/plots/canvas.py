@@ -3,7 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -35,8 +35,8 @@ def label(ax: Axes, title: str, x: str, y: str) -> None:
     ax.set_axisbelow(True)
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """A published CSV file; empty cells are NaN."""
+def read_table(path: str | Path | TextIO) -> pd.DataFrame:
+    """A published CSV file, by its path or its content; empty cells are NaN."""
     return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=TEXT_COLUMNS)
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
-from mlimages.download.ledger import Reason, Row, read_ledger
+from mlimages.download.ledger import LedgerRow, Reason, read_ledger
 from mlimages.download.run import REASONS
 from mlimages.download.shards import Member, index_shard
 from mlimages.plots.canvas import BAD, COUNT, GOOD, SHARE, axes, bars, display_table, image_grid, read_table
@@ -65,7 +65,7 @@ def repeated_images(images: str | Path, count: int = 10) -> pd.DataFrame:
     for row in _images(images):
         counts[_bits(row)] += 1
     lines: Counter[str] = Counter()
-    examples: dict[str, Row] = {}
+    examples: dict[str, LedgerRow] = {}
     for row in _images(images) if counts.max() >= SUSPECT_LINES else ():
         if counts[_bits(row)] >= SUSPECT_LINES:
             lines[row.sha256] += 1
@@ -101,34 +101,22 @@ def contact_sheet(images: str | Path, lists: str | Path, count: int = 24) -> Non
                  columns=8)
 
 
-def images_of_class(images: str | Path, lists: str | Path, index: int, count: int = 12) -> None:
-    """Show training images of a class."""
-    tree = read_tree(Path(lists) / DICTIONARY)
-    found: list[Member] = []
-    for shard in sorted(Path(images).glob("train/*.tar")):
-        found += [member for member in index_shard(shard) if index in member.labels.classes]
-        if len(found) >= count:
-            break
-    image_grid(f"Images of: {tree.names[index]}",
-                 [(member.read(), _caption(tree, member)) for member in found[:count]])
-
-
 def specific_classes(tree: ClassTree, classes: tuple[int, ...]) -> list[int]:
     """Those of `classes` that are not an ancestor of another one of them."""
     ancestors = {ancestor for index in classes for ancestor in tree.ancestors(index)}
     return [index for index in classes if index not in ancestors]
 
 
-def _rows(images: str | Path) -> Iterator[Row]:
+def _rows(images: str | Path) -> Iterator[LedgerRow]:
     for path in sorted(Path(images).glob("*/*.ledger.csv")):
         yield from read_ledger(path)
 
 
-def _images(images: str | Path) -> Iterator[Row]:
+def _images(images: str | Path) -> Iterator[LedgerRow]:
     return (row for row in _rows(images) if row.reason is Reason.OK)
 
 
-def _bits(row: Row) -> int:
+def _bits(row: LedgerRow) -> int:
     return int(row.sha256[:16], 16) % 2**HASH_BITS
 
 

@@ -44,18 +44,19 @@ class LabelOutcomes:
     """The outcomes of the labels of the validation images in data/evaluation.
 
     A class is true where its confidence reaches the threshold of the evaluation, and predicted where its probability
-    reaches the score threshold. Left out are classes of unknown confidence, classes that are true of nearly every
-    image, and ancestors of a class that is true or predicted.
+    reaches the score threshold. Left out are classes of unknown confidence, ancestors of a true class, wrong classes
+    that are ancestors of a shown one, and, unless `common`, classes that are true of nearly every image.
     """
 
-    def __init__(self, evaluation: str | Path, tree: ClassTree) -> None:
+    def __init__(self, evaluation: str | Path, tree: ClassTree, *, common: bool = False) -> None:
         manifest = read_manifest(evaluation, "evaluate")
         self.predictions: Predictions = read_predictions(evaluation)
         self._threshold, self.score_threshold = manifest["threshold"], manifest["score_threshold"]
         self._tree = tree
         labels = self.predictions.labels
         true = labels["class"][labels["confidence"] >= self._threshold]
-        self._common = set(np.flatnonzero(np.bincount(true, minlength=len(tree)) >= NEARLY_ALL * len(self)).tolist())
+        images = np.bincount(true, minlength=len(tree))
+        self._left_out = set() if common else set(np.flatnonzero(images >= NEARLY_ALL * len(self)).tolist())
 
     def __len__(self) -> int:
         return len(self.predictions.best)
@@ -69,7 +70,9 @@ class LabelOutcomes:
         true = {index for index, confidence in confidences.items() if confidence >= self._threshold}
         predicted = {index for index, score in scores.items()
                      if score >= self.score_threshold and confidences.get(index, 0.0) >= 0}
-        shown = specific_classes(self._tree, tuple((true | predicted) - self._common))
+        specific = set(specific_classes(self._tree, tuple(true - self._left_out)))
+        wrong = (predicted - true) - self._left_out
+        shown = [*specific, *(wrong & set(specific_classes(self._tree, tuple(specific | wrong))))]
         labels = [LabelOutcome(index, scores.get(index, float("nan")),
                                Outcome.WRONG if index not in true else
                                Outcome.RIGHT if index in predicted else Outcome.MISSED) for index in shown]

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mlimages.convert.records import CLASSES
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, command
 from mlimages.core.params import Machine, Train, load
 from mlimages.core.publish import atomic_write, read_manifest
 from mlimages.inputs.augmentation import TensorAugmentation
@@ -77,8 +77,8 @@ def stages_table(measured: list[StageRate], machine: Machine) -> str:
                       *rows])
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command: exit code 0, or 2 for a UserError."""
+@command
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mlimages.plots.inputs", description=(
         "Draw the first training batch, and measure the images per second by stage of the input pipeline, with the "
         "parameters of params.yaml."))
@@ -87,16 +87,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("inputs.png"), help="the PNG file to write; %(default)s")
     options = parser.parse_args(arguments)
     matplotlib.use("agg")
-    try:
-        params = load()
-        figure, measured = draw(params.train, params.machine, options.tfrecords, options.seconds)
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 2
+    params = load()
+    figure, measured = draw(params.train, params.machine, options.tfrecords, options.seconds)
     with atomic_write(options.out) as file:
         figure.savefig(file, format="png", dpi=100)
     print(f"{stages_table(measured, params.machine)}\n\n{options.out} shows the first images and these measurements")
-    return 0
 
 
 def _added(measured: list[StageRate], machine: Machine) -> list[float]:

@@ -1,9 +1,7 @@
 """Plots of confusions: classes with high scores where other classes are true."""
 
 from pathlib import Path
-from typing import Any
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -11,15 +9,12 @@ from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.core.publish import read_manifest
 from mlimages.evaluate.predictions import Predictions, read_predictions
-from mlimages.inputs.pipeline import Records
-from mlimages.inputs.preprocess import decode
-from mlimages.plots.canvas import GOOD, MUTED, VALIDATION, axes
+from mlimages.plots.canvas import VALIDATION, axes
 
 # Fewer images with one class and without the other are no evidence of a confusion.
 MIN_IMAGES = 5
 IMAGES_AT_ONCE = 4096
 MAX_CLASSES = 50  # of a matrix
-SHOWN_CLASSES = 15  # of an image in the browser
 
 
 def true_threshold(evaluation: str | Path) -> float:
@@ -28,12 +23,18 @@ def true_threshold(evaluation: str | Path) -> float:
 
 
 def confusions(evaluation: str | Path, lists: str | Path, count: int = 20) -> list[tuple[str, str, float]]:
+    """The names and the excess of the strongest `confused_pairs`."""
+    tree = read_tree(Path(lists) / DICTIONARY)
+    return [(tree.label(true), tree.label(wrong), excess)
+            for true, wrong, excess in confused_pairs(evaluation, tree, count)]
+
+
+def confused_pairs(evaluation: str | Path, tree: ClassTree, count: int = 20) -> list[tuple[int, int, float]]:
     """The strongest confusions of leaf classes, as (true class, wrong class, excess of the score).
 
     The excess is the mean score of the wrong class on images with the true class and without the wrong one, minus its
     mean score on all images without it. A class that was not published for an image has a score of 0 there.
     """
-    tree = read_tree(Path(lists) / DICTIONARY)
     predictions, threshold, leaves = read_predictions(evaluation), true_threshold(evaluation), _leaves(tree)
     true = predictions.labels[(predictions.labels["confidence"] >= threshold) & leaves[predictions.labels["class"]]]
     images_with = np.bincount(true["class"], minlength=len(tree))
@@ -54,7 +55,7 @@ def confusions(evaluation: str | Path, lists: str | Path, count: int = 20) -> li
         images = images_with[true_class] - together.get(pair, 0)
         if images >= MIN_IMAGES:
             excess = float(total / images - mean_score[wrong_class])
-            found.append((tree.label(true_class), tree.label(wrong_class), excess))
+            found.append((true_class, wrong_class, excess))
     return sorted(found, key=lambda row: -row[2])[:count]
 
 
@@ -124,30 +125,6 @@ def best_leaves(evaluation: str | Path, tree: ClassTree) -> tuple[np.ndarray, np
         found.add(classes, best + 1, np.ones(len(classes)))
     pairs = np.stack(np.divmod(found.pairs, len(tree) + 1), axis=1) - [0, 1]
     return np.bincount(true["class"], minlength=len(tree)), pairs, found.sums.astype(np.int64)
-
-
-def prediction_browser(evaluation: str | Path, tfrecords: str | Path, lists: str | Path) -> Any:
-    """A widget that shows a validation image and its classes with the highest probabilities."""
-    tree = read_tree(Path(lists) / DICTIONARY)
-    predictions, threshold = read_predictions(evaluation), true_threshold(evaluation)
-    records = Records(tfrecords, read_manifest(tfrecords, "convert"), "val")
-    positions = records.positions()
-
-    def show(image: int) -> None:
-        row = predictions.best[image]
-        best, true = row["class"][:SHOWN_CLASSES], set(predictions.true(image, threshold).tolist())
-        _, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(1, 2), layout="constrained")
-        left.imshow(decode(records.reader.example(*positions[image].tolist()).jpeg))
-        left.set_title(row["key"].decode(), fontsize=9)
-        left.axis("off")
-        right.barh([tree.label(one) for one in best], row["score"][:SHOWN_CLASSES],
-                   color=[GOOD if int(one) in true else MUTED for one in best])
-        right.set(title="Best classes (green: true)", xlabel="probability", xlim=(0, 1))
-        right.invert_yaxis()
-        plt.show()
-
-    slider = ipywidgets.IntSlider(0, 0, len(predictions.best) - 1, description="image", continuous_update=False)
-    return ipywidgets.interactive(show, image=slider)
 
 
 def _look_up(keys: np.ndarray, known: np.ndarray, classes: np.ndarray,

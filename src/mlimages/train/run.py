@@ -13,7 +13,7 @@ from mlimages.core import scratch
 from mlimages.core.params import Machine, Train
 from mlimages.core.publish import publish, read_manifest, verify
 from mlimages.launch.environment import train_in_place
-from mlimages.launch.supervisor import supervise
+from mlimages.launch.supervisor import run_training
 from mlimages.launch.tf_config import read_environment
 from mlimages.network.checkpoint_files import CHECKPOINTS, METRICS, initial_weight_files, newest_checkpoint
 from mlimages.network.initial_weights import find_initial_weights
@@ -22,13 +22,16 @@ from mlimages.network.initial_weights import find_initial_weights
 def work_folder(params: Train, machine: Machine, tfrecords: str | Path) -> Path:
     """The folder in which this training works. Raises UserError for missing records or initial weights."""
     read_manifest(tfrecords, "convert")
-    key = scratch.key(params, inputs=[tfrecords], files=_initial_files(params, machine), stage="train")
-    return scratch.root(machine) / "train" / key
+    return _work_folder(_settings(params, machine, tfrecords), machine)
 
 
-def _initial_files(params: Train, machine: Machine) -> list[Path]:
+def _settings(params: Train, machine: Machine, tfrecords: str | Path) -> dict[str, Any]:
     start = find_initial_weights(params, machine)
-    return [] if start is None else initial_weight_files(start)
+    return scratch.settings(params, inputs=[tfrecords], files=[] if start is None else initial_weight_files(start))
+
+
+def _work_folder(settings: Mapping[str, Any], machine: Machine) -> Path:
+    return scratch.root(machine) / "train" / scratch.settings_key(settings, stage="train")
 
 
 def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfrecords",
@@ -43,32 +46,21 @@ def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfre
     publishes nothing, and returns the folder of the chief's result.
     """
     manifest = verify(tfrecords, "convert", stamps=scratch.stamps(machine))
-    work = work_folder(params, machine, tfrecords)
+    settings = _settings(params, machine, tfrecords)
+    work = _work_folder(settings, machine)
     if params.strategy == "multi_worker" and machine.launcher == "environment" and read_environment().index:
         if not (work / "out" / METRICS).exists():
             train_in_place(params, machine, tfrecords=Path(tfrecords), work=work)
         return work / "out"
-    settings = scratch.settings(params, inputs=[tfrecords], files=_initial_files(params, machine))
     with scratch.workspace("train", machine, work.name, out, settings):
         if not (work / "out" / METRICS).exists():
             shutil.rmtree(work / "out", ignore_errors=True)
             _print_older_training(work, settings)
-            _train(params, machine, Path(tfrecords), work)
+            run_training(params, machine, tfrecords=Path(tfrecords), work=work)
             shutil.rmtree(work / CHECKPOINTS)
         publish(work / "out", out, stage="train", records={}, architecture=params.architecture,
                 classes=manifest["classes"], pixels=params.pixels, activation=params.activation)
     return Path(out)
-
-
-def _train(params: Train, machine: Machine, tfrecords: Path, work: Path) -> None:
-    if params.strategy == "multi_worker" and machine.launcher == "environment":
-        train_in_place(params, machine, tfrecords=tfrecords, work=work)
-    elif params.strategy == "multi_worker":
-        supervise(params, machine, tfrecords=tfrecords, work=work)
-    else:
-        from mlimages.training.loop import fit  # which imports TensorFlow
-
-        fit(params, machine, tfrecords=tfrecords, work=work)
 
 
 def _print_older_training(work: Path, settings: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mlimages.convert.records import class_names, read_class_table
+from mlimages.convert.records import class_names, read_class_table, records_by_class
 from mlimages.core import tuning
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
@@ -22,9 +22,18 @@ from mlimages.network.checkpoint_files import CHECKPOINTS, newest_checkpoint
 from mlimages.network.initial_weights import find_initial_weights
 from mlimages.network.model_files import ClassTable
 from mlimages.training.checkpoints import CheckpointManager
-from mlimages.training.distribution import all_equal, barrier, build_strategy, distribute, replica_batch, shared_input
+from mlimages.training.distribution import (
+    all_equal,
+    any_worker,
+    barrier,
+    build_strategy,
+    distribute,
+    replica_batch,
+    shared_input,
+)
+from mlimages.training.losses import build_class_weights, multi_label_warning
 from mlimages.training.metrics_log import LOG, NO_VALIDATION, TENSORBOARD, TrainingLog
-from mlimages.training.result import INPUT_STEPS, exchange_seconds, input_seconds, write_result
+from mlimages.training.result import INPUT_STEPS, FinishedTraining, exchange_seconds, input_seconds, write_result
 from mlimages.training.run_record import arithmetic
 from mlimages.training.schedule import Phase, build_schedule, phases
 from mlimages.training.step import Trainer
@@ -74,6 +83,7 @@ class Training:
         manifest = read_manifest(tfrecords, "convert")
         self.classes = manifest["classes"]
         self.records = Records(tfrecords, manifest, "train")
+        self.class_records = records_by_class(tfrecords, "train")
         self.schedule = build_schedule(params, len(self.records))
         self.strategy = build_strategy(params, machine)
         self.replicas = self.strategy.num_replicas_in_sync
@@ -83,6 +93,8 @@ class Training:
             work / CHECKPOINTS, self.trainer.variables, {"architecture": params.architecture, "classes": self.classes},
             {"replicas": self.replicas, **arithmetic()} if role.chief else {}, machine.checkpoints_kept, began)
         self.resumed = self.checkpoints.restore(mend=role.chief)
+        self.early_stopping = self.resumed.early_stopping
+        self.last_step = self.schedule.total_steps
         self.validation: Validation | None = None
         if params.validation_images and role.chief:
             self.validation = Validation(Records(tfrecords, manifest, "val"), class_names(tfrecords), params,
@@ -100,6 +112,8 @@ class Training:
               f"whose places in the shards take {self.records.reader.index_bytes / 1e6:,.1f} MB of memory{resumed}")
         if advice := shared_input(self.params, len(tf.config.list_physical_devices("GPU"))):
             print(advice)
+        if warning := multi_label_warning(self.params, self.class_records, len(self.records)):
+            print(warning)
         if not self.role.single:
             images = self.role.replicas(self.replicas)
             self.role.report(plan=(
@@ -113,12 +127,13 @@ class Training:
         One call of the trainer takes machine.steps_per_call steps, or fewer up to the next checkpoint. So the log has
         the same rows however many steps a call takes. With several workers, only the chief validates, logs and saves.
         """
-        done, losses = self.resumed
+        done, losses, _ = self.resumed
+        ended = self.early_stopping.is_due(self.params.patience)
         began, timed = time.monotonic(), done
         total = self.schedule.total_steps
         with (Interrupts() as interrupts, self._open_log(done) as log,
               progress_bar("train", total=total, done=done, unit=" steps", machine=self.machine) as bar):
-            while done < total:
+            while done < total and not ended:
                 phase = self._phase(done)
                 if done == phase.steps.start > self.resumed.step:
                     self.batches = self._distribute_batches(done)
@@ -139,13 +154,22 @@ class Training:
                         self._prepare_to_save(done)
                     if log:
                         self._validate_log_and_save(log, rows, speed, saving)
-                    if saving and not self.role.single:
-                        barrier(self.strategy)
+                    if saving:
+                        ended = self._any_worker(self.early_stopping.is_due(self.params.patience))
                     began, timed = time.monotonic(), done
                 # A single process does not wait for the trainer to agree with other workers on the step to stop after.
                 stopping = self.trainer.stopping or (interrupts.received and self.role.single)
-                if stopping and done < total:
+                if stopping and done < total and not ended:
                     self._save_and_stop(done, losses, interrupts.received, saved=saving)
+        self.last_step = done
+
+    @property
+    def stopped_early(self) -> str | None:
+        """A sentence about a training that ended before its last step; None for others."""
+        if self.last_step == self.schedule.total_steps:
+            return None
+        return (f"the validation loss has not improved in {self.params.patience} validations (train.patience), so the "
+                f"training ended after step {self.last_step} of {self.schedule.total_steps}")
 
     def write_result(self) -> None:
         """Measure where the time of a step goes, and as the chief write the network, its log and its record."""
@@ -153,15 +177,18 @@ class Training:
         self.role.report(trained=True)
         if not self.role.chief:
             return
-        published = self.schedule.total_steps
-        if self.params.publish == "best":
-            published = self.checkpoints.restore_best()
-        data = {"manifest_sha256": sha256(self.tfrecords / MANIFEST), "classes": self.classes,
-                "images": len(self.records)}
-        made = input_seconds(self._batches(range(INPUT_STEPS), self.params.pixels, self.role.replicas(self.replicas)))
-        write_result(self.params, self.trainer, self._class_table(), data, published, log=self.work / LOG,
-                     out=self.work / "out", exchange=exchange, made=made, seconds=self.checkpoints.seconds,
-                     machine={"workers": self.role.workers, "readers": self.machine.workers})
+        if self.stopped_early:
+            print(self.stopped_early, flush=True)
+        batches = self._batches(range(INPUT_STEPS), self.params.pixels, self.role.replicas(self.replicas))
+        finished = FinishedTraining(
+            params=self.params, trainer=self.trainer, classes=self._class_table(),
+            data={"manifest_sha256": sha256(self.tfrecords / MANIFEST), "classes": self.classes,
+                  "images": len(self.records)},
+            machine={"workers": self.role.workers, "readers": self.machine.workers}, log=self.work / LOG,
+            published_step=self.checkpoints.restore_best() if self.params.publish == "best" else self.last_step,
+            stopped_early=self.stopped_early, wall_seconds=self.checkpoints.seconds, exchange_seconds=exchange,
+            input_seconds=input_seconds(batches))
+        write_result(finished, self.work / "out")
 
     def _class_table(self) -> ClassTable:
         """The classes of the records. Tables of older records have neither WordNet ids nor synonyms."""
@@ -179,7 +206,8 @@ class Training:
     def _build_trainer(self) -> Trainer:
         start = find_initial_weights(self.params, self.machine)
         params = dataclasses.replace(self.params, initialize_from=None if start is None else str(start))
-        trainer = Trainer(params, self.classes, self.strategy, steps_per_call=self.machine.steps_per_call)
+        trainer = Trainer(params, self.classes, self.strategy, steps_per_call=self.machine.steps_per_call,
+                          class_weights=build_class_weights(params.class_weights, self.class_records))
         if trainer.loaded and self.role.chief:
             print(f"{self.params.initialize_from}: {trainer.loaded}")
         return trainer
@@ -251,7 +279,9 @@ class Training:
             log.row(row.step, row.step * self.params.batch / len(self.records), row.loss, row.learning_rate, speed,
                     scores)
         if saving:
-            self.checkpoints.save(done, [], tried.scores.loss if tried else None)
+            if tried:
+                self.early_stopping = self.early_stopping.update(tried.scores.loss)
+            self.checkpoints.save(done, [], tried.scores.loss if tried else None, self.early_stopping)
             self.role.report(saved=done)
             log.histograms(done, self.trainer.loss.counters())
         if tried:
@@ -266,12 +296,16 @@ class Training:
             raise UserError(f"the workers have different weights after step {step}; the checkpoint before is kept; "
                             f"please report this")
 
+    def _any_worker(self, flag: bool) -> bool:
+        """Whether at least one worker passes true. With several workers, it waits for all of them."""
+        return flag if self.role.single else any_worker(self.strategy, flag)
+
     def _save_and_stop(self, done: int, losses: list[float], signal: str | None, *, saved: bool) -> None:
         """Save a checkpoint unless that was `saved` already, and raise TrainingStopped, on all workers."""
         if not saved:
             self._prepare_to_save(done)
             if self.role.chief:
-                self.checkpoints.save(done, losses)
+                self.checkpoints.save(done, losses, early_stopping=self.early_stopping)
                 self.role.report(saved=done)
         if not self.role.single:
             with contextlib.suppress(tf.errors.OpError):  # one of them leaves first

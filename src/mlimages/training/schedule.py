@@ -1,5 +1,6 @@
-"""The learning rate over the steps."""
+"""The learning rate over the steps, the size of the images, and the end of a training without improvement."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +12,12 @@ DECAY_FACTOR = 0.1
 
 
 class Schedule(NamedTuple):
-    """Warm-up in eight equal stairs from an eighth of the rate, each 8^(1/8) = 1.297 higher; then the decay.
+    """The learning rate: a warm-up, then a decay.
 
-    `cosine` falls to zero at the last step; `step` multiplies by 0.1 at each of `boundaries`. With the rate 0.08,
-    35,200 warm-up steps and decays at 110,000, 220,000 and 330,000 it is the released program's.
+    The warm-up has eight stairs of equal length. The first one has an eighth of the rate, and each is 8^(1/8) = 1.297
+    times the one before. `cosine` then falls to zero at the last step, `step` multiplies by 0.1 at each of
+    `boundaries`. The released program's schedule has the rate 0.08, 35,200 warm-up steps and the boundaries 110,000,
+    220,000 and 330,000.
     """
 
     rate: float
@@ -26,7 +29,7 @@ class Schedule(NamedTuple):
     def __call__(self, steps: np.ndarray | range | int) -> np.ndarray:
         """The rates of steps counted from 0: float32, shaped like `steps`."""
         step = np.asarray(steps, np.float64)
-        stair = np.floor(step * WARMUP_STAIRS / max(self.warmup_steps, 1))
+        stair = np.floor(np.minimum(step, self.warmup_steps) * WARMUP_STAIRS / max(self.warmup_steps, 1))
         warmup = self.rate * WARMUP_STAIRS ** ((stair - WARMUP_STAIRS) / WARMUP_STAIRS)
         if self.kind == "cosine":
             done = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
@@ -56,8 +59,28 @@ def phases(params: Train, total_steps: int) -> list[Phase]:
                                           strict=True) if begin < end]
 
 
+class EarlyStopping(NamedTuple):
+    """The lowest validation loss, None before the first finite one, and the number of validations since."""
+
+    lowest_loss: float | None = None
+    without_improvement: int = 0
+
+    def update(self, loss: float) -> "EarlyStopping":
+        """The state after one more validation. A loss that is not finite is no improvement."""
+        if math.isfinite(loss) and (self.lowest_loss is None or loss < self.lowest_loss):
+            return EarlyStopping(loss, 0)
+        return EarlyStopping(self.lowest_loss, self.without_improvement + 1)
+
+    def is_due(self, patience: int | None) -> bool:
+        """Whether the training ends here, after `patience` validations without improvement; None: never."""
+        return patience is not None and self.without_improvement >= patience
+
+
+NOT_VALIDATED = EarlyStopping()
+
+
 def build_schedule(params: Train, records: int) -> Schedule:
-    """The schedule that params.yaml names, for a training set of so many records."""
+    """The schedule of these parameters, for a number of training records."""
     steps_per_unit = records / params.batch if params.steps is None else 1.0
     length = params.steps if params.epochs is None else params.epochs
     scale = 1.0 if params.reference_batch is None else params.batch / params.reference_batch

@@ -1,4 +1,4 @@
-"""Connections are kept, opened again where the host closed them, believed by their certificate, and led by a proxy."""
+"""Connections: keep-alive, certificates and proxies."""
 
 import contextlib
 import gc
@@ -23,8 +23,8 @@ from mlimages.download.ledger import Reason
 URL = "http://images.example/a.jpg"
 
 
-def test_an_idle_connection_that_the_host_closed_is_opened_again(fetcher: MakeFetcher, server: ScriptedServer,
-                                                                 jpeg: bytes) -> None:
+def test_an_idle_connection_closed_by_the_host_is_opened_again(fetcher: MakeFetcher, server: ScriptedServer,
+                                                               jpeg: bytes) -> None:
     server.on("/a.jpg", body=jpeg, then_close=True)
     one = fetcher(attempts=1)
     assert [one.fetch(URL).reason for _ in range(3)] == [Reason.OK] * 3
@@ -32,7 +32,7 @@ def test_an_idle_connection_that_the_host_closed_is_opened_again(fetcher: MakeFe
 
 
 def speak_tls(server: ScriptedServer, folder: Path) -> None:
-    """With a certificate that nobody vouches for."""
+    """Make the server speak TLS with a self-signed certificate."""
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
                     "/CN=images.example", "-keyout", folder / "key", "-out", folder / "crt"],
                    check=True, capture_output=True)
@@ -42,8 +42,9 @@ def speak_tls(server: ScriptedServer, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_a_host_whose_certificate_does_not_hold_is_believed_only_if_asked(
-        fetcher: MakeFetcher, server: ScriptedServer, tmp_path: Path, jpeg: bytes, verify: bool) -> None:
+def test_an_invalid_certificate_is_accepted_only_without_verification(fetcher: MakeFetcher, server: ScriptedServer,
+                                                                      tmp_path: Path, jpeg: bytes,
+                                                                      verify: bool) -> None:
     speak_tls(server, tmp_path)
     server.on("/a.jpg", body=jpeg)
     found = fetcher(verify=verify).fetch(URL.replace("http:", "https:"))
@@ -62,7 +63,7 @@ sys.stdout.buffer.write(answer.body)
 """
 
 
-def test_tensorflows_own_libcurl_does_not_get_in_the_way(server: ScriptedServer, tmp_path: Path) -> None:
+def test_pycurl_works_after_tensorflow_is_imported(server: ScriptedServer, tmp_path: Path) -> None:
     speak_tls(server, tmp_path)
     server.on("/a.jpg", body=b"came")
     ended = run([sys.executable, "-c", AFTER_TENSORFLOW, str(REPOSITORY / "params.yaml"),
@@ -71,8 +72,8 @@ def test_tensorflows_own_libcurl_does_not_get_in_the_way(server: ScriptedServer,
 
 
 @pytest.mark.parametrize("reset", [True, False])
-def test_a_connection_that_breaks_in_the_handshake_is_no_fault_of_tls(fetcher: MakeFetcher, reset: bool) -> None:
-    """It may be the network's, which is no reason to give the line up."""
+def test_a_connection_that_breaks_in_the_handshake_is_no_tls_error(fetcher: MakeFetcher, reset: bool) -> None:
+    """The network may be the cause, so the line must be tried again."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def breaking() -> None:
@@ -92,12 +93,12 @@ def test_a_connection_that_breaks_in_the_handshake_is_no_fault_of_tls(fetcher: M
         listening.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_host_that_speaks_no_tls_is_told_from_one_that_is_away(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+def test_a_host_without_tls_is_a_tls_error_and_not_unreachable(fetcher: MakeFetcher, server: ScriptedServer) -> None:
     assert fetcher(attempts=1).fetch(URL.replace("http:", "https:"))[:3] == (Reason.TLS, 0, 1)
 
 
-def test_a_slot_has_one_connection_and_few_stay_open_unused(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slot_has_one_connection_and_few_idle_ones_stay_open(fetcher: MakeFetcher, server: ScriptedServer,
+                                                               jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "MAX_IDLE", 3)
     server.on("/a.jpg", body=jpeg)
     names = [f"{number}.example" for number in range(12)]
@@ -106,7 +107,7 @@ def test_a_slot_has_one_connection_and_few_stay_open_unused(fetcher: MakeFetcher
     assert len(one.pool._exchange._transport._idle) == 3
 
 
-def test_an_idle_connection_holds_no_body(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+def test_an_idle_connection_keeps_no_body_in_memory(fetcher: MakeFetcher, server: ScriptedServer) -> None:
     names = [f"{number}.example" for number in range(10)]
     server.on("/a.jpg", body=bytes(2_000_000))
     server.on("/b.jpg", endless=True)
@@ -119,7 +120,7 @@ def test_an_idle_connection_holds_no_body(fetcher: MakeFetcher, server: Scripted
     assert kept < 2_000_000
 
 
-def test_a_proxy_that_refuses_a_tunnel_is_no_answer_of_the_host(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+def test_a_proxy_that_refuses_a_tunnel_is_a_connection_error(fetcher: MakeFetcher, server: ScriptedServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def refusing() -> None:
@@ -133,8 +134,7 @@ def test_a_proxy_that_refuses_a_tunnel_is_no_answer_of_the_host(fetcher: MakeFet
         assert one.fetch("https://far.example/a.jpg")[:3] == (Reason.CONNECT, 0, 1)
 
 
-def test_a_proxy_from_the_parameters_is_asked_for_the_whole_url(fetcher: MakeFetcher, server: ScriptedServer,
-                                                                jpeg: bytes) -> None:
+def test_a_proxy_gets_the_complete_url(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
     server.on("http://far.example/a.jpg?b=1", body=jpeg)
     one = fetcher(proxies={"http": f"http://127.0.0.1:{server.server_port}"})
     assert one.fetch("http://far.example/a.jpg?b=1").reason is Reason.OK
@@ -142,11 +142,11 @@ def test_a_proxy_from_the_parameters_is_asked_for_the_whole_url(fetcher: MakeFet
     assert server.log == [("far.example", "http://far.example/a.jpg?b=1")]
 
 
-def test_a_host_that_takes_no_connection_is_left_after_the_timeout(fetcher: MakeFetcher) -> None:
+def test_a_host_that_accepts_no_connection_times_out(fetcher: MakeFetcher) -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        waiting = [socket.socket() for _ in range(3)]  # where so many wait, the kernel answers nobody else
+        waiting = [socket.socket() for _ in range(3)]  # fills the queue, so the kernel answers no other
         for one in waiting:
             one.setblocking(False)
             one.connect_ex(full.getsockname())

@@ -1,4 +1,4 @@
-"""Redirects are followed to where browsers go, and no further than a few."""
+"""Redirects are resolved as browsers do, up to a limit."""
 
 import pytest
 from tests.conftest import ScriptedServer
@@ -17,8 +17,8 @@ URL = "http://images.example/a.jpg"
     (b"http://images.example/x/./y/../../../ok.jpg", "/ok.jpg"), (b" /o k.jpg ", "/o%20k.jpg"),
     (b"//other.example/ok.jpg?a=b%20c", "/ok.jpg?a=b%20c"), (b"http://IMAGES.example:80/ok.jpg#there", "/ok.jpg"),
     (b"?size=l", "/a.jpg?size=l")])
-def test_a_location_leads_where_browsers_go(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
-                                            location: bytes, path: str) -> None:
+def test_a_location_is_resolved_as_browsers_do(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                               location: bytes, path: str) -> None:
     server.on("/a.jpg", raw=b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nlocation: " + location + b"\r\n\r\n")
     server.on(path, body=jpeg)
     assert fetcher().fetch(URL).reason is Reason.OK
@@ -33,8 +33,8 @@ def test_dot_segments_of_a_url_are_resolved(fetcher: MakeFetcher, server: Script
     assert fetcher().fetch(url).reason is Reason.OK
 
 
-def test_a_host_with_letters_outside_ascii_is_asked_by_its_idna_2008_name(fetcher: MakeFetcher, server: ScriptedServer,
-                                                                          jpeg: bytes) -> None:
+def test_a_non_ascii_host_is_requested_by_its_idna_2008_name(fetcher: MakeFetcher, server: ScriptedServer,
+                                                             jpeg: bytes) -> None:
     server.on("/a.jpg", status=302, headers={"Location": "http://fa%C3%9F.example/b.jpg"})
     server.on("/b.jpg", body=jpeg)
     one = fetcher(also=server.connect_to("xn--fa-hia.example"))
@@ -53,14 +53,14 @@ def test_redirects_are_followed_to_the_image(fetcher: MakeFetcher, server: Scrip
     assert server.log == [("images.example", "/a.jpg"), ("images.example", "/b.jpg"), ("other.example", "/c.jpg")]
 
 
-def test_a_redirect_loop_is_left(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+def test_a_redirect_loop_ends(fetcher: MakeFetcher, server: ScriptedServer) -> None:
     server.on("/a.jpg", status=302, headers={"Location": "/b.jpg"})
     server.on("/b.jpg", status=302, headers={"Location": "/a.jpg"})
     assert fetcher().fetch(URL) == (Reason.REDIRECTS, 302, 6, None)
     assert server.requests.total() == MAX_REDIRECTS + 1
 
 
-def test_a_redirect_to_nowhere_is_left(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+def test_a_redirect_without_a_target_fails(fetcher: MakeFetcher, server: ScriptedServer) -> None:
     server.on("/a.jpg", status=302)
     assert fetcher().fetch(URL).reason is Reason.REDIRECTS
 

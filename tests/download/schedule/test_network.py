@@ -1,4 +1,4 @@
-"""A network of its own, with a public address, that can be unplugged."""
+"""Downloads in a network namespace with public addresses that can be disconnected."""
 
 import dataclasses
 import pickle
@@ -22,7 +22,7 @@ import io, subprocess, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from mlimages.download.http.transport import Network
-from mlimages.download.http.exchange import Exchange, Get
+from mlimages.download.http.exchange import Exchange, FetchRequest
 from mlimages.core.params import load
 subprocess.run("ip link set lo up && ip addr add 93.184.216.34/32 dev lo && ip addr add 10.1.2.3/32 dev lo && "
                f"mount --bind {sys.argv[2]}/hosts /etc/hosts", shell=True, check=True)
@@ -43,21 +43,21 @@ class Handler(BaseHTTPRequestHandler):
 for address in ("93.184.216.34", "10.1.2.3"):
     threading.Thread(target=ThreadingHTTPServer((address, 80), Handler).serve_forever, daemon=True).start()
 exchange = Exchange(load(sys.argv[1]).download, Network({}, {}), Path(sys.argv[2]))
-answer = exchange.get(Get(0, "http://93.184.216.34/a.jpg", ("a", 0), 5.0, "s"))
+answer = exchange.get(FetchRequest(0, "http://93.184.216.34/a.jpg", ("a", 0), 5.0, "s"))
 print(answer.reason)
-answer = exchange.get(Get(1, "http://93.184.216.34/away", ("a", 0), 5.0, "s"))
+answer = exchange.get(FetchRequest(1, "http://93.184.216.34/away", ("a", 0), 5.0, "s"))
 print(answer.redirect)
-print(exchange.get(Get(2, answer.redirect, ("b", 0), 5.0, "s")).reason)
-print(exchange.get(Get(3, "http://both.example/b.jpg", ("c", 0), 5.0, "s")).reason)
-print(exchange.get(Get(4, "http://turns.example/c.jpg", ("d", 0), 5.0, "s")).reason)
+print(exchange.get(FetchRequest(2, answer.redirect, ("b", 0), 5.0, "s")).reason)
+print(exchange.get(FetchRequest(3, "http://both.example/b.jpg", ("c", 0), 5.0, "s")).reason)
+print(exchange.get(FetchRequest(4, "http://turns.example/c.jpg", ("d", 0), 5.0, "s")).reason)
 Path(sys.argv[2], "hosts").write_text("10.1.2.3 turns.example\\n")
-print(exchange.get(Get(5, "http://turns.example/d.jpg", ("d", 1), 5.0, "s")).reason)
-print(exchange.get(Get(6, "http://turns.example/e.jpg", ("d", 0), 5.0, "s")).reason)
+print(exchange.get(FetchRequest(5, "http://turns.example/d.jpg", ("d", 1), 5.0, "s")).reason)
+print(exchange.get(FetchRequest(6, "http://turns.example/e.jpg", ("d", 0), 5.0, "s")).reason)
 """
 
 
 @needs_network
-def test_a_public_address_is_asked_and_a_private_one_of_the_same_name_sees_nothing(jpeg: bytes, tmp_path: Path) -> None:
+def test_a_name_with_public_and_private_addresses_connects_only_to_the_public_one(jpeg: bytes, tmp_path: Path) -> None:
     params = Path(__file__).parents[3] / "params.yaml"
     (tmp_path / "hosts").write_text("10.1.2.3 both.example\n93.184.216.34 both.example turns.example\n")
     ended = subprocess.run(["unshare", "-rnm", sys.executable, "-c", GUARDED, str(params), str(tmp_path), jpeg.hex()],
@@ -75,7 +75,7 @@ from mlimages.download import download
 from mlimages.download.schedule import hosts, outage
 def ip(*words): subprocess.run(["ip", *words], check=True)
 ip("link", "set", "lo", "up")
-ip("addr", "add", "93.184.216.1/24", "dev", "lo")  # all 256 addresses are here
+ip("addr", "add", "93.184.216.1/24", "dev", "lo")  # all 256 addresses are on this machine
 outage.PROBE_EVERY_SECONDS, hosts.LAST_PAUSE_SECONDS = 0.3, 1.0
 params, machine, lists, out, jpeg, back = pickle.loads(bytes.fromhex(sys.argv[1]))
 asked = threading.Semaphore(0)
@@ -107,8 +107,8 @@ except Exception as error:
 
 
 @needs_network
-def test_a_network_that_is_away_burns_no_line(quick: Download, machine: Machine, lists_of: Lists, jpeg: bytes,
-                                              tmp_path: Path) -> None:
+def test_a_network_outage_fails_no_line(quick: Download, machine: Machine, lists_of: Lists, jpeg: bytes,
+                                        tmp_path: Path) -> None:
     urls = [f"http://93.184.216.{1 + number // 2}/{number}.jpg" for number in range(60)]
     lists = lists_of(urls, urls[:1])
     slow = dataclasses.replace(quick, timeout_seconds=1.0, rate_per_host=5.0, outage_seconds=3.0, attempts=3)
@@ -119,8 +119,8 @@ def test_a_network_that_is_away_burns_no_line(quick: Download, machine: Machine,
         return subprocess.run(["unshare", "-rn", sys.executable, "-c", AWAY, what], env=environment(),
                               capture_output=True, text=True, timeout=120)
 
-    told = run(slow, "away", back=False)
-    assert "UserError: no host has answered for" in told.stderr and "No line was recorded as failed" in told.stderr
+    failed = run(slow, "away", back=False)
+    assert "UserError: no host has answered for" in failed.stderr and "No line was recorded as failed" in failed.stderr
     journals = "".join(path.read_text() for path in tmp_path.glob("away/scratch/download/*/spools/*.journal"))
     assert journals.count('"ok"') + 5 * len([*tmp_path.glob("away/scratch/download/*/accounts/*")]) >= 10
     assert journals.count('"ok"') == journals.count("\n")

@@ -1,4 +1,4 @@
-"""What counts as a sign of a network, and where it is probed for one."""
+"""Detecting a network outage."""
 
 import threading
 import time
@@ -11,15 +11,15 @@ from tests.download.conftest import HOST, NOBODY, MakeFetcher, ThreadPool
 
 from mlimages.core.errors import UserError
 from mlimages.core.worker_pool import LostWorker
-from mlimages.download.http.exchange import Probe, Probed
+from mlimages.download.http.exchange import ProbeRequest, ProbeResult
 from mlimages.download.ledger import Reason
 from mlimages.download.schedule import outage, scheduler
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
-def test_a_host_for_which_nothing_waits_is_not_kept_in_mind(fetcher: MakeFetcher, server: ScriptedServer,
-                                                            jpeg: bytes) -> None:
+def test_a_suspended_host_without_waiting_lines_is_dropped(fetcher: MakeFetcher, server: ScriptedServer,
+                                                           jpeg: bytes) -> None:
     released = threading.Event()
     server.on("/held.jpg", body=jpeg, until=released)
     dead = [f"{number}.example" for number in range(20)]
@@ -33,16 +33,15 @@ def test_a_host_for_which_nothing_waits_is_not_kept_in_mind(fetcher: MakeFetcher
 
 
 @pytest.mark.parametrize("silent", [NOBODY, "nowhere.invalid:80"])
-def test_that_connections_are_refused_and_names_unknown_is_no_sign_of_a_network(fetcher: MakeFetcher,
-                                                                                silent: str) -> None:
+def test_refused_connections_and_unknown_names_do_not_prove_a_network(fetcher: MakeFetcher, silent: str) -> None:
     names = [f"{number}.example" for number in range(20)]
     one = fetcher(also={f"{name}:80": silent for name in names}, outage_seconds=0.5)
-    with pytest.raises(UserError, match="no host has answered for .* the network seems to be away"):
+    with pytest.raises(UserError, match="no host has answered for .* the network seems to be down"):
         one.fetch_all([f"http://{name}/{number}.jpg" for name in names for number in range(4)])
     assert one.entries == {}
 
 
-def test_what_must_not_be_asked_for_is_no_sign_of_a_network(fetcher: MakeFetcher) -> None:
+def test_forbidden_urls_do_not_prove_a_network(fetcher: MakeFetcher) -> None:
     one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=0.5)
     urls = ["http://dead.example/a.jpg", *["file:///etc/passwd", "http://127.0.0.1/a.jpg"] * 100]
     with pytest.raises(UserError, match="no host has answered"):
@@ -50,7 +49,7 @@ def test_what_must_not_be_asked_for_is_no_sign_of_a_network(fetcher: MakeFetcher
     assert 0 not in one.entries
 
 
-def test_it_probes_another_host_where_the_last_one_is_gone(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+def test_probes_take_turns_among_the_last_hosts(fetcher: MakeFetcher, server: ScriptedServer) -> None:
     one = outage.Outage(10.0)
     for number, name in enumerate("abcda"):
         one.answered(name, f"http://{name}", 100.0 + number)
@@ -61,7 +60,7 @@ def test_it_probes_another_host_where_the_last_one_is_gone(fetcher: MakeFetcher,
     assert probed == ["http://c", "http://d", "http://a"]
 
 
-def test_probes_do_not_come_while_others_answer(fetcher: MakeFetcher, server: ScriptedServer) -> None:
+def test_no_probe_is_sent_while_hosts_answer(fetcher: MakeFetcher, server: ScriptedServer) -> None:
     quiet = outage.Outage(10.0)
     quiet.answered("images.example", HOST, 100.0)
     assert quiet.probe(100.1, suspended=True) is None
@@ -71,12 +70,12 @@ def test_probes_do_not_come_while_others_answer(fetcher: MakeFetcher, server: Sc
 
 
 def test_a_probe_that_dies_with_its_worker_is_sent_again(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     lost, send = [LostWorker(None)], ThreadPool.send
 
     def losing(pool: ThreadPool, worker: int, task: Any) -> None:
-        if isinstance(task, Probe) and lost:  # with its worker, once no line is there, which would be suspected
-            pool._results.put(Probed(False) if any(one.scheduler._in_flight) else lost.pop())
+        if isinstance(task, ProbeRequest) and lost:  # lost with its worker while no line is in progress there
+            pool._results.put(ProbeResult(False) if any(one.scheduler._in_flight) else lost.pop())
         else:
             send(pool, worker, task)
 
@@ -87,7 +86,7 @@ def test_a_probe_that_dies_with_its_worker_is_sent_again(fetcher: MakeFetcher, s
 
     def urls() -> Iterator[str]:
         yield f"{HOST}/a.jpg"
-        monkeypatch.setattr(scheduler, "WINDOW", 100)  # that one has been answered
+        monkeypatch.setattr(scheduler, "WINDOW", 100)  # the first line has its response
         yield from (f"http://dead.example/{number}.jpg" for number in range(9))
 
     for _ in one.run(urls()):
@@ -96,7 +95,7 @@ def test_a_probe_that_dies_with_its_worker_is_sent_again(fetcher: MakeFetcher, s
     assert lost == []
 
 
-def test_nobody_is_asked_while_the_network_is_away(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+def test_no_request_is_sent_during_an_outage(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
     away = {f"{number}.example:80": NOBODY for number in range(20)}
     here = server.connect_to("images.example", *(name.removesuffix(":80") for name in away))
     server.on("/a.jpg", body=jpeg)
@@ -105,19 +104,18 @@ def test_nobody_is_asked_while_the_network_is_away(fetcher: MakeFetcher, server:
     for _ in one.run([f"{HOST}/a.jpg", *(f"http://{name}/a.jpg" for name in away for _ in range(3))]):
         if one.entries and asked is None:
             one.hosts["images.example:80"] = NOBODY
-        if one.scheduler.outage.away_since is not None:
+        if one.scheduler.outage.down_since is not None:
             asked, looked = asked or one.pool.requests.total(), looked + 1
             assert one.pool.requests.total() == asked
-            if looked == 10:  # rounds, of a TICK each: hosts that are looked at alone would have been asked again
+            if looked == 10:  # rounds of one TICK each: long enough for another try of the hosts
                 one.hosts.update(here)
     assert looked >= 10
     assert [entry.reason for entry in one.entries.values()] == [Reason.OK] * 61
 
 
-@pytest.mark.parametrize("others", ["silent", "heard"])
-def test_a_network_that_was_away_too_shortly_to_be_noticed_costs_no_line(fetcher: MakeFetcher, server: ScriptedServer,
-                                                                         jpeg: bytes, others: str,
-                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("others", ["silent", "answering"])
+def test_an_outage_too_short_to_probe_fails_no_line(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                                    others: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outage, "PROBE_EVERY_SECONDS", 1000.0)
     monkeypatch.setattr(outage, "SILENCE_SECONDS", 0.0 if others == "silent" else 1000.0)
     monkeypatch.setattr(scheduler, "WINDOW", 1)
@@ -130,8 +128,8 @@ def test_a_network_that_was_away_too_shortly_to_be_noticed_costs_no_line(fetcher
     assert one.entries[1].reason is (Reason.OK if others == "silent" else Reason.CONNECT)
 
 
-def test_a_host_that_is_gone_is_doubted_once(fetcher: MakeFetcher, server: ScriptedServer,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_host_gets_one_more_chance(fetcher: MakeFetcher, server: ScriptedServer,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outage, "SILENCE_SECONDS", 0.0)
     one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=60.0, attempts=2)
     for _ in one.run(["http://dead.example/a.jpg"]):
@@ -141,8 +139,8 @@ def test_a_host_that_is_gone_is_doubted_once(fetcher: MakeFetcher, server: Scrip
     assert one.pool.requests.total() == 4
 
 
-def test_a_line_that_met_no_network_has_all_its_tries_again(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_gets_all_its_tries_again_after_an_outage(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "WINDOW", 1)
     server.on("/a.jpg", body=jpeg)
     server.on("/b.jpg", status=502)
@@ -155,6 +153,6 @@ def test_a_line_that_met_no_network_has_all_its_tries_again(fetcher: MakeFetcher
         yield "http://b.example/b.jpg"
 
     for _ in one.run(urls()):
-        if one.scheduler.outage.away_since is not None:
+        if one.scheduler.outage.down_since is not None:
             one.hosts.update(server.connect_to("images.example", "b.example"))
     assert [entry.reason for entry in one.entries.values()] == [Reason.OK, Reason.OK]

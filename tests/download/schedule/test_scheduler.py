@@ -1,4 +1,4 @@
-"""Whom the scheduler asks, when, and what it makes of hosts that slow down, vanish, or all vanish at once."""
+"""The scheduler: order, connections, rate limits, and slow or dead hosts."""
 
 import threading
 import time
@@ -39,14 +39,14 @@ def test_retry_after_pauses_its_domain_and_no_other(fetcher: MakeFetcher, server
     assert time.monotonic() - begun > 1
 
 
-def test_a_host_whose_answers_do_not_come_is_asked_more_slowly_and_no_other(fetcher: MakeFetcher, jpeg: bytes,
-                                                                            server: ScriptedServer) -> None:
+def test_timeouts_slow_their_domain_and_no_other(fetcher: MakeFetcher, jpeg: bytes, server: ScriptedServer) -> None:
     server.on("/a.jpg", hang=True)
     server.on("/b.jpg", body=jpeg)
     one = fetcher(attempts=1, timeout_seconds=0.3)
     outcomes = one.fetch_all([f"{HOST}/a.jpg", "http://other.example/b.jpg"])
     assert [outcome.reason for outcome in outcomes] == [Reason.TIMEOUT, Reason.OK]
-    assert [one.scheduler.domains[name].pace.slowed for name in ("images.example", "other.example")] == [True, False]
+    limiters = [one.scheduler.domains[name].rate_limiter for name in ("images.example", "other.example")]
+    assert [limiter.slowed for limiter in limiters] == [True, False]
 
 
 def test_hosts_of_one_domain_share_its_connections(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
@@ -58,14 +58,14 @@ def test_hosts_of_one_domain_share_its_connections(fetcher: MakeFetcher, server:
     for _ in one.run([f"{host}/{name}.jpg" for name in ("first", *range(20)) for host in hosts]):
         hosts_now = [host for domain in one.scheduler.domains.values() for host in domain.hosts.values()]
         most = max(most, sum(host.in_flight for host in hosts_now))
-        if len(one.entries) == len(hosts):  # both have answered, and may have as many requests as there are connections
+        if len(one.entries) == len(hosts):  # both have answered, so all connections may be used
             released.set()
     assert {entry.reason for entry in one.entries.values()} == {Reason.OK}
     assert most == 3 >= server.most_requests_of_all
 
 
-def test_a_thousand_urls_of_one_host_come_at_the_rate_that_was_set(fetcher: MakeFetcher, server: ScriptedServer,
-                                                                   jpeg: bytes) -> None:
+def test_a_thousand_urls_of_one_host_are_fetched_at_rate_per_host(fetcher: MakeFetcher, server: ScriptedServer,
+                                                                  jpeg: bytes) -> None:
     begun = time.monotonic()
     outcomes = fetcher(connections_per_host=4, rate_per_host=400.0).fetch_all(serve(server, jpeg, 1000))
     assert {one.reason for one in outcomes} == {Reason.OK}
@@ -73,7 +73,7 @@ def test_a_thousand_urls_of_one_host_come_at_the_rate_that_was_set(fetcher: Make
     assert time.monotonic() - begun > 999 / 400
 
 
-def test_a_slow_host_holds_up_nobody(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+def test_a_slow_host_delays_no_other(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
     released = threading.Event()
     server.on("/slow.jpg", body=jpeg, until=released)
     one = fetcher()
@@ -88,8 +88,8 @@ def test_a_slow_host_holds_up_nobody(fetcher: MakeFetcher, server: ScriptedServe
     assert len(one.entries) == 250
 
 
-def test_a_dead_host_is_asked_seldom_and_given_up_while_others_go_on(fetcher: MakeFetcher, server: ScriptedServer,
-                                                                     jpeg: bytes) -> None:
+def test_a_dead_host_gets_few_requests_and_fails_while_others_continue(fetcher: MakeFetcher, server: ScriptedServer,
+                                                                       jpeg: bytes) -> None:
     urls = serve(server, jpeg, 30)
     dead = [f"http://dead.example/{number}.jpg" for number in range(500)]
     one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=0.5, rate_per_host=20.0)
@@ -108,8 +108,9 @@ def test_a_host_that_comes_back_loses_no_line(fetcher: MakeFetcher, server: Scri
     assert {outcome.reason for outcome in outcomes} == {Reason.OK}
 
 
-def test_a_host_that_comes_back_after_lines_were_given_up_gives_the_others(
-        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_comes_back_delivers_the_lines_that_have_not_failed(fetcher: MakeFetcher, server: ScriptedServer,
+                                                                        jpeg: bytes,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosts, "FIRST_GIVEN_UP", 10)
     released = threading.Event()
     urls = serve(server, jpeg, 100)
@@ -126,8 +127,8 @@ def test_a_host_that_comes_back_after_lines_were_given_up_gives_the_others(
     assert 10 <= reasons[Reason.CONNECT] < 40
 
 
-def test_a_host_that_tells_every_line_of_an_error_of_its_own_is_asked_more_slowly(
-        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+def test_server_errors_of_several_lines_in_a_row_slow_the_domain(fetcher: MakeFetcher, server: ScriptedServer,
+                                                                 jpeg: bytes) -> None:
     for name in (*range(4), "one"):
         server.on(f"/{name}.jpg", status=502)
         server.on(f"/{name}.jpg", status=502)
@@ -135,11 +136,12 @@ def test_a_host_that_tells_every_line_of_an_error_of_its_own_is_asked_more_slowl
     one = fetcher(rate_per_host=100_000.0)
     outcomes = one.fetch_all([*serve(server, jpeg, 4), "http://other.example/one.jpg"])
     assert {outcome.reason for outcome in outcomes} == {Reason.OK}
-    assert [one.scheduler.domains[name].pace.slowed for name in ("images.example", "other.example")] == [True, False]
+    limiters = [one.scheduler.domains[name].rate_limiter for name in ("images.example", "other.example")]
+    assert [limiter.slowed for limiter in limiters] == [True, False]
 
 
-def test_domains_are_forgotten_when_idle_and_only_then(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_idle_domains_are_removed(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosts, "FORGET_ABOVE", 10)
     names = [f"{number}.example" for number in range(60)]
     server.on("/slow.jpg", status=429, headers={"Retry-After": "0"})
@@ -152,8 +154,8 @@ def test_domains_are_forgotten_when_idle_and_only_then(fetcher: MakeFetcher, ser
     assert len(one.scheduler.domains) <= 20 and "0.example" in one.scheduler.domains
 
 
-def test_lines_are_read_only_a_window_ahead(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_window_of_lines_is_read_ahead(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "WINDOW", 10)
     one, read = fetcher(rate_per_host=100_000.0), 0
 
@@ -179,14 +181,15 @@ def test_mirrors_are_tried_in_their_order(fetcher: MakeFetcher, server: Scripted
     assert asked == [("images.example", "/gone.jpg"), ("other.example", "/copy/gone.jpg")]
 
 
-def test_what_no_rule_fits_is_asked_for_itself(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes) -> None:
+def test_a_url_without_a_matching_rule_is_requested_itself(fetcher: MakeFetcher, server: ScriptedServer,
+                                                           jpeg: bytes) -> None:
     server.on("/a.jpg", body=jpeg)
     one = fetcher(mirrors=[Mirror("http://other.example/copy/{path}", host="nobody.example")])
     assert one.fetch(f"{HOST}/a.jpg").reason is Reason.OK
 
 
 @pytest.mark.parametrize(("with_node", "reason"), [(False, Reason.CRASHED), (True, Reason.OK)])
-def test_a_line_that_lost_its_worker_twice_is_to_blame_unless_the_whole_node_was_lost(
+def test_a_line_that_lost_two_workers_is_crashed_unless_their_node_was_lost(
         fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch, with_node: bool,
         reason: Reason) -> None:
     losses, send = [LostWorker(None, with_node)] * 2, ThreadPool.send
@@ -202,9 +205,9 @@ def test_a_line_that_lost_its_worker_twice_is_to_blame_unless_the_whole_node_was
     assert fetcher().fetch(url).reason is reason
 
 
-def test_a_worker_whose_threads_are_busy_with_other_work_is_sent_no_line(
-        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such a line would wait there, and count as one that hangs."""
+def test_a_worker_that_is_busy_with_other_tasks_gets_no_line(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a line would wait in the worker and count as hung."""
     monkeypatch.setattr(ThreadPool, "threads", 1)
     one, rounds = fetcher(), 0
     one.other_work = lambda worker: int(rounds < 5)
@@ -215,8 +218,9 @@ def test_a_worker_whose_threads_are_busy_with_other_work_is_sent_no_line(
 
 
 @pytest.mark.parametrize("up", [False, True])
-def test_what_waits_for_a_worker_that_still_starts_does_not_hang(
-        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch, up: bool) -> None:
+def test_a_line_that_waits_for_a_starting_worker_does_not_count_as_hung(fetcher: MakeFetcher, server: ScriptedServer,
+                                                                        jpeg: bytes, monkeypatch: pytest.MonkeyPatch,
+                                                                        up: bool) -> None:
     monkeypatch.setattr(scheduler, "HANG_SECONDS", 0.1)
     monkeypatch.setattr(ThreadPool, "is_up", lambda pool, worker: up)
     released, looks = threading.Event(), 0
@@ -226,14 +230,15 @@ def test_what_waits_for_a_worker_that_still_starts_does_not_hang(
         for line, _, _ in one.scheduler._in_flight[0].values():
             line.seconds_left = 0.0
         looks += 1
-        if looks == 8:  # of a TICK each
+        if looks == 8:  # of one TICK each
             released.set()
     assert (one.pool.killed > 0) is up
 
 
-def test_what_a_successor_is_sent_is_not_taken_for_what_the_lost_worker_had(
-        fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A redirect sends worker 0's successor a line in the same round in which worker 0 is lost."""
+def test_lines_of_a_successor_are_not_taken_for_those_of_the_lost_worker(fetcher: MakeFetcher, server: ScriptedServer,
+                                                                         jpeg: bytes,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """A redirect sends a line to the successor of worker 0 in the round in which worker 0 is lost."""
     sent: dict[int, int] = {}
     losses, send, receive = [LostWorker(None)], ThreadPool.send, ThreadPool.receive
 

@@ -1,4 +1,4 @@
-"""Lines with which a worker died: each is tried alone until it ends, and as politely as any other."""
+"""Suspects: lines whose worker died are tried alone and politely."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from tests.download.conftest import HOST, NOBODY, MakeFetcher, ThreadPool
 
 from mlimages.core.worker_pool import LostWorker
 from mlimages.download.ledger import Reason
-from mlimages.download.lines import Line
+from mlimages.download.lines import PendingLine
 from mlimages.download.schedule import hosts, scheduler
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -23,7 +23,7 @@ def serve(server: ScriptedServer, jpeg: bytes, count: int) -> list[str]:
 
 
 def lose_the_first(monkeypatch: pytest.MonkeyPatch, count: int, after: int = 0) -> list[tuple[float, str]]:
-    """Lose the worker once, with at least so many lines after the first few; returns when which URL was sent since."""
+    """Lose the worker once with `count` lines after the first `after`; return the times and URLs sent since."""
     seen: list[Any] = []
     sent: list[tuple[float, str]] = []
     lost, send, receive = threading.Event(), ThreadPool.send, ThreadPool.receive
@@ -45,8 +45,8 @@ def lose_the_first(monkeypatch: pytest.MonkeyPatch, count: int, after: int = 0) 
     return sent
 
 
-def test_suspects_keep_their_domains_pace(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
-                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suspects_respect_the_rate_limit_of_their_domain(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     sent = lose_the_first(monkeypatch, 4, after=1)
     outcomes = fetcher(rate_per_host=5.0).fetch_all(serve(server, jpeg, 7))
     assert {one.reason for one in outcomes} == {Reason.OK}
@@ -54,8 +54,8 @@ def test_suspects_keep_their_domains_pace(fetcher: MakeFetcher, server: Scripted
     assert len(times) == 6 and min(after - before for before, after in zip(times, times[1:], strict=False)) > 0.19
 
 
-def test_suspects_wait_for_a_pause_that_their_host_asked_for(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suspects_respect_retry_after(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
     sent = lose_the_first(monkeypatch, 1)
     server.on("/0.jpg", status=429, headers={"Retry-After": "2"})
     server.on("/b.jpg", body=jpeg)
@@ -69,13 +69,13 @@ def test_suspects_wait_for_a_pause_that_their_host_asked_for(fetcher: MakeFetche
     assert one.ended[-1] == f"{HOST}/0.jpg", "others waited for a suspect that waits for its host"
 
 
-def test_a_suspect_that_is_redirected_is_alone_until_it_ends(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirected_suspect_runs_alone_until_it_ends(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     lose_the_first(monkeypatch, 1)
     together: list[int] = []
     send = scheduler.Scheduler._send
 
-    def sending(one: scheduler.Scheduler, line: Line, host: hosts.Host, slot: hosts.Slot, worker: int,
+    def sending(one: scheduler.Scheduler, line: PendingLine, host: hosts.Host, slot: hosts.Slot, worker: int,
                 now: float) -> None:
         send(one, line, host, slot, worker, now)
         under_way = [other.lost for other, *_ in one._in_flight[0].values()]
@@ -94,9 +94,8 @@ def test_a_suspect_that_is_redirected_is_alone_until_it_ends(fetcher: MakeFetche
     assert len(together) >= 4 and {*together} == {1}
 
 
-def test_a_suspect_of_a_host_that_is_gone_ends_with_its_other_lines(fetcher: MakeFetcher, server: ScriptedServer,
-                                                                    jpeg: bytes,
-                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suspect_of_a_dead_host_fails_with_its_other_lines(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     lose_the_first(monkeypatch, 1)
     one = fetcher(also={"dead.example:80": NOBODY}, outage_seconds=0.5, rate_per_host=20.0, attempts=20)
     outcomes = one.fetch_all([*(f"http://dead.example/{number}.jpg" for number in range(9)), *serve(server, jpeg, 40)])

@@ -1,1 +1,1 @@
-"""One HTTP request: which addresses are allowed, how much is read, and what the answer is worth."""
+"""One HTTP request: the allowed addresses, the limits on what is read, and the check of the response."""

@@ -1,7 +1,6 @@
-"""Which URLs may be asked for, and which addresses a socket may go to: public ones only, at every hop.
+"""Which URLs may be requested, and which addresses a socket may connect to: only public ones, at every redirect.
 
-The address is checked when libcurl opens a socket for it: a name that resolves differently a moment later gains
-nothing.
+The address is checked when libcurl opens the socket, so DNS rebinding has no effect.
 """
 
 import contextlib
@@ -20,18 +19,18 @@ from mlimages.download.ledger import Reason
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_URL_CHARACTERS = 4096
-# The IPv6 addresses of single hosts in the Internet (RFC 4291), and those that stand for IPv4's (RFC 6052).
+# Global unicast addresses (RFC 4291), and the prefix that embeds IPv4 addresses (RFC 6052).
 UNICAST, NAT64 = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b::/96")
-# What a percent-encoded host must not hide: it would end the host's name in a URL.
+# Characters that end the host name in a URL. A percent-encoded host must not contain them.
 NOT_IN_A_HOST = re.compile(r"[\x00-\x20\x7f/?#@\\:<>\[\]^|%]")
 SAFE_IN_A_PATH = "/%:=&~+!$,;'@()*[]"
 
 
 class Failure(Exception):
-    """A fetch that ended in `reason`.
+    """A fetch that failed for `reason`.
 
-    `http_status` is the last answer's, 0 where none came. `retry_after` is what the host asked for, in seconds.
-    `detail` is what there is to say beyond the reason; it depends on nothing but the URL and the answer.
+    `http_status` is the status of the last response, 0 without one. `retry_after` is the delay that the host asked
+    for, in seconds. `detail` adds to the reason; it depends only on the URL and the response.
     """
 
     def __init__(self, reason: Reason, http_status: int = 0, *, retry_after: float | None = None,
@@ -42,7 +41,7 @@ class Failure(Exception):
 
 
 def check_url(url: str, ports: Collection[int]) -> SplitResult:
-    """The URL's parts; Failure BAD_URL for what must not even be asked for."""
+    """Return the parts of a URL. Raises Failure BAD_URL if it must not be requested."""
     try:
         parts = urlsplit(url)
         if problem := _problem(url, parts, ports):
@@ -53,7 +52,7 @@ def check_url(url: str, ports: Collection[int]) -> SplitResult:
 
 
 def _problem(url: str, parts: SplitResult, ports: Collection[int]) -> str:
-    """What forbids to ask for a URL; "" where nothing does. ValueError where its port is none."""
+    """Why a URL must not be requested, or "". Raises ValueError if its port is invalid."""
     if len(url) > MAX_URL_CHARACTERS:
         return f"more than {MAX_URL_CHARACTERS} characters"
     if parts.scheme not in DEFAULT_PORTS:
@@ -66,12 +65,12 @@ def _problem(url: str, parts: SplitResult, ports: Collection[int]) -> str:
 
 
 def port_of(parts: SplitResult) -> int:
-    """The port that a URL leads to, stated or not; ValueError where it states nonsense."""
+    """The explicit or default port of a URL. Raises ValueError if it is invalid."""
     return DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
 
 
 def ascii_host(parts: SplitResult) -> str:
-    """The URL's host, by IDNA 2008 where it is not ASCII; Failure where there can be no such name."""
+    """The host of a URL, encoded by IDNA 2008 if it is not ASCII. Raises Failure if the name is invalid."""
     host = parts.hostname or ""
     if "%" in host and ":" not in host:
         host = unquote(host)
@@ -86,7 +85,7 @@ def ascii_host(parts: SplitResult) -> str:
 
 
 def ascii_url(parts: SplitResult) -> str:
-    """The URL as it is asked for: an ASCII host, and percent-encoded what a path or a query cannot hold."""
+    """The URL to send: the host in ASCII, the path and the query percent-encoded where needed."""
     host = ascii_host(parts)
     netloc = (f"[{host}]" if ":" in host else host) + (f":{parts.port}" if parts.port is not None else "")
     query = f"?{quote(parts.query, safe=SAFE_IN_A_PATH + '?')}" if parts.query else ""
@@ -94,9 +93,9 @@ def ascii_url(parts: SplitResult) -> str:
 
 
 def check_literal(host: str) -> None:
-    """Failure FORBIDDEN_ADDRESS where a host is written as a private address, in any of the notations of `inet_aton`.
+    """Raise Failure FORBIDDEN_ADDRESS if a host is a private address in any notation of `inet_aton`.
 
-    All that can be checked where a proxy resolves the names.
+    With a proxy this is the only check, because the proxy resolves names.
     """
     try:
         address = socket.inet_ntoa(socket.inet_aton(host))
@@ -108,29 +107,29 @@ def check_literal(host: str) -> None:
 
 
 def is_public(address: str) -> bool:
-    """Also of the IPv4 address to which a gateway would lead from one of IPv6."""
+    """Whether an IP address is public. Of an IPv6 address that embeds an IPv4 address, the latter decides."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        behind = ip.ipv4_mapped or ip.sixtofour or (ipaddress.IPv4Address(ip.packed[-4:]) if ip in NAT64 else None)
-        if behind is None:
+        embedded = ip.ipv4_mapped or ip.sixtofour or (ipaddress.IPv4Address(ip.packed[-4:]) if ip in NAT64 else None)
+        if embedded is None:
             return ip in UNICAST and ip.is_global
-        ip = behind
+        ip = embedded
     return ip.is_global and not ip.is_multicast
 
 
-class Gate:
-    """Opens the sockets of one transfer: to public addresses only, or to any, where the user named the address.
+class AddressGuard:
+    """Opens the sockets of one transfer, only to public addresses unless `allow_private`.
 
-    An instance is libcurl's CURLOPT_OPENSOCKETFUNCTION. `refused` counts the addresses that were not let through.
+    An instance is libcurl's CURLOPT_OPENSOCKETFUNCTION. `opened` and `refused` count the addresses.
     """
 
-    def __init__(self, *, to_any: bool) -> None:
-        self._to_any = to_any
+    def __init__(self, *, allow_private: bool) -> None:
+        self._allow_private = allow_private
         self.opened = self.refused = 0
 
     def __call__(self, purpose: int, address: Any) -> Any:
-        family, kind, protocol, where = address
-        if not self._to_any and (family not in (socket.AF_INET, socket.AF_INET6) or not is_public(where[0])):
+        family, kind, protocol, endpoint = address
+        if not self._allow_private and (family not in (socket.AF_INET, socket.AF_INET6) or not is_public(endpoint[0])):
             self.refused += 1
             return pycurl.SOCKET_BAD
         try:

@@ -1,14 +1,14 @@
-"""libcurl, beside TensorFlow.
+"""Import pycurl so that it works in a process that has loaded TensorFlow.
 
-TensorFlow brings an older libcurl and BoringSSL, and offers their symbols to every library that is loaded after it.
-pycurl would call those instead of its own, and refuses to load.
+TensorFlow exports the symbols of its own, older libcurl and of BoringSSL to every library loaded after it. pycurl
+would bind to those and refuse to load.
 """
 
 import os
 import sys
 
 _flags = sys.getdlopenflags()
-sys.setdlopenflags(_flags | os.RTLD_DEEPBIND)  # the symbols of pycurl's own libraries go before all others
+sys.setdlopenflags(_flags | os.RTLD_DEEPBIND)  # pycurl's own libraries take precedence
 try:
     import pycurl
 finally:

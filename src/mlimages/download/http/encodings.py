@@ -1,5 +1,7 @@
-"""Undo Content-Encoding, which we do not ask for but some hosts apply. libcurl's decoder takes no gzip of two members,
-and a cut one for a whole one."""
+"""Decode Content-Encoding, which some hosts apply although we do not accept it.
+
+libcurl's decoder rejects gzip data with several members, and accepts truncated data.
+"""
 
 import zlib
 
@@ -12,9 +14,9 @@ MAX_MEMBERS = 1000
 
 
 def decoded(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    """The body without its gzip or deflate, with or without zlib's header; any other body comes back as it is.
+    """Decode gzip or deflate, with or without a zlib header. A body in another encoding is returned unchanged.
 
-    Failure TRUNCATED where the compressed data is cut or damaged, TOO_LARGE where it holds more than `max_bytes`.
+    Raises Failure TRUNCATED if the compressed data is cut or damaged, TOO_LARGE if it decodes to more than `max_bytes`.
     """
     if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
         return body
@@ -25,13 +27,13 @@ def decoded(body: bytes, encoding: str, max_bytes: int) -> bytes:
     for _ in range(MAX_MEMBERS):
         member, rest = _inflated(rest, GZIP, max_bytes - len(plain))
         plain += member
-        if rest[:2] != GZIP_MAGIC:  # the end, or what stands behind it
+        if rest[:2] != GZIP_MAGIC:  # the end, or trailing bytes
             return bytes(plain)
     raise Failure(Reason.TRUNCATED, detail=f"more than {MAX_MEMBERS} members of gzip")
 
 
 def _inflated(packed: bytes, wbits: int, max_bytes: int) -> tuple[bytes, bytes]:
-    """The first compressed stream, and what follows it."""
+    """Decode the first compressed stream; return it and the bytes after it."""
     decoder = zlib.decompressobj(wbits)
     try:
         plain = decoder.decompress(packed, max_bytes + 1)

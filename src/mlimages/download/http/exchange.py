@@ -1,7 +1,6 @@
-"""One request and what came of it: a worker's share of the download.
+"""Run HTTP requests in a worker: send a request, check the response, and append a valid image to a spool.
 
-A worker holds the connections, checks what they bring, and keeps good images in spools. When to ask whom is the
-scheduler's.
+The scheduler decides when to send which request.
 """
 
 import hashlib
@@ -18,7 +17,7 @@ from mlimages.download.http.opt_outs import opts_out
 from mlimages.download.http.transport import Network, Response, Slot, Transport
 from mlimages.download.ledger import Reason
 from mlimages.download.schedule.politeness import retry_after_seconds
-from mlimages.download.spool import Spools, Stored
+from mlimages.download.spool import Spools, StoredImage
 
 PLACEHOLDER_TARGETS = ("photo_unavailable", "image_unavailable")
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -27,10 +26,10 @@ TOO_EARLY = (408, 425)
 IN_A_URL = "".join(map(chr, range(0x21, 0x7F)))
 
 
-class Get(NamedTuple):
-    """Ask for `url` over the connection `slot`, for so many seconds at most; keep a good image in the spool `spool`.
+class FetchRequest(NamedTuple):
+    """Request `url` over the connection `slot` within `seconds`, and append a valid image to the spool `spool`.
 
-    `md5`: hex digits that the body's must equal, or "". `turn`: see lines.Address.
+    `md5` is the expected MD5 of the body in hex digits, or "". `orientation` is as in lines.Address.
     """
 
     number: int
@@ -39,13 +38,13 @@ class Get(NamedTuple):
     seconds: float
     spool: str
     md5: str = ""
-    turn: int = 1
+    orientation: int = 1
 
 
-class Answer(NamedTuple):
-    """What came of a Get: an image, a redirect's target, or neither and the reason why.
+class FetchResult(NamedTuple):
+    """The result of a FetchRequest: an image, the target of a redirect, or the reason of a failure.
 
-    `retry_after` and `detail` are as in Failure; `seconds` is what the exchange took.
+    `retry_after` and `detail` are as in Failure. `seconds` is the duration of the request.
     """
 
     number: int
@@ -54,29 +53,29 @@ class Answer(NamedTuple):
     seconds: float
     retry_after: float | None = None
     redirect: str = ""
-    stored: Stored | None = None
+    image: StoredImage | None = None
     detail: str = ""
 
 
-class Probe(NamedTuple):
-    """Find out whether the network is there: open a connection to the URL's host, ask for nothing."""
+class ProbeRequest(NamedTuple):
+    """Test the network: open a connection to the URL's host without sending a request."""
 
     url: str
 
 
-class Probed(NamedTuple):
+class ProbeResult(NamedTuple):
     reached: bool
 
 
 class Exchange:
-    """Asks from many threads at once, over one keep-alive connection for each slot."""
+    """Sends requests from many threads, over one keep-alive connection for each slot."""
 
     def __init__(self, params: Download, network: Network, spools: Path) -> None:
         self._params, self._spools = params, Spools(spools)
         self._transport = Transport(params, network)
 
-    def get(self, task: Get) -> Answer:
-        """Never raises for what the network does; UserError where the disk does not take the image."""
+    def get(self, task: FetchRequest) -> FetchResult:
+        """Fetch one URL. Network errors become a result; raises UserError if the disk does not take the image."""
         begun = time.monotonic()
         status, wait, redirect, stored, detail = 0, None, "", None, ""
         try:
@@ -85,18 +84,18 @@ class Exchange:
             if status in REDIRECTS:
                 reason, redirect, detail = Reason.REDIRECTS, _target(task.url, response), f"status {status}"
             else:
-                reason, stored = Reason.OK, self._keep(task, self._image(response))
+                reason, stored = Reason.OK, self._store(task, self._image(response))
         except Failure as failure:
             reason, status, wait = failure.reason, status or failure.http_status, failure.retry_after
             detail = failure.detail
-        return Answer(task.number, reason, status, time.monotonic() - begun, wait, redirect, stored, detail)
+        return FetchResult(task.number, reason, status, time.monotonic() - begun, wait, redirect, stored, detail)
 
-    def probe(self, task: Probe) -> Probed:
-        """Whether the host takes a connection."""
-        return Probed(self._transport.reaches(task.url))
+    def probe(self, task: ProbeRequest) -> ProbeResult:
+        """Test whether the host accepts a connection."""
+        return ProbeResult(self._transport.reaches(task.url))
 
     def _image(self, response: Response) -> bytes:
-        """The body of an answer with a status of 2xx, decoded; Failure for any other answer, and for opt-outs."""
+        """The decoded body of a response with a 2xx status. Raises Failure for other statuses and for opt-outs."""
         status = response.status
         if not 200 <= status < 300:
             wait = retry_after_seconds(response.value("retry-after")) if status in SLOW_DOWN else None
@@ -109,23 +108,23 @@ class Exchange:
                 body = decoded(body, encoding, self._params.max_bytes)
         return body
 
-    def _keep(self, task: Get, body: bytes) -> Stored:
+    def _store(self, task: FetchRequest, body: bytes) -> StoredImage:
         if task.md5 and (found := hashlib.md5(body, usedforsecurity=False).hexdigest()) != task.md5:
             raise Failure(Reason.CHANGED, detail=f"MD5 {found}, expected {task.md5}")
         digest = hashlib.sha256(body).hexdigest()
         if digest in self._params.placeholders:
             raise Failure(Reason.PLACEHOLDER, detail=f"sha256 {digest}")
         picture = check_image(body, max_pixels=self._params.max_pixels, shorter_side=self._params.shorter_side,
-                              quality=self._params.quality, turn=task.turn)
+                              quality=self._params.quality, orientation=task.orientation)
         if picture.body is not body:
             digest = hashlib.sha256(picture.body).hexdigest()
-            if digest in self._params.placeholders:  # by the hash that stands in the ledger
+            if digest in self._params.placeholders:  # the hash that the ledger shows
                 raise Failure(Reason.PLACEHOLDER, detail=f"sha256 {digest}")
-        return self._spools.keep(task.spool, picture, digest)
+        return self._spools.append(task.spool, picture, digest)
 
 
 def _reason_of(status: int) -> Reason:
-    """What an HTTP status means that is neither 2xx nor a redirect that we follow."""
+    """The reason for an HTTP status that yields no image and is no redirect to follow."""
     if status < 300:
         return Reason.BAD_ANSWER
     if status < 400:
@@ -134,9 +133,9 @@ def _reason_of(status: int) -> Reason:
 
 
 def _target(url: str, response: Response) -> str:
-    """Where a redirect leads; Failure where that is nowhere, or to a picture that stands for a missing one."""
+    """The target URL of a redirect. Raises Failure if there is none, or if it is a placeholder image."""
     try:
-        location = quote(response.value("location").encode("latin-1"), safe=IN_A_URL)  # its bytes as they came
+        location = quote(response.value("location").encode("latin-1"), safe=IN_A_URL)  # the bytes as received
         target = urljoin(url, location)
         path = urlsplit(target).path
     except ValueError:

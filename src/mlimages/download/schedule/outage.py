@@ -1,64 +1,64 @@
-"""Tells hosts that are gone from a network that is away, so that no line is given up for want of a network."""
+"""Tells dead hosts from a network outage, so that no line fails because this machine's network is down."""
 
 from typing import NamedTuple
 
 from mlimages.core.errors import UserError
 from mlimages.download.ledger import Reason
-from mlimages.download.lines import Line
+from mlimages.download.lines import PendingLine
 
 PROBE_EVERY_SECONDS = 5.0
-SILENCE_SECONDS = 1.0  # of all hosts, which may have been a network away for too short a time to probe
-DOORS = 3  # hosts, of those that answered last, at which it is probed in turn
+SILENCE_SECONDS = 1.0  # without any response: possibly an outage too short to probe
+PROBE_HOSTS = 3  # the hosts that answered last, probed in turn
 
 
 class Parked(NamedTuple):
-    """A line whose last try found nobody, and when; kept until it is clear whether the network was there."""
+    """A line whose last try reached nobody, and the time; kept until the cause is clear."""
 
-    line: Line
+    line: PendingLine
     reason: Reason
     at: float
 
 
 class Outage:
-    """Signs of life, and what waits for one.
+    """Whether the network is up, and the lines whose failure depends on that.
 
-    A sign is an answer with an HTTP status: that a connection is refused, or a name unknown, may be the work of a
-    router, a firewall or a VPN on this side. Where none comes by itself, the scheduler probes hosts that gave one.
-    Times are seconds of one monotonic clock.
+    Only a response with an HTTP status proves that the network is up: a local router, firewall or VPN can refuse a
+    connection or a name. Without responses the scheduler probes hosts that answered before. Times are seconds of one
+    monotonic clock.
     """
 
     def __init__(self, patience_seconds: float) -> None:
-        self.away_since: float | None = None
+        self.down_since: float | None = None
         self._patience = patience_seconds
-        self._alive_at = self._back_at = self._heard_again_at = float("-inf")
+        self._alive_at = self._restored_at = self._silence_ended_at = float("-inf")
         self._waiting_since: float | None = None
-        self._doors: dict[str, str] = {}
+        self._probe_urls: dict[str, str] = {}
         self._probing, self._probe_at = False, 0.0
         self._parked: list[Parked] = []
 
     def answered(self, host: str, url: str, now: float) -> None:
-        """A host answered, so that this address of it is good for a probe."""
+        """Record a response of `host`. Its URL becomes a target for probes."""
         self._alive(now)
-        self._doors.pop(host, None)
-        self._doors[host] = url
-        if len(self._doors) > DOORS:
-            del self._doors[next(iter(self._doors))]
+        self._probe_urls.pop(host, None)
+        self._probe_urls[host] = url
+        if len(self._probe_urls) > PROBE_HOSTS:
+            del self._probe_urls[next(iter(self._probe_urls))]
 
     def _alive(self, now: float) -> None:
         if now - self._alive_at > SILENCE_SECONDS:
-            self._heard_again_at = now
+            self._silence_ended_at = now
         self._alive_at, self._waiting_since = now, None
 
     def alive_since(self, moment: float) -> bool:
         return self._alive_at > moment
 
-    def park(self, line: Line, reason: Reason, now: float) -> None:
+    def park(self, line: PendingLine, reason: Reason, now: float) -> None:
         self._parked.append(Parked(line, reason, now))
 
     def probe(self, now: float, suspended: bool) -> str | None:
-        """The address to probe now, where somebody waits for a sign of life; None: nothing to do.
+        """The URL to probe now, or None. `suspended` says whether a host is suspended.
 
-        Raises UserError where no sign has come for longer than the patience.
+        Raises UserError if no response has arrived for longer than download.outage_seconds.
         """
         if not (self._parked or suspended) or self.alive_since(now - PROBE_EVERY_SECONDS):
             self._waiting_since = None
@@ -67,50 +67,51 @@ class Outage:
             self._waiting_since = now
         if now - self._waiting_since > self._patience:
             raise UserError(
-                f"no host has answered for {now - self._waiting_since:.0f} s: the network seems to be away. No line "
-                f"was recorded as failed for that; run the same command again when it is back. Where only hosts that "
-                f"are gone for good are left, download.outage_seconds = 0 records them")
-        if not self._doors or self._probing or now < self._probe_at:
+                f"no host has answered for {now - self._waiting_since:.0f} s: the network seems to be down. No line "
+                f"was recorded as failed because of that; run the same command again when it is back. If all remaining "
+                f"hosts are gone for good, set download.outage_seconds to 0 to record them as failed")
+        if not self._probe_urls or self._probing or now < self._probe_at:
             return None
         self._probing = True
-        host = next(iter(self._doors))
-        self._doors[host] = url = self._doors.pop(host)
+        host = next(iter(self._probe_urls))
+        self._probe_urls[host] = url = self._probe_urls.pop(host)
         return url
 
     def probe_lost(self) -> None:
-        """The worker that probed has died: another probe may go out at once."""
+        """The worker with the probe has died: the next probe may start at once."""
         self._probing = False
 
     def probed(self, answered: bool, now: float) -> None:
-        """What came of a probe."""
+        """Record the result of a probe."""
         self._probing, self._probe_at = False, now + PROBE_EVERY_SECONDS
-        if not answered and self.away_since is None:
-            self.away_since = now
+        if not answered and self.down_since is None:
+            self.down_since = now
         if answered:
             self._alive(now)
 
     def ended(self) -> bool:
-        """Whether the network is back after it was away; true once."""
-        if self.away_since is None or not self.alive_since(self.away_since):
+        """Whether an outage has ended. True once for each outage."""
+        if self.down_since is None or not self.alive_since(self.down_since):
             return False
-        self.away_since, self._back_at = None, self._alive_at
+        self.down_since, self._restored_at = None, self._alive_at
         return True
 
-    def away_within(self, since: float) -> bool:
-        """Whether the network was away at some time from then on."""
-        return self.away_since is not None or self._back_at > since
+    def down_within(self, since: float) -> bool:
+        """Whether the network was down at any time since `since`."""
+        return self.down_since is not None or self._restored_at > since
 
     def settled(self) -> list[tuple[Parked, bool]]:
-        """The parked lines whose case is clear, each with whether to ask again, since the network was away.
+        """Remove and return the parked lines that can be decided, each with whether to try it again.
 
-        A silence that ended after a line's first try had failed may have been that, too: it gets one more chance.
+        A line is tried again if the network was down. A short silence of all hosts after its first failed try may also
+        have been an outage: it then gets one more chance.
         """
-        clear = [(one, self._back_at > one.line.sent_at or self._doubtful(one.line))
+        clear = [(one, self._restored_at > one.line.sent_at or self._possible_outage(one.line))
                  for one in self._parked if self.alive_since(one.at)]
         self._parked = [one for one in self._parked if not self.alive_since(one.at)]
         return clear
 
-    def _doubtful(self, line: Line) -> bool:
-        doubtful = not line.doubted and self._heard_again_at > line.failed_at
-        line.doubted |= doubtful
-        return doubtful
+    def _possible_outage(self, line: PendingLine) -> bool:
+        may_be_outage = not line.doubted and self._silence_ended_at > line.failed_at
+        line.doubted |= may_be_outage
+        return may_be_outage

@@ -8,9 +8,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from mlimages.network.checkpoint_files import METRICS
-from mlimages.plots import costs
 from mlimages.plots.canvas import COUNT, display_table, label
-from mlimages.plots.costs import DatasetVolume, ScalingModel
+from mlimages.plots.scaling import costs
+from mlimages.plots.scaling.costs import DatasetVolume, ScalingModel
 
 REPLICAS = tuple(2**power for power in range(8))
 
@@ -66,16 +66,21 @@ def scaling_table(models: Mapping[str, ScalingModel], replicas: Sequence[int]) -
 
 
 def plot_scaling(models: Mapping[str, ScalingModel]) -> None:
-    """Show the efficiency, and the bytes of records to read, over the number of replicas, for each kind of link."""
+    """Show the efficiency, and the bytes of records to read, over the number of replicas, for each kind of link.
+
+    Links whose curves are the same to the eye share a line, which names all of them.
+    """
     alone = next(iter(models.values())).images_per_second
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
     label(left, f"Efficiency: the share of a single replica's {alone:,.0f} images/s", "replicas", "efficiency")
     label(right, "Records that storage must deliver", "replicas", "records, MB/s")
-    for number, (name, model) in enumerate(models.items()):
-        steps = [model.step(count) for count in REPLICAS]
-        width = 1.2 * (len(models) - number)  # lines on one another stay visible
-        left.plot(REPLICAS, [step.efficiency for step in steps], linewidth=width, label=name)
-        right.plot(REPLICAS, [step.read_bytes_per_second / 1e6 for step in steps], linewidth=width)
+    names: dict[tuple[float, ...], list[str]] = {}
+    for name, model in models.items():
+        names.setdefault(tuple(round(model.step(count).efficiency, 2) for count in REPLICAS), []).append(name)
+    for alike in names.values():
+        steps = [models[alike[0]].step(count) for count in REPLICAS]
+        left.plot(REPLICAS, [step.efficiency for step in steps], label="\n".join(alike))
+        right.plot(REPLICAS, [step.read_bytes_per_second / 1e6 for step in steps])
     for ax in (left, right):
         ax.set_xscale("log", base=2)
         ax.set_xticks(REPLICAS, [str(count) for count in REPLICAS])

@@ -1,0 +1,104 @@
+"""Experiments of `dvc exp run` side by side: changed parameters, metrics, curves, and average precision by class."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import dvc.api
+import matplotlib.pyplot as plt
+import pandas as pd
+from dvc.exceptions import DvcException
+
+from mlimages.core.errors import UserError
+from mlimages.core.params import SECTIONS
+from mlimages.plots.canvas import BAD, DECIMALS, GOOD, axes, display_table, label, read_table
+
+WORKSPACE = "workspace"
+FACTS = ("Experiment", "rev", "typ", "parent", "State", "Executor", "Created")  # of exp_show, about the run itself
+CURVES = {"training loss": ("data/model/training.csv", "loss"),
+          "validation: mean average precision (macro)": ("data/model/validation.csv", "mean_average_precision")}
+PER_CLASS = "data/evaluation/per_class.csv"
+
+
+def experiments() -> dict[str, dict[str, Any]]:
+    """What DVC knows of the workspace, the last commit and its experiments, by name.
+
+    Raises UserError where DVC cannot list them, as outside of a git repository.
+    """
+    try:
+        rows = dvc.api.exp_show()
+    except DvcException as error:
+        raise UserError(f"DVC lists no experiments ({error}), expected a git repository; run `make repro` in a "
+                        f"clone") from None
+    return {row["Experiment"] or row["rev"]: row for row in rows}
+
+
+def comparison_table() -> pd.DataFrame:
+    """A row for each experiment: the parameters that differ between them, and the metrics of dvc.yaml."""
+    runs = experiments()
+    frame = pd.DataFrame.from_dict(runs, orient="index")
+    params = [name for name in frame if name.partition(".")[0] in SECTIONS and frame[name].astype(str).nunique() > 1]
+    metrics = [name for name in frame.select_dtypes("number")
+               if name not in FACTS and name.partition(".")[0] not in SECTIONS]
+    shown = frame[[*params, *metrics]].rename_axis("experiment")
+    return display_table(shown, {**dict.fromkeys(params, "{}"), **dict.fromkeys(metrics, "{:,.4g}")})
+
+
+def plot_curves(names: Sequence[str]) -> None:
+    """Show the training loss and the validation metric of experiments over the steps."""
+    figure, both = plt.subplots(1, len(CURVES), figsize=(12, 4), layout="constrained")
+    for ax, (title, (path, column)) in zip(both, CURVES.items(), strict=True):
+        label(ax, title, "step", column.replace("_", " "))
+        for number, name in enumerate(names):
+            frame = read_table_of(name, path)
+            if column in frame:
+                ax.plot(frame["step"], frame[column], color=f"C{number}", label=name,
+                        marker="." if len(frame) < 50 else "")
+    handles = {text: handle for ax in both for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), loc="outside right center")
+    plt.show()
+
+
+def class_differences(first: str, second: str) -> pd.DataFrame:
+    """The average precision of each class in two experiments, and how much the second one gains; the most first."""
+    frames = [read_table_of(name, PER_CLASS).set_index("class") for name in (first, second)]
+    both = pd.DataFrame({"name": frames[0]["name"], "first": frames[0]["average_precision"],
+                         "second": frames[1]["average_precision"]}).dropna()
+    both["gain"] = both["second"] - both["first"]
+    return both.sort_values("gain", ascending=False, kind="stable")
+
+
+def difference_table(first: str, second: str, count: int = 20) -> pd.DataFrame:
+    """The classes with the largest gains and losses, half of `count` each."""
+    frame = class_differences(first, second)
+    if len(frame) > count:
+        frame = pd.concat([frame.head(count - count // 2), frame.tail(count // 2)])
+    return display_table(frame.set_index("name").rename(columns={"first": first, "second": second}),
+                         dict.fromkeys((first, second, "gain"), DECIMALS))
+
+
+def plot_differences(first: str, second: str, count: int = 30) -> None:
+    """Show the largest gains and losses in average precision, half of `count` each."""
+    frame = class_differences(first, second)
+    if len(frame) > count:
+        frame = pd.concat([frame.head(count - count // 2), frame.tail(count // 2)])
+    ax = axes(f"Average precision by class: {second} above {first}", f"gain of {second}", "",
+              height=1.4 + 0.26 * len(frame))
+    ax.barh(range(len(frame)), frame["gain"], color=[GOOD if gain > 0 else BAD for gain in frame["gain"]])
+    ax.set_yticks(range(len(frame)), frame["name"])
+    ax.axvline(0, color="black", lw=0.8)
+    ax.invert_yaxis()
+    plt.show()
+
+
+def read_table_of(name: str, path: str) -> pd.DataFrame:
+    """A published table as an experiment made it; "workspace" means the files as they are.
+
+    Raises UserError where DVC has no copy of it.
+    """
+    try:
+        text = dvc.api.read(path, rev=None if name == WORKSPACE else name)
+    except (DvcException, FileNotFoundError) as error:
+        raise UserError(f"{path} of the experiment {name} is not there ({error}); run `dvc exp list` for their names, "
+                        f"and `dvc pull` for files that another machine made") from None
+    return read_table(io.StringIO(text))
