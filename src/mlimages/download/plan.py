@@ -65,7 +65,7 @@ class Plan:
         copied when the shard is built.
         """
         for shard in self.todo:
-            if not self._link(shard, kept):
+            if self._params.files or not self._link(shard, kept):
                 found = [result._replace(line=entry.line) for entry in self._unknown(shard)
                          if (result := kept.find(entry.source))
                          and self._accepts(result.reason, result.image.sha256 if result.image else "")]
