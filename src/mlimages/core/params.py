@@ -119,6 +119,7 @@ class Download:
     placeholders: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
     mirrors: Annotated[list[Mirror], Field(min_length=1)]
     retry: list[str]
+    files: Annotated[str, Field(min_length=1)] | None
 
     def __post_init__(self) -> None:
         for name in self.headers:

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlimages.acquire.formats import LOCAL
 from mlimages.core import scratch
 from mlimages.core.errors import UserError, explain_disk_errors
 from mlimages.core.params import Download, Machine
@@ -110,7 +111,12 @@ class KeptImages:
         return bool(self._select("SELECT path FROM files WHERE path NOT LIKE ? LIMIT 1", f"{self._work.name}/%"))
 
     def find(self, url: str) -> LineResult | None:
-        """The result of a URL, as of line 0; the path of its image is relative to the spools of a work folder."""
+        """The result of a URL, as of line 0; the path of its image is relative to the spools of a work folder.
+
+        There is none for a local picture, whose file may have changed.
+        """
+        if url.startswith(LOCAL):
+            return None
         query = ("SELECT files.path, lines.* FROM lines JOIN files ON files.shard = lines.shard WHERE url = ?")
         for path, *row in self._select(query, _digest(url)):
             folder, _, shard = path.split("/")

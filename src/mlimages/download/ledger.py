@@ -31,6 +31,7 @@ class Reason(StrEnum):
     TOO_MANY_PIXELS = "too_many_pixels", "more than download.max_pixels, than a JPEG has on a side, or too many scans"
     CORRUPT = "corrupt", "an image that does not decode to its end"
     CRASHED = "crashed", "the decoder crashed or hung on it, twice"
+    NO_FILE = "no_file", "no file below download.files, or none that may be read"
     CHANGED = "changed", "the bytes are not those whose MD5 a mirror's table gives"
 
     meaning: str

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mlimages.acquire.formats import LOCAL
 from mlimages.core.errors import UserError, explain_disk_errors
 from mlimages.core.params import Mirror
 from mlimages.core.publish import move_into_place, sha256
@@ -38,6 +39,8 @@ class Mirrors:
 
     def addresses(self, url: str) -> list[Address]:
         """The addresses of a URL's image, each once; the URL itself if no rule matches."""
+        if url.startswith(LOCAL):
+            return [Address(url, 0)]
         found: dict[str, Address] = {}
         for number, (mirror, table) in enumerate(self._rules):
             names = _names(url)

@@ -65,7 +65,7 @@ class Plan:
         copied when the shard is built.
         """
         for shard in self.todo:
-            if self._link(shard, kept):
+            if not self._params.files and self._link(shard, kept):
                 yield shard.lines
             else:
                 found = [result._replace(line=entry.line) for entry in self._unknown(shard)

@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.request import getproxies
 
-from mlimages.acquire.formats import PARTS
+from mlimages.acquire.formats import LOCAL, PARTS, list_file, read_list
 from mlimages.core import scratch
 from mlimages.core.errors import UserError, check_space, report_space
 from mlimages.core.params import Download, Machine
@@ -17,6 +18,7 @@ from mlimages.core.ray_backend import node_address
 from mlimages.demo import server, world
 from mlimages.download.build import account_path, read_account
 from mlimages.download.fetching import fetch, reuse
+from mlimages.download.http.local_files import check_folder
 from mlimages.download.http.transport import Network
 from mlimages.download.kept import DECISIVE, KeptImages, fetched_with, record_fetched_with
 from mlimages.download.ledger import LedgerRow, Reason
@@ -46,6 +48,7 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
     """
     manifest = verify(lists, "acquire")
     _check_retry(params)
+    check_folder(params.files, _names_local_pictures(Path(lists), manifest))
     key = _key(params, lists, manifest["source"])
     settings = scratch.settings(_decisive(params, manifest["source"]), inputs=[lists])
     with (scratch.workspace("download", machine, key, out, settings) as work,
@@ -106,7 +109,15 @@ def _decisive(params: Download, source: str) -> dict[str, Any]:
     """The parameters in the key."""
     if source == "demo":
         return {name: value for name, value in dataclasses.asdict(params).items() if name != "retry"}
-    return {name: getattr(params, name) for name in ("images_per_shard", *DECISIVE)}
+    values = {name: getattr(params, name) for name in ("images_per_shard", *DECISIVE)}
+    return values | ({"files": os.path.abspath(params.files)} if params.files else {})
+
+
+def _names_local_pictures(lists: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether the first line of a list of URLs is a local picture."""
+    firsts = [next(read_list(lists / list_file(part, "openimages"), "openimages", manifest["classes"]), None)
+              for part in PARTS]
+    return any(first and first.source.startswith(LOCAL) for first in firsts)
 
 
 def _check_retry(params: Download) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
+from mlimages.acquire.formats import LOCAL
 from mlimages.core.params import Download
 from mlimages.download.check_image import check_image
 from mlimages.download.http.address_guard import Failure
 from mlimages.download.http.encodings import decoded
+from mlimages.download.http.local_files import LocalFiles
 from mlimages.download.http.opt_outs import opts_out
 from mlimages.download.http.transport import Network, Response, Slot, Transport
 from mlimages.download.ledger import Reason
@@ -73,12 +75,19 @@ class Exchange:
     def __init__(self, params: Download, network: Network, spools: Path) -> None:
         self._params, self._spools = params, Spools(spools)
         self._transport = Transport(params, network)
+        self._local_files = LocalFiles(params.files, params.max_bytes)
 
     def get(self, task: FetchRequest) -> FetchResult:
-        """Fetch one URL. Network errors become a result; raises UserError if the disk does not take the image."""
+        """Fetch one URL, or copy one local picture.
+
+        Network errors become a result. Raises UserError if the disk does not take the image.
+        """
         begun = time.monotonic()
         status, wait, redirect, stored, detail = 0, None, "", None, ""
         try:
+            if task.url.startswith(LOCAL):
+                stored = self._store(task, self._local_files.read(task.url))
+                return FetchResult(task.number, Reason.OK, 0, time.monotonic() - begun, image=stored)
             response = self._transport.fetch(task.url, task.slot, task.seconds)
             status = response.status
             if status in REDIRECTS:

@@ -6,6 +6,7 @@ other hosts answer, its waiting lines fail in batches: 1,000 after download.outa
 each further period. A dead host thus ends soon, and an outage of an hour costs a large host few lines.
 """
 
+import math
 import random
 import time
 import zlib
@@ -13,6 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from mlimages.acquire.formats import LOCAL
 from mlimages.core.params import Download
 from mlimages.download.http.address_guard import Failure, ascii_host
 from mlimages.download.ledger import Reason
@@ -23,6 +25,7 @@ LINES_IN_A_ROW = 3
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 1.0, 600.0
 FIRST_GIVEN_UP = 1000  # lines
 FORGET_ABOVE = 10_000  # domains
+READERS = 16  # of local pictures, at most, in each worker
 IDLE_SECONDS = 600.0  # after which a domain is removed even if it was slow or unreachable
 
 
@@ -39,7 +42,7 @@ class Host:
         self.not_before = 0.0
         self.suspended_at: float | None = None  # or when its waiting lines last failed
         self.last_reason = Reason.CONNECT
-        self._has_answered = False
+        self._has_answered = name == LOCAL  # files are there from the start
         self._unreached_by: set[int] = set()
         self._errors_of: set[int] = set()
         self._pause, self._to_give_up = FIRST_PAUSE_SECONDS, FIRST_GIVEN_UP
@@ -145,16 +148,21 @@ class Domains(dict[str, Domain]):
         self._params, self._workers, self._forget_above = params, workers, FORGET_ABOVE
 
     def host_of(self, url: str) -> Host:
-        """The host of a URL. A URL without a valid host gets the host "", so that a worker reports the error."""
+        """The host of a URL. All local pictures have the host LOCAL, which has no rate limit.
+
+        A URL without a valid host gets the host "", so that a worker reports the error.
+        """
         try:
-            name = ascii_host(urlsplit(url)).rstrip(".")
+            name = LOCAL if url.startswith(LOCAL) else ascii_host(urlsplit(url)).rstrip(".")
         except (ValueError, Failure):
             name = ""
-        key = registrable_domain(name)
+        key = registrable_domain(name) if name != LOCAL else LOCAL
         if key not in self:
             if len(self) >= self._forget_above:
                 self._remove_idle(time.monotonic())
-            self[key] = Domain(key, self._params.connections_per_host, self._params.rate_per_host, self._workers)
+            connections, rate = (READERS * self._workers, math.inf) if key == LOCAL else (
+                self._params.connections_per_host, self._params.rate_per_host)
+            self[key] = Domain(key, connections, rate, self._workers)
         return self[key].host(name)
 
     def _remove_idle(self, now: float) -> None:
