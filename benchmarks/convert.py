@@ -1,9 +1,9 @@
-"""How fast convert is beside a plain pool of Pillow threads, what a label costs, and how much memory it takes.
+"""Measure the stage convert: its speed against a pool of Pillow threads, the size of labels, and its memory.
 
     python benchmarks/convert.py speed --photos FOLDER      # pictures cut from the photographs in a folder
-    python benchmarks/convert.py labels memory table        # without one, drawn
+    python benchmarks/convert.py labels memory table        # without --photos, drawn pictures
 
-Each measurement is made in a process of its own after its imports, the rivals in turn.
+Each measurement runs in a new process and begins after the imports. The programs run in turn.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from apart import apart
 from lists import RELEASED_CLASSES, write_dictionary
+from new_process import in_new_process
 from photographs import photographs
 from PIL import Image
 
@@ -41,13 +41,13 @@ LABELS = 9
 IMAGES_PER_SHARD = 1000
 RELEASED_IMAGES = 17_609_752
 QUALITY = 90
-PHOTOS = 2000  # different ones, in turn
-IMAGES = 8000  # of the measurement of speed: what a run does once weighs little then
+PHOTOS = 2000  # different pictures, used in turn
+IMAGES = 8000  # for `speed`: enough that the start of a run takes a small share of the time
 
 
 def make_inputs(folder: Path, photos: Path, images: int) -> None:
-    """Lists of 11,166 classes with nine labels a line, and what download would have published of them."""
-    raw, rng = folder / "raw", random.Random(0)  # noqa: S311 - nothing here is secret
+    """Publish lists of 11,166 classes with nine labels a line, and shards of their images as download does."""
+    raw, rng = folder / "raw", random.Random(0)  # noqa: S311 - no cryptography
     raw.mkdir(parents=True)
     write_dictionary(raw / DICTIONARY)
     for part, count in (("train", images), ("val", 10)):
@@ -78,7 +78,7 @@ def machine(folder: Path) -> Any:
 
 
 def ours(folder: Path, shorter_side: int | None) -> Callable[[], object]:
-    """Convert: read, decode, make smaller, serialize, write, hash, publish."""
+    """The stage convert: read, decode, downscale, serialize, write, hash, publish."""
     from mlimages.convert import convert
     from mlimages.convert.encode_image import to_jpeg
 
@@ -91,7 +91,7 @@ def ours(folder: Path, shorter_side: int | None) -> Callable[[], object]:
 
 
 def pillow(folder: Path, shorter_side: int | None) -> Callable[[], object]:
-    """A pool of threads that open, resize and save the same pictures, and keep no record of anything."""
+    """A pool of threads that open, resize and save the same pictures with Pillow, and do nothing else."""
     paths = [folder.parent / "photos" / f"{number % PHOTOS}.jpg" for number in range(IMAGES)]
     out = Path(tempfile.mkdtemp(dir=folder))
 
@@ -109,7 +109,7 @@ def pillow(folder: Path, shorter_side: int | None) -> Callable[[], object]:
 
 
 def decoding(folder: Path, shorter_side: int | None) -> Callable[[], object]:
-    """A pool of threads in which TensorFlow decodes the same pictures, and nothing else: the machine's measure."""
+    """A pool of threads that only decode the same pictures with TensorFlow, which shows the speed of the machine."""
     import tensorflow as tf
 
     bodies = [(folder.parent / "photos" / f"{number}.jpg").read_bytes() for number in range(PHOTOS)]
@@ -130,7 +130,7 @@ def drawn() -> bytes:
 
 
 def measure(make: Callable[..., Callable[[], object]], folder: Path, shorter_side: int | None) -> dict[str, float]:
-    """In a process of its own: what `make` makes, its seconds, and the bytes that it had above those after imports."""
+    """Call the function that `make` returns. Returns its seconds, CPU seconds, and peak bytes above the imports."""
     run = make(folder, shorter_side)
     with open("/proc/self/statm", encoding="ascii") as file:
         imports = int(file.read().split()[1]) * resource.getpagesize()
@@ -142,7 +142,7 @@ def measure(make: Callable[..., Callable[[], object]], folder: Path, shorter_sid
 
 
 def speed(folder: Path, options: argparse.Namespace) -> None:
-    """Images a second and CPU time, the rivals in turn, the median of several runs."""
+    """Print images per second and CPU time, as medians of several rounds."""
     make_inputs(folder / "small", folder / "photos", IMAGES)
     kinds: dict[str, tuple[Callable[..., Any], int | None]] = {
         "convert, the bytes kept, all verified": (ours, None), "convert, shorter side 256": (ours, 256),
@@ -151,7 +151,7 @@ def speed(folder: Path, options: argparse.Namespace) -> None:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}
     for _ in range(options.rounds):
         for name, (make, shorter_side) in kinds.items():
-            found[name].append(apart(measure, make, folder / "small", shorter_side))
+            found[name].append(in_new_process(measure, make, folder / "small", shorter_side))
     sizes = [path.stat().st_size for path in (folder / "photos").iterdir()]
     print(f"\n{IMAGES:,} JPEGs of {statistics.mean(sizes) / 1000:.1f} kB, {RELEASED_CLASSES:,} classes, "
           f"{LABELS} labels each; median of {options.rounds} rounds\n\n"
@@ -162,7 +162,7 @@ def speed(folder: Path, options: argparse.Namespace) -> None:
 
 
 def labels(folder: Path, options: argparse.Namespace) -> None:
-    """Bytes that the labels of a record take."""
+    """Print the bytes that the labels of a record take."""
     from mlimages.convert.encode_image import Jpeg
     from mlimages.convert.records import serialize, serialize_dense
 
@@ -181,25 +181,26 @@ def labels(folder: Path, options: argparse.Namespace) -> None:
 
 
 def memory(folder: Path, options: argparse.Namespace) -> None:
-    """The most memory above the imports, for few and for many records."""
+    """Print the peak memory above the imports, for few and for many records."""
     print("\n| records | MB above the imports |\n| --- | --- |")
     for images in (2000, options.many):
         make_inputs(folder / str(images), folder / "photos", images)
-        print(f"| {images:,} | {apart(measure, ours, folder / str(images), None)['bytes'] / 1e6:,.0f} |", flush=True)
+        measured = in_new_process(measure, ours, folder / str(images), None)
+        print(f"| {images:,} | {measured['bytes'] / 1e6:,.0f} |", flush=True)
 
 
 def table(folder: Path, options: argparse.Namespace) -> None:
-    """The order of as many images as were released: seconds, memory and disk."""
+    """Print the time, memory and disk space to shuffle the rows of as many images as the release has."""
     count = RELEASED_IMAGES
     folder.joinpath("table").mkdir()
-    one = apart(measure, mixing, folder / "table", count)
+    one = in_new_process(measure, shuffling, folder / "table", count)
     from mlimages.convert.members import ROW
     file = ROW.itemsize * count / 1e6
-    print(f"\nThe table of {count:,} images: {ROW.itemsize} bytes each on the disk; mixed in {one['seconds']:.0f} s "
+    print(f"\nThe table of {count:,} images: {ROW.itemsize} bytes each on the disk; shuffled in {one['seconds']:.0f} s "
           f"with {one['bytes'] / 1e6 - file:,.0f} MB above the imports and {file:,.0f} MB of pages of the file")
 
 
-def mixing(folder: Path, count: int) -> Callable[[], object]:
+def shuffling(folder: Path, count: int) -> Callable[[], object]:
     from mlimages.convert import members
 
     with (folder / "train.listed").open("wb") as file:

@@ -1,10 +1,11 @@
-"""The download's figures beside those of img2dataset and of a plain pool of requests, on this machine.
+"""Measure the stage download against img2dataset and a plain pool of requests, on the same machine.
 
     python benchmarks/download.py throughput --photos FOLDER --img2dataset OTHER/bin/img2dataset
     python benchmarks/download.py latency polite scale
+    python benchmarks/download.py grown --images 50000
 
 img2dataset lives in an environment of its own. Without --photos the pictures are drawn; a photograph's worth of bytes
-comes from noise on them. Needs nginx for `throughput` and `scale`.
+comes from noise on them. Needs nginx for `throughput`, `scale` and `grown`.
 """
 
 import argparse
@@ -14,7 +15,9 @@ import json
 import os
 import pickle
 import platform
+import random
 import resource
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -32,6 +35,7 @@ from photographs import photographs
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, LISTS
 from mlimages.core.params import load
+from mlimages.core.publish import fsync
 
 ROOT = Path(__file__).parents[1]
 PARAMS = load(ROOT / "params.yaml")
@@ -55,7 +59,7 @@ with ThreadPoolExecutor(32) as pool: list(pool.map(fetch, range(len(urls))))
 
 
 def lists_of(folder: Path, urls: list[str]) -> Path:
-    """What acquire publishes of these training URLs."""
+    """Publish lists with these training URLs, as acquire does."""
     raw = folder / "raw"
     raw.mkdir(parents=True)
     (raw / DICTIONARY).write_text("index\tid\tparent\tname\n0\tn00000001\t-1\tthing\n")
@@ -68,7 +72,7 @@ def lists_of(folder: Path, urls: list[str]) -> Path:
 
 
 def ours(folder: Path, lists: Path, ports: dict[str, int], *, threads: int = 16, **changes: Any) -> list[str]:
-    """The command that downloads the lists; `ports` are those of the hosts on the loopback."""
+    """The command that downloads the lists. `ports` are the ports of the hosts on the loopback address."""
     params = dataclasses.replace(PARAMS.download, **{"images_per_shard": 1000, "rate_per_host": 100_000.0, **changes})
     connect_to = {f"{host}:80": f"127.0.0.1:{port}" for host, port in ports.items()}
     machine = dataclasses.replace(PARAMS.machine, scratch=str(folder / "scratch"), connect_to=connect_to,
@@ -78,7 +82,7 @@ def ours(folder: Path, lists: Path, ports: dict[str, int], *, threads: int = 16,
 
 @dataclasses.dataclass
 class Measured:
-    """What a command took; `peak_bytes` is the greatest sum of the resident memory of all its processes."""
+    """The time and memory of a command. `peak_bytes` is the highest sum of the resident memory of its processes."""
 
     seconds: float
     cpu_seconds: float
@@ -110,7 +114,7 @@ def _resident(pid: int) -> int:
 
 
 def throughput(folder: Path, options: argparse.Namespace) -> None:
-    """Images a second and CPU seconds, whole commands from their start to their end."""
+    """Print images per second and CPU seconds of whole commands, with their start."""
     photographs(folder / "photos", options.photos, options.images)
     sizes = [path.stat().st_size for path in (folder / "photos").iterdir()]
     print(f"\n{len(sizes)} JPEGs of {sum(sizes) / len(sizes) / 1000:.1f} kB from nginx on the loopback\n")
@@ -140,7 +144,7 @@ def throughput(folder: Path, options: argparse.Namespace) -> None:
 
 
 def check(folder: Path, expected: int) -> None:
-    """What was made last under `folder` has so many pictures, in tars or as files; a fast failure is no result."""
+    """Exit if the newest folder in `folder` has fewer pictures than expected, as after a command that failed early."""
     out = max((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     found = 0
     for tar in out.rglob("*.tar"):
@@ -152,7 +156,7 @@ def check(folder: Path, expected: int) -> None:
 
 
 def latency(folder: Path, options: argparse.Namespace) -> None:
-    """With 100 ms before each answer, images a second against connections / latency."""
+    """Print images per second from a host with 100 ms of latency, and their share of connections / latency."""
     photographs(folder / "photos", options.photos, 1, 10_000)
     print("\n| connections | images/s with 100 ms of latency | share of connections / latency |\n| --- | --- | --- |")
     with strict(folder / "photos" / "0.jpg", delay_seconds=0.1) as port:
@@ -173,7 +177,7 @@ def counts(port: int) -> dict[str, list[float]]:
 
 
 def polite(folder: Path, options: argparse.Namespace) -> None:
-    """A host that takes 20 requests a second, beside one that takes all: what each gets."""
+    """Print the rates at a host that accepts 20 requests per second, and at one without a limit beside it."""
     photographs(folder / "photos", options.photos, 1, 10_000)
     image, strict_urls = folder / "photos" / "0.jpg", [f"http://strict.example/{number}" for number in range(1600)]
     easy_urls = [f"http://easy.example/{number}" for number in range(15_000)]
@@ -189,13 +193,13 @@ def polite(folder: Path, options: argparse.Namespace) -> None:
     taken = [moment for moment in seen["taken"] if moment > begun + 10]
     refused = [moment for moment in seen["refused"] if moment > begun + 10]
     rate = (len(taken) - 1) / (taken[-1] - taken[0])
-    print(f"\nA host that takes 20 requests/s gave us {rate:.1f}/s ({rate / 20:.0%}) and refused "
+    print(f"\nA host that accepts 20 requests/s answered {rate:.1f}/s ({rate / 20:.0%}) and refused "
           f"{len(refused) / (len(taken) + len(refused)):.2%} of the requests after the first ten seconds; the host "
-          f"beside it was asked {easy_rates[1]:.0f} times a second, {easy_rates[0]:.0f} without the strict one.")
+          f"beside it got {easy_rates[1]:.0f} requests/s, and {easy_rates[0]:.0f} without the strict one.")
 
 
 def scale(folder: Path, options: argparse.Namespace) -> None:
-    """Memory for few and for many lines, and how long a rerun takes to find that nothing is to do."""
+    """Print the memory for few and for many lines, and the time of a second run with nothing to do."""
     photographs(folder / "photos", options.photos, 1, 1000)
     print("\n| lines | images/s | peak memory, MB | finished, run again: s |\n| --- | --- | --- | --- |")
     with nginx(folder / "photos", folder / "nginx") as port:
@@ -212,17 +216,49 @@ def scale(folder: Path, options: argparse.Namespace) -> None:
                   flush=True)
 
 
+def grown(folder: Path, options: argparse.Namespace) -> None:
+    """A list that grew by one in a hundred, beside a download of the new lines alone and a copy of the old shards."""
+    photographs(folder / "photos", options.photos, 1, 48_000)
+    urls = [f"http://images.example/same/{number}.jpg" for number in range(options.images)]
+    new = [f"http://images.example/same/new{number}.jpg" for number in range(options.images // 100)]
+    mixed = [*urls, *new]
+    random.Random(0).shuffle(mixed)  # noqa: S311 - an order
+    with nginx(folder / "photos", folder / "nginx") as port:
+
+        def seconds(place: str, name: str, lines: list[str]) -> float:
+            lists = lists_of(folder / place / name, lines)
+            taken = measure(ours(folder / place, lists, {"images.example": port}, connections_per_host=32)).seconds
+            images = json.loads((folder / place / "images" / "summary.json").read_text())["images"]
+            return taken if images == len(lines) + 1 else sys.exit(f"{folder / place} has {images} pictures")
+
+        first, alone = seconds("grown", "first", urls), seconds("alone", "new", new)
+        shards = sorted((folder / "grown" / "images").rglob("*.tar"))
+        begun = time.monotonic()
+        for shard in shards:
+            target = folder / "copies" / shard.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(shard, target)
+            fsync(target)
+        copying = time.monotonic() - begun
+        appended, shuffled = seconds("grown", "appended", [*urls, *new]), seconds("grown", "shuffled", mixed)
+    print(f"\n| {len(urls):,} lines, then {len(new):,} more | seconds | of both |\n| --- | --- | --- |")
+    for what, taken in (("the first lines", first), ("the new lines alone", alone),
+                        ("copying the first shards", copying), ("both", alone + copying),
+                        ("all lines, the new ones at the end", appended), ("then in another order", shuffled)):
+        print(f"| {what} | {taken:.1f} | {taken / (alone + copying):.0%} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    kinds = {one.__name__: one for one in (throughput, latency, polite, scale)}
+    kinds = {one.__name__: one for one in (throughput, latency, polite, scale, grown)}
     parser.add_argument("kinds", nargs="+", choices=kinds)
     parser.add_argument("--photos", type=Path, help="a folder of photographs to cut the pictures from")
-    parser.add_argument("--img2dataset", help="its program")
+    parser.add_argument("--img2dataset", help="the path of its program")
     parser.add_argument("--images", type=int, default=8000)
     parser.add_argument("--lines", type=int, default=1_000_000)
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
-    compileall.compile_dir(ROOT / "src", quiet=1)  # as pip did with img2dataset
+    compileall.compile_dir(ROOT / "src", quiet=1)  # pip compiled img2dataset at its installation
     for kind in options.kinds:
         with tempfile.TemporaryDirectory() as folder:
             os.chmod(folder, 0o755)  # noqa: S103 - nginx reads it as another user

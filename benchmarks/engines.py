@@ -1,9 +1,9 @@
-"""Download and convert on a Ray cluster beside the same on this machine's own processes and threads, on the same cores.
+"""Measure download and convert on a Ray cluster against local processes and threads, on the same cores.
 
-    python benchmarks/engines.py --photos FOLDER     # without it, the pictures are drawn; needs nginx and Ray
+    python benchmarks/engines.py --photos FOLDER     # without --photos, drawn pictures; needs nginx and Ray
 
-Commands are run in turn. What an engine needs before the first image is stored or the first shard begun is printed by
-itself: it is the same for two units and for two million.
+The commands run in turn. The time until the first unit begins is printed separately, as it does not depend on the
+number of units.
 """
 
 import argparse
@@ -42,7 +42,7 @@ BEGUN = {"download": "download/*/spools/*.spool", "convert": "convert/*/out/.*.p
 
 @contextmanager
 def ray_cluster(cores: int) -> Iterator[str]:
-    """A cluster of one node with so many cores, whose workers have the priority of local ones; gives its address."""
+    """Run a cluster of one node, whose workers have the priority of local ones. Yields its address."""
     from ray.cluster_utils import Cluster
 
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
@@ -54,7 +54,7 @@ def ray_cluster(cores: int) -> Iterator[str]:
 
 
 def measure(call: str, params: Any, machine: Any, **folders: Path) -> tuple[float, float]:
-    """Seconds until the first unit is begun, and from then to the end of the command."""
+    """Run a command. Returns the seconds until its first unit begins, and from then to its end."""
     out = Path(tempfile.mkdtemp(dir=folders["lists"].parent))
     machine = dataclasses.replace(machine, scratch=str(out / "scratch"))
     given = pickle.dumps((call, params, machine, {**folders, "out": out / "published"})).hex()
@@ -86,7 +86,7 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
             "convert": (dataclasses.replace(PARAMS.convert, imagenet=None, train_shards=SHARDS),
                         {"lists": folder / "records/lists", "images": folder / "records/images"})}
         print(f"\n{options.images:,} images in {SHARDS} units, medians of {options.rounds} rounds\n\n"
-              f"| | engine | seconds before the first unit | images/s from there on | of local | with all before it |\n"
+              f"| | engine | seconds before the first unit | images/s after that | of local | with the start |\n"
               f"| --- | --- | --- | --- | --- | --- |")
         for call, (params, folders) in calls.items():
             found: dict[str, list[tuple[float, float]]] = {name: [] for name in machines}

@@ -1,12 +1,12 @@
-"""How fast evaluation counts, in how much memory, and how near it comes to scikit-learn's average precision.
+"""Measure the metrics of evaluation: speed, memory, and the difference from scikit-learn's average precision.
 
     python benchmarks/evaluate.py                  # 88,739 images x 11,166 classes, as in the released validation lists
     python benchmarks/evaluate.py --images 20000
 
-The scores are drawn batch by batch, no network runs: log-odds that are normal in half of the classes and of Student's t
-with 4 degrees of freedom in the others, with a centre, a spread and a shift of the true labels for each class. Classes
-are as frequent as a long tail makes them: from nearly every image down to one. The columns of every so-manyth class are
-kept aside for scikit-learn, which is measured beside it; they do not count as memory of the evaluation.
+No network runs. The scores are random log-odds: normal in half of the classes, and of Student's t distribution with 4
+degrees of freedom in the others, with a centre, a spread and a shift of the true labels for each class. The frequencies
+of the classes have a long tail, from nearly every image down to one. The scores of `--aside` evenly spaced classes are
+kept for scikit-learn. They do not count as memory of the evaluation.
 """
 
 import argparse
@@ -32,7 +32,7 @@ BATCH, KEPT = 64, 100
 
 @dataclass
 class Spent:
-    """Seconds for the metrics, for the file of the best classes, and for the drawing of scores."""
+    """The seconds for the metrics, for the file of the best classes, and for drawing the scores."""
 
     metrics: float = 0.0
     predictions: float = 0.0
@@ -40,7 +40,7 @@ class Spent:
 
 
 class Scores:
-    """Batches of probabilities and confidences."""
+    """Draws batches of probabilities and confidences."""
 
     def __init__(self, classes: int, images: int) -> None:
         self._rng = np.random.default_rng(0)
@@ -54,7 +54,7 @@ class Scores:
         self._first = True
 
     def batch(self, images: int) -> tuple[np.ndarray, np.ndarray]:
-        """float32 [images, classes], both."""
+        """Probabilities and confidences, both float32 [images, classes]."""
         draw = self._rng.standard_normal((images, len(self._share)), np.float32)
         # t with 4 degrees of freedom: normal / sqrt(chi-squared(4) / 4).
         draw[:, self._heavy] /= np.sqrt(self._rng.standard_gamma(2, (images, int(self._heavy.sum())), np.float32) / 2)
@@ -66,13 +66,13 @@ class Scores:
 
 
 def peak() -> float:
-    """MB that this process held at most."""
+    """The peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def run(images: int, classes: int, aside: int) -> None:
     scores, spent, before = Scores(classes, images), Spent(), peak()
-    scores.batch(BATCH)  # what drawing alone takes is no memory of the evaluation
+    scores.batch(BATCH)  # the memory for drawing is not counted
     drawing = peak() - before
     scores, before = Scores(classes, images), peak()
     kept = np.linspace(0, classes - 1, min(aside, classes)).astype(int)
@@ -102,11 +102,11 @@ def run(images: int, classes: int, aside: int) -> None:
           f"{images:,} images x {classes:,} classes, batches of {BATCH}\n\n| what | measured |\n| --- | --- |\n"
           f"| metrics | {images / spent.metrics:,.0f} images/s |\n"
           f"| the file of the {KEPT} best classes | {images / spent.predictions:,.0f} images/s |\n"
-          f"| figures at the end | {finished:.1f} s |\n"
+          f"| metrics at the end | {finished:.1f} s |\n"
           f"| peak memory above the imports, drawing ({drawing:,.0f} MB) and kept columns | {memory:,.0f} MB |\n"
           f"| average precision beside scikit-learn's, {len(kept)} classes: largest difference | {off.max():.1e} |\n"
-          f"| the largest difference that was possible in them | {metrics.average_precision_error[kept].max():.1e} |\n"
-          f"| the mean difference possible, all classes | {summary['mean_average_precision_macro_error']:.1e} |\n"
+          f"| the largest possible difference in these classes | {metrics.average_precision_error[kept].max():.1e} |\n"
+          f"| the mean possible difference, all classes | {summary['mean_average_precision_macro_error']:.1e} |\n"
           f"| average precision of these classes: smallest, mean, largest | {exact.min():.4f}, {exact.mean():.4f}, "
           f"{exact.max():.4f} |", flush=True)
 

@@ -1,4 +1,4 @@
-"""Hosts to download from: nginx as the fast one, and one in Python that is as slow or as strict as its arguments say.
+"""Hosts to download from: nginx, which is fast, and a server in Python with a latency and a limit of requests.
 
     python benchmarks/hosts.py PORT IMAGE DELAY_SECONDS REQUESTS_PER_SECOND    # 0: no limit; counts at /counts
 """
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def nginx(root: Path, folder: Path) -> Iterator[int]:
-    """nginx for the files in `root`, and 0.jpg for everything under /same/; gives its port."""
+    """Run nginx for the files in `root`, with 0.jpg for every path below /same/. Yields its port."""
     port = free_port()
     folder.mkdir()
     (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, root=root))
@@ -45,7 +45,7 @@ def nginx(root: Path, folder: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def strict(image: Path, delay_seconds: float = 0.0, requests_per_second: float = 0.0) -> Iterator[int]:
-    """The host in Python, in a process of its own; gives its port."""
+    """Run the server in Python in a new process. Yields its port."""
     port = free_port()
     arguments = [str(one) for one in (port, image, delay_seconds, requests_per_second)]
     with _running([sys.executable, __file__, *arguments], port):
@@ -67,7 +67,7 @@ def _running(command: list[str], port: int) -> Iterator[None]:
 
 
 async def serve(port: int, image: bytes, delay: float, limit: float) -> None:
-    """Answer every request with the image after `delay` seconds; above `limit` a second, at once with 429."""
+    """Answer requests with the image after `delay` seconds. Above `limit` requests per second, answer 429 at once."""
     taken: list[float] = []
     refused: list[float] = []
     tokens, filled_at = limit, time.monotonic()

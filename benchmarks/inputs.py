@@ -1,9 +1,9 @@
-"""How fast the input pipeline is beside the released one and beside bare decoding, and how much memory it takes.
+"""Measure the speed of the input pipeline against the released one and bare decoding, and its memory.
 
     python benchmarks/inputs.py speed serial memory --photos FOLDER     # pictures cut from the photographs in a folder
 
-Without --photos the pictures are drawn. All run in turn, each in a process of its own, several rounds, with the same
-parallelism.
+Without --photos the pictures are drawn. The pipelines run in turn for several rounds, each in a new process, with the
+same parallelism.
 """
 
 import argparse
@@ -27,8 +27,8 @@ import mlimages  # noqa: F401 - sets what TensorFlow reads when it is imported
 import cv2
 import numpy as np
 import tensorflow as tf
-from apart import apart
 from lists import RELEASED_CLASSES
+from new_process import in_new_process
 from photographs import HEIGHT, WIDTH, photographs
 
 from mlimages.acquire.formats import Labels
@@ -50,8 +50,8 @@ ROUNDS, SECONDS = 5, 4.0
 
 
 def make_records(folder: Path, photos: Path, records: int, pictures: int, schema: str) -> Path:
-    """Published shards of so many records of these pictures, nine labels each."""
-    rng = random.Random(0)  # noqa: S311 - nothing here is secret
+    """Publish shards with `records` records of `pictures` different pictures, with nine labels each."""
+    rng = random.Random(0)  # noqa: S311 - no cryptography
     names = [shard_name("train", index, SHARDS) for index in range(SHARDS)]
     for index, name in enumerate(names):
         with open_shard(folder / "work" / name) as add:
@@ -72,7 +72,7 @@ def ours(folder: Path, parallel: int, **changed: Any) -> Any:
 
 
 def decoded(folder: Path, parallel: int, decoder: Callable[[Any], Any]) -> Any:
-    """Nothing but what a decoder makes of the JPEGs of the same records; a pixel of each picture leaves."""
+    """Only decode the JPEGs of the records, and pass on one pixel of each."""
     files = sorted(str(path) for path in folder.glob("*.tfrecord"))
     pixels = tf.data.TFRecordDataset(files).repeat().map(
         lambda one: decoder(parse_sparse(one)["encoded"])[0, 0], num_parallel_calls=parallel)
@@ -84,7 +84,7 @@ def bare(folder: Path, parallel: int) -> Any:
 
 
 def cropped(folder: Path, parallel: int) -> Any:
-    """The same of no more than the crop, as TensorFlow's own fused operation decodes it."""
+    """Only decode a random crop, with TensorFlow's fused operation."""
 
     def crop(jpeg: Any) -> Any:
         begin, size, _ = tf.image.sample_distorted_bounding_box(
@@ -96,7 +96,7 @@ def cropped(folder: Path, parallel: int) -> Any:
 
 
 def best(folder: Path, parallel: int) -> Any:
-    """The same with the decoder that ours has, into memory that is kept: what no pipeline of ours can exceed."""
+    """Only decode with our own decoder, which reuses its memory. This is the upper bound for our pipeline."""
     files = sorted(str(path) for path in folder.glob("*.tfrecord"))
 
     def heights(jpegs: Any) -> Any:
@@ -109,7 +109,7 @@ def best(folder: Path, parallel: int) -> Any:
 
 
 def released(folder: Path, parallel: int) -> Any:
-    """The released program's operations in its order, on records of its own schema: all of the picture as float32."""
+    """The operations of the released program in its order, on records of its own schema, in float32."""
 
     def example(one: Any) -> tuple[Any, Any]:
         text = tf.io.FixedLenFeature([], tf.string)
@@ -129,7 +129,7 @@ def released(folder: Path, parallel: int) -> Any:
 
     files = sorted(str(path) for path in folder.glob("*.tfrecord"))
     stream = tf.data.TFRecordDataset(files).repeat().map(example, num_parallel_calls=parallel).prefetch(PARAMS.batch)
-    return stream.shuffle(2048).batch(PARAMS.batch)  # of finished images, as released
+    return stream.shuffle(2048).batch(PARAMS.batch)  # of augmented images, as in the released program
 
 
 def turned(image: Any) -> Any:
@@ -149,8 +149,8 @@ def colours(image: Any, contrast_last: bool) -> Any:
 
 
 def rate(make: Callable[[Path, int], Any], folder: Path, parallel: int) -> tuple[float, float]:
-    """Images a second of the clock, and a second of the processors, over SECONDS after a first one, not counted."""
-    keep_freed_memory(FOR_STEPS)  # as `fit` does
+    """Images per second, and per CPU second, measured for SECONDS after a warm-up of one second."""
+    keep_freed_memory(FOR_STEPS)  # as in training
     iterator, began, count = iter(make(folder, parallel)), time.monotonic(), 0
     while time.monotonic() < began + 1:
         next(iterator)
@@ -161,7 +161,7 @@ def rate(make: Callable[[Path, int], Any], folder: Path, parallel: int) -> tuple
     return count / (time.monotonic() - began), count / (time.process_time() - worked)
 
 
-# What makes a stream of batches of a folder of records and a parallelism, and the records' schema.
+# Functions that make a stream of batches from a folder of records and a parallelism, and the schema of the records.
 PIPELINES: dict[str, tuple[Callable[[Path, int], Any], str]] = {
     "bare `tf.io.decode_jpeg`": (bare, "sparse"),
     "`tf.io.decode_and_crop_jpeg` of the crop alone": (cropped, "sparse"),
@@ -176,12 +176,12 @@ PIPELINES: dict[str, tuple[Callable[[Path, int], Any], str]] = {
 
 
 def speed(folder: Path, options: argparse.Namespace) -> None:
-    """All in turn, several times; the medians of the rates, and of their ratios within a round."""
+    """Print the medians of the rates, and of their ratios within a round."""
     made = {schema: make_records(folder / schema, folder / "photos", options.images, options.images, schema)
             for schema in ("sparse", "dense")}
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in PIPELINES}
     for _, (name, (make, schema)) in itertools.product(range(ROUNDS), PIPELINES.items()):
-        rates[name].append(apart(rate, make, made[schema], options.parallel))
+        rates[name].append(in_new_process(rate, make, made[schema], options.parallel))
     print(f"\n{options.images:,} records, {RELEASED_CLASSES:,} classes, to 224 pixels, {options.parallel} at a time, "
           f"medians of {ROUNDS} rounds\n")
     print("| | images/s | of bare decoding | times the released | images per CPU second | of bare decoding | "
@@ -195,17 +195,17 @@ def speed(folder: Path, options: argparse.Namespace) -> None:
 
 
 def serial(folder: Path, options: argparse.Namespace) -> None:
-    """What one process hands on at most, however many cores it has; medians of the rounds."""
+    """Print the upper bound of one process with any number of cores, as medians of the rounds."""
     made = make_records(folder / "serial", folder / "photos", options.images, options.images, "sparse")
     print("\n| what one process hands on at most | images/s | images per CPU second |\n| --- | --- | --- |")
     for name, full in (("crop and flip", False), ("the full augmentation", True)):
         make = partial(freed, rotate_and_color_jitter=full)
-        found = np.median([apart(rate, make, made, options.parallel) for _ in range(ROUNDS)], axis=0)
+        found = np.median([in_new_process(rate, make, made, options.parallel) for _ in range(ROUNDS)], axis=0)
         print(f"| {name} | {found[0]:,.0f} | {found[1]:,.0f} |", flush=True)
 
 
 def freed(folder: Path, parallel: int, **changed: Any) -> Any:
-    """Ours in a process where the calls that free Python's lock return at once: what is left runs one at a time."""
+    """Our pipeline with all calls that release Python's lock replaced by no-ops. The remaining work is serial."""
     picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     preprocess.decode = lambda jpeg, **how: picture
     for name in ("resize", "flip", "warpAffine", "transform"):
@@ -214,7 +214,7 @@ def freed(folder: Path, parallel: int, **changed: Any) -> Any:
 
 
 def dense_labels() -> None:
-    """What the labels of a batch take on the host, as ours makes them, and as a device would: here, it is the CPU."""
+    """Print the time to make the dense labels of a batch on the host, and by the operation for a device, on the CPU."""
     rng = np.random.default_rng(0)
     indices = np.concatenate([rng.choice(RELEASED_CLASSES, LABELS, replace=False) for _ in range(PARAMS.batch)])
     batch = RecordBatch([], indices, np.ones(len(indices), np.float32), np.full(PARAMS.batch, LABELS))
@@ -229,17 +229,17 @@ def dense_labels() -> None:
 
 
 def memory(folder: Path, options: argparse.Namespace) -> None:
-    """What the pipeline takes above the imports, for few and many records, and a shuffle buffer of 10,000."""
+    """Print the memory above the imports, for few and many records, and for small and large shuffle buffers."""
     print("\n| records | shuffle buffer, records | MB above the imports |\n| --- | --- | --- |")
     for records in (options.images, 10 * options.images):
         made = make_records(folder / str(records), folder / "photos", records, options.images, "sparse")
         for buffer in (100, 10_000):
-            megabytes = apart(memory_of, made, options.parallel, buffer)
+            megabytes = in_new_process(memory_of, made, options.parallel, buffer)
             print(f"| {records:,} | {buffer:,} | {megabytes:,.0f} |", flush=True)
 
 
 def memory_of(folder: Path, parallel: int, buffer: int) -> float:
-    """The MB of 100 batches above the imports."""
+    """The peak memory of 100 batches above the imports, in MB."""
     keep_freed_memory(FOR_STEPS)
     before = peak()
     batches = ours(folder, parallel, rotate_and_color_jitter=True, shuffle_buffer=buffer)
@@ -249,7 +249,7 @@ def memory_of(folder: Path, parallel: int, buffer: int) -> float:
 
 
 def peak() -> float:
-    """MB that this process held at most; getrusage would tell what the process had that started it, if that is more."""
+    """The peak memory of this process in MB. That of getrusage would include its parent before the fork."""
     status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) * 1024 / 1e6
 
@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("kinds", nargs="+", choices=kinds)
     parser.add_argument("--photos", type=Path, help="a folder of photographs to cut the pictures from")
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--parallel", type=int, default=os.cpu_count(), help="as machine.workers says it for training")
+    parser.add_argument("--parallel", type=int, default=os.cpu_count(), help="machine.workers in training")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""How fast acquire is on a list as long as the released one, and how much memory it and a download's plan take.
+"""Measure acquire and the plan of a download on a list as long as the released one: speed and memory.
 
     python benchmarks/lists.py                 # 6,902,811 lines in the released format; about 5 minutes
     python benchmarks/lists.py --lines 300000
@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from apart import apart
+from new_process import in_new_process
 
 from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, line_offsets, list_file, read_list
@@ -30,13 +30,13 @@ ROOT = Path(__file__).parents[1]
 TRAIN, VAL = list_file("train", "openimages"), list_file("val", "openimages")
 RELEASED_LINES, RELEASED_VAL_LINES, RELEASED_CLASSES = 6_902_811, 38_739, 11_166
 CONFIDENCES = ("1", "1.0", "0.9", "0.8")
-LABELS = range(2, 17)  # nine on average
+LABELS = range(2, 17)  # of a line, nine on average
 REPEATED_EVERY = 10_000
 LINES_PER_SHARD = 10_000
 
 
 def write_dictionary(path: Path) -> None:
-    rng = random.Random(0)  # noqa: S311 - nothing here is secret
+    rng = random.Random(0)  # noqa: S311 - no cryptography
     with path.open("w", encoding="utf-8") as file:
         file.write("category_index\tcategory_id\tindex_of_parent_category\tcategory name\n")
         for index in range(RELEASED_CLASSES):
@@ -45,7 +45,7 @@ def write_dictionary(path: Path) -> None:
 
 
 def list_lines(seed: int, lines: int, classes: int) -> Iterator[str]:
-    """Lines as the released ones are, their classes in no order; now and then one repeats another's URL."""
+    """Yield lines in the released format, with unsorted classes. Every REPEATED_EVERY-th line repeats a URL."""
     rng = random.Random(seed)  # noqa: S311
     pairs = [f"\t{index}:{confidence}" for index in range(classes) for confidence in CONFIDENCES]
     for number in range(lines):
@@ -55,7 +55,7 @@ def list_lines(seed: int, lines: int, classes: int) -> Iterator[str]:
 
 
 def measure(folder: str) -> dict[str, float]:
-    """In a process of its own: seconds of acquire, and the most bytes that it had above those after the imports."""
+    """Run acquire. Returns its seconds, and its peak bytes above the imports."""
     params = load(ROOT / "params.yaml")
     source = dataclasses.replace(params.acquire, source="folder", folder=f"{folder}/raw")
     machine = dataclasses.replace(params.machine, scratch=f"{folder}/scratch", progress_seconds=60.0)
@@ -66,7 +66,7 @@ def measure(folder: str) -> dict[str, float]:
 
 
 def measure_planning(folder: str) -> dict[str, float]:
-    """In a process of its own: seconds to find out what a download has to do, and the most bytes above the imports."""
+    """Plan a download. Returns the seconds, the peak bytes above the imports, and the number of lines."""
     params = dataclasses.replace(load(ROOT / "params.yaml").download, images_per_shard=LINES_PER_SHARD)
     lists, work = Path(folder) / "lists", Path(folder) / "work"
     work.mkdir()
@@ -74,7 +74,7 @@ def measure_planning(folder: str) -> dict[str, float]:
     began = time.monotonic()
     plan = Plan(work, lists, read_manifest(lists, "acquire"), params)
     left = sum(plan.left(shard) for shard in plan.todo)
-    plan.job(plan.todo[0])
+    plan.request(plan.todo[0])
     return {"seconds": time.monotonic() - began, "bytes": most_bytes() - imports, "lines": left}
 
 
@@ -84,12 +84,12 @@ def resident_bytes() -> int:
 
 
 def most_bytes() -> int:
-    """The most that this process has had so far."""
+    """The peak memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure_reading(folder: str) -> dict[str, float]:
-    """In a process of its own: seconds to read the published list, and to find where its shards begin."""
+    """Read the published list. Returns the seconds for that, and for finding the lines at which shards begin."""
     path = Path(folder) / "lists" / TRAIN
     classes = len(read_tree(path.with_name(DICTIONARY)))
     began = time.monotonic()
@@ -117,7 +117,8 @@ def main() -> None:
             with (raw / name).open("w", encoding="ascii") as file:
                 file.writelines(list_lines(seed, lines, classes))
         mebibytes = (raw / TRAIN).stat().st_size / 2**20
-        whole, reading, planning = (apart(what, folder) for what in (measure, measure_reading, measure_planning))
+        whole, reading, planning = (in_new_process(function, folder)
+                                    for function in (measure, measure_reading, measure_planning))
     lines = options.lines + RELEASED_VAL_LINES
     print(f"\n{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; {lines:,} lines, "
           f"{mebibytes:,.0f} MiB, {classes:,} classes")

@@ -1,4 +1,4 @@
-"""What the demo's pixels alone say: nearest neighbours on 16 x 16 pixels, beside the trained network.
+"""Compare the trained network of the demo with nearest neighbours on 16 x 16 pixels.
 
     python benchmarks/nearest_neighbour.py        # after `make repro`
 """
@@ -21,7 +21,7 @@ THRESHOLD = 0.5  # a class is true from this confidence on, as in evaluate
 
 
 def read(tfrecords: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """All records of a part: pixels float32 [images, 768] and whether each class is true, bool [images, classes]."""
+    """Read all records of a part. Returns pixels, float32 [images, 768], and true classes, bool [images, classes]."""
     records = Records(tfrecords, read_manifest(tfrecords, "convert"), part)
     pixels: list[np.ndarray] = []
 
@@ -34,7 +34,7 @@ def read(tfrecords: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mean_average_precision(true: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-    """Macro, over the classes that have a true image, and micro."""
+    """The macro average over the classes with a true image, and the micro average."""
     named = np.flatnonzero(true.any(0))
     macro = np.mean([average_precision_score(true[:, index], scores[:, index]) for index in named])
     return float(macro), float(average_precision_score(true.ravel(), scores.ravel()))

@@ -1,4 +1,4 @@
-"""The pictures that benchmarks work on."""
+"""Write the pictures for benchmarks."""
 
 import io
 import random
@@ -12,13 +12,13 @@ WIDTH, HEIGHT = 500, 375  # pixels
 
 
 def photographs(folder: Path, photos: Path | None, count: int, target_bytes: int = 48_000) -> None:
-    """Write `count` different JPEGs, whose mean is about so many bytes, as 0.jpg, 1.jpg and so on.
+    """Write `count` different JPEGs of `target_bytes` on average, as 0.jpg, 1.jpg and so on.
 
-    They are cut at random from the pictures in `photos`, or without it drawn as the demo's are; the quality of each is
-    the one that leads the mean on towards the target.
+    They are random crops of the pictures in `photos`, or drawn like those of the demo. The quality is adapted step by
+    step, so that the mean size comes near the target.
     """
     folder.mkdir(parents=True)
-    rng = random.Random(0)  # noqa: S311 - it cuts pictures
+    rng = random.Random(0)  # noqa: S311 - no cryptography
     originals = [Image.open(path).convert("RGB") for path in sorted(photos.iterdir())] if photos else []
     total, quality = 0, 90
     for number in range(count):
@@ -37,7 +37,7 @@ def _cut(whole: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def _drawn(number: int) -> Image.Image:
-    """A picture of the demo's world, a square of which the middle is taken."""
+    """The middle of a square picture of the demo."""
     [image_id] = world.image_ids(number, "benchmark", 1)
     square = Image.open(io.BytesIO(world.draw(image_id, WIDTH)))
     return square.crop((0, (WIDTH - HEIGHT) // 2, WIDTH, (WIDTH + HEIGHT) // 2))

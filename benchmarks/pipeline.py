@@ -1,7 +1,7 @@
-"""The demo by stage in a fresh clone: seconds, peak memory, size of data/; a second run with nothing to do.
+"""Measure the stages of the demo in a new clone, and a second run with nothing to do: seconds, memory, size of data/.
 
     python benchmarks/pipeline.py            # in an activated environment; about 10 minutes
-    python benchmarks/pipeline.py --clones 2 # and compares the hashes of two clones' data
+    python benchmarks/pipeline.py --clones 2 # also compares the hashes of two clones' data
 """
 
 import argparse
@@ -19,11 +19,11 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 DATA = ("data/lists", "data/images", "data/tfrecords")
-LOOK_SECONDS = 0.25  # between looks at the memory
+SAMPLE_SECONDS = 0.25  # between two samples of the memory
 
 
 class Run(NamedTuple):
-    """How long a command ran, and the most memory that it and its children held together, in bytes (PSS)."""
+    """The seconds of a command, and the peak memory of its processes together, in bytes (PSS)."""
 
     seconds: float
     peak: int
@@ -34,31 +34,31 @@ def watch(command: list[str], folder: Path) -> Run:
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             peak = max(peak, _memory(process.pid))
-            time.sleep(LOOK_SECONDS)
+            time.sleep(SAMPLE_SECONDS)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     return Run(time.monotonic() - began, peak)
 
 
 def _memory(pid: int) -> int:
-    """Of a process and all that it started; a page that several share counts once."""
+    """The memory of a process and its children. A page that several of them share counts once."""
     total = 0
     try:
         parent = psutil.Process(pid)
         for process in [parent, *parent.children(recursive=True)]:
             total += process.memory_full_info().pss
-    except psutil.Error:  # one of them ended meanwhile
+    except psutil.Error:  # one of them has ended
         pass
     return total
 
 
 def size(folder: Path) -> int:
-    """Bytes of all files below a folder."""
+    """The bytes of all files in a folder and its subfolders."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Clone this repository as committed, run the demo stage by stage and once more, and read its figures."""
+    """Clone this repository, run the demo stage by stage and a second time, and read its metrics."""
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
     names = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
     stages = {name: watch(["dvc", "repro", "--single-item", name], folder) for name in names}
@@ -83,10 +83,10 @@ def main() -> None:
             print(f"clone {number}\n| stage | seconds | peak memory, MiB |\n| --- | --- | --- |")
             for name, run in {**one["stages"], "again, with nothing to do": one["nothing"]}.items():
                 print(f"| {name} | {run.seconds:.1f} | {run.peak / 2**20:,.0f} |")
-            worth = {name: one["metrics"][f"mean_average_precision_{name}"] for name in ("macro", "micro")}
+            precision = {name: one["metrics"][f"mean_average_precision_{name}"] for name in ("macro", "micro")}
             print(f"all stages {sum(run.seconds for run in one['stages'].values()):.0f} s; data/ "
-                  f"{one['size'] / 2**20:,.0f} MiB; mean average precision {worth['macro']:.3f} macro, "
-                  f"{worth['micro']:.3f} micro, base rate {one['metrics']['base_rate']:.3f}", flush=True)
+                  f"{one['size'] / 2**20:,.0f} MiB; mean average precision {precision['macro']:.3f} macro, "
+                  f"{precision['micro']:.3f} micro, base rate {one['metrics']['base_rate']:.3f}", flush=True)
             hashes.append(one["hashes"])
     if clones > 1:
         print(f"equal hashes of {', '.join(DATA)}: {all(one == hashes[0] for one in hashes)}")

@@ -1,12 +1,12 @@
-"""What workers and replicas cost, beside the same machine without them.
+"""Measure the cost of several workers and replicas on one machine.
 
     python benchmarks/scaling.py                          # on a quiet machine of two cores; about a quarter of an hour
     python benchmarks/scaling.py --only workers --batches 16 --rounds 4
     python benchmarks/scaling.py --only mirrored,recovery
 
-workers: two workers of one core each against two independent processes of one core each: the machine's ceiling.
-mirrored: two logical devices against one device with all cores. recovery: from kill -9 of a worker to the error, and to
-training again. Rivals take turns, step by step, so that all see the same machine.
+workers: two workers of one core each against two independent processes of one core each, the machine's upper bound.
+mirrored: two logical devices against one device with all cores. recovery: the time from kill -9 of a worker to the
+error, and to the next step. The variants take turns, step by step, so that they run under the same conditions.
 """
 
 import argparse
@@ -47,7 +47,7 @@ train(Train(**params), Machine(**machine), tfrecords=tfrecords, out=out)
 
 
 class Rivals:
-    """Processes of `scaling_step.py`, one on each of `cores` (-1: on all), that take their steps at the same time."""
+    """Processes of `scaling_step.py`, one on each of `cores` (-1: on all), that run their steps at the same time."""
 
     def __init__(self, strategy: str, exchange: str, batch: int, cores: list[int], parts: int = 1,
                  local: int = 1) -> None:
@@ -60,7 +60,7 @@ class Rivals:
             stderr=subprocess.DEVNULL, text=True, bufsize=1) for index, core in enumerate(cores)]
 
     def take(self, line: str) -> tuple[float, float]:
-        """The seconds until the last of them was done, and the most that one of them worked."""
+        """Send a line to all processes. Returns the seconds of the slowest, and the highest CPU seconds."""
         for process in self._processes:
             print(line, file=process.stdin)
         seconds, worked = zip(*map(self._seconds, self._processes), strict=True)
@@ -96,16 +96,16 @@ def take_turns(rivals: list[Rivals], rounds: int) -> None:
 def measure_workers(batches: list[int], exchanges: list[str], parts: int, local: int, rounds: int) -> None:
     for batch in batches:
         for exchange in exchanges:
-            apart = Rivals("one_device", "float32", batch, [0, 1], parts, local)
+            independent = Rivals("one_device", "float32", batch, [0, 1], parts, local)
             together = Rivals("multi_worker", exchange, 2 * batch, [0, 1], parts, local)
-            take_turns([apart, together], rounds)
-            alone, joined = statistics.median(apart.steps), statistics.median(together.steps)
+            take_turns([independent, together], rounds)
+            alone, joined = statistics.median(independent.steps), statistics.median(together.steps)
             worked = statistics.median(together.worked)
             print(f"| batch {batch} a worker, in parts of {batch // parts}, {local} local steps, {exchange} | two "
                   f"independent {2 * batch / alone:.1f} images/s | two workers {2 * batch / joined:.1f} images/s | "
                   f"{alone / joined:.2f} | each sends {together.moved / 1e6:.0f} MB a step | exchange alone "
-                  f"{statistics.median(together.exchanges):.3f} of {joined:.3f} s | a worker's core works {worked:.3f}"
-                  f" s: without any wait it were {alone / worked:.2f} |", flush=True)
+                  f"{statistics.median(together.exchanges):.3f} of {joined:.3f} s | a worker computes for {worked:.3f}"
+                  f" s: {alone / worked:.2f} without any wait |", flush=True)
 
 
 def measure_mirrored(batches: list[int], rounds: int) -> None:
@@ -118,7 +118,7 @@ def measure_mirrored(batches: list[int], rounds: int) -> None:
 
 
 def measure_recovery() -> None:
-    """Kill a worker of a small training, and time what its supervisor and its log say."""
+    """Kill a worker of a small training. Print the time until the error, and until the next row of the log."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         command = _small_training(root)
@@ -172,9 +172,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="workers,mirrored,recovery")
     parser.add_argument("--batches", default="64,16", help="images a worker")
-    parser.add_argument("--exchanges", default="float32,bfloat16", help="as which gradients travel")
-    parser.add_argument("--parts", type=int, default=1, help="of a worker's batch, for one exchange")
-    parser.add_argument("--local-steps", type=int, default=1, help="that a worker takes for one exchange")
+    parser.add_argument("--exchanges", default="float32,bfloat16", help="the types in which gradients are sent")
+    parser.add_argument("--parts", type=int, default=1, help="of a worker's batch, in one exchange")
+    parser.add_argument("--local-steps", type=int, default=1, help="of a worker, between two exchanges")
     parser.add_argument("--rounds", type=int, default=8)
     chosen = parser.parse_args()
     batches = [int(batch) for batch in chosen.batches.split(",")]

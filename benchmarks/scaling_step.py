@@ -1,9 +1,9 @@
-"""What `scaling.py` measures: `scaling_step.py STRATEGY EXCHANGE PIXELS BATCH PARTS LOCAL CORE ADDRESSES INDEX`.
+"""A process for `scaling.py`: `scaling_step.py STRATEGY EXCHANGE PIXELS BATCH PARTS LOCAL CORE ADDRESSES INDEX`.
 
-One process, of one CORE (or -1: all), that takes LOCAL training steps of our ResNet-50 for each line of its input:
-alone, mirrored on two halves of the CPU, or as worker INDEX of ADDRESSES, which meets the others after them. For the
-line `exchange` it only exchanges as much. It tells the seconds of one step. BATCH is the global one, of which a worker
-takes its share in so many PARTS.
+It runs on one CORE, or on all with -1. For each line of its input it takes LOCAL training steps of our ResNet-50: by
+one device, mirrored on two halves of the CPU, or as worker INDEX of ADDRESSES with an exchange after them. For the line
+`exchange` it only exchanges tensors of the same sizes. It prints the seconds of one step. BATCH is the global batch; a
+worker takes its share of it in PARTS parts.
 """
 
 import dataclasses
@@ -40,11 +40,11 @@ def main() -> None:
     params = dataclasses.replace(loaded.train, architecture="resnet50", pixels=int(PIXELS), batch=int(BATCH),
                                  gradient_accumulation=int(PARTS), local_sgd_steps=int(LOCAL),
                                  checkpoint_steps=int(LOCAL),
-                                 optimizer="momentum",  # the released one, whose changes may travel as float16
+                                 optimizer="momentum",  # the released one, which allows float16
                                  strategy=STRATEGY,  # type: ignore[arg-type]
                                  all_reduce_dtype=EXCHANGE)  # type: ignore[arg-type]
     machine = dataclasses.replace(loaded.machine, logical_devices=2 if STRATEGY == "mirrored" else 1)
-    tuning.keep_freed_memory(tuning.FOR_STEPS)  # as `fit` does
+    tuning.keep_freed_memory(tuning.FOR_STEPS)  # as in training
     strategy = build_strategy(params, machine)
     trainer = Trainer(params, CLASSES, strategy, steps_per_call=int(LOCAL))
     share = int(BATCH) // strategy.num_replicas_in_sync

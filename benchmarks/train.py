@@ -1,14 +1,13 @@
-"""The training step in docs/benchmarks.md, each figure beside its rival in the same run.
+"""Measure the training step against other programs in the same run, for docs/benchmarks.md.
 
     python benchmarks/train.py                                  # on a quiet machine; about half an hour
     python benchmarks/train.py --torch /path/to/python          # with PyTorch's own environment
     python benchmarks/train.py --isa AVX2                       # as on a processor without AVX-512
     python benchmarks/train.py --only step,busy,overhead,memory,start
 
-Every rival is a process of its own, trains on random images, and gives the seconds of one step when it is asked: they
-take turns, so that all see the same machine. All in TensorFlow keep freed memory (`src/mlimages/core/tuning.py`), and
-PyTorch is measured as it comes and with memory kept. `busy` measures them again beside other processes, each of which
-keeps a core busy.
+Each program trains on random images in its own process, and prints the seconds of each step. The programs take turns,
+so that they run under the same conditions. Those in TensorFlow keep freed memory (`src/mlimages/core/tuning.py`).
+PyTorch is measured with and without that. `busy` measures them beside other processes, each of which keeps a core busy.
 """
 
 import argparse
@@ -22,13 +21,13 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SIZES = ((64, 32), (224, 8))
 WARM_UPS, ROUNDS, CLASSES = 2, 8, 1000
-# What lowers the instructions of an AVX-512 machine: oneDNN's, PyTorch's own, and MKL's.
+# The variables that restrict the instructions of oneDNN, PyTorch and MKL.
 LOWERED = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
 BUSY = (0, 1, 2)  # other processes that each keep a core busy
 
 
 class Rival:
-    """A process of `train_rivals.py` or `train_torch.py` that takes one step for each line it gets."""
+    """A process of `train_rivals.py` or `train_torch.py` that runs one step for each line of its input."""
 
     def __init__(self, name: str, *command: str, **environment: str) -> None:
         self.name, self.seconds = name, list[float]()
@@ -66,14 +65,14 @@ def close(rivals: list[Rival]) -> None:
 
 
 def compare(rivals: list[Rival]) -> dict[str, float]:
-    """Have them take turns, end them, and give the median seconds of a step by their names."""
+    """Run the programs in turn, and end them. Returns the median seconds of a step by program."""
     take_turns(rivals)
     close(rivals)
     return {rival.name: statistics.median(rival.seconds) for rival in rivals}
 
 
 def lower(isa: str | None) -> None:
-    """Have all processes that start from now on use no more than AVX2; None leaves them as they are."""
+    """Restrict all processes that start later to these instructions. None changes nothing."""
     if isa:
         os.environ.update(zip(LOWERED, (isa, isa.lower(), isa), strict=True))
 
@@ -103,7 +102,7 @@ def measure_step(torch: str | None) -> None:
 
 
 def measure_busy(torch: str | None) -> None:
-    """What is left of the speed beside other processes; each of them takes its share of the cores, too."""
+    """Print the speed beside other processes that keep cores busy."""
     pixels, batch = SIZES[0]
     rivals = [ours("network", pixels, batch, CLASSES), *in_torch(torch, pixels, batch, "plain")]
     alone: dict[str, float] = {}
@@ -141,7 +140,7 @@ def measure_alone(what: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--torch", help="a Python that can import torch")
-    parser.add_argument("--isa", choices=["AVX2"], help="the most that oneDNN, PyTorch and MKL may use")
+    parser.add_argument("--isa", choices=["AVX2"], help="the instructions that oneDNN, PyTorch and MKL may use")
     parser.add_argument("--only", default="step,busy,overhead,memory,start")
     chosen = parser.parse_args()
     lower(chosen.isa)

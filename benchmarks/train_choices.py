@@ -1,4 +1,4 @@
-"""What each choice of the training step is worth on this processor: the step as it is, beside steps that choose else.
+"""Measure the effect of each choice in the training step on this processor: the step, and variants with one change.
 
     python benchmarks/train_choices.py                # on a quiet machine; about five minutes
     python benchmarks/train_choices.py --isa AVX2     # as on a processor without AVX-512
@@ -94,9 +94,9 @@ def measure(sizes: Sequence[tuple[int, int]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--isa", choices=["AVX2"], help="the most that oneDNN may use")
+    parser.add_argument("--isa", choices=["AVX2"], help="the instructions that oneDNN may use")
     parser.add_argument("--pixels", type=int, choices=[pixels for pixels, _ in SIZES], help="only images of this side")
-    parser.add_argument("--child", nargs=3, metavar=("CHOICE", "PIXELS", "BATCH"), help="one of the processes")
+    parser.add_argument("--child", nargs=3, metavar=("CHOICE", "PIXELS", "BATCH"), help="run one of the processes")
     chosen = parser.parse_args()
     if chosen.child:
         import train_rivals

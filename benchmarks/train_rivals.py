@@ -1,9 +1,9 @@
-"""What `train.py` measures in TensorFlow: `train_rivals.py WHAT PIXELS BATCH CLASSES`.
+"""The programs in TensorFlow that `train.py` measures: `train_rivals.py WHAT PIXELS BATCH CLASSES`.
 
-network, applications: forward, backward and update of our ResNet-101, of keras.applications' under `fit`.
+network: the training step of our ResNet-101. applications: that of keras.applications, by `fit`.
 sgemm: products of large matrices with as many operations as forward and backward of our ResNet-101.
-bare, full: our ResNet-101's forward, backward and update; the whole training with its input, loss and log.
-memory, start: what the loss holds; the time to the first step.
+bare: forward, backward and update of our ResNet-101 alone. full: our training with its input, loss and log.
+memory: the memory of the loss. start: the time to the end of the first step.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ SGEMM_SIDE, SGEMM_PRODUCTS = 2048, 4
 
 
 def bare(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
-    """Forward, backward, update: no more than any training loop must do."""
+    """Forward, backward and update: the minimum of any training loop."""
     model = build("resnet101", classes)
     velocities = [tf.Variable(tf.zeros(weight.shape)) for weight in model.trainable_variables]
     images, labels = _batch(pixels, batch, classes)
@@ -66,7 +66,7 @@ def bare(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
 
 
 def network(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
-    """The step of our training, on one batch that lies in memory."""
+    """The step of our training, on one batch in memory."""
     params = dataclasses.replace(PARAMS.train, batch=batch, pixels=pixels, loss="sigmoid", optimizer="momentum")
     strategy = mirrored_strategy(PARAMS.machine)
     trainer = Trainer(params, classes, strategy)
@@ -76,7 +76,7 @@ def network(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
 
 
 def applications(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
-    """keras.applications' ResNet101V2, from images to logits, under `fit`, FIT_STEPS steps a call."""
+    """ResNet101V2 of keras.applications, from images to logits, by `fit`, with FIT_STEPS steps in a call."""
     model = keras.applications.ResNet101V2(weights=None, classes=classes, input_shape=(pixels, pixels, 3),
                                            classifier_activation=None)
     model.compile(keras.optimizers.SGD(0.01, 0.9), keras.losses.BinaryCrossentropy(from_logits=True))
@@ -85,7 +85,7 @@ def applications(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
 
 
 def sgemm(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
-    """SGEMM_PRODUCTS products of square matrices, what the processor can do at best."""
+    """SGEMM_PRODUCTS products of square matrices, an upper bound of the processor."""
     matrices = [tf.random.normal((SGEMM_SIDE, SGEMM_SIDE)) for _ in range(2)]
 
     @tf.function
@@ -99,7 +99,7 @@ def sgemm(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
 
 
 def sgemm_steps(pixels: int, batch: int, classes: int) -> float:
-    """How many steps of ResNet-101 have as many operations as `sgemm`: three times its forward pass each."""
+    """The number of steps of ResNet-101 with as many operations as `sgemm`. A step counts as three forward passes."""
     model = build("resnet101", classes)
     shaped = keras.models.clone_model(model, input_tensors=keras.Input((pixels, pixels, 3)))
     forward = sum(2 * np.prod(layer.kernel.shape) * np.prod(layer.output.shape[1:-1]) for layer in shaped.layers
@@ -108,7 +108,7 @@ def sgemm_steps(pixels: int, batch: int, classes: int) -> float:
 
 
 def full(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
-    """Our training with all that it does: records, augmentation, the released loss, weight decay, the log."""
+    """Our whole training: records, augmentation, the released loss, weight decay and the log."""
     folder = Path(tempfile.mkdtemp())
     records = _write_records(folder, classes, pixels)
     params = dataclasses.replace(PARAMS.train, batch=batch, pixels=pixels, loss="class_balanced", optimizer="momentum")
@@ -129,7 +129,7 @@ def full(pixels: int, batch: int, classes: int) -> Callable[[], Any]:
 
 
 def memory() -> None:
-    """The most that the loss and its gradient hold, in tensors of [batch, classes], labels and logits included."""
+    """Print the peak memory of the loss and its gradient, in tensors of [batch, classes], with labels and logits."""
     classes = 11_166
     for batch in (256, 2048):
         loss = ClassBalancedLoss(classes, negative_selection=1.0)
@@ -144,7 +144,7 @@ def memory() -> None:
             return cost, tape.gradient(cost, logits)
 
         inputs = [tf.constant(part[None]) for part in row]
-        for rows in (8, 16):  # traced for any batch; what is compiled for one is small beside it
+        for rows in (8, 16):  # two sizes, so that TensorFlow traces it for any batch
             run(*(tf.tile(part, [rows, 1]) for part in inputs))
         gc.collect()
         before = _status("VmRSS")
@@ -157,7 +157,7 @@ def memory() -> None:
 
 
 def start() -> None:
-    """From nothing built to the end of the first step, packages imported."""
+    """Print the time to build the network and to run the first step, after the imports."""
     began = time.monotonic()
     step = network(64, 32, 1000)
     built = time.monotonic()
@@ -169,7 +169,7 @@ def start() -> None:
 
 
 def _status(name: str) -> int:
-    """Bytes that the kernel tells of this process, such as VmRSS."""
+    """A value of /proc/self/status in bytes, such as VmRSS."""
     line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith(name))
     return int(line.split()[1]) * 1024
 
@@ -181,7 +181,7 @@ def _batch(pixels: int, batch: int, classes: int) -> tuple[Any, Any]:
 
 
 def _write_records(folder: Path, classes: int, pixels: int) -> Records:
-    """Record shards of drawn images, a quarter larger than what the network gets, with ten labels each."""
+    """Publish shards of drawn images, a quarter larger than the network's input, with ten labels each."""
     generator = np.random.default_rng(0)
     names = [shard_name("train", index, SHARDS) for index in range(SHARDS)]
     wnid = world.CLASSES[world.INDEX[world.LEAVES[0]]].wnid
@@ -208,7 +208,7 @@ def main(what: str, *sizes: str) -> None:
     if not sizes:
         {"memory": memory, "start": start}[what]()
         return
-    keep_freed_memory(FOR_STEPS)  # as our training does; also for what it is measured against
+    keep_freed_memory(FOR_STEPS)  # as in our training, for all programs
     kinds = {"bare": bare, "full": full, "network": network, "applications": applications, "sgemm": sgemm}
     pixels, batch, classes = map(int, sizes)
     in_a_call = {"applications": FIT_STEPS, "sgemm": sgemm_steps(pixels, batch, classes)}.get(what, 1)

@@ -1,6 +1,6 @@
-"""The same network and optimizer in PyTorch, as `train.py`'s rival: `train_torch.py MEMORY PIXELS BATCH CLASSES`.
+"""The same network and optimizer in PyTorch, for `train.py`: `train_torch.py MEMORY PIXELS BATCH CLASSES`.
 
-MEMORY is `plain`, or `kept`: with freed memory kept by glibc, as our training asks for.
+MEMORY is `plain`, or `kept` to let glibc keep freed memory, as our training does.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 BLOCKS = (3, 4, 23, 3)
-# What our training asks of glibc: one arena, no block straight from the kernel, all that is freed kept.
+# The options of our training for glibc: one arena, no blocks by mmap, and all freed memory kept.
 MALLOPT = {-8: 1, -4: 0, -1: 2**31 - 1}
 
 

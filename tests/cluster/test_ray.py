@@ -85,7 +85,7 @@ def test_a_host_sees_no_more_connections_of_the_whole_cluster_than_of_one_machin
     """Eight threads, half of them on each of two nodes, and a host that must be asked three at a time."""
     second = nodes.add()
     for number in range(40):
-        server.on(f"/{number}.jpg", body=jpeg, drip_seconds=0.0002)  # so slowly that requests meet
+        server.on(f"/{number}.jpg", body=jpeg, drip_seconds=0.0002)  # so slowly that requests overlap
     lists = lists_of([f"{HOST}/{number}.jpg" for number in range(40)], [f"{HOST}/0.jpg"])
     params = dataclasses.replace(tiny_params.download, connections_per_host=3, rate_per_host=100.0)
     machine = dataclasses.replace(on_ray, connect_to=server.connect_to("images.example"))

@@ -144,7 +144,7 @@ class Job:
         worker.kill()
 
     def strike(self, *command: str, after: int) -> int:
-        """Run it once so many steps are done; the step after which the job resumes when it has begun again."""
+        """Run a command after `after` steps. Returns the step from which the job then resumes."""
         times = len(self.resumed()) + 1
         self.wait(lambda: self.step() >= after)
         self.run(*command)
@@ -178,7 +178,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
 def test_the_shipped_batch_script_trains_on_two_nodes_makes_room_twice_and_publishes_what_a_straight_training_does(
         job: Job, tmp_path: Path) -> None:
     job.submit()
-    # With a time of grace, in which its workers alone are told to end; and without, in which all its processes are.
+    # With a time of grace, in which only its workers get a signal; and without, in which all its processes get it.
     first = job.strike("sbatch", "--partition=urgent", "--nodes=2", "--output=urgent", "--wrap=echo done", after=10)
     second = job.strike("scontrol", "requeue", str(job.number), after=first + 10)
     job.wait(lambda: job.shows("JobState=COMPLETED"))

@@ -51,6 +51,14 @@ def test_patience_is_refused_without_validation() -> None:
     assert dataclasses.replace(train, patience=3).patience == 3
 
 
+def test_class_weights_are_refused_with_the_class_balanced_loss() -> None:
+    train = load(ROOT / "params.yaml").train
+    with pytest.raises(ValueError, match="class_weights is 'inverse_frequency', expected null with loss: class_bal"):
+        dataclasses.replace(train, loss="class_balanced", class_weights="inverse_frequency")
+    for loss in ("asymmetric", "sigmoid", "focal", "softmax"):
+        assert dataclasses.replace(train, loss=loss, class_weights="inverse_frequency").loss == loss
+
+
 def test_label_smoothing_is_refused_with_the_asymmetric_loss() -> None:
     train = load(ROOT / "params.yaml").train
     with pytest.raises(ValueError, match="label_smoothing is 0.1, expected 0 with loss: asymmetric"):

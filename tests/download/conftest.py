@@ -23,7 +23,7 @@ from tests.faults import environment
 from mlimages.core.params import Download, Machine, Params
 from mlimages.core.publish import MANIFEST, sha256
 from mlimages.core.worker_pool import WorkerPool
-from mlimages.download import download
+from mlimages.download import download, fetching
 from mlimages.download.build import read_account
 from mlimages.download.http.exchange import Exchange, FetchRequest
 from mlimages.download.http.transport import Network
@@ -198,6 +198,33 @@ class ThreadPool:
         return [(0, result)]
 
 
+class WorkThreads(ThreadPool):
+    """Threads that do what worker processes do, builds of shards too: a download starts at once."""
+
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        super().__init__(cast(Exchange, None))
+        self._run = work
+
+    def _work(self, task: Any) -> None:
+        try:
+            self._results.put(self._run(task))
+        except Exception as error:
+            self._results.put(error)
+
+
+@pytest.fixture
+def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads in this process use threads instead of worker processes."""
+
+    @contextmanager
+    def open_pool(make_worker: Callable[[], Callable[[Any], Any]], machine: Machine) -> Iterator[WorkThreads]:
+        pool = WorkThreads(make_worker())
+        with pool._pool:
+            yield pool
+
+    monkeypatch.setattr(fetching, "open_worker_pool", open_pool)
+
+
 class Fetcher:
     """Fetches URLs with these parameters. `scheduler` is that of the last run."""
 
@@ -219,7 +246,7 @@ class Fetcher:
     def _lines(self, urls: Iterable[str]) -> Iterator[PendingLine]:
         mirrors = Mirrors(self.params.mirrors, self._folder)
         for number, url in enumerate(urls):
-            yield PendingLine(number, SHARD, number, mirrors.addresses(url), self.params.deadline_seconds)
+            yield PendingLine(number, SHARD, number, url, mirrors.addresses(url), self.params.deadline_seconds)
 
     def run(self, urls: Iterable[str]) -> Iterator[None]:
         """Fetch all, step by step."""

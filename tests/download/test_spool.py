@@ -19,7 +19,7 @@ def test_images_of_many_threads_are_read_back_complete(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
         stored = list(pool.map(lambda one: spools.append("train-00000", one, ""), kept))
     assert [spools.read(one) for one in stored] == [one.body for one in kept]
-    assert len({one.spool for one in stored}) == 1
+    assert len({one.path for one in stored}) == 1
 
 
 def test_an_image_is_stored_completely_after_a_partial_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ def test_a_picture_that_is_not_recoloured_is_the_released_programs_to_a_level(jp
 
 
 def test_colours_stored_once_for_four_pixels_are_the_released_programs_to_a_level(photograph: np.ndarray) -> None:
-    """On the average of a photograph's pixels; where saturated colours meet it is more."""
+    """On the average of a photograph's pixels; at borders of saturated colours the difference is larger."""
     body = as_jpeg(photograph, "4:2:0")
     for number in range(10):
         draw = drawn(number, case=2)

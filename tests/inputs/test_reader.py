@@ -75,7 +75,7 @@ assert records.reader.index_bytes == 12 * 5 * shards
 
 
 def many_shards(folder: Path, count: int) -> Path:
-    """So many shards of five records, all alike."""
+    """Make `count` equal shards of five records."""
     made = make_shard(folder / "one")
     for number in range(count):
         os.link(made, path := folder / f"train-{number:05d}-of-{count:05d}.tfrecord")

@@ -54,7 +54,7 @@ def test_an_epoch_begins_with_records_of_as_many_shards_as_are_interleaved() -> 
 
 
 def peak_bytes(each: int) -> int:
-    """What it takes to find a batch far from the beginning of so many records in each of 1,000 shards."""
+    """The peak memory to find a batch far from the beginning, with `each` records in each of 1,000 shards."""
     tracemalloc.start()
     try:
         RecordSampler([each] * 1000, 0, 1000).positions(7_654_321_987, 7_654_322_019)

@@ -170,7 +170,7 @@ def test_whatever_happens_to_a_worker_all_begin_again_and_end_with_the_weights_o
     assert_close(out, straight)
 
 
-def test_a_worker_that_dies_at_every_start_ends_the_training_after_so_many_restarts(
+def test_a_worker_that_dies_at_every_start_ends_the_training_after_max_restarts(
         small_tfrecords: Path, cluster_train: Train, cluster_machine: Callable[..., Machine], tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "nonsense")
@@ -180,7 +180,7 @@ def test_a_worker_that_dies_at_every_start_ends_the_training_after_so_many_resta
     assert "restart 1 of 1" in (said := capfd.readouterr().out) and "nonsense" in said, "the log's end tells why"
 
 
-def test_gradients_travel_in_messages_of_so_many_mebibytes_by_the_communication_that_is_asked_for(
+def test_gradients_are_sent_in_messages_of_the_given_size_by_the_given_communication(
         cluster_train: Train, cluster_machine: Callable[..., Machine], small_python: Callable[..., list[str]],
         tmp_path: Path) -> None:
     changes = [{"all_reduce": "ring", "all_reduce_pack_mib": 0}, {"all_reduce": "auto", "all_reduce_pack_mib": 3}]

@@ -212,7 +212,7 @@ def test_a_training_continues_from_what_dvc_removed_before_it(repository: Callab
     assert "UserError: data/model/model.keras was removed by DVC before this stage" in ended.stderr
 
 
-def test_an_experiment_in_a_copy_does_so_too(repository: Callable[..., str], tmp_path: Path) -> None:
+def test_an_experiment_in_a_temporary_copy_does_so_too(repository: Callable[..., str], tmp_path: Path) -> None:
     repository("repro", "-q")
     git(tmp_path / "repository", "add", "-A")
     git(tmp_path / "repository", "commit", "-qm", "second")
@@ -220,7 +220,7 @@ def test_an_experiment_in_a_copy_does_so_too(repository: Callable[..., str], tmp
     assert repository("exp", "apply", "-q", "more") == "none, then trained, then trained"
 
 
-def test_what_nobody_knows_is_left_to_whoever_reads_it(small_train: Train, machine: Machine, tmp_path: Path,
+def test_a_path_that_dvc_does_not_know_is_returned_unchanged(small_train: Train, machine: Machine, tmp_path: Path,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_initial_weights(dataclasses.replace(small_train, initialize_from="nowhere"), machine) == Path("nowhere")

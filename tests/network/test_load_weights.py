@@ -89,7 +89,7 @@ def test_resnet101_has_the_released_variables_and_no_other() -> None:
         released_variables(101)
 
 
-def test_other_classes_are_refused_with_both_counts_and_nothing_is_changed(small_table: Table, tmp_path: Path) -> None:
+def test_other_numbers_of_classes_are_refused_and_change_nothing(small_table: Table, tmp_path: Path) -> None:
     prefix = write(tmp_path / "released", small_table)
     model = resnet((1, 1), 5, width=8)
     before = model.get_weights()
@@ -112,7 +112,7 @@ def test_all_but_the_logits_are_loaded_where_asked(small_table: Table, tmp_path:
                                   reference_weight(name, small_table[name]))
 
 
-def test_another_depth_is_refused_with_both(small: keras.Model, small_table: Table, tmp_path: Path) -> None:
+def test_another_depth_is_refused_with_both_depths(small: keras.Model, small_table: Table, tmp_path: Path) -> None:
     prefix = write(tmp_path / "released", small_table)
     with pytest.raises(UserError, match=re.escape("it has blocks (1, 1), expected blocks (1, 2)")):
         load_weights(resnet((1, 2), 17, width=8), prefix)
@@ -129,14 +129,14 @@ def test_a_variable_that_is_missing_or_of_another_shape_is_named(small: keras.Mo
         load_weights(resnet((1, 1), 17, width=16), write(tmp_path / "narrow", small_table))
 
 
-def test_a_missing_checkpoint_is_told_with_what_lies_beside(small: keras.Model, small_table: Table,
+def test_a_missing_checkpoint_is_named_with_the_files_beside_it(small: keras.Model, small_table: Table,
                                                             tmp_path: Path) -> None:
     there = write(tmp_path / "released", small_table)
     with pytest.raises(UserError, match=f"expected .*other.index .*there is {there}"):
         load_weights(small, tmp_path / "other")
 
 
-def test_a_flipped_bit_or_a_cut_is_told(small: keras.Model, small_table: Table, tmp_path: Path) -> None:
+def test_a_flipped_bit_or_a_truncated_file_is_reported(small: keras.Model, small_table: Table, tmp_path: Path) -> None:
     prefix = write(tmp_path / "released", small_table)
     for suffix, damage in ((".data-00000-of-00001", lambda body: body[:5000] + bytes([body[5000] ^ 1]) + body[5001:]),
                            (".data-00000-of-00001", lambda body: body[:5000]),

@@ -1,5 +1,4 @@
-"""Whoever replaces results is told so before, and how to bring them back: in a notebook, and after a failed experiment.
-"""
+"""A user is warned before results are replaced, in a notebook and after a failed experiment."""
 
 import json
 import re

@@ -40,7 +40,7 @@ def stopped(other_classes: Path, small_train: Train, small_machine: Callable[...
     return train(worsening(small_train), small_machine(root / "scratch"), tfrecords=other_classes, out=root / "model")
 
 
-def test_a_training_ends_after_so_many_validations_without_improvement_and_says_so(stopped: Path) -> None:
+def test_a_training_ends_after_patience_validations_without_improvement_and_says_so(stopped: Path) -> None:
     assert [row["step"] for row in log(stopped) if row["validation_loss"]] == ["6", "12", "18"]
     run = json.loads((stopped / "run.json").read_text())
     assert run["stopped_early"] == f"{ENDED} 30"

@@ -1,4 +1,4 @@
-"""However a training ends before its time, the same command ends it with the bits of an uninterrupted one."""
+"""An interrupted training resumes with the same command and ends with the bits of an uninterrupted one."""
 
 import dataclasses
 import json
@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -129,25 +128,25 @@ def test_a_training_that_began_with_other_arithmetic_is_not_continued(
     switched = {**os.environ, variable: str(int(there))}
     done = subprocess.run(small_python(TRAINS, as_json(params, machine, small_tfrecords, tmp_path / "model")),
                           env=switched, capture_output=True, text=True)
-    told = f"step-00000002 was trained with {name} {here}, here it is {there}, which gives other"
-    assert told in done.stdout, done.stdout + done.stderr
+    output = f"step-00000002 was trained with {name} {here}, here it is {there}, which gives other"
+    assert output in done.stdout, done.stdout + done.stderr
     assert not (tmp_path / "model").exists()
 
 
-def test_the_loss_scale_and_the_averages_continue_too_and_the_averages_are_published(
+def test_the_loss_scale_dropout_and_the_averages_continue_too_and_the_averages_are_published(
         small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    params = dataclasses.replace(small_train, precision="mixed_float16", ema_decay=0.9, steps=3, epochs=None,
-                                 warmup=0.0, validation_images=0)
+    params = dataclasses.replace(small_train, precision="mixed_float16", ema_decay=0.9, dropout=0.5, steps=3,
+                                 epochs=None, warmup=0.0, validation_images=0)
     with monkeypatch.context() as patch:
         patch.setattr("mlimages.training.step.Trainer.train", stopping_at(2, signal.SIGTERM))
         with pytest.raises(UserError, match="after step 2 of 3"):
             train(params, small_machine(tmp_path / "b"), tfrecords=small_tfrecords, out=tmp_path / "model_b")
     trainers: list[Trainer] = []
 
-    def write(params: Train, trainer: Trainer, *arguments: Any, **options: Any) -> None:
-        trainers.append(trainer)
-        result.write_result(params, trainer, *arguments, **options)
+    def write(training: result.FinishedTraining, out: Path) -> None:
+        trainers.append(training.trainer)
+        result.write_result(training, out)
 
     monkeypatch.setattr("mlimages.training.loop.write_result", write)
     for name in ("a", "b"):
@@ -209,11 +208,11 @@ def test_on_two_replicas_an_interrupted_training_ends_with_the_bits_of_a_straigh
         assert done.returncode == ends, done.stderr[-3000:]
         return done.stdout
 
-    told = run((9, "a", None), (8, "a", None), (8, "b", "SIGTERM"), (8, "b", None), (8, "c", "SIGKILL"),
+    output = run((9, "a", None), (8, "a", None), (8, "b", "SIGTERM"), (8, "b", None), (8, "c", "SIGKILL"),
                ends=-signal.SIGKILL)
-    assert "UserError: train.batch is 9, which 2 replicas cannot share evenly" in told
-    assert "UserError: SIGTERM stopped the training after step 10 of 15" in told
-    assert "resumed after step 10" in told
+    assert "UserError: train.batch is 9, which 2 replicas cannot share evenly" in output
+    assert "UserError: SIGTERM stopped the training after step 10 of 15" in output
+    assert "resumed after step 10" in output
     assert not (tmp_path / "model_c").exists()
     assert "resumed after step 6" in run((8, "c", None), ends=0)
     for interrupted in ("model_b", "model_c"):

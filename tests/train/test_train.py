@@ -1,4 +1,4 @@
-"""A training ends with the same weights bit for bit, run again or killed and continued, and fails in so many words."""
+"""A training repeats to the bit, publishes what it says, and fails with a clear message."""
 
 import dataclasses
 import json
@@ -23,6 +23,7 @@ from mlimages.core.publish import read_manifest, sha256, verify
 from mlimages.network.load_weights import released_name
 from mlimages.network.resnet import build
 from mlimages.train import train
+from mlimages.training.loop import fit
 from mlimages.training.optimizer import is_batch_norm
 from mlimages.training.schedule import build_schedule
 from mlimages.training.step import Trainer
@@ -57,6 +58,22 @@ model = keras.models.load_model(f"{folder}/model.keras")
 saved = tf.saved_model.load(f"{folder}/saved_model")
 np.savez(outputs, keras=model(x), saved=saved.serve(x))
 """
+
+
+def test_class_weights_come_from_the_table_of_the_records(
+        small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
+        capfd: pytest.CaptureFixture[str]) -> None:
+    tfrecords = shutil.copytree(small_tfrecords, tmp_path / "tfrecords")
+    rows = "".join(f"{number},{1 + 99 * (number % 2)},class {number}\n" for number in range(24))
+    (tfrecords / "classes.csv").write_text(f"class,train_records,name\n{rows}")
+    losses = []
+    for rule in (None, "inverse_frequency"):
+        params = dataclasses.replace(small_train, loss="softmax", class_weights=rule, epochs=None, steps=1, warmup=0.0,
+                                     validation_images=0)
+        fit(params, small_machine(tmp_path / "scratch"), tfrecords=tfrecords, work=tmp_path / str(rule))
+        losses += [float(row["loss"]) for row in log(tmp_path / str(rule))]
+    assert losses[0] != pytest.approx(losses[1], rel=0.01)
+    assert "WARNING: train.loss is softmax" in capfd.readouterr().out, "24 images, 1,212 classes by the table"
 
 
 def test_the_best_checkpoint_is_published_where_asked(small_tfrecords: Path, small_train: Train,
@@ -167,7 +184,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_checkpoint(
         assert kept and all(np.isfinite(one).all() for one in kept)
 
 
-def test_of_several_steps_in_one_call_the_one_whose_loss_is_not_finite_is_told_with_its_rate(
+def test_the_step_of_a_call_whose_loss_is_not_finite_is_named_with_its_rate(
         small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     params = dataclasses.replace(small_train, warmup=4.0, validation_images=0)

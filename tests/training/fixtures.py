@@ -36,7 +36,7 @@ FIRST_CHECKPOINT_SAVED = LONG_CHECKPOINT_STEPS + LOGGED_STEPS
 
 
 def write_tfrecords(root: Path, counts: Sequence[int], *, held_out: bool = False) -> Path:
-    """Publish shards with so many records each. The last one holds the validation records.
+    """Publish shards with these numbers of records. The last one holds the validation records.
 
     It is also the last training shard, unless it is held out.
     """

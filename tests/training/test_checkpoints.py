@@ -1,4 +1,4 @@
-"""A checkpoint is there whole or not at all; the last ones and the best are kept, and damaged ones passed over."""
+"""A checkpoint is complete or absent. The last ones and the best are kept, and damaged ones are skipped."""
 
 import os
 import subprocess
@@ -62,12 +62,13 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("-inf")])
-def test_a_score_that_is_not_finite_is_told_and_never_the_best(tmp_path: Path, score: float,
+def test_a_score_that_is_not_finite_is_reported_and_never_the_best(tmp_path: Path, score: float,
                                                                capsys: pytest.CaptureFixture[str]) -> None:
     saved = Saved(tmp_path, kept=1)
     saved.save(1, score)
     assert f"the score of step-00000001 is {score}: it cannot be the best" in capsys.readouterr().out
-    with pytest.raises(UserError, match="no whole checkpoint with a finite score.*best; set train.publish to last"):
+    with pytest.raises(UserError, match="no complete .* finite score, so there is no best one; set train.publish to "
+                                        "last"):
         saved.checkpoints.restore_best()
     for step, later in ((2, 3.0), (3, score), (4, None)):
         saved.save(step, later)
@@ -75,7 +76,7 @@ def test_a_score_that_is_not_finite_is_told_and_never_the_best(tmp_path: Path, s
     assert saved.checkpoints.restore_best() == 2
 
 
-def test_the_seconds_of_all_runs_until_their_checkpoints_add_up(tmp_path: Path) -> None:
+def test_the_duration_is_the_sum_over_all_runs_up_to_their_checkpoints(tmp_path: Path) -> None:
     Saved(tmp_path, ran=1000.0).save(1, score=1.0)
     resumed = Saved(tmp_path, ran=200.0)
     assert 200 <= resumed.checkpoints.seconds < 300
@@ -91,7 +92,7 @@ def test_the_seconds_of_all_runs_until_their_checkpoints_add_up(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["variables.index", "variables.data-00000-of-00001", "facts.json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
-def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_taken(
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(
         tmp_path: Path, name: str, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     saved = Saved(tmp_path)
     saved.save(1)
@@ -99,7 +100,7 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_taken(
     spoil(tmp_path / "step-00000002" / name, damage)
     assert saved.checkpoints.restore().step == 1
     assert saved.variable.numpy().tolist() == [1.0]
-    assert "step-00000002 is damaged" in (told := capsys.readouterr().out) and "going back to step-00000001" in told
+    assert "step-00000002 is damaged" in (said := capsys.readouterr().out) and "going back to step-00000001" in said
     saved.save(2)
     assert saved.checkpoints.restore().step == 2
 
@@ -117,7 +118,7 @@ print(CheckpointManager(Path(sys.argv[1]), {"network": [tf.Variable([0.0])]}, ne
 
 @needs_strace
 @pytest.mark.parametrize("name", ["variables.data-00000-of-00001", "facts.json"])
-def test_a_checkpoint_that_its_disk_does_not_give_is_passed_over_like_a_damaged_one(tmp_path: Path, name: str) -> None:
+def test_a_checkpoint_that_cannot_be_read_is_treated_as_damaged(tmp_path: Path, name: str) -> None:
     saved = Saved(tmp_path)
     saved.save(1)
     saved.save(2)
@@ -128,7 +129,7 @@ def test_a_checkpoint_that_its_disk_does_not_give_is_passed_over_like_a_damaged_
     assert "ResumePoint(step=1" in ended.stdout
 
 
-def test_what_is_damaged_is_left_alone_by_all_workers_but_one(tmp_path: Path,
+def test_only_the_chief_removes_damaged_checkpoints(tmp_path: Path,
                                                               capsys: pytest.CaptureFixture[str]) -> None:
     saved = Saved(tmp_path)
     saved.save(1)
@@ -139,14 +140,14 @@ def test_what_is_damaged_is_left_alone_by_all_workers_but_one(tmp_path: Path,
     assert capsys.readouterr().out == ""
 
 
-def test_what_a_killed_save_has_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+def test_the_next_save_removes_what_a_killed_save_left(tmp_path: Path) -> None:
     (tmp_path / ".step-00000007.partial").mkdir()
     saved = Saved(tmp_path)
     saved.save(1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
-def test_where_all_are_damaged_nothing_starts_anew(tmp_path: Path) -> None:
+def test_a_training_whose_checkpoints_are_all_damaged_is_refused(tmp_path: Path) -> None:
     saved = Saved(tmp_path)
     for step in (1, 2):
         saved.save(step)
@@ -165,25 +166,25 @@ def spoil(path: Path, damage: str) -> None:
         path.write_bytes(body[:3] + bytes([body[3] ^ 64]) + body[4:])
 
 
-@pytest.mark.parametrize("name, other, told", [
+@pytest.mark.parametrize("name, other, expected", [
     ("classes", 4, "classes 3, expected 4"), ("architecture", "resnet50", "architecture resnet101, expected resnet50")])
-def test_a_checkpoint_of_another_network_is_refused_with_both(tmp_path: Path, name: str, other: Any, told: str) -> None:
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, name: str, other: Any, expected: str) -> None:
     Saved(tmp_path).save(1)
-    with pytest.raises(UserError, match=f"step-00000001 is of a network with {told}; remove"):
+    with pytest.raises(UserError, match=f"step-00000001 is of a network with {expected}; remove"):
         Saved(tmp_path, **{name: other}).checkpoints.restore()
 
 
-@pytest.mark.parametrize("name, other, told", [
+@pytest.mark.parametrize("name, other, expected", [
     ("replicas", 4, "replicas 2, here it is 4"), ("onednn", False, "onednn True, here it is False"),
     ("instructions", "avx2", "instructions 'avx2 fma', here it is 'avx2'")])
-def test_what_began_on_a_machine_that_computes_otherwise_is_refused_with_both_and_both_ways_out(
-        tmp_path: Path, name: str, other: Any, told: str) -> None:
+def test_a_checkpoint_of_a_machine_with_other_arithmetic_is_refused(
+        tmp_path: Path, name: str, other: Any, expected: str) -> None:
     machine = {"replicas": 2, "onednn": True, "instructions": "avx2 fma"}
     Saved(tmp_path, machine=machine).save(1)
     assert Saved(tmp_path, machine=machine).checkpoints.restore().step == 1
     assert Saved(tmp_path).checkpoints.restore().step == 1, "as workers do that are not the chief"
-    said = rf"step-00000001 was trained with {told}, .*machine\.\* .*train\.initialize_from=.*step-00000001`; remove"
-    with pytest.raises(UserError, match=said):
+    ways = r".*machine\.\* .*train\.initialize_from=.*step-00000001`; remove"
+    with pytest.raises(UserError, match=f"step-00000001 was trained with {expected}, {ways}"):
         Saved(tmp_path, machine={**machine, name: other}).checkpoints.restore()
 
 
@@ -198,7 +199,7 @@ def test_a_save_reads_no_weights_of_other_checkpoints(tmp_path: Path, monkeypatc
     assert saved.steps() == [2, 3]
 
 
-def test_a_damaged_best_checkpoint_is_told_and_the_next_best_taken(tmp_path: Path,
+def test_a_damaged_best_checkpoint_is_reported_and_the_next_best_is_used(tmp_path: Path,
                                                                    capsys: pytest.CaptureFixture[str]) -> None:
     saved = Saved(tmp_path)
     for step, score in ((1, 2.0), (2, 1.0), (3, 3.0)):
@@ -208,7 +209,8 @@ def test_a_damaged_best_checkpoint_is_told_and_the_next_best_taken(tmp_path: Pat
     assert "step-00000002 is damaged" in capsys.readouterr().out
 
 
-def test_a_disk_that_fails_is_told_and_the_one_before_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_disk_is_reported_and_the_checkpoint_before_is_kept(tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     saved = Saved(tmp_path)
     saved.save(1)
 

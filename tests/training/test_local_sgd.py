@@ -1,4 +1,4 @@
-"""Replicas that take several steps alone, and then meet at the mean of their weights and velocities."""
+"""Local SGD: replicas take several steps alone, then take the mean of their weights and velocities."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 from tests.training.outcomes import as_json, assert_close
 from tests.training.running import TRAINS, Running
-from tests.training.test_step import CLASSES, IMAGES, LABELS, STEPS, apart
+from tests.training.test_step import CLASSES, IMAGES, LABELS, STEPS, difference
 
 from mlimages.core.params import Machine, Train
 from mlimages.train import train
@@ -79,7 +79,7 @@ def of(found: dict[str, np.ndarray], run: str, part: str) -> list[np.ndarray]:
     return [value for name, value in found.items() if name.startswith(f"{run} {part} ")]
 
 
-def test_replicas_meet_at_the_mean_of_what_each_would_have_become_alone(
+def test_local_sgd_sets_the_weights_to_the_mean_of_those_of_single_replicas(
         on_two: dict[str, np.ndarray], parted_train: Train, small_machine: Callable[..., Machine],
         tmp_path: Path) -> None:
     """Each half of every batch trained by a process alone, which takes up the mean of both after every round."""
@@ -100,7 +100,7 @@ def test_replicas_meet_at_the_mean_of_what_each_would_have_become_alone(
     np.testing.assert_allclose(on_two["parted losses"], expected, rtol=1e-4)
     state = _state(trainer)
     for part in ("network", "optimizer", "average"):
-        assert apart(state[part], of(on_two, "parted", part)) < 1e-3, part
+        assert difference(state[part], of(on_two, "parted", part)) < 1e-3, part
 
 
 def _state(trainer: Trainer) -> dict[str, list[np.ndarray]]:
@@ -113,33 +113,33 @@ def _take_up(trainer: Trainer, state: dict[str, list[np.ndarray]]) -> None:
             variable.assign(value)
 
 
-def test_how_many_steps_a_call_takes_changes_nothing(on_two: dict[str, np.ndarray]) -> None:
+def test_the_number_of_steps_in_a_call_changes_nothing(on_two: dict[str, np.ndarray]) -> None:
     np.testing.assert_array_equal(on_two["one call losses"], on_two["parted losses"])
     for name in ("network", "optimizer", "average"):
         for one, other in zip(of(on_two, "one call", name), of(on_two, "parted", name), strict=True):
             np.testing.assert_array_equal(one, other)
 
 
-def test_the_steps_are_others_than_those_of_replicas_that_exchange_every_gradient(
+def test_local_sgd_differs_from_an_all_reduce_in_every_step(
         on_two: dict[str, np.ndarray]) -> None:
     assert on_two["parted losses"][0] == pytest.approx(on_two["together losses"][0], rel=1e-5)
-    assert apart(of(on_two, "together", "network"), of(on_two, "parted", "network")) > 1e-3
+    assert difference(of(on_two, "together", "network"), of(on_two, "parted", "network")) > 1e-3
 
 
 @pytest.mark.parametrize("half, most", [("bfloat16", 0.02), ("float16", 0.0025)])
-def test_changes_travel_in_half_the_bytes_with_little_loss(on_two: dict[str, np.ndarray], half: str,
+def test_half_precision_changes_the_average_little(on_two: dict[str, np.ndarray], half: str,
                                                            most: float) -> None:
-    assert 0 < apart(of(on_two, "parted", "network"), of(on_two, half, "network")) < most
+    assert 0 < difference(of(on_two, "parted", "network"), of(on_two, half, "network")) < most
 
 
-def test_one_replica_alone_has_nobody_to_meet(parted_train: Train, small_machine: Callable[..., Machine],
+def test_a_single_replica_has_nothing_to_average(parted_train: Train, small_machine: Callable[..., Machine],
                                               tmp_path: Path) -> None:
     trainer = Trainer(parted_train, CLASSES, build_strategy(parted_train, small_machine(tmp_path)), steps_per_call=2)
     assert (trainer.local_sgd_steps, trainer.steps_per_call) == (1, 2)
 
 
 @pytest.mark.cluster
-def test_workers_that_take_steps_alone_stop_where_they_meet_and_end_with_the_weights_of_a_straight_training(
+def test_with_local_sgd_workers_stop_after_an_average_and_resume_exactly(
         small_tfrecords: Path, long_train: Train, cluster_machine: Callable[..., Machine],
         small_python: Callable[..., list[str]], tmp_path: Path) -> None:
     parted = dataclasses.replace(long_train, batch_norm="local", local_sgd_steps=4, checkpoint_steps=20, steps=62)

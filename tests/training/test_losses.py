@@ -1,4 +1,4 @@
-"""The losses are the released program's, on one replica and on several."""
+"""The losses equal the released program's and those of their papers, on one replica and on several."""
 
 import dataclasses
 import subprocess
@@ -12,7 +12,16 @@ import pytest
 import tensorflow as tf
 
 from mlimages.core.params import Train
-from mlimages.training.losses import ClassBalancedLoss, FocalLoss, Loss, SigmoidLoss, SoftmaxLoss, build_loss
+from mlimages.training.losses import (
+    ClassBalancedLoss,
+    FocalLoss,
+    Loss,
+    SigmoidLoss,
+    SoftmaxLoss,
+    build_class_weights,
+    build_loss,
+    multi_label_warning,
+)
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CASES = ["dev_all", "dev_none", "dev_masked"]
@@ -80,7 +89,7 @@ def cost_and_gradient(loss: Callable[..., Any], labels: np.ndarray, logits: np.n
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_cost_and_gradient_are_the_released_programs_batch_after_batch(case: str) -> None:
+def test_cost_and_gradient_of_successive_batches_equal_the_released_programs(case: str) -> None:
     expected = reference(case)
     loss = ClassBalancedLoss(8, float(expected["thres"]), float(expected["neg_select"]))
     for step in range(14):
@@ -124,7 +133,7 @@ def test_replicas_share_the_cost_and_the_gradient_of_the_global_batch(case: str,
             np.testing.assert_allclose(results[f"gradient_{replicas}"], halves, rtol=1e-5, atol=1e-5)
 
 
-def test_a_label_that_is_not_known_adds_nothing_and_has_no_gradient() -> None:
+def test_unknown_labels_have_no_cost_and_no_gradient() -> None:
     labels = float32([[1, -1, 0, -1], [-1, 0.9, -1, 0]])
     logits = float32([[2, 9, -1, -9], [5, 1, -5, 3]])
     others = np.where(labels == -1, -logits, logits)
@@ -156,14 +165,14 @@ def test_the_sigmoid_loss_sums_over_classes_and_takes_the_mean_over_the_global_b
     assert sum(shares) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_focal_loss_is_the_one_of_its_paper() -> None:
+def test_the_focal_loss_has_the_formula_of_its_paper() -> None:
     labels, logits = float32([[1, 0], [0, 1]]), float32([[0.3, -2], [1, 4]])
     right = np.where(labels == 1, 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(logits)))
     expected = (-np.where(labels == 1, 0.25, 0.75) * (1 - right) ** 2 * np.log(right)).sum() / 2
     assert float(FocalLoss(2.0, 2.0, alpha=0.25)(labels, logits)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_asymmetric_loss_is_the_one_of_its_paper() -> None:
+def test_the_asymmetric_loss_has_the_formula_of_its_paper() -> None:
     labels, logits = float32([[1, 0, 0], [0, 1, 0]]), float32([[0.3, -2, -5], [1, 4, -0.5]])
     chance = 1 / (1 + np.exp(-logits))
     shifted = np.maximum(chance - 0.05, 0)
@@ -173,7 +182,7 @@ def test_the_asymmetric_loss_is_the_one_of_its_paper() -> None:
     assert gradient[0, 2] == 0, "within the margin"
 
 
-def test_without_focusing_the_focused_loss_is_sigmoid_cross_entropy() -> None:
+def test_the_focal_loss_with_gamma_0_is_sigmoid_cross_entropy() -> None:
     labels, logits = float32([[1, 0], [-1, 0.5]]), float32([[0.3, -2], [1, 4]])
     assert float(FocalLoss(0.0, 0.0)(labels, logits)) == pytest.approx(float(SigmoidLoss()(labels, logits)), rel=1e-6)
 
@@ -219,6 +228,39 @@ def test_label_smoothing_does_not_change_which_classes_are_present() -> None:
     assert loss.counters()["batches_present"].tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("rule, expected", [("inverse_frequency", [1, 4, 0.25, 4]),
+                                            ("inverse_sqrt_frequency", [1, 2, 0.5, 2])])
+def test_class_weights_fall_with_the_number_of_records_and_have_the_mean_1(rule: str, expected: list[float]) -> None:
+    weights = build_class_weights(rule, np.array([4, 1, 16, 0]))
+    assert weights is not None and weights.dtype == np.float32
+    np.testing.assert_allclose(weights, np.array(expected) / np.mean(expected), rtol=1e-6)
+    assert build_class_weights(None, np.array([4, 1])) is None
+
+
+def test_class_weights_multiply_the_sigmoid_loss_of_each_class() -> None:
+    labels, logits, weights = float32([[1, 0], [0, 0.5]]), float32([[0.3, -2], [1, 4]]), float32([0.5, 3])
+    likelihood = 1 / (1 + np.exp(-logits))
+    terms = -(labels * np.log(likelihood) + (1 - labels) * np.log(1 - likelihood))
+    for loss in (SigmoidLoss(class_weights=weights), FocalLoss(0.0, 0.0, class_weights=weights)):
+        cost, gradient = cost_and_gradient(loss, labels, logits)
+        assert cost == pytest.approx((weights * terms).sum() / 2, rel=1e-5)
+        np.testing.assert_allclose(gradient, weights * (likelihood - labels) / 2, rtol=1e-5)
+
+
+def test_class_weights_multiply_the_softmax_loss_of_each_image_by_that_of_its_class() -> None:
+    labels, logits, weights = float32([[0, 1, 0], [1, 0, 0]]), float32([[0.3, -2, 1], [1, 4, 2]]), float32([0.5, 2, 1])
+    each = -np.log((np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))[[0, 1], [1, 0]])
+    cost, _ = cost_and_gradient(SoftmaxLoss(class_weights=weights), labels, logits)
+    assert cost == pytest.approx((2 * each[0] + 0.5 * each[1]) / 2, rel=1e-5)
+
+
+def test_softmax_warns_of_images_with_several_classes(small_train: Train) -> None:
+    softmax, records = dataclasses.replace(small_train, loss="softmax"), np.array([3, 2, 0])
+    assert "4 training images have 5 classes" in multi_label_warning(softmax, records, 4)
+    assert multi_label_warning(softmax, records, 5) == ""
+    assert multi_label_warning(dataclasses.replace(small_train, loss="sigmoid"), records, 4) == ""
+
+
 @pytest.mark.parametrize("name, kind", [("class_balanced", ClassBalancedLoss), ("sigmoid", SigmoidLoss),
                                         ("softmax", SoftmaxLoss), ("focal", FocalLoss), ("asymmetric", FocalLoss)])
 def test_the_parameter_names_the_loss(small_train: Train, name: str, kind: type[Loss]) -> None:
@@ -240,7 +282,7 @@ def test_every_parameter_of_a_loss_changes_it(small_train: Train, name: str, cha
     assert one != pytest.approx(other, rel=1e-3)
 
 
-def test_absent_classes_are_selected_with_the_probability_asked_for_drawn_anew_each_batch() -> None:
+def test_absent_classes_are_selected_with_the_given_probability_in_each_batch() -> None:
     loss = ClassBalancedLoss(2000, negative_selection=0.1, seed=5)
     labels, logits = np.zeros((1, 2000), np.float32), np.zeros((1, 2000), np.float32)
     first, second = (cost_and_gradient(loss, labels, logits)[1][0] != 0 for _ in range(2))

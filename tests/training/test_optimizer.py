@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mlimages.network.resnet import build
-from mlimages.training.optimizer import FIRST_SCALE, AdamW, LossScale, Momentum, WeightAverage
+from mlimages.training.optimizer import FIRST_SCALE, AdamW, LossScale, Momentum, WeightAverage, all_finite
 
 
 def weight(*values: float, name: str = "kernel") -> keras.Variable:
@@ -65,7 +65,7 @@ def test_clipping_bounds_the_gradient_of_the_weight_decay_too() -> None:
     assert [float(one[0]) for one in weights] == pytest.approx([3 - 0.6, 4 - 0.8])
 
 
-def test_without_momentum_nothing_is_left_of_an_earlier_gradient() -> None:
+def test_without_momentum_earlier_gradients_have_no_effect() -> None:
     position = weight(0.0)
     optimizer = Momentum([position], 0.0)
     for gradient in (1.0, 0.0):
@@ -73,7 +73,7 @@ def test_without_momentum_nothing_is_left_of_an_earlier_gradient() -> None:
     assert float(position[0]) == -1.0
 
 
-def test_adamw_is_that_of_keras_but_that_batch_norms_weights_do_not_decay() -> None:
+def test_adamw_equals_that_of_keras_except_for_weight_decay_of_batch_norm() -> None:
     ours, theirs = ([weight(2.0, -1.0, name=name) for name in ("kernel", "gamma")] for _ in range(2))
     rivals = [keras.optimizers.AdamW(0.1, weight_decay=decay, beta_1=0.8, beta_2=0.95, epsilon=1e-7)
               for decay in (0.3, 0.0)]
@@ -96,35 +96,38 @@ def test_adamw_clips_the_norm_of_all_gradients_together() -> None:
     assert [float(one[0]) for one in ones] == pytest.approx([float(other[0]) for other in others], rel=1e-4)
 
 
-def test_an_overflow_changes_nothing_and_halves_the_loss_scale() -> None:
-    position, scale = weight(1.0), LossScale()
-    optimizer = Momentum([position], 0.9)
-    scale.apply(optimizer, [keras.ops.full((1,), np.inf)], 1.0)
-    assert (float(position[0]), float(scale.scale), int(scale.good_steps)) == (1.0, FIRST_SCALE / 2, 0)
-    scale.apply(optimizer, [keras.ops.full((1,), FIRST_SCALE)], 1.0)
-    assert (float(position[0]), float(scale.scale), int(scale.good_steps)) == (-1.0, FIRST_SCALE / 2, 1)
+def test_an_overflow_halves_the_loss_scale_and_gradients_are_divided_by_it() -> None:
+    scale = LossScale()
+    finite = all_finite([keras.ops.ones(1), keras.ops.full((2,), np.inf)])
+    assert not finite
+    scale.update(finite)
+    assert (float(scale.scale), int(scale.good_steps)) == (FIRST_SCALE / 2, 0)
+    [gradient] = scale.unscale([keras.ops.full((1,), FIRST_SCALE)])
+    assert float(gradient[0]) == 2.0
+    scale.update(all_finite([gradient]))
+    assert (float(scale.scale), int(scale.good_steps)) == (FIRST_SCALE / 2, 1)
 
 
-def test_an_overflow_ends_the_good_steps_in_a_row_and_the_scale_falls_no_deeper_than_1() -> None:
+def test_an_overflow_ends_a_row_of_good_steps_and_the_scale_falls_to_1_at_least() -> None:
     scale = LossScale()
     scale.scale.assign(1.0)
     scale.good_steps.assign(1998)
-    assert scale.apply(Momentum([weight(1.0)], 0.9), [keras.ops.full((1,), np.nan)], 1.0)
+    assert scale.update(all_finite([keras.ops.full((1,), np.nan)]))
     assert (float(scale.scale), int(scale.good_steps)) == (1.0, 0)
 
 
 @pytest.mark.parametrize("before, gradient", [(2.0, np.inf), (1.0, 1.0)])
-def test_an_overflow_that_a_lower_scale_may_mend_is_none_to_tell(before: float, gradient: float) -> None:
+def test_an_overflow_is_not_reported_while_the_scale_can_fall(before: float, gradient: float) -> None:
     scale = LossScale()
     scale.scale.assign(before)
-    assert not scale.apply(Momentum([weight(1.0)], 0.9), [keras.ops.full((1,), gradient)], 1.0)
+    assert not scale.update(all_finite([keras.ops.full((1,), gradient)]))
     assert float(scale.scale) == 1.0
 
 
 def test_the_loss_scale_doubles_after_many_good_steps() -> None:
     scale = LossScale()
     scale.good_steps.assign(1999)
-    scale.apply(Momentum([weight(1.0)], 0.9), [keras.ops.ones(1)], 1.0)
+    scale.update(all_finite([keras.ops.ones(1)]))
     assert (float(scale.scale), int(scale.good_steps)) == (2 * FIRST_SCALE, 0)
 
 

@@ -37,7 +37,7 @@ def validation_records(small_tfrecords: Path) -> Records:
     return Records(small_tfrecords, read_manifest(small_tfrecords, "convert"), "val")
 
 
-def test_what_is_published_is_whole(trained: Trained) -> None:
+def test_the_published_folder_is_complete(trained: Trained) -> None:
     manifest = verify(trained.out, "train")
     assert {"model.keras", "saved_model/saved_model.pb", "training.csv", "metrics.json", "run.json",
             "model_card.md"} <= set(manifest["files"])
@@ -75,7 +75,7 @@ def test_the_record_says_what_made_the_model(trained: Trained, small_train: Trai
         assert text in card
 
 
-def test_a_training_that_ends_worse_than_it_began_says_so(trained: Trained) -> None:
+def test_a_loss_above_that_of_the_first_row_gives_a_warning(trained: Trained) -> None:
     rows = [{"loss": 3.0, "validation_loss": float("nan")}, {"loss": 2.0, "validation_loss": 5.0},
             {"loss": 1.0, "validation_loss": 4.0}]
     assert divergence(rows) is None and divergence(rows[:1]) is None
@@ -140,7 +140,7 @@ def test_tensorboard_gets_the_curves_the_counters_and_images_with_predictions(tr
         assert re.match(rf" class {best} \({probabilities[number, best]:.2f}\), class", likely)
 
 
-def test_what_validation_finds_is_that_of_the_published_network(trained: Trained, validation_records: Records) -> None:
+def test_validation_scores_are_those_of_the_published_network(trained: Trained, validation_records: Records) -> None:
     rows = [row for row in log(trained.out) if row["validation_loss"]]
     assert len(rows) == 3, "at every checkpoint"
     metrics = json.loads((trained.out / "metrics.json").read_text())
@@ -161,18 +161,18 @@ def test_what_validation_finds_is_that_of_the_published_network(trained: Trained
             for row in rows]
 
 
-def test_every_validation_image_weighs_alike_however_many_there_are(
+def test_validation_scores_do_not_depend_on_the_batch(
         trained: Trained, small_train: Train, validation_records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for batch in (50, 5):  # all at once, or five and the last one
         monkeypatch.setattr("mlimages.training.validation.BATCH", batch)
-        looked = Validation(validation_records, [], dataclasses.replace(small_train, loss="softmax"), readers=1)
-        found.append(looked.run(trained.trainers[0], lambda **facts: None))
+        validation = Validation(validation_records, [], dataclasses.replace(small_train, loss="softmax"), readers=1)
+        found.append(validation.run(trained.trainers[0], lambda **facts: None))
     assert found[0].scores == pytest.approx(found[1].scores, rel=1e-5)
     np.testing.assert_allclose(found[0].probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
-def test_validation_looks_at_records_that_are_spread_evenly(validation_records: Records,
+def test_validation_uses_evenly_spaced_records(validation_records: Records,
                                                             small_records: Records) -> None:
     assert validation_records.evenly_spaced(4).tolist() == [[0, 0], [0, 2], [0, 4], [0, 6]]
     assert small_records.evenly_spaced(6).tolist() == [[shard, number] for shard in range(3) for number in (0, 4)]
@@ -192,7 +192,7 @@ class Answering:
 @pytest.mark.parametrize("logits, expected, top_1", [
     (lambda labels: 4 * labels - 2, 1.0, 1.0), (lambda labels: -labels, 1 / 6, 0.0),
     (lambda labels: labels * np.nan, np.nan, np.nan)])
-def test_the_mean_average_precision_is_over_the_classes_of_the_images_that_were_tried(
+def test_the_mean_average_precision_is_over_the_classes_of_the_validation_images(
         validation_records: Records, small_train: Train, logits: Callable[[np.ndarray], np.ndarray],
         expected: float, top_1: float) -> None:
     validation = Validation(validation_records, [], small_train, readers=1)

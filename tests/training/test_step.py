@@ -17,7 +17,7 @@ from mlimages.core.params import Machine, Train
 from mlimages.training.distribution import build_strategy, distribute, replica_batch, shared_input
 from mlimages.training.losses import SigmoidLoss
 from mlimages.training.optimizer import FIRST_SCALE
-from mlimages.training.step import Trainer
+from mlimages.training.step import FeatureDropout, Trainer
 
 CLASSES, STEPS = 5, 4
 RNG = np.random.default_rng(0)
@@ -47,6 +47,9 @@ for name, changes in (("local", {}), ("synchronized", {"batch_norm": "synchroniz
         copies = [value.numpy() for value in strategy.experimental_local_results(variable.value)]
         assert all((copy == copies[0]).all() for copy in copies), variable.path
         results[f"{name}_{index}"] = copies[0]
+dropping = Trainer(dataclasses.replace(Train(**params), dropout=0.5), data["labels"].shape[-1], strategy)
+masks = strategy.experimental_local_results(strategy.run(lambda: dropping.dropout.mask(4, 100)))
+results["equal_masks"] = (masks[0].numpy() == masks[1].numpy()).mean()
 # More than a sum of float16 holds: the step is left out, and the scale halved.
 before = [variable.numpy() for variable in trainer.model.trainable_variables]
 trainer.scale.scale.assign(2.0**60)
@@ -73,7 +76,7 @@ class Ran:
         self.weights = self.trainer.model.get_weights()
 
 
-def apart(one: list[np.ndarray], other: list[np.ndarray]) -> float:
+def difference(one: list[np.ndarray], other: list[np.ndarray]) -> float:
     """The greatest difference of weights, relative to the greatest weight."""
     return max(float(np.abs(first - second).max() / np.abs(first).max())
                for first, second in zip(one, other, strict=True) if first.any())
@@ -97,17 +100,17 @@ def plain(run: Callable[..., Ran]) -> Ran:
 def test_several_steps_in_one_call_are_the_same_steps_to_the_bit(run: Callable[..., Ran], plain: Ran) -> None:
     many = run(steps_per_call=3)  # and one more in a call of its own
     assert many.losses.tolist() == plain.losses.tolist()
-    assert apart(many.weights, plain.weights) == 0
+    assert difference(many.weights, plain.weights) == 0
     assert many.trainer.call.experimental_get_tracing_count() == 1
 
 
 def test_one_device_takes_the_same_steps_as_a_mirror_of_one_to_the_bit(run: Callable[..., Ran], plain: Ran) -> None:
     alone = run({"strategy": "one_device"})
     assert alone.losses.tolist() == plain.losses.tolist()
-    assert apart(alone.weights, plain.weights) == 0
+    assert difference(alone.weights, plain.weights) == 0
 
 
-def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(small_train: Train) -> None:
+def test_a_batch_that_replicas_cannot_share_evenly_is_refused(small_train: Train) -> None:
     assert replica_batch(dataclasses.replace(small_train, batch=12), 3) == 4
     with pytest.raises(UserError, match="train.batch is 8, which 3 replicas cannot share evenly"):
         replica_batch(small_train, 3)
@@ -147,16 +150,17 @@ def test_two_replicas_take_the_same_steps_where_batch_norm_is_synchronized(
         weights = {name: [results[f"{name}_{index}"] for index in range(len(plain.weights))]
                    for name in ("local", "synchronized", "bfloat16", "float16")}
         np.testing.assert_allclose(results["synchronized_losses"], alone.losses, rtol=1e-3)
+        assert 0.4 < results["equal_masks"] < 0.6, "replicas drop other features"
         assert not results["moved"].any() and results["scale"] == 2.0**59
-    assert apart(weights["synchronized"], alone.weights) < 2e-2
+    assert difference(weights["synchronized"], alone.weights) < 2e-2
     for half in ("bfloat16", "float16"):
-        assert 0 < apart(weights[half], weights["synchronized"]) < 0.1, "gradients that travelled in half the bytes"
-    assert apart(weights["float16"], weights["bfloat16"]) > 0
-    assert apart(weights["local"], plain.weights) > 2 * apart(weights["synchronized"], alone.weights)
+        assert 0 < difference(weights[half], weights["synchronized"]) < 0.1, "gradients in half precision"
+    assert difference(weights["float16"], weights["bfloat16"]) > 0
+    assert difference(weights["local"], plain.weights) > 2 * difference(weights["synchronized"], alone.weights)
 
 
-def test_a_batch_in_parts_has_the_gradient_of_the_whole_but_for_batch_norm(run: Callable[..., Ran]) -> None:
-    calm = {"batch_norm_momentum": 0.0}
+def test_gradient_accumulation_equals_the_whole_batch_except_for_batch_norm(run: Callable[..., Ran]) -> None:
+    calm = {"batch_norm_momentum": 0.0, "dropout": 0.5}
     whole, parts = run(calm), run({**calm, "gradient_accumulation": 2})
     assert parts.losses[0] == pytest.approx(whole.losses[0], rel=0.02)
     assert parts.losses[0] != whole.losses[0]
@@ -167,11 +171,24 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole_but_for_batch_norm(run: 
     np.testing.assert_allclose(parts.weights[bias], whole.weights[bias], atol=0.05 * np.abs(whole.weights[bias]).max())
 
 
+def test_float16_gradients_that_overflow_change_no_weights(run: Callable[..., Ran]) -> None:
+    ran = run({"precision": "mixed_float16"}, rate=0.0)
+    before, scale = [weight.numpy() for weight in ran.trainer.model.trainable_variables], ran.trainer.scale
+    assert scale is not None
+    batches = distribute(ran.trainer.strategy, lambda context: tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)))
+    for value, changes in ((2.0**60, False), (2.0**10, True)):
+        scale.scale.assign(value)
+        ran.trainer.train(batches, np.array([0.05], np.float32))
+        assert any((weight.numpy() != old).any() for weight, old in
+                   zip(ran.trainer.model.trainable_variables, before, strict=True)) == changes
+        assert scale.scale.numpy() == (value if changes else value / 2)
+
+
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_in_mixed_precision_the_steps_are_nearly_the_same(run: Callable[..., Ran], plain: Ran, precision: str) -> None:
     mixed = run({"precision": precision})
     np.testing.assert_allclose(mixed.losses, plain.losses, rtol=0.05)
-    assert apart(mixed.weights, plain.weights) > 0
+    assert difference(mixed.weights, plain.weights) > 0
     assert (mixed.trainer.scale is not None) == (precision == "mixed_float16")
     if mixed.trainer.scale:
         assert mixed.trainer.scale.scale.numpy() <= FIRST_SCALE
@@ -204,10 +221,10 @@ def test_on_a_gpu_xla_compiles_what_it_can_unless_it_is_off(
     assert Trainer(params, CLASSES, strategy).compiled == compiled
 
 
-def test_the_average_of_the_weights_is_what_would_be_published(run: Callable[..., Ran], plain: Ran) -> None:
+def test_the_averaged_weights_are_published(run: Callable[..., Ran], plain: Ran) -> None:
     averaged = run({"ema_decay": 0.999})
-    assert apart(averaged.weights, plain.weights) == 0
-    assert apart(averaged.trainer.weights(), averaged.weights) > 0
+    assert difference(averaged.weights, plain.weights) == 0
+    assert difference(averaged.trainer.weights(), averaged.weights) > 0
     loss, logits = averaged.trainer.evaluate(tf.constant(IMAGES[0]), tf.constant(LABELS[0]))
     model = keras.models.clone_model(averaged.trainer.model)
     model.set_weights(averaged.trainer.weights())
@@ -216,16 +233,36 @@ def test_the_average_of_the_weights_is_what_would_be_published(run: Callable[...
 
 
 @pytest.mark.parametrize("change", [{"clip_norm": 0.01}, {"weight_decay": 0.1}, {"momentum": 0.0}, {"seed": 9},
-                                    {"loss": "focal"}, {"batch_norm_momentum": 0.5}, {"label_smoothing": 0.1}])
+                                    {"loss": "focal"}, {"batch_norm_momentum": 0.5}, {"label_smoothing": 0.1},
+                                    {"dropout": 0.5}])
 def test_a_change_of_a_parameter_changes_the_weights(run: Callable[..., Ran], plain: Ran,
                                                      change: dict[str, Any]) -> None:
-    assert apart(run(change).weights, plain.weights) > 1e-3
+    assert difference(run(change).weights, plain.weights) > 1e-3
 
 
 def test_the_validation_loss_takes_the_labels_without_smoothing(run: Callable[..., Ran]) -> None:
     trainer = run({"loss": "sigmoid", "label_smoothing": 0.5}).trainer
     loss, logits = trainer.evaluate(tf.constant(IMAGES[0]), tf.constant(LABELS[0]))
     assert float(loss) == pytest.approx(float(SigmoidLoss()(LABELS[0], logits)), rel=1e-5)
+
+
+def test_dropout_repeats_to_the_bit_and_is_only_in_training(run: Callable[..., Ran]) -> None:
+    one, other, another = run({"dropout": 0.5}), run({"dropout": 0.5}, steps_per_call=3), run({"dropout": 0.4})
+    assert difference(one.weights, other.weights) == 0 and one.losses.tolist() == other.losses.tolist()
+    assert one.losses[0] != another.losses[0]
+    _, logits = one.trainer.evaluate(tf.constant(IMAGES[0]), tf.constant(LABELS[0]))
+    np.testing.assert_allclose(logits, one.trainer.model(IMAGES[0], training=False), rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_sets_its_share_of_the_features_to_0_and_keeps_their_mean() -> None:
+    dropout = FeatureDropout(0.25, seed=3)
+    first, second = (dropout.mask(500, 40).numpy() for _ in range(2))
+    assert set(np.unique(first)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert 0.24 < (first == 0).mean() < 0.26 and 0.3 < (first != second).mean() < 0.45
+    resumed, other = FeatureDropout(0.25, seed=3), FeatureDropout(0.25, seed=4)
+    resumed.step.assign(1)
+    np.testing.assert_array_equal(resumed.mask(500, 40), second)
+    assert (other.mask(500, 40).numpy() != first).any()
 
 
 def test_clipping_makes_the_steps_small(run: Callable[..., Ran]) -> None:

@@ -28,7 +28,7 @@ def acquire(params: Acquire, machine: Machine, *, out: str | Path = "data/lists"
     Then nothing is published.
     """
     key = scratch.key(params, stage="acquire")
-    with scratch.workspace("acquire", machine, key, out) as work:
+    with scratch.workspace("acquire", machine, key, out, scratch.settings(params)) as work:
         raw = sources.collect(params, machine, work)
         scanned = sources.scan_files(raw)
         checked = work / "out"

@@ -66,7 +66,7 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
     key = scratch.key(params, inputs=[lists, images], stage="convert")
     if archive:
         key = f"{key}-{archive.fingerprint[:8]}"
-    with scratch.workspace("convert", machine, key, out) as work:
+    with scratch.workspace("convert", machine, key, out, scratch.settings(params, inputs=[lists, images])) as work:
         table, coverage = open_table(work / "table", lists=Path(lists), shards=members.shard_paths(images, downloaded),
                                      archive=archive, classes=listed["classes"], seed=params.seed,
                                      lines=sum(listed["files"][one.name]["records"] for one in formats.LISTS))

@@ -13,6 +13,7 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from mlimages.core.errors import UserError
 
+EXPECTED = "Input should be "  # how most messages of pydantic begin
 RENAMED = {
     "train.exchange": "train.all_reduce_dtype",
     "train.accumulate": "train.gradient_accumulation",
@@ -73,7 +74,9 @@ def _explain(kind: Any, prefix: str, error: Any) -> str:
         return f"`{key or prefix.rstrip('.')}`: {error['ctx']['error']}"
     if error["type"] == "missing":
         return f"`{key}` is missing; add it, with a value that src/mlimages/core/params.py allows"
-    return f"`{key}` is {error['input']!r}: {error['msg'].lower()}"
+    if error["msg"].startswith(EXPECTED):
+        return f"`{key}` is {error['input']!r}, expected {error['msg'].removeprefix(EXPECTED)}"
+    return f"`{key}` is {error['input']!r}: {error['msg']}"
 
 
 def _names(kind: Any, prefix: str = "") -> list[str]:

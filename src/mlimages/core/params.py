@@ -189,6 +189,8 @@ class Train:
     asymmetric_gamma_negative: Annotated[float, Field(ge=0, le=20)]
     asymmetric_margin: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    class_weights: Literal["inverse_frequency", "inverse_sqrt_frequency"] | None
+    dropout: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]
     all_reduce_dtype: Literal["float32", "bfloat16", "float16"]
     xla: Literal["auto", "on", "off"]
@@ -224,6 +226,9 @@ class Train:
         if self.step_boundaries and self.schedule != "step":
             raise ValueError(f"step_boundaries is {self.step_boundaries}, which has an effect only with "
                              f"schedule: step")
+        if self.class_weights and self.loss == "class_balanced":
+            raise ValueError(f"class_weights is {self.class_weights!r}, expected null with loss: class_balanced, which "
+                             f"weights the classes itself")
         if self.label_smoothing and self.loss == "asymmetric":
             raise ValueError(f"label_smoothing is {self.label_smoothing}, expected 0 with loss: asymmetric, whose "
                              f"margin it would undo: absent classes within the margin add nothing to that loss")

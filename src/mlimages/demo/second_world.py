@@ -1,6 +1,6 @@
-"""The demo's second world, for transfer: shapes and grounds that the first world, mlimages.demo.world, does not have.
+"""The pictures of the demo for the stage transfer, with shapes and backgrounds that mlimages.demo.world does not have.
 
-A picture follows from its class, its number and the seed. Its colours are random, so they say nothing of its class.
+A picture depends on its class, its number and the seed. Its colours are random, and so independent of its class.
 """
 
 import io
@@ -18,10 +18,10 @@ SHAPES = ("arrow", "bolt", "crescent", "drop", "flower", "heart", "hexagon", "ho
 GROUNDS = ("gradient", "waves", "bricks")
 SUPERSAMPLING = 2
 TILT = math.radians(20)
-NOISE = 16  # levels at most, each way
+NOISE = 16  # levels at most, in both directions
 Point = tuple[float, float]
 
-# Corners of the shapes that have some, in units of the radius: x to the right, y downwards.
+# The corners of shapes, in units of the radius: x to the right, y downwards.
 POLYGONS: dict[str, tuple[Point, ...]] = {
     "arrow": ((0, -1), (0.75, -0.1), (0.3, -0.1), (0.3, 1), (-0.3, 1), (-0.3, -0.1), (-0.75, -0.1)),
     "bolt": ((0.25, -1), (-0.65, 0.15), (-0.05, 0.15), (-0.25, 1), (0.65, -0.2), (0.05, -0.2)),
@@ -34,7 +34,7 @@ POLYGONS: dict[str, tuple[Point, ...]] = {
 def write_pictures(folder: Path, params: TransferDemo) -> None:
     """Write the pictures of all classes as `folder`/train/CLASS/NUMBER.jpg and `folder`/val/CLASS/NUMBER.jpg.
 
-    Files that are there already stay as they are.
+    Existing files are not written again.
     """
     counts = {"train": params.train_images, "val": params.val_images}
     for shape in SHAPES:
@@ -47,8 +47,11 @@ def write_pictures(folder: Path, params: TransferDemo) -> None:
 
 
 def draw(shape: str, number: int, seed: int, pixels: int) -> bytes:
-    """A JPEG of [pixels, pixels]: one shape of a random colour, place and size on a noisy, patterned ground."""
-    rng = random.Random(f"{seed}/{shape}/{number}")  # noqa: S311 - it draws pictures
+    """Draw a JPEG of [pixels, pixels]: one shape of a random colour, place and size on a noisy, patterned background.
+
+    `shape` is one of SHAPES.
+    """
+    rng = random.Random(f"{seed}/{shape}/{number}")  # noqa: S311 - no cryptography
     side = pixels * SUPERSAMPLING
     image = _ground(rng, side)
     radius = rng.uniform(0.24, 0.36) * side
@@ -65,14 +68,14 @@ def draw(shape: str, number: int, seed: int, pixels: int) -> bytes:
 
 
 def _colour(rng: random.Random) -> tuple[int, int, int]:
-    """A bright or a dark colour, unlike the grey ground."""
+    """A bright or dark colour, which differs from the grey background."""
     colour = [rng.randint(0, 255) for _ in range(3)]
     colour[rng.randrange(3)] = rng.choice((20, 240))
     return colour[0], colour[1], colour[2]
 
 
 def _ground(rng: random.Random, side: int) -> Image.Image:
-    """A grey ground of one of GROUNDS."""
+    """A grey background with one of the patterns GROUNDS."""
     tone, contrast = rng.randint(70, 180), rng.choice((-40, 40))
     step = rng.uniform(0.1, 0.2) * side
     y, x = np.mgrid[:side, :side].astype(np.float64)
@@ -90,7 +93,7 @@ def _ground(rng: random.Random, side: int) -> Image.Image:
 
 
 def _draw_shape(canvas: ImageDraw.ImageDraw, shape: str, place: Point, radius: float, tilt: float) -> None:
-    """Draw a white shape on a black canvas, turned by `tilt` (radians) about `place`."""
+    """Draw a white shape on a black canvas, rotated by `tilt` radians around `place`."""
     cos, sin = math.cos(tilt), math.sin(tilt)
 
     def at(x: float, y: float) -> Point:

@@ -1,5 +1,6 @@
-"""From a shard's journal and spools to its tar, its ledger and its account, in list order."""
+"""Builds a shard: from its journal and the stored images to its tar, its ledger and its account."""
 
+import errno
 import hashlib
 import itertools
 import json
@@ -13,12 +14,14 @@ from mlimages.core.errors import UserError, rebuild_hint
 from mlimages.core.publish import fsync, sha256, write_json
 from mlimages.download.ledger import LedgerRow, Reason, read_ledger, write_ledger
 from mlimages.download.lines import Shard
-from mlimages.download.shards import Member, Sample, index_shard, key_of, ledger_path, shard_path, write_shard
+from mlimages.download.shards import Sample, index_shard, key_of, ledger_path, shard_path, write_shard
 from mlimages.download.spool import Journal, LineResult, Spools
+
+UNREADABLE = {errno.ENOENT, errno.EIO}
 
 
 class BuildRequest(NamedTuple):
-    """Make one shard in `finished` from its journal in `spools`; lines that are not there stay as they were."""
+    """Build one shard in `finished` from its journal in `spools`. Lines without a result there stay as they were."""
 
     shard: Shard
     list: Path
@@ -29,37 +32,54 @@ class BuildRequest(NamedTuple):
 
 
 class BuildResult(NamedTuple):
-    """The shard of that name is finished."""
+    """The shard `name` is finished, or the images of the `damaged` lines must be fetched again first."""
 
     name: str
+    damaged: tuple[int, ...] = ()
+
+
+class _Damaged(Exception):
+    """Stored images are missing or have another sha256."""
 
 
 def account_path(accounts: Path, shard: Shard) -> Path:
-    """Where a finished shard's account lies: its existence says that the shard is finished."""
+    """The account of a shard. The shard is finished if this file exists."""
     return accounts / f"{shard.name}.json"
 
 
-def build(job: BuildRequest) -> BuildResult:
-    """Write the tar, the ledger, and last the account: reasons, bytes, and the sha256 of both files.
+def source_digest(shard: Shard, list_path: Path) -> str:
+    """The sha256 of the list lines of a shard and of their place, which decide its keys, URLs and labels."""
+    with list_path.open("rb") as file:
+        file.seek(shard.offset)
+        return hashlib.sha256(f"{shard.name} {shard.first}\n".encode() + file.read(shard.bytes)).hexdigest()
 
-    An account of an earlier build is removed first: while the files change, the shard is not finished. UserError where
-    a spool does not hold what was put there: its lines are to be fetched again.
+
+def build(request: BuildRequest) -> BuildResult:
+    """Write the tar, the ledger and, last, the account: reasons, bytes, sha256s of both files, and `source_digest`.
+
+    The account of an earlier build is removed first, so that the shard is unfinished while its files change. If stored
+    images are damaged, the tar and the ledger are not written.
     """
-    path = shard_path(job.finished, job.shard.part, job.shard.number)
-    account = account_path(job.accounts, job.shard)
+    shard, path = request.shard, shard_path(request.finished, request.shard.part, request.shard.number)
+    account = account_path(request.accounts, shard)
     if account.exists():
         account.unlink()
-        fsync(job.accounts)
+        fsync(request.accounts)
     rows: list[LedgerRow] = []
-    digest = write_shard(path, _samples(job, path, rows))
+    damaged: list[int] = []
+    try:
+        digest = write_shard(path, _samples(request, path, rows, damaged))
+    except _Damaged:
+        return BuildResult(shard.name, tuple(damaged))
     write_ledger(ledger_path(path), rows)
     write_json(account, {
         "lines": len(rows), "images": sum(row.reason is Reason.OK for row in rows),
         "bytes": sum(row.bytes for row in rows),
         "reasons": Counter(row.reason for row in rows),
         "sha256": {"tar": digest, "ledger": sha256(ledger_path(path))},
+        "source": source_digest(shard, request.list),
     })
-    return BuildResult(job.shard.name)
+    return BuildResult(shard.name)
 
 
 def read_account(path: Path) -> dict[str, Any]:
@@ -69,40 +89,44 @@ def read_account(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
 
 
-def _samples(job: BuildRequest, path: Path, rows: list[LedgerRow]) -> Iterator[Sample]:
-    """The shard's images in list order; fills `rows` with a ledger row for each line on the way."""
-    shard, spools = job.shard, Spools(job.spools)
-    fetched = {entry.line: entry for entry in Journal(job.spools, shard.name).read()}
+def _samples(request: BuildRequest, path: Path, rows: list[LedgerRow], damaged: list[int]) -> Iterator[Sample]:
+    """Yield the shard's images in list order, and add a ledger row for each line to `rows`.
+
+    Raises _Damaged at the end if images are damaged, with their lines in `damaged`.
+    """
+    shard, spools = request.shard, Spools(request.spools)
+    results = {result.line: result for result in Journal(request.spools, shard.name).read()}
     before = {row.line: row for row in read_ledger(ledger_path(path))} if ledger_path(path).exists() else {}
     members = {member.key: member for member in index_shard(path)} if before else {}
-    lines = read_list(job.list, "openimages", job.classes, first=shard.first, offset=shard.offset)
-    for line in itertools.islice(lines, shard.lines):
-        key = key_of(shard.part, line.line)
-        entry = fetched.get(line.line)
-        row = _row(entry, line.source, key) if entry else before[line.line]
+    lines = read_list(request.list, "openimages", request.classes, first=shard.first, offset=shard.offset)
+    for entry in itertools.islice(lines, shard.lines):
+        key = key_of(shard.part, entry.line)
+        result = results.get(entry.line)
+        row = _row(result, entry.source, key) if result else before[entry.line]
         rows.append(row)
-        if row.reason is Reason.OK:
-            body, extension = _body(job, spools, row, entry, members)
-            yield Sample(key, extension, body, line.source, line.labels)
+        if row.reason is not Reason.OK:
+            continue
+        try:
+            stored = result.image if result else None
+            body, extension = ((spools.read(stored), stored.extension) if stored else
+                               (members[key].read(), members[key].extension))
+        except KeyError:
+            body, extension = b"", ""
+        except OSError as error:
+            if error.errno not in UNREADABLE:
+                raise
+            body, extension = b"", ""
+        if hashlib.sha256(body).hexdigest() == row.sha256:
+            yield Sample(key, extension, body, entry.source, entry.labels)
+        else:
+            damaged.append(entry.line)
+    if damaged:
+        raise _Damaged
 
 
-def _row(entry: LineResult, url: str, key: str) -> LedgerRow:
-    row = LedgerRow(entry.line, url, key, entry.reason, entry.http_status, mirror=entry.mirror, detail=entry.detail)
-    if image := entry.image:
+def _row(result: LineResult, url: str, key: str) -> LedgerRow:
+    row = LedgerRow(result.line, url, key, result.reason, result.http_status, mirror=result.mirror,
+                    detail=result.detail)
+    if image := result.image:
         row = row._replace(bytes=image.bytes, sha256=image.sha256, width=image.width, height=image.height)
     return row
-
-
-def _body(job: BuildRequest, spools: Spools, row: LedgerRow, entry: LineResult | None,
-          members: dict[str, Member]) -> tuple[bytes, str]:
-    """An image's bytes and extension, from the spool or from the shard as it was."""
-    if entry and entry.image:
-        body = spools.read(entry.image)
-        if hashlib.sha256(body).hexdigest() != row.sha256:
-            Journal(job.spools, job.shard.name).remove()
-            raise UserError(f"{job.spools / entry.image.spool} does not hold the image of list line {row.line} that "
-                            f"was put there, maybe since the power failed; the {job.shard.lines} lines of the shard "
-                            f"{job.shard.name} are forgotten: run the same command again, which fetches them")
-        return body, entry.image.extension
-    member = members[row.key]
-    return member.read(), member.extension

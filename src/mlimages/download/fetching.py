@@ -1,4 +1,4 @@
-"""The run of a download: lines to the scheduler, outcomes to the journals, finished shards to their builders."""
+"""Runs a download: lines go to the scheduler, results to the journals, complete shards to the workers that build."""
 
 import itertools
 import time
@@ -16,6 +16,7 @@ from mlimages.core.worker_pool import WorkerPool
 from mlimages.download.build import BuildRequest, BuildResult, account_path, build, read_account
 from mlimages.download.http.exchange import Exchange, FetchRequest, FetchResult, ProbeRequest, ProbeResult
 from mlimages.download.http.transport import Network
+from mlimages.download.kept import KeptImages
 from mlimages.download.lines import PendingLine, Shard
 from mlimages.download.mirrors import Mirrors
 from mlimages.download.plan import Plan
@@ -23,24 +24,38 @@ from mlimages.download.report import Report
 from mlimages.download.schedule.scheduler import Scheduler
 from mlimages.download.spool import Journal, LineResult
 
-STOPPING_SECONDS = 3.0  # for what is under way when a signal comes
-BUILDS = 3  # of a shard whose worker dies
+STOPPING_SECONDS = 3.0  # for the requests in progress when a signal arrives
+BUILDS = 3  # tries to build a shard whose worker dies
 Task = FetchRequest | ProbeRequest | BuildRequest
 
 
+def reuse(plan: Plan, kept: KeptImages) -> None:
+    """Take over what other downloads have fetched. Raises UserError if a signal stops it."""
+    left = sum(plan.left(shard) for shard in plan.todo)
+    with Interrupts() as interrupts:
+        kept.update()
+        if not kept.others():
+            return
+        for _ in plan.reuse(kept):
+            if interrupts.received:
+                raise _stopped(interrupts.received)
+    found = left - sum(plan.left(shard) for shard in plan.todo)
+    print(f"other downloads have fetched {found:,} of the {left:,} list lines that remain", flush=True)
+
+
 def fetch(plan: Plan, params: Download, machine: Machine, network: Network, tables: Path) -> None:
-    """Fetch all that the plan has to do, and build its shards; `tables` is where mirrors' indexes are kept."""
+    """Fetch the lines of the plan and build its shards. The folder `tables` holds the indexes of mirrors' tables."""
     left = sum(plan.left(shard) for shard in plan.todo)
     total = sum(shard.lines for shard in plan.shards)
-    make = partial(_worker, params, network, plan.spools)
-    images = _images(plan) if machine.download_log else 0  # which reads all accounts, and no one else asks
+    make_worker = partial(_worker, params, network, plan.spools)
+    images = _images(plan) if machine.download_log else 0  # counting reads all accounts, and only the log needs it
     with (Report(machine, total, total - left, images) as report,
-          open_worker_pool(make, machine) as pool):
+          open_worker_pool(make_worker, machine) as pool):
         _Fetching(plan, params, pool, report, Mirrors(params.mirrors, tables)).run()
 
 
 def _images(plan: Plan) -> int:
-    """How many images earlier runs have got."""
+    """The number of images from earlier runs."""
     todo = set(plan.todo)
     return sum(plan.images(shard) if shard in todo else read_account(account_path(plan.accounts, shard))["images"]
                for shard in plan.shards)
@@ -53,6 +68,8 @@ class _Fetching:
                                     on_lost=self._on_lost, other_work=lambda worker: len(self._building[worker]))
         self._left: dict[Shard, int] = {}
         self._unwritten: defaultdict[Shard, list[LineResult]] = defaultdict(list)
+        self._numbers = itertools.count()
+        self._damaged: deque[PendingLine] = deque()
         self._building: list[dict[str, BuildRequest]] = [{} for _ in range(pool.workers)]
         self._lost: Counter[Shard] = Counter()
         self._complete: deque[Shard] = deque()
@@ -60,9 +77,10 @@ class _Fetching:
         self._next_builder = itertools.cycle(range(pool.workers))
 
     def run(self) -> None:
-        """Until all is done; UserError, once what is under way has come, where a signal stops it."""
+        """Run until everything is done. After a signal, raises UserError once the requests in progress have ended."""
         with Interrupts() as interrupts:
-            for _ in self._scheduler.run(self._lines(), lambda: bool(self._complete) or any(self._building)):
+            for _ in self._scheduler.run(_Queue(self._lines(), self._damaged),
+                                        lambda: bool(self._complete) or any(self._building)):
                 self._write()
                 if interrupts.received:
                     self._stop(interrupts.received)
@@ -70,7 +88,7 @@ class _Fetching:
                 self._report.show(self._scheduler)
 
     def _write(self) -> None:
-        """Note in the journals what has come."""
+        """Append the new results to the journals."""
         for shard, entries in self._unwritten.items():
             Journal(self._plan.spools, shard.name).add(entries)
             self._left[shard] -= len(entries)
@@ -81,15 +99,13 @@ class _Fetching:
     def _stop(self, signal: str) -> None:
         self._ends = self._ends or time.monotonic() + STOPPING_SECONDS
         if self._scheduler.stopped() or time.monotonic() > self._ends:
-            raise UserError(f"{signal} stopped the download; what was fetched until now is kept, and the same command "
-                            f"goes on from there")
+            raise _stopped(signal)
 
     def _lines(self) -> Iterator[PendingLine]:
-        tickets = itertools.count()
         for shard in self._plan.todo:
             self._left[shard] = self._plan.left(shard)
             if self._left[shard]:
-                yield from self._plan.to_fetch(shard, self._mirrors, tickets)
+                yield from self._plan.to_fetch(shard, self._mirrors, self._numbers)
             else:
                 self._complete.append(shard)
 
@@ -98,34 +114,54 @@ class _Fetching:
         self._report.count(line.url, entry)
 
     def _build(self) -> None:
-        """Hand complete shards out to be written, in turn, but to no worker that may be killed by a line it tries."""
+        """Send complete shards to the workers in turn, except a worker that a suspect may kill."""
         able = [worker for worker in range(self._pool.workers) if not self._scheduler.tries_alone(worker)]
         while able and self._complete:
             shard = self._complete.popleft()
             del self._left[shard]
             worker = next(worker for worker in self._next_builder if worker in able)
-            job = self._building[worker][shard.name] = self._plan.job(shard)
+            job = self._building[worker][shard.name] = self._plan.request(shard)
             self._pool.send(worker, job)
 
     def _on_built(self, built: BuildResult) -> None:
         for jobs in self._building:
-            jobs.pop(built.name, None)
-        self._plan.done(built.name)
+            if jobs.pop(built.name, None) and built.damaged:
+                shard = next(shard for shard in self._plan.todo if shard.name == built.name)
+                self._left[shard] = len(built.damaged)
+                self._damaged.extend(self._plan.to_fetch(shard, self._mirrors, self._numbers, again=built.damaged))
+                self._report.fetch_again(shard, len(built.damaged))
+        if not built.damaged:
+            self._plan.done(built.name)
 
     def _on_lost(self, worker: int) -> None:
-        """Give the builds of a worker that died to its successor."""
+        """Send the builds of a dead worker to its successor."""
         for job in self._building[worker].values():
             self._lost[job.shard] += 1
             if self._lost[job.shard] == BUILDS:
                 raise UserError(f"the worker process that wrote the shard {job.shard.name} was killed {BUILDS} times; "
-                                f"what was fetched is kept: run the same command again, where memory is short with "
+                                f"what was fetched is kept: run the same command again; if memory is short, with "
                                 f"fewer machine.workers or download.images_per_shard")
             self._pool.send(worker, job)
 
 
+def _stopped(signal: str) -> UserError:
+    return UserError(f"{signal} stopped the download; what was fetched until now is kept, and the same command "
+                     f"goes on from there")
+
+
+class _Queue(Iterator[PendingLine]):
+    """The lines of the plan, and before them those that must be fetched again."""
+
+    def __init__(self, planned: Iterator[PendingLine], again: deque[PendingLine]) -> None:
+        self._planned, self._again = planned, again
+
+    def __next__(self) -> PendingLine:
+        return self._again.popleft() if self._again else next(self._planned)
+
+
 def _worker(params: Download, network: Network,
             spools: Path) -> Callable[[Task], FetchResult | ProbeResult | BuildResult]:
-    """What a worker process does with a task."""
+    """The function that processes the tasks of a worker."""
     exchange = Exchange(params, network, spools)
 
     def work(task: Task) -> Any:

@@ -6,13 +6,17 @@ from mlimages.acquire.formats import Part
 
 
 class Shard(NamedTuple):
-    """Consecutive list lines that become one shard: `lines` lines from line `first` (from 1) at byte `offset`."""
+    """Consecutive list lines that become one shard: `lines` lines from line `first` (from 1).
+
+    In the list they are `bytes` bytes at `offset`; both are 0 while that is not needed.
+    """
 
     part: Part
     number: int
     first: int
     lines: int
-    offset: int
+    offset: int = 0
+    bytes: int = 0
 
     @property
     def name(self) -> str:
@@ -34,16 +38,18 @@ class Address(NamedTuple):
 class PendingLine:
     """A line that is being fetched: the untried `addresses`, the next `url` (after redirects), tries and time left.
 
+    `source` is the URL in the list.
     `tries` counts the failed tries of the current address, `refusals` the responses that asked to come back later,
     `lost` the workers that died while fetching the line. `failed_at` is the time of the first failed try. `doubted`
     says that a possible network outage has already been taken into account.
     """
 
     __slots__ = ("address", "addresses", "doubted", "failed_at", "hops", "line", "lost", "number", "refusals",
-                 "seconds_left", "sent_at", "shard", "tries", "url")
+                 "seconds_left", "sent_at", "shard", "source", "tries", "url")
 
-    def __init__(self, number: int, shard: Shard, line: int, addresses: list[Address], seconds: float) -> None:
-        self.number, self.shard, self.line = number, shard, line
+    def __init__(self, number: int, shard: Shard, line: int, source: str, addresses: list[Address],
+                 seconds: float) -> None:
+        self.number, self.shard, self.line, self.source = number, shard, line, source
         self.addresses = addresses
         self.seconds_left = seconds
         self.lost = 0

@@ -1,17 +1,21 @@
-"""Which shards there are, which are finished, and which lines are still to fetch."""
+"""Which shards there are, which are finished, and which lines remain to be fetched."""
 
+import contextlib
 import itertools
 import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlimages.acquire.formats import PARTS, Part, line_offsets, list_file, read_list
+from mlimages.acquire.formats import PARTS, ListEntry, Part, line_offsets, list_file, read_list
+from mlimages.core.errors import UserError
 from mlimages.core.params import Download
 from mlimages.core.publish import write_json
-from mlimages.download.build import BuildRequest, account_path
+from mlimages.download.build import BuildRequest, account_path, read_account, source_digest
+from mlimages.download.kept import KeptImages
 from mlimages.download.ledger import LedgerRow, Reason, read_ledger
 from mlimages.download.lines import PendingLine, Shard
 from mlimages.download.mirrors import Mirrors
@@ -24,16 +28,17 @@ UNVERIFIED = "unverified"
 
 
 class Plan:
-    """The work folder of a download: `finished` shards, their `accounts`, and the `spools` of those under way.
+    """The work folder of a download: `finished` shards, their `accounts`, and the `spools` of unfinished ones.
 
-    A round of retries is a folder with the reasons to retry and a mark for each shard that it is done with. It begins
-    only once all has been published. A shard is finished when its account exists. A journal holds results that no
-    build has used yet, so its shard is built again.
+    A shard is finished when its account exists. A journal holds results that no build has used yet, so its shard is
+    built again. A round of retries is a folder with the reasons to retry and a mark for each shard that is done. It
+    begins only after everything was published.
     """
 
     def __init__(self, work: Path, lists: Path, manifest: Mapping[str, Any], params: Download) -> None:
         self.finished, self.accounts, self.spools = work / "out", work / "accounts", work / "spools"
-        self.spools.mkdir(exist_ok=True)
+        for folder in (self.accounts, self.spools):
+            folder.mkdir(exist_ok=True)
         self._round, self._published, self._unverified = work / "round", work / PUBLISHED, work / UNVERIFIED
         self._lists, self._manifest, self._params = lists, manifest, params
         self.shards = [shard for part in PARTS for shard in self._shards(part)]
@@ -41,85 +46,129 @@ class Plan:
         for shard in self.shards:
             self._forget_lost(shard)
         self._retried = self._begin_round() if params.retry and self._published.exists() else set()
-        self.todo = [shard for shard in self.shards if self._unfinished(shard) or self._to_retry(shard)]
+        self.todo = self._find_todo()
 
     def begin_fetching(self) -> None:
-        """Note for good where certificates are not verified."""
+        """Record permanently if certificates are not verified."""
         if not self._params.verify:
             self._unverified.touch()
 
     @property
     def verified(self) -> bool:
-        """Whether the certificates of all hosts had to hold, in every run that fetched something."""
+        """Whether certificates were verified in every run that fetched something."""
         return not self._unverified.exists()
 
-    def lines_of(self, part: Part) -> int:
-        """How many lines the part's list has."""
-        return self._manifest["files"][list_file(part, "openimages")]["records"]
+    def reuse(self, kept: KeptImages) -> Iterator[Shard]:
+        """Take over what other downloads have fetched, and yield each shard that was looked at.
 
-    def to_fetch(self, shard: Shard, mirrors: Mirrors, tickets: Iterator[int]) -> Iterator[PendingLine]:
-        """The shard's lines of which nothing final is known, in list order."""
-        known = self._known(shard)
-        job = self.job(shard)
-        entries = read_list(job.list, "openimages", job.classes, first=job.shard.first, offset=job.shard.offset)
-        for entry in itertools.islice(entries, shard.lines):
-            if entry.line not in known:
-                yield PendingLine(next(tickets), shard, entry.line, mirrors.addresses(entry.source),
-                           self._params.deadline_seconds)
+        Shards of the same list lines become hard links. Other lines get their results in the journal; their images are
+        copied when the shard is built.
+        """
+        for shard in self.todo:
+            if not self._link(shard, kept):
+                found = [result._replace(line=entry.line) for entry in self._unknown(shard)
+                         if (result := kept.find(entry.source))
+                         and self._accepts(result.reason, result.image.sha256 if result.image else "")]
+                if found:
+                    Journal(self.spools, shard.name).add(found)
+            yield shard
+        self.todo = self._find_todo()
+
+    def reused(self) -> tuple[int, int]:
+        """The number and the bytes of the images that remain to be copied from other downloads."""
+        sizes = [result.image.bytes for shard in self.todo for result in Journal(self.spools, shard.name).read()
+                 if result.image and "/" in result.image.path]
+        return len(sizes), sum(sizes)
+
+    def to_fetch(self, shard: Shard, mirrors: Mirrors, numbers: Iterator[int],
+                 again: Collection[int] | None = None) -> Iterator[PendingLine]:
+        """The shard's lines without a final result, in list order, or those with the numbers in `again`."""
+        for entry in self._unknown(shard) if again is None else self._entries(shard):
+            if again is None or entry.line in again:
+                yield PendingLine(next(numbers), shard, entry.line, entry.source, mirrors.addresses(entry.source),
+                                  self._params.deadline_seconds)
 
     def left(self, shard: Shard) -> int:
         """How many lines `to_fetch` yields."""
         return shard.lines - len(self._known(shard))
 
     def images(self, shard: Shard) -> int:
-        """How many of the shard's lines have an image by now, in the shard or waiting for it."""
+        """How many of the shard's lines have an image, in the shard or stored for it."""
         ledger = ledger_path(shard_path(self.finished, shard.part, shard.number))
         have = {row.line: row.reason is Reason.OK for row in read_ledger(ledger)} if ledger.exists() else {}
-        have |= {entry.line: entry.image is not None for entry in Journal(self.spools, shard.name).read()}
+        have |= {result.line: result.image is not None for result in Journal(self.spools, shard.name).read()}
         return sum(have.values())
 
-    def job(self, shard: Shard) -> BuildRequest:
-        """What makes the shard once its lines have ended."""
-        placed = shard._replace(offset=self._offsets[shard.part][shard.number])
-        return BuildRequest(placed, self._lists / list_file(shard.part, "openimages"), self._manifest["classes"],
-                     self.finished, self.spools, self.accounts)
+    def request(self, shard: Shard) -> BuildRequest:
+        """The request that builds the shard once its lines have ended."""
+        return BuildRequest(self._placed(shard), self._list(shard.part), self._manifest["classes"], self.finished,
+                            self.spools, self.accounts)
 
     def done(self, name: str) -> None:
-        """The shard of that name is built: forget what it was built from."""
+        """The shard `name` is built: remove its journal and spools."""
         if self._retried:
             (self._round / name).touch()
         Journal(self.spools, name).remove()
 
     def end_round(self) -> None:
-        """All is published: the next run with `download.retry` begins a new round."""
+        """Everything is published: the next run with `download.retry` begins a new round."""
         self._published.touch()
         shutil.rmtree(self._round, ignore_errors=True)
 
     def _shards(self, part: Part) -> Iterator[Shard]:
-        lines, each = self.lines_of(part), self._params.images_per_shard
+        lines, each = self._manifest["files"][list_file(part, "openimages")]["records"], self._params.images_per_shard
         for number, first in enumerate(range(1, lines + 1, each)):
-            yield Shard(part, number, first, min(each, lines + 1 - first), 0)
+            yield Shard(part, number, first, min(each, lines + 1 - first))
+
+    def _list(self, part: Part) -> Path:
+        return self._lists / list_file(part, "openimages")
+
+    def _placed(self, shard: Shard) -> Shard:
+        """The shard with its position in the list."""
+        begin, end = self._offsets[shard.part][shard.number: shard.number + 2]
+        return shard._replace(offset=begin, bytes=end - begin)
+
+    @cached_property
+    def _offsets(self) -> dict[Part, list[int]]:
+        """The offsets of the shards in each list, and the list's size."""
+        return {part: [*line_offsets(self._list(part), self._params.images_per_shard), self._list(part).stat().st_size]
+                for part in PARTS}
+
+    def _entries(self, shard: Shard) -> Iterator[ListEntry]:
+        entries = read_list(self._list(shard.part), "openimages", self._manifest["classes"], first=shard.first,
+                            offset=self._placed(shard).offset)
+        return itertools.islice(entries, shard.lines)
+
+    def _unknown(self, shard: Shard) -> Iterator[ListEntry]:
+        """The list lines of the shard without a final result."""
+        known = self._known(shard)
+        return (entry for entry in self._entries(shard) if entry.line not in known)
+
+    def _known(self, shard: Shard) -> set[int]:
+        known = {result.line for result in Journal(self.spools, shard.name).read()}
+        ledger = ledger_path(shard_path(self.finished, shard.part, shard.number))
+        if ledger.exists():
+            known |= {row.line for row in read_ledger(ledger) if not self._again(row)}
+        return known
 
     def _forget_lost(self, shard: Shard) -> None:
-        """A finished shard without its tar or its ledger counts as unfinished, and is fetched again."""
+        """Make a finished shard unfinished if its tar or its ledger is missing."""
         tar = shard_path(self.finished, shard.part, shard.number)
         if not (tar.exists() and ledger_path(tar).exists()):
             account_path(self.accounts, shard).unlink(missing_ok=True)
             ledger_path(tar).unlink(missing_ok=True)
 
-    @cached_property
-    def _offsets(self) -> dict[Part, list[int]]:
-        return {part: list(line_offsets(self._lists / list_file(part, "openimages"), self._params.images_per_shard))
-                for part in PARTS}
-
     def _begin_round(self) -> set[Reason]:
-        """The reasons to retry; marks of a round for other reasons are forgotten."""
+        """The reasons to retry. The marks of a round for other reasons are removed."""
         reasons = sorted(self._params.retry)
         marker = self._round / ROUND
         if not marker.exists() or json.loads(marker.read_text()) != reasons:
             shutil.rmtree(self._round, ignore_errors=True)
             write_json(marker, reasons)
         return {Reason(reason) for reason in reasons}  # type: ignore[call-arg]
+
+    def _find_todo(self) -> list[Shard]:
+        return [shard for shard in self.shards if self._unfinished(shard) or self._to_retry(shard)]
 
     def _unfinished(self, shard: Shard) -> bool:
         return not account_path(self.accounts, shard).exists() or Journal(self.spools, shard.name).path.exists()
@@ -130,13 +179,31 @@ class Plan:
         return any(map(self._again, read_ledger(ledger_path(shard_path(self.finished, shard.part, shard.number)))))
 
     def _again(self, row: LedgerRow) -> bool:
-        """Whether this round asks for a line again: also for an image that is called a placeholder by now."""
+        """Whether this round retries a line: also one whose image is a known placeholder by now."""
         return row.reason in self._retried or (
             Reason.PLACEHOLDER in self._retried and row.sha256 in self._params.placeholders)
 
-    def _known(self, shard: Shard) -> set[int]:
-        known = {entry.line for entry in Journal(self.spools, shard.name).read()}
-        ledger = ledger_path(shard_path(self.finished, shard.part, shard.number))
-        if ledger.exists():
-            known |= {row.line for row in read_ledger(ledger) if not self._again(row)}
-        return known
+    def _accepts(self, reason: Reason, sha256: str) -> bool:
+        """Whether a result of another download counts: no placeholders, and no failures that are to be retried."""
+        if reason is Reason.OK:
+            return sha256 not in self._params.placeholders
+        return not self._retried and reason not in self._params.retry
+
+    def _link(self, shard: Shard, kept: KeptImages) -> bool:
+        """Take over a finished shard of the same list lines from another download, if there is one."""
+        tar, account = shard_path(self.finished, shard.part, shard.number), account_path(self.accounts, shard)
+        if ledger_path(tar).exists() or Journal(self.spools, shard.name).path.exists() or self._params.placeholders:
+            return False
+        tar.parent.mkdir(parents=True, exist_ok=True)
+        for other in kept.accounts(source_digest(self._placed(shard), self._list(shard.part))):
+            other_tar = shard_path(other.parents[1] / "out", shard.part, shard.number)
+            with contextlib.suppress(OSError, UserError):  # gone or damaged, or a disk without hard links
+                reasons = [Reason(name) for name in read_account(other)["reasons"]]  # type: ignore[call-arg]
+                if all(kept.allows(other.parents[1].name, reason) and self._accepts(reason, "") for reason in reasons):
+                    for source, target in ((other_tar, tar), (ledger_path(other_tar), ledger_path(tar)),
+                                           (other, account)):
+                        target.unlink(missing_ok=True)
+                        os.link(source, target)
+                    return True
+            self._forget_lost(shard)
+        return False

@@ -10,6 +10,7 @@ from typing import TextIO
 from mlimages.core.params import Machine
 from mlimages.core.progress import progress_bar
 from mlimages.download.ledger import Reason
+from mlimages.download.lines import Shard
 from mlimages.download.schedule.scheduler import Scheduler
 from mlimages.download.spool import LineResult
 
@@ -53,6 +54,12 @@ class Report:
                 self._log.write(f"url = {url} is finished and {self._images_before + self._images} imgs have been "
                                 f"downloaded of all {self._total} imgs\n")
         self._bar.n += 1
+
+    def fetch_again(self, shard: Shard, lines: int) -> None:
+        """Some lines of a shard count as not fetched any more."""
+        self._bar.n -= lines
+        self._bar.write(f"WARNING: {lines:,} images of the shard {shard.name} are missing or damaged in scratch; they "
+                        f"are fetched again", file=sys.stdout)
 
     def show(self, scheduler: Scheduler) -> None:
         """Update the progress bar if it is due."""

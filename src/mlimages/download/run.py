@@ -1,10 +1,11 @@
-"""Download every URL of the two Open Images lists into tar shards, with a ledger row for every list line."""
+"""Downloads every URL of the two lists of URLs into tar shards, with a ledger row for every list line."""
 
 import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.request import getproxies
 
 from mlimages.acquire.formats import PARTS
@@ -15,22 +16,21 @@ from mlimages.core.publish import publish, verify, write_csv, write_json
 from mlimages.core.ray_backend import node_address
 from mlimages.demo import server, world
 from mlimages.download.build import account_path, read_account
-from mlimages.download.fetching import fetch
+from mlimages.download.fetching import fetch, reuse
 from mlimages.download.http.transport import Network
+from mlimages.download.kept import DECISIVE, KeptImages, fetched_with, record_fetched_with
 from mlimages.download.ledger import LedgerRow, Reason
 from mlimages.download.mirrors import readable_tables
 from mlimages.download.plan import Plan
 from mlimages.download.shards import ledger_path, shard_path
 
-BYTES_PER_IMAGE = 300_000  # about what a photograph of 1,024 pixels takes, such as Open Images mirrors hold
-BYTES_PER_PIXEL = 0.35  # of a photograph made smaller
+BYTES_PER_IMAGE = 300_000  # about the size of a photograph of 1,024 pixels, as on Open Images' mirrors
+BYTES_PER_PIXEL = 0.35  # of a resized photograph
 
-# Raise it where the same answers would become other images, or where an older work folder could not be continued:
-# everything is fetched again then. A column that older ledgers lack does not raise it: they are read without, and get
-# it when their shard is built again. tests/download/test_key.py holds the bytes of the current format.
+# Raise it if the same responses would become other images, or if an older work folder could not be continued: then
+# everything is fetched again. A new column of the ledger does not raise it: ledgers are read without it, and get it
+# when their shard is built again. tests/download/test_key.py holds the bytes of the current format.
 FORMAT = 3
-# A change of these fetches everything again. The other parameters only say how to ask from now on.
-DECISIVE = ("images_per_shard", "shorter_side", "quality", "ports", "respect_opt_out")
 
 REASONS = "reasons.csv"
 SUMMARY = "summary.json"
@@ -40,21 +40,28 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
              out: str | Path = "data/images") -> Path:
     """Publish `out/PART/NNNNN.tar` and `NNNNN.ledger.csv` for every `images_per_shard` lines of each list.
 
-    Nothing that an earlier run fetched is fetched again. Raises UserError for missing or damaged lists, where another
-    process is downloading the same, for a full disk, and where the network stays away; a URL that fails is a ledger
-    row, never an error.
+    Nothing that an earlier run fetched with these parameters, for whatever list, is fetched again. A URL that fails is
+    a ledger row, not an error. Raises UserError if lists are missing or damaged, if another process makes the same
+    result, if the disk is full, and if the network stays down.
     """
     manifest = verify(lists, "acquire")
     _check_retry(params)
     key = _key(params, lists, manifest["source"])
-    with (scratch.workspace("download", machine, key, out) as work,
+    settings = scratch.settings(_decisive(params, manifest["source"]), inputs=[lists])
+    with (scratch.workspace("download", machine, key, out, settings) as work,
           _demo_hosts(manifest["source"], machine) as demo_hosts):
         plan = Plan(work, Path(lists), manifest, params)
         if plan.todo:
-            _preflight(plan, params)
             plan.begin_fetching()
+        kept = None if manifest["source"] == "demo" else _kept_images(plan, params, machine, work)
+        if plan.todo and kept:
+            reuse(plan, kept)
+        if plan.todo:
+            _preflight(plan, params)
             proxies = getproxies() if machine.proxies_from_environment else {}
             fetch(plan, params, machine, Network({**demo_hosts, **machine.connect_to}, proxies), work)
+        if kept:
+            kept.update()
         records, known = _summarise(plan)
         publish(plan.finished, out, stage="download", records=records, digests=known, classes=manifest["classes"])
         plan.end_round()
@@ -62,31 +69,44 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
 
 
 def _preflight(plan: Plan, params: Download) -> None:
-    """Say what the disk must hold; where finished shards tell how large images are, stop if it cannot."""
+    """Report how much space is needed. Raises UserError if the size is known from finished shards and is missing."""
     left = sum(plan.left(shard) for shard in plan.todo)
-    what = f"the images of {left:,} list lines"
+    copies, copied_bytes = plan.reused()
+    what = f"the images of {left:,} list lines" + (f" and copies of {copies:,} kept images" if copies else "")
     paths = [account_path(plan.accounts, shard) for shard in plan.shards]
     finished = [read_account(path) for path in paths if path.exists()]
-    if finished:
-        mean = sum(one["bytes"] for one in finished) / sum(one["lines"] for one in finished)
-        check_space(plan.finished, left * mean, what)
+    if lines := copies + sum(one["lines"] for one in finished):
+        mean = (copied_bytes + sum(one["bytes"] for one in finished)) / lines
+        check_space(plan.finished, left * mean + copied_bytes, what)
     else:
         pixels = (params.shorter_side or 0) ** 2 * 4 / 3
         report_space(plan.finished, left * min(pixels * BYTES_PER_PIXEL or BYTES_PER_IMAGE, BYTES_PER_IMAGE), what)
 
 
-def _key(params: Download, lists: str | Path, source: str) -> str:
-    """What names the folder to resume from: FORMAT, the lists, and the parameters that decide what an image is.
+def _kept_images(plan: Plan, params: Download, machine: Machine, work: Path) -> KeptImages:
+    """What other downloads fetched with these parameters; records those of this one."""
+    record_fetched_with(work, fetched_with(params, FORMAT, verified=plan.verified), fetching=bool(plan.todo))
+    return KeptImages(machine, work, fetched_with(params, FORMAT, verified=params.verify))
 
-    What was fetched costs other people's servers, so it stays when patience, pace, mirrors or code change. The demo's
-    images cost nobody anything: there each change of a parameter, or of what its hosts serve, fetches them again.
+
+def _key(params: Download, lists: str | Path, source: str) -> str:
+    """The name of the work folder: a hash of FORMAT, the lists, and the parameters that change images or shards.
+
+    Other people's servers sent the images, so they stay if other parameters or the code change. The demo's images cost
+    nobody anything: a change of any parameter, or of what the demo's hosts serve, fetches them again.
     """
-    tables = readable_tables(params.mirrors)
+    tables, values = readable_tables(params.mirrors), _decisive(params, source)
     if source == "demo":
-        values = dataclasses.asdict(dataclasses.replace(params, retry=[]))
-        return scratch.key({"format": FORMAT, "columns": LedgerRow._fields, **values}, inputs=[lists], files=tables,
-                           code=[server, world])
-    return scratch.key({"format": FORMAT, **{name: getattr(params, name) for name in DECISIVE}}, inputs=[lists])
+        return scratch.key({"format": FORMAT, "columns": LedgerRow._fields, "retry": [], **values}, inputs=[lists],
+                           files=tables, code=[server, world])
+    return scratch.key({"format": FORMAT, **values}, inputs=[lists])
+
+
+def _decisive(params: Download, source: str) -> dict[str, Any]:
+    """The parameters in the key."""
+    if source == "demo":
+        return {name: value for name, value in dataclasses.asdict(params).items() if name != "retry"}
+    return {name: getattr(params, name) for name in ("images_per_shard", *DECISIVE)}
 
 
 def _check_retry(params: Download) -> None:
@@ -96,14 +116,14 @@ def _check_retry(params: Download) -> None:
 
 
 def _demo_hosts(source: str, machine: Machine) -> contextlib.AbstractContextManager[Mapping[str, str]]:
-    """The demo's lists name hosts that this process must play itself, where all workers reach it."""
+    """Serve the hosts of the demo's lists from this process, where all workers can reach it."""
     if source != "demo":
         return contextlib.nullcontext({})
     return server.serving(node_address()) if machine.engine == "ray" else server.serving()
 
 
 def _summarise(plan: Plan) -> tuple[dict[str, int], dict[str, str]]:
-    """Write the reasons of each part as a table and the totals as JSON; returns the shards' records and sha256s."""
+    """Write the table of reasons and the totals. Returns the numbers of records and the sha256s of all files."""
     reasons: Counter[tuple[str, Reason]] = Counter()
     records, known, totals = {}, {}, Counter(lines=0, images=0, bytes=0)
     for shard in plan.shards:

@@ -117,23 +117,30 @@ def index_shard(path: Path) -> Iterator[Member]:
 
 def places(path: Path) -> Iterator[Place]:
     """Yield the position of each sample without reading it. Raises UserError if the shard is damaged."""
+    return (place for _, place in named_places(path))
+
+
+def named_places(path: Path) -> Iterator[tuple[str, Place]]:
+    """`places`, each with the file name of its image."""
     try:
         with path.open("rb", buffering=0) as file:
             at = 0
-            while (size := _size(file, at)) is not None:
+            while header := _header_at(file, at):
+                name, size = header
                 offset = at + tarfile.BLOCKSIZE
                 facts_at = _facts_at(offset, size)
-                facts = _size(file, facts_at - tarfile.BLOCKSIZE)
-                if facts is None:
+                header = _header_at(file, facts_at - tarfile.BLOCKSIZE)
+                if header is None:
                     raise ValueError(f"an image without its JSON ends at byte {facts_at - tarfile.BLOCKSIZE}")
-                yield Place(offset, size, facts)
+                _, facts = header
+                yield name, Place(offset, size, facts)
                 at = facts_at + -(-facts // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
 
 
-def _size(file: BinaryIO, at: int) -> int | None:
-    """The size of the file whose header is at byte `at`; None at the end of the tar.
+def _header_at(file: BinaryIO, at: int) -> tuple[str, int] | None:
+    """The name and the size in the header at byte `at`; None at the end of the tar.
 
     This is ten times as fast as tarfile. Raises ValueError if `write_shard` has not written the header.
     """
@@ -143,7 +150,11 @@ def _size(file: BinaryIO, at: int) -> int | None:
         return None
     if len(header) < tarfile.BLOCKSIZE or int(header[148:154], 8) != sum(header) - sum(header[148:156]) + 8 * ord(" "):
         raise ValueError(f"no header of a tar at byte {at}")
-    return int(header[124:135], 8)
+    return _name(header), int(header[124:135], 8)
+
+
+def _name(header: bytes) -> str:
+    return header[:header.index(b"\0")].decode()
 
 
 def read_sample(path: Path, place: Place) -> Sample:
@@ -152,7 +163,7 @@ def read_sample(path: Path, place: Place) -> Sample:
     facts_at = _facts_at(place.offset, place.size)
     try:
         content = read_at(path, header, facts_at + place.facts - header)
-        name = content[:content.index(b"\0")].decode()  # a tar header begins with the name
+        name = _name(content)
         facts = json.loads(content[facts_at - header:])
         labels = Labels(tuple(facts["classes"]), tuple(facts["confidences"]))
         key, _, extension = name.partition(".")

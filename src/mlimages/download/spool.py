@@ -1,7 +1,6 @@
-"""Images that wait for their shard: bodies in spool files, and a journal of what came of every line.
+"""Images that wait for their shard: bodies in spool files, and a journal with the results of the shard's lines.
 
-A download of which nothing but the journal and the spools is left goes on where it stopped, and fetches nothing
-twice. Each worker process appends to spools of its own.
+A download resumes from journals and spools, and fetches nothing twice. Each worker process appends to its own spools.
 """
 
 import json
@@ -18,10 +17,10 @@ from mlimages.download.ledger import Reason
 from mlimages.download.shards import read_at
 
 
-class SpooledImage(NamedTuple):
-    """An image in a spool: `bytes` from `offset` on in the file named `spool`."""
+class StoredImage(NamedTuple):
+    """An image in a spool or a shard: `bytes` bytes at `offset` of `path`, which is relative to the spools' folder."""
 
-    spool: str
+    path: str
     offset: int
     bytes: int
     sha256: str
@@ -31,76 +30,85 @@ class SpooledImage(NamedTuple):
 
 
 class LineResult(NamedTuple):
-    """What came of a list line; see ledger.LedgerRow."""
+    """The result of a list line with this `url`; the other fields are as in ledger.LedgerRow."""
 
     line: int
     reason: Reason
     http_status: int
     mirror: int
-    image: SpooledImage | None
+    image: StoredImage | None
     detail: str = ""
+    url: str = ""
 
 
 class Spools:
-    """A worker's spools inside `folder`, under names that no other worker has, on this machine or another."""
+    """The spools of one worker in `folder`. Their names are unique among all workers on all machines."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._own = folder, secrets.token_hex(8)
         self._lock = threading.Lock()
 
-    def append(self, name: str, picture: CheckedImage, sha256: str) -> SpooledImage:
-        """Append an image to this worker's spool of a shard."""
-        spool, size = f"{name}.{self._own}.spool", len(picture.body)
+    def append(self, name: str, image: CheckedImage, sha256: str) -> StoredImage:
+        """Append an image to this worker's spool of the shard `name`."""
+        spool, size = f"{name}.{self._own}.spool", len(image.body)
         path = self._folder / spool
         with self._lock, explain_disk_errors(path):
-            offset = _append(path, picture.body)
-        return SpooledImage(spool, offset, size, sha256, picture.width, picture.height, picture.extension)
+            offset = _append(path, image.body)
+        return StoredImage(spool, offset, size, sha256, image.width, image.height, image.extension)
 
-    def read(self, stored: SpooledImage) -> bytes:
-        return read_at(self._folder / stored.spool, stored.offset, stored.bytes)
+    def read(self, image: StoredImage) -> bytes:
+        return read_at(self._folder / image.path, image.offset, image.bytes)
 
 
 class Journal:
-    """The outcomes of a shard's lines, appended as they come."""
+    """The results of the lines of the shard `name`, appended as they arrive."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / f"{name}.journal"
         self._folder, self._name = folder, name
 
-    def add(self, entries: list[LineResult]) -> None:
-        lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+    def add(self, results: list[LineResult]) -> None:
+        lines = "".join(json.dumps(result) + "\n" for result in results)
         with explain_disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(lines)
 
     def read(self) -> Iterator[LineResult]:
-        """All entries, in order of arrival, up to one that a kill or a power failure damaged: that is cut off."""
-        if not self.path.exists():
-            return
-        at = 0
-        with self.path.open("rb+") as file:
-            for line in file:
-                if (entry := _entry(line)) is None:
-                    file.truncate(at)
-                    return
-                at += len(line)
-                yield entry
+        """Yield the results in order. The rest after a line that a kill or a power failure damaged is cut off."""
+        if self.path.exists():
+            yield from read_journal(self.path, repair=True)
 
     def remove(self) -> None:
-        """The journal, and then the spools of its shard: a journal never names a spool that is gone."""
+        """Remove the journal and then the spools of its shard, so that no journal refers to a missing spool."""
         self.path.unlink(missing_ok=True)
         for path in self._folder.glob(f"{self._name}.*.spool"):
             path.unlink()
 
 
+def read_journal(path: Path, *, repair: bool = False) -> Iterator[LineResult]:
+    """Yield the results of a journal up to the first damaged line; with `repair`, the rest is cut off."""
+    end = 0
+    with path.open("rb+" if repair else "rb") as file:
+        for line in file:
+            if (result := _parse(line)) is None:
+                if repair:
+                    file.truncate(end)
+                return
+            end += len(line)
+            yield result
+
+
 def remove_orphans(folder: Path) -> None:
-    """Remove the spools that no journal names, which a killed run left. No worker may be writing."""
+    """Remove spools without a journal, which a killed run left. No worker may be writing."""
     for path in folder.glob("*.spool"):
         if not Journal(folder, path.name.partition(".")[0]).path.exists():
             path.unlink()
 
 
 def _append(path: Path, content: bytes) -> int:
-    """Where in the file it begins, with few system calls: at each of them threads wait for each other."""
+    """Append to a file and return the offset of the content.
+
+    The few system calls matter: each releases and takes the interpreter's lock.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         begin = at = os.lseek(descriptor, 0, os.SEEK_END)
@@ -111,11 +119,12 @@ def _append(path: Path, content: bytes) -> int:
     return begin
 
 
-def _entry(line: bytes) -> LineResult | None:
-    """The entry of a journal's line; None where it is no whole one."""
+def _parse(line: bytes) -> LineResult | None:
+    """The result in a line of a journal; None if the line is incomplete or damaged."""
     try:
-        number, reason, status, mirror, image, *detail = json.loads(line)  # older journals have no detail
-        whole = LineResult(number, Reason(reason), status, mirror, SpooledImage(*image) if image else None, *detail)  # type: ignore[call-arg]
+        number, reason, status, mirror, image, *more = json.loads(line)  # older journals lack detail and URL
+        result = LineResult(number, Reason(reason), status, mirror,  # type: ignore[call-arg]
+                            StoredImage(*image) if image else None, *more)
     except (ValueError, TypeError):
         return None
-    return whole if line.endswith(b"\n") else None
+    return result if line.endswith(b"\n") else None

@@ -41,7 +41,8 @@ def evaluate(params: Evaluate, machine: Machine, *, model: str | Path = "data/mo
         raise UserError(f"{model} was trained on {trained['classes']} classes, {tfrecords} holds "
                         f"{manifest['classes']}, {lists} names {listed}; run `dvc repro evaluate`")
     key = scratch.key(params, inputs=[model, tfrecords, lists], stage="evaluate")
-    with scratch.workspace("evaluate", machine, key, out) as work:
+    settings = scratch.settings(params, inputs=[model, tfrecords, lists])
+    with scratch.workspace("evaluate", machine, key, out, settings) as work:
         shutil.rmtree(work / "out", ignore_errors=True)
         records = Records(tfrecords, manifest, "val")
         tree = read_tree(Path(lists) / DICTIONARY)

@@ -112,7 +112,7 @@ def ten_crops(image: np.ndarray, *, pixels: int) -> np.ndarray:
 
 
 def resize_shorter_side(image: np.ndarray, shorter_side: int) -> np.ndarray:
-    """A picture, uint8 [height, width, 3], resized bilinearly so that its shorter side has so many pixels."""
+    """Resize a picture, uint8 [height, width, 3], bilinearly, so that its shorter side has `shorter_side` pixels."""
     height, width = (side * shorter_side // min(image.shape[:2]) for side in image.shape[:2])
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 

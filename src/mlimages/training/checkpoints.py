@@ -1,7 +1,9 @@
-"""What a training resumes from: all variables after a step, whole or not at all; the data follow from the step.
+"""Checkpoints of a training: all variables after a step. A checkpoint appears complete or not at all.
 
-    checkpoints/step-00000050/variables.index, variables.data-*   TensorFlow's, written by tf.train.Checkpoint
+    checkpoints/step-00000050/variables.index, variables.data-*   written by tf.train.Checkpoint
                               facts.json                          step, seconds, network, sha256 of the files
+
+The batches after a checkpoint follow from its step.
 """
 
 import math
@@ -27,7 +29,7 @@ from mlimages.training.schedule import NOT_VALIDATED, EarlyStopping
 
 
 class ResumePoint(NamedTuple):
-    """The number of steps done, the losses of those that no row of the log has yet, and the validations until then."""
+    """The number of finished steps, the losses that no row of the log has yet, and the state of early stopping."""
 
     step: int
     losses: list[float]
@@ -35,11 +37,11 @@ class ResumePoint(NamedTuple):
 
 
 class CheckpointManager:
-    """The last `kept` checkpoints in a folder, and the best: that of the lowest score.
+    """Keeps the last `kept` checkpoints in a folder, and the one with the lowest score.
 
-    `variables` are saved; `network` says of what, such as its number of classes, and must be the same to restore. So
-    must `machine`, which says what of the machine decides the weights, such as the number of replicas. `began` is when
-    this run of the training did, by time.monotonic().
+    It saves `variables`. `network` describes the network, such as its number of classes, and `machine` what decides the
+    last bits of the weights, such as the number of replicas: a checkpoint with other values is refused. `began` is the
+    start of this run, by time.monotonic().
     """
 
     def __init__(self, folder: Path, variables: Mapping[str, list[Any]], network: Mapping[str, Any],
@@ -50,14 +52,14 @@ class CheckpointManager:
 
     @property
     def seconds(self) -> float:
-        """That the training took until now: in this run, and in those before until what this one resumed from."""
+        """The duration of the training until now: this run, and earlier ones up to the checkpoint it resumed from."""
         return self._before + time.monotonic() - self._began
 
     def save(self, step: int, losses: list[float], score: float | None = None,
              early_stopping: EarlyStopping = NOT_VALIDATED) -> None:
-        """Save after `step` steps; a lower score, if any, is better, and one that is not finite is none.
+        """Save a checkpoint after `step` steps. A lower score is better. A score that is not finite is dropped.
 
-        UserError where the disk does not take it; the checkpoint before is kept then.
+        Raises UserError if the disk is full or fails. The checkpoint before is kept then.
         """
         final = self._folder / f"step-{step:08d}"
         partial = self._folder / f".{final.name}.partial"
@@ -75,7 +77,7 @@ class CheckpointManager:
                                             "machine": self._machine, "files": digests})
             for path in [*partial.iterdir(), partial]:
                 fsync(path)
-            if final.exists():  # of the same step, and older than what is to replace it
+            if final.exists():  # an older checkpoint of the same step
                 shutil.rmtree(final)
             partial.rename(final)
             fsync(self._folder)
@@ -85,37 +87,37 @@ class CheckpointManager:
         self._prune()
 
     def restore(self, *, mend: bool = True) -> ResumePoint:
-        """Load the newest checkpoint that is whole; `mend`: say which damaged ones were passed over, and remove them.
+        """Load the newest complete checkpoint. With `mend`, report and remove newer ones that are damaged.
 
-        Without any checkpoint, 0 steps are done. UserError where all are damaged, or where one is of another network.
+        Returns step 0 without any checkpoint. Raises UserError if all are damaged, or for one of another network.
         """
-        passed = []
+        damaged = []
         for folder in reversed(checkpoint_folders(self._folder)):
             facts, fault = validate_checkpoint(folder)
             if facts is None:
-                passed.append((folder, fault))
+                damaged.append((folder, fault))
                 continue
             self._load(folder, facts)
             self._before = facts["seconds"]
-            for damaged, reason in passed if mend else []:
-                print(f"{damaged} is damaged ({reason}); going back to {folder.name}")
-                shutil.rmtree(damaged)
+            for other, reason in damaged if mend else []:
+                print(f"{other} is damaged ({reason}); going back to {folder.name}")
+                shutil.rmtree(other)
             return ResumePoint(facts["step"], facts["losses"], EarlyStopping(**facts["early_stopping"]))
-        if passed:
-            faults = "; ".join(f"{damaged.name}: {reason}" for damaged, reason in passed)
-            raise UserError(f"every checkpoint in {self._folder} is damaged ({faults}); bring one back, or remove the "
-                            f"folder to train from the start")
+        if damaged:
+            faults = "; ".join(f"{folder.name}: {reason}" for folder, reason in damaged)
+            raise UserError(f"every checkpoint in {self._folder} is damaged ({faults}); restore one from a backup, or "
+                            f"remove the folder to train from the start")
         return ResumePoint(0, [])
 
     def restore_best(self) -> int:
-        """Load the checkpoint of the lowest score; returns its step."""
+        """Load the checkpoint with the lowest score and return its step. Raises UserError if there is none."""
         for folder, _ in self._by_score():
             facts, fault = validate_checkpoint(folder)
             if facts is not None:
                 self._load(folder, facts)
                 return facts["step"]
             print(f"{folder} is damaged ({fault}); taking the next best")
-        raise UserError(f"{self._folder} holds no whole checkpoint with a finite score, of which to publish the best; "
+        raise UserError(f"{self._folder} holds no complete checkpoint with a finite score, so there is no best one; "
                         f"set train.publish to last")
 
     def _load(self, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -126,20 +128,20 @@ class CheckpointManager:
         for name, expected in self._machine.items():
             if facts["machine"].get(name) != expected:
                 raise UserError(f"{folder} was trained with {name} {facts['machine'].get(name)!r}, here it is "
-                                f"{expected!r}, which gives other weights: go on where it began (see machine.* in "
-                                f"params.yaml; {INTRA_OP_THREADS} sets intra_op_threads), or begin a new training "
-                                f"from it: `dvc exp run -S train.initialize_from={folder}`; remove {self._folder} to "
-                                f"train from the start")
+                                f"{expected!r}, which gives other weights: resume on the same kind of machine (see "
+                                f"machine.* in params.yaml; {INTRA_OP_THREADS} sets intra_op_threads), or begin a new "
+                                f"training from it: `dvc exp run -S train.initialize_from={folder}`; remove "
+                                f"{self._folder} to train from the start")
         self._checkpoint.read(str(folder / VARIABLES)).assert_consumed()
 
     def _by_score(self) -> list[tuple[Path, dict[str, Any]]]:
-        """The checkpoints that have a score, by their facts alone, the best first."""
+        """The checkpoints that have a score, the best first. Only their facts.json is read."""
         scored = [(folder, facts) for folder in checkpoint_folders(self._folder)
                   if (facts := read_metadata(folder)[0]) is not None and facts["score"] is not None]
         return sorted(scored, key=lambda one: one[1]["score"])
 
     def _prune(self) -> None:
-        """Remove all but the last ones and the best. No file is hashed for that: weights may be large, saves many."""
+        """Remove all checkpoints but the last ones and the best. It hashes no file, since weights are large."""
         best = {folder for folder, _ in self._by_score()[:1]}
         for folder in set(checkpoint_folders(self._folder)[: -self._kept]) - best:
             shutil.rmtree(folder)

@@ -91,20 +91,20 @@ def sum_over_replicas(tensor: Any) -> Any:
 def barrier(strategy: Any) -> None:
     """Return when every worker has called this.
 
-    A worker that leaves right afterwards may still be missed by another one, which then fails.
+    If a worker ends right afterwards, another one may still be waiting for it, and fails.
     """
     all_equal(strategy, "")
 
 
 def any_worker(strategy: Any, flag: bool) -> bool:
-    """Whether at least one worker passes true; it waits for all of them."""
+    """Whether at least one worker passes true. It waits for all workers."""
     value = tf.constant(float(flag))
     total = tf.function(lambda: strategy.run(lambda: sum_over_replicas(value)), autograph=False)()
     return bool(strategy.experimental_local_results(total)[0] > 0)
 
 
 def all_equal(strategy: Any, text: str) -> bool:
-    """Whether all workers pass the same text, in ASCII and of one length; it waits for all of them."""
+    """Whether all workers pass the same text, in ASCII and of equal length. It waits for all workers."""
     letters = tf.constant([0, *text.encode()], tf.float32)
     total = tf.function(lambda: strategy.run(lambda: sum_over_replicas(letters)), autograph=False)()
     # All texts are equal where each equals the mean.
@@ -115,11 +115,11 @@ def all_equal(strategy: Any, text: str) -> bool:
 class LocalSGD:
     """Local SGD: replicas take several steps by their own gradients, and then average their weights.
 
-    It averages `variables`, of which each of `replicas` changes its own copy. `all_reduce` sums over the replicas.
+    It averages `variables`. Each of `replicas` replicas changes its own copy of them. `all_reduce` sums over replicas.
     Sources: Stich, arXiv 1805.09767; averaging the velocities too: Yu, Jin and Yang, arXiv 1905.03817.
 
-    The replicas send the changes since the last average: in few bits, changes lose less than values. Every replica must
-    call both methods.
+    The replicas send the changes since the last average, since changes lose less than values in half precision. Every
+    replica must call both methods.
     """
 
     def __init__(self, variables: Sequence[Any], all_reduce: AllReduce, replicas: int) -> None:
@@ -130,7 +130,7 @@ class LocalSGD:
         return [variable.shape for variable in self._variables]
 
     def snapshot(self) -> list[Any]:
-        """The values of the variables, equal on all replicas, as `average` takes them."""
+        """The values of the variables, which are equal on all replicas. `average` takes them."""
         return [tf.identity(variable.value) for variable in self._variables]
 
     def average(self, snapshot: Sequence[Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mlimages.convert.records import class_names, read_class_table
+from mlimages.convert.records import class_names, read_class_table, records_by_class
 from mlimages.core import tuning
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
@@ -31,8 +31,9 @@ from mlimages.training.distribution import (
     replica_batch,
     shared_input,
 )
+from mlimages.training.losses import build_class_weights, multi_label_warning
 from mlimages.training.metrics_log import LOG, NO_VALIDATION, TENSORBOARD, TrainingLog
-from mlimages.training.result import INPUT_STEPS, exchange_seconds, input_seconds, write_result
+from mlimages.training.result import INPUT_STEPS, FinishedTraining, exchange_seconds, input_seconds, write_result
 from mlimages.training.run_record import arithmetic
 from mlimages.training.schedule import Phase, build_schedule, phases
 from mlimages.training.step import Trainer
@@ -82,6 +83,7 @@ class Training:
         manifest = read_manifest(tfrecords, "convert")
         self.classes = manifest["classes"]
         self.records = Records(tfrecords, manifest, "train")
+        self.class_records = records_by_class(tfrecords, "train")
         self.schedule = build_schedule(params, len(self.records))
         self.strategy = build_strategy(params, machine)
         self.replicas = self.strategy.num_replicas_in_sync
@@ -110,6 +112,8 @@ class Training:
               f"whose places in the shards take {self.records.reader.index_bytes / 1e6:,.1f} MB of memory{resumed}")
         if advice := shared_input(self.params, len(tf.config.list_physical_devices("GPU"))):
             print(advice)
+        if warning := multi_label_warning(self.params, self.class_records, len(self.records)):
+            print(warning)
         if not self.role.single:
             images = self.role.replicas(self.replicas)
             self.role.report(plan=(
@@ -175,16 +179,16 @@ class Training:
             return
         if self.stopped_early:
             print(self.stopped_early, flush=True)
-        published = self.last_step
-        if self.params.publish == "best":
-            published = self.checkpoints.restore_best()
-        data = {"manifest_sha256": sha256(self.tfrecords / MANIFEST), "classes": self.classes,
-                "images": len(self.records)}
-        made = input_seconds(self._batches(range(INPUT_STEPS), self.params.pixels, self.role.replicas(self.replicas)))
-        write_result(self.params, self.trainer, self._class_table(), data, published, log=self.work / LOG,
-                     out=self.work / "out", exchange=exchange, made=made, seconds=self.checkpoints.seconds,
-                     stopped_early=self.stopped_early,
-                     machine={"workers": self.role.workers, "readers": self.machine.workers})
+        batches = self._batches(range(INPUT_STEPS), self.params.pixels, self.role.replicas(self.replicas))
+        finished = FinishedTraining(
+            params=self.params, trainer=self.trainer, classes=self._class_table(),
+            data={"manifest_sha256": sha256(self.tfrecords / MANIFEST), "classes": self.classes,
+                  "images": len(self.records)},
+            machine={"workers": self.role.workers, "readers": self.machine.workers}, log=self.work / LOG,
+            published_step=self.checkpoints.restore_best() if self.params.publish == "best" else self.last_step,
+            stopped_early=self.stopped_early, wall_seconds=self.checkpoints.seconds, exchange_seconds=exchange,
+            input_seconds=input_seconds(batches))
+        write_result(finished, self.work / "out")
 
     def _class_table(self) -> ClassTable:
         """The classes of the records. Tables of older records have neither WordNet ids nor synonyms."""
@@ -202,7 +206,8 @@ class Training:
     def _build_trainer(self) -> Trainer:
         start = find_initial_weights(self.params, self.machine)
         params = dataclasses.replace(self.params, initialize_from=None if start is None else str(start))
-        trainer = Trainer(params, self.classes, self.strategy, steps_per_call=self.machine.steps_per_call)
+        trainer = Trainer(params, self.classes, self.strategy, steps_per_call=self.machine.steps_per_call,
+                          class_weights=build_class_weights(params.class_weights, self.class_records))
         if trainer.loaded and self.role.chief:
             print(f"{self.params.initialize_from}: {trainer.loaded}")
         return trainer

@@ -1,4 +1,4 @@
-"""Loss, learning rate and speed as they come: a CSV file for DVC's plots, and TensorBoard."""
+"""The log of a training: loss, scores, learning rate and speed in a CSV file and in TensorBoard."""
 
 import csv
 import math
@@ -20,10 +20,10 @@ SHOWN_CLASSES = 5
 
 
 class ValidationScores(NamedTuple):
-    """What the network reaches on the validation images; NaN stands for no value.
+    """Scores on the validation images. NaN means no value.
 
-    `loss` is the mean, every class weighted alike. `mean_average_precision` is the mean over the classes of these
-    images. `top_1` is the share of the images whose likeliest class is true of them.
+    `loss` is the mean without class weights. `mean_average_precision` is the mean over the classes of these images.
+    `top_1` is the share of the images whose likeliest class is correct.
     """
 
     loss: float
@@ -35,13 +35,13 @@ NO_VALIDATION = ValidationScores(*[math.nan] * 3)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a log, each with a number for every one of COLUMNS; NaN where there was no validation."""
+    """The rows of a log, with a number for each of COLUMNS. NaN means no value."""
     with path.open(encoding="utf-8", newline="") as file:
         return [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 class TrainingLog:
-    """Appends a row at a time; opening it again drops the rows after the step that is resumed from."""
+    """Appends rows to a log. It first removes the rows after `resumed_step`."""
 
     def __init__(self, path: Path, tensorboard: Path, resumed_step: int) -> None:
         kept = [row for row in read_log(path) if row["step"] <= resumed_step] if path.exists() else []
@@ -60,7 +60,7 @@ class TrainingLog:
 
     def row(self, step: int, epoch: float, loss: float, learning_rate: float, images_per_second: float,
             validation: ValidationScores = NO_VALIDATION) -> None:
-        """Write what was measured over the steps since the last row; `loss` is their mean."""
+        """Write a row about the steps since the last row. `loss` is their mean."""
         values = (step, epoch, loss, *validation, learning_rate, images_per_second)
         self._csv.writerow([as_text(value) for value in values])
         self._file.flush()
@@ -71,7 +71,7 @@ class TrainingLog:
         self._tensorboard.flush()
 
     def histograms(self, step: int, values: Mapping[str, Any]) -> None:
-        """The distribution of each array, in TensorBoard."""
+        """Write the distribution of each array to TensorBoard."""
         with self._tensorboard.as_default(step):
             for name, array in values.items():
                 tf.summary.histogram(name, array)
@@ -79,7 +79,10 @@ class TrainingLog:
 
     def predictions(self, step: int, images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray,
                     names: Sequence[str]) -> None:
-        """Images float32 [n, height, width, 3] in [-1, 1] in TensorBoard, with a table of labels and best classes."""
+        """Write images to TensorBoard, with a table of their labels and likeliest classes.
+
+        `images` are float32 [n, height, width, 3] in [-1, 1], `labels` and `probabilities` are [n, classes].
+        """
         rows = ["| image | classes | most likely |", "| --- | --- | --- |"]
         for number, (confidences, scores) in enumerate(zip(labels, probabilities, strict=True)):
             true = ", ".join(names[index] for index in np.flatnonzero(confidences > 0).tolist())
@@ -93,7 +96,7 @@ class TrainingLog:
 
 
 def as_text(value: float) -> str:
-    """A number as the log has it: nothing for NaN."""
+    """A number as text in the log: six digits, and an empty text for NaN."""
     if math.isnan(value):
         return ""
     return f"{value:.6g}" if not math.isfinite(value) or value != int(value) else str(int(value))

@@ -1,7 +1,7 @@
-"""Stochastic gradient descent with momentum, or AdamW, on the gradient of the global batch.
+"""Stochastic gradient descent with momentum, AdamW, the loss scale and the average of the weights.
 
-All of it happens on every replica alike, with the same numbers, after the gradients were summed over the replicas: so
-clipping, loss scaling and averages mean the same on any number of them.
+Every replica applies the same gradients, those of the global batch. So clipping, loss scaling and averages do not
+depend on the number of replicas.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from mlimages.core.params import Train
 from mlimages.network.resnet import depths
 
 FIRST_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2000
-# In place of a momentum of 0, by which it could not be divided: next to it, nothing is left of an earlier velocity.
+# It replaces a momentum of 0, by which Momentum could not divide, and is small enough to have no other effect.
 TINY = 1e-20
-ADAM_EPSILON = 1e-7  # as Keras has it
+ADAM_EPSILON = 1e-7  # Keras' default
 
 
 class Optimizer(Protocol):
-    """Changes weights by gradients, and keeps `variables` from step to step.
+    """Updates weights by gradients. `variables` is its state.
 
-    `moments` are those of its variables that have a weight's shape; local SGD averages them with the weights.
+    `moments` are the variables that have the shape of a weight. Local SGD averages them with the weights.
     """
 
     moments: list[Any]
@@ -31,11 +31,11 @@ class Optimizer(Protocol):
     def variables(self) -> list[Any]: ...
 
     def apply(self, gradients: Sequence[Any], rate: Any) -> None:
-        """Change the weights by the gradients of the global batch; `rate` is a float32 scalar."""
+        """Update the weights by the gradients of the global batch. `rate` is a float32 scalar."""
 
 
 def build_optimizer(params: Train, weights: Sequence[Any]) -> Optimizer:
-    """The optimizer that params.yaml names; create it inside the strategy's scope."""
+    """The optimizer that `params.optimizer` names. It must be created in the strategy's scope."""
     if params.optimizer == "adamw":
         return AdamW(weights, params.momentum, params.beta_2, weight_decay=params.weight_decay,
                      batch_norm_weight_decay=params.batch_norm_weight_decay, layer_decay=params.layer_decay,
@@ -48,11 +48,10 @@ def build_optimizer(params: Train, weights: Sequence[Any]) -> Optimizer:
 class Momentum:
     """v <- momentum * v + gradient; w <- w - rate * v.
 
-    Keras' own SGD folds the rate into v, so that a drop of the rate takes effect late; TensorFlow 1's
-    MomentumOptimizer, which the released program uses, does not. Before that, the gradient gets `weight_decay` times
-    the weight, the gradient of weight_decay * |w|^2 / 2; batch norm's weights have `batch_norm_weight_decay` instead.
-    Where the norm of all gradients together is above `clip_norm`, they are all made smaller by the same factor. The
-    rate of each block is `layer_decay` times that of the block above it; that of the logits is the rate itself.
+    This is TensorFlow 1's MomentumOptimizer, as in the released program. Keras' SGD has the rate inside v, so a lower
+    rate takes effect late. First, the gradient of weight_decay * |w|^2 / 2 is added; for batch norm's weights with
+    `batch_norm_weight_decay`. If the norm of all gradients together is above `clip_norm`, one factor reduces them all.
+    The rate of each block is `layer_decay` times that of the block above it. The logits have the rate itself.
     """
 
     def __init__(self, weights: Sequence[Any], momentum: float, *, weight_decay: float = 0.0,
@@ -69,7 +68,7 @@ class Momentum:
         return self.moments
 
     def apply(self, gradients: Sequence[Any], rate: Any) -> None:
-        """Change the weights by the gradients of the global batch; `rate` is a float32 scalar."""
+        """Update the weights by the gradients of the global batch. `rate` is a float32 scalar."""
         factor = 1.0
         if self._clip_norm is not None:
             factor = _clip_factor([gradient + decay * weight.value for gradient, weight, decay in
@@ -78,8 +77,8 @@ class Momentum:
         for gradient, velocity, weight, decay, scale in zip(gradients, self.moments, self._weights, self._decays,
                                                             self._scales, strict=True):
             if decay:
-                # In place, as a part of the velocity that momentum then makes so small as it must be: the sum with the
-                # gradient would be another tensor of the size of the weight.
+                # Added to the velocity in place, divided by the momentum that multiplies it below. Adding it to the
+                # gradient would need another tensor of the weight's size.
                 tf.raw_ops.ResourceApplyGradientDescent(var=velocity.value.handle, delta=weight.value,
                                                         alpha=-factor * decay / self._momentum)
             tf.raw_ops.ResourceApplyMomentum(var=weight.value.handle, accum=velocity.value.handle,
@@ -91,8 +90,8 @@ class AdamW:
 
     m <- b m + (1 - b) gradient and v <- c v + (1 - c) gradient^2, with b `momentum` and c `beta_2`. After t
     steps w <- (1 - rate * weight_decay) w - rate * sqrt(1 - c^t) / (1 - b^t) * m / (sqrt(v) + 1e-7). Batch norm's
-    weights have `batch_norm_weight_decay` instead. Where the norm of all gradients together is above `clip_norm`, they
-    are all made smaller by the same factor first. `layer_decay` is as in Momentum.
+    weights have `batch_norm_weight_decay` instead. First, if the norm of all gradients together is above `clip_norm`,
+    one factor reduces them all. `layer_decay` is as in Momentum.
     """
 
     def __init__(self, weights: Sequence[Any], momentum: float, beta_2: float, *, weight_decay: float = 0.0,
@@ -111,7 +110,7 @@ class AdamW:
         return [self.step, *self.moments]
 
     def apply(self, gradients: Sequence[Any], rate: Any) -> None:
-        """Change the weights by the gradients of the global batch; `rate` is a float32 scalar."""
+        """Update the weights by the gradients of the global batch. `rate` is a float32 scalar."""
         if self._clip_norm is not None:
             factor = _clip_factor(gradients, self._clip_norm)
             gradients = [factor * gradient for gradient in gradients]
@@ -134,7 +133,7 @@ def _zeros_like(weights: Sequence[Any]) -> list[Any]:
 
 
 def _clip_factor(gradients: Sequence[Any], clip_norm: float) -> Any:
-    """What makes the norm of all gradients together `clip_norm` at most, a float32 scalar."""
+    """The factor that limits the norm of all gradients together to `clip_norm`: a float32 scalar, at most 1."""
     return clip_norm / tf.maximum(tf.linalg.global_norm(gradients), clip_norm)
 
 
@@ -155,11 +154,16 @@ def _scaled(rate: Any, scale: float) -> Any:
     return rate if scale == 1.0 else rate * scale
 
 
-class LossScale:
-    """Keeps float16 gradients in range: the loss is multiplied by a scale, the gradients divided by it.
+def all_finite(gradients: Sequence[Any]) -> Any:
+    """Whether all values of all gradients are finite: a bool tensor."""
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
 
-    A step whose gradients are not all finite changes nothing and halves the scale, which begins with `first`, down to
-    `least`; after 2,000 others in a row it doubles.
+
+class LossScale:
+    """Keeps float16 gradients in range: the loss is multiplied by a scale, and the gradients are divided by it.
+
+    The scale begins with `first`. A step whose gradients are not all finite changes no weights and halves the scale,
+    but not below `least`. After 2,000 finite steps in a row the scale doubles.
     """
 
     def __init__(self, first: float = FIRST_SCALE, least: float = 1.0) -> None:
@@ -171,31 +175,28 @@ class LossScale:
     def variables(self) -> list[Any]:
         return [self.scale, self.good_steps]
 
-    def apply(self, optimizer: Optimizer, gradients: Sequence[Any], rate: Any) -> Any:
-        """What `optimizer` does with the gradients, of the scaled loss, if they are finite.
+    def unscale(self, gradients: Sequence[Any]) -> list[Any]:
+        """The gradients of the loss, from those of the scaled loss."""
+        return [gradient / self.scale.value for gradient in gradients]
 
-        Returns a bool tensor: whether they are not, and no lower scale could mend it.
+    def update(self, finite: Any) -> Any:
+        """Change the scale after a step. `finite` says whether its gradients were all finite, a bool tensor.
+
+        Returns whether the step overflowed with the scale already at `least`: a bool tensor.
         """
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
         scale = self.scale.value
-
-        def step() -> Any:
-            optimizer.apply([gradient / scale for gradient in gradients], rate)
-            return tf.constant(True)
-
-        tf.cond(finite, step, lambda: tf.constant(False))
-        hopeless = ~finite & (scale <= self._least)
+        overflowed = ~finite & (scale <= self._least)
         good = tf.where(finite, self.good_steps.value + 1, 0)
         grown = tf.where(good >= STEPS_TO_DOUBLE, 2 * scale, scale)
         self.scale.assign(tf.where(finite, grown, tf.maximum(scale / 2, self._least)))
         self.good_steps.assign(good % STEPS_TO_DOUBLE)
-        return hopeless
+        return overflowed
 
 
 class WeightAverage:
     """An exponential moving average of all of a network's variables: a <- d * a + (1 - d) * w.
 
-    d is `decay`, in the first steps less, (1 + step) / (10 + step), so that the average forgets the first weights.
+    d is the smaller one of `decay` and (1 + step) / (10 + step), so that the first weights are soon forgotten.
     """
 
     def __init__(self, network: Sequence[Any], decay: float) -> None:
@@ -209,6 +210,7 @@ class WeightAverage:
         return [self.step, *self.averages]
 
     def update(self) -> None:
+        """Add the present values of the network's variables to the averages."""
         self.step.assign(self.step.value + 1)
         done = tf.cast(self.step.value, tf.float32)
         kept = tf.minimum(self._decay, (1 + done) / (10 + done))

@@ -22,41 +22,52 @@ from mlimages.training.metrics_log import LOG, ValidationScores, as_text, read_l
 from mlimages.training.run_record import environment, write_card
 from mlimages.training.step import Trainer
 
-ROUNDS = 5  # of the measured exchange
+MEASURED_ROUNDS = 5  # of the all-reduce
 INPUT_STEPS = 4
 RUN = "run.json"
 CARD = "model_card.md"
-# The rows of the log that have them: what draws a line through all rows draws none between those.
+# The rows of the log with a validation: a plot of all rows would draw no line between them.
 VALIDATION = "validation.csv"
-TRIED = {name: f"validation_{name}" for name in ValidationScores._fields}
+SCORE_COLUMNS = {name: f"validation_{name}" for name in ValidationScores._fields}
 
 
-def write_result(params: Train, trainer: Trainer, classes: ClassTable, data: dict[str, Any], published: int, *,
-                 log: Path, out: Path, exchange: float, made: float, machine: dict[str, int], seconds: float,
-                 stopped_early: str | None) -> None:
-    """Write all files to `out`. The metrics are last: where they are, the result is complete.
+@dataclasses.dataclass(frozen=True)
+class FinishedTraining:
+    """A training after its last step, as the chief publishes it.
 
-    `classes` are those of the network's outputs, `data` describes the records, `published` is the step of the weights.
-    `exchange` and `made` are the seconds of an all-reduce and of making a batch. `machine` has the numbers of workers
-    and readers, `seconds` is the duration of the whole training. `stopped_early` says that it ended early, if it did.
+    `data` has the sha256 of the manifest of the records and the numbers of classes and images, `machine` the numbers of
+    workers and readers. `published_step` is the step of the trainer's weights. `stopped_early` is a sentence about
+    early stopping, or None. `wall_seconds` is the duration of the training over all runs, `exchange_seconds` that of
+    the all-reduce of a step, `input_seconds` that of making a batch.
     """
-    preprocessing = Preprocessing(params.pixels, "central", params.validation_fraction, params.activation)
-    plain = build(params.architecture, len(classes), batch_norm_momentum=params.batch_norm_momentum, stock=True)
-    plain.set_weights(trainer.weights())
-    save_network(plain, classes, preprocessing, out)
-    shutil.copyfile(log, out / LOG)
-    rows = read_log(log)
-    write_csv(out / VALIDATION, ("step", *TRIED), [[as_text(row[name]) for name in ("step", *TRIED.values())]
-                                                   for row in rows if not math.isnan(row["validation_loss"])])
-    metrics = _metrics(params, trainer, rows, published, seconds)
+
+    params: Train
+    trainer: Trainer
+    classes: ClassTable
+    data: Mapping[str, Any]
+    machine: Mapping[str, int]
+    log: Path
+    published_step: int
+    stopped_early: str | None
+    wall_seconds: float
+    exchange_seconds: float
+    input_seconds: float
+
+
+def write_result(training: FinishedTraining, out: Path) -> None:
+    """Write all files to `out`. The metrics are written last: where they exist, the result is complete."""
+    _write_network(training, out)
+    shutil.copyfile(training.log, out / LOG)
+    rows = read_log(training.log)
+    write_csv(out / VALIDATION, ("step", *SCORE_COLUMNS),
+              [[as_text(row[name]) for name in ("step", *SCORE_COLUMNS.values())]
+               for row in rows if not math.isnan(row["validation_loss"])])
+    metrics = _metrics(training, rows)
     warning = divergence(rows)
     if warning:
         print(f"WARNING: {warning}", flush=True)
-    write_profile(out, trainer, step=params.batch / metrics["images_per_second"], exchange=exchange, made=made)
-    run = {"params": dataclasses.asdict(params), "data": data, "activation": params.activation,
-           "initialized": trainer.loaded and trainer.loaded._asdict(), "machine": machine, "environment": environment(),
-           "xla": trainer.compiled, "metrics": metrics, "stopped_early": stopped_early,
-           "warning": warning}
+    write_json(out / PROFILE, _profile(training, metrics["images_per_second"]))
+    run = _run_record(training, metrics, warning)
     write_json(out / RUN, run)
     write_card(out / CARD, run)
     write_json(out / HEADLINE, {"images_per_second": metrics["images_per_second"]})
@@ -64,9 +75,9 @@ def write_result(params: Train, trainer: Trainer, classes: ClassTable, data: dic
 
 
 def divergence(rows: Sequence[Mapping[str, float]]) -> str | None:
-    """What is to be said of a training at whose end the loss, or the validation loss, is above that of its beginning.
+    """A warning if the training loss or the validation loss is higher at the end of the log than in its first row.
 
-    `rows` are those of the log. A loss that stays finite stops no training, and what comes of it is published.
+    Such a training is published nevertheless, as long as its loss is finite.
     """
     for name, what in (("loss", "training"), ("validation_loss", "validation")):
         values = [row[name] for row in rows if not math.isnan(row[name])]
@@ -76,48 +87,66 @@ def divergence(rows: Sequence[Mapping[str, float]]) -> str | None:
     return None
 
 
-def _metrics(params: Train, trainer: Trainer, rows: list[dict[str, float]], published: int,
-             wall_seconds: float) -> dict[str, Any]:
-    images = [(row["step"] - before["step"]) * params.batch
-              for before, row in zip([{"step": 0.0}, *rows], rows, strict=False)]
-    seconds = sum(seen / row["images_per_second"] for seen, row in zip(images, rows, strict=True))
-    [tried] = [{name: None if math.isnan(row[name]) else row[name] for name in TRIED.values()}
-               for row in rows if row["step"] == published]
+def _write_network(training: FinishedTraining, out: Path) -> None:
+    params = training.params
+    network = build(params.architecture, len(training.classes), batch_norm_momentum=params.batch_norm_momentum,
+                    stock=True)
+    network.set_weights(training.trainer.weights())
+    preprocessing = Preprocessing(params.pixels, "central", params.validation_fraction, params.activation)
+    save_network(network, training.classes, preprocessing, out)
+
+
+def _metrics(training: FinishedTraining, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    steps = np.diff([row["step"] for row in rows], prepend=0.0)
+    speeds = np.array([row["images_per_second"] for row in rows])
+    images = steps * training.params.batch
+    [published] = [row for row in rows if row["step"] == training.published_step]
     return {
-        "steps": int(rows[-1]["step"]), "published_step": published, "images": sum(map(int, images)),
-        "weights": trainer.model.count_params(), "replicas": trainer.strategy.num_replicas_in_sync,
-        "final_loss": rows[-1]["loss"], **tried,
-        "images_per_second": statistics.median(row["images_per_second"] for row in rows),
-        "training_seconds": round(seconds, 1), "wall_seconds": round(wall_seconds, 1)}
+        "steps": int(rows[-1]["step"]), "published_step": training.published_step, "images": int(images.sum()),
+        "weights": training.trainer.model.count_params(), "replicas": training.trainer.strategy.num_replicas_in_sync,
+        "final_loss": rows[-1]["loss"],
+        **{name: None if math.isnan(published[name]) else published[name] for name in SCORE_COLUMNS.values()},
+        "images_per_second": float(np.median(speeds)), "training_seconds": round(float((images / speeds).sum()), 1),
+        "wall_seconds": round(training.wall_seconds, 1)}
+
+
+def _profile(training: FinishedTraining, images_per_second: float) -> dict[str, Any]:
+    """The seconds of a step, of its all-reduce alone and of its input alone, and the bytes that a step exchanges."""
+    trainer = training.trainer
+    replicas = trainer.strategy.num_replicas_in_sync
+    values = sum(int(np.prod(shape)) for shape in trainer.exchanged_shapes) if replicas > 1 else 0
+    return {"step_seconds": training.params.batch / images_per_second, "exchange_seconds": training.exchange_seconds,
+            "input_seconds": training.input_seconds, "replicas": replicas,
+            "exchanged_bytes": values * trainer.exchanged.size / trainer.local_sgd_steps}
+
+
+def _run_record(training: FinishedTraining, metrics: Mapping[str, Any], warning: str | None) -> dict[str, Any]:
+    loaded = training.trainer.loaded
+    return {"params": dataclasses.asdict(training.params), "data": training.data,
+            "activation": training.params.activation, "initialized": loaded and loaded._asdict(),
+            "machine": training.machine, "environment": environment(), "xla": training.trainer.compiled,
+            "metrics": metrics, "stopped_early": training.stopped_early, "warning": warning}
 
 
 def exchange_seconds(trainer: Trainer) -> float:
-    """What a step spends, at least, on adding up over the replicas; every worker calls it, and does nothing else."""
+    """The seconds that the all-reduce takes, per step: the median of MEASURED_ROUNDS. Every worker must call this."""
 
-    def add_up() -> Any:
+    def exchange() -> Any:
         return [total[..., :1] for total in trainer.exchange([tf.zeros(shape) for shape in trainer.exchanged_shapes])]
 
-    exchange = tf.function(lambda: trainer.strategy.run(add_up), autograph=False)
+    run = tf.function(lambda: trainer.strategy.run(exchange), autograph=False)
+    run()  # traces
     seconds = []
-    for _ in range(ROUNDS + 1):
+    for _ in range(MEASURED_ROUNDS):
         began = time.monotonic()
-        exchange()
+        run()
         seconds.append(time.monotonic() - began)
-    return statistics.median(seconds[1:]) / trainer.local_sgd_steps  # the first one is traced
+    return statistics.median(seconds) / trainer.local_sgd_steps
 
 
 def input_seconds(batches: Iterable[Any]) -> float:
-    """The time in which this worker's share of a batch is made while nothing else is; of INPUT_STEPS batches."""
+    """The seconds that this worker takes for its part of a batch, if it does nothing else: a mean of INPUT_STEPS."""
     began = time.monotonic()
     for _ in batches:
         pass
     return (time.monotonic() - began) / INPUT_STEPS
-
-
-def write_profile(out: Path, trainer: Trainer, *, step: float, exchange: float, made: float) -> None:
-    """Seconds of a step, and of its exchange and its input by themselves, beside the bytes that a step exchanges."""
-    replicas = trainer.strategy.num_replicas_in_sync
-    values = sum(int(np.prod(shape)) for shape in trainer.exchanged_shapes) if replicas > 1 else 0
-    write_json(out / PROFILE, {"step_seconds": step, "exchange_seconds": exchange, "input_seconds": made,
-                               "exchanged_bytes": values * trainer.exchanged.size / trainer.local_sgd_steps,
-                               "replicas": replicas})

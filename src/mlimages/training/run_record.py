@@ -1,4 +1,4 @@
-"""The record of a run: what made the model, as JSON, and as a model card to read."""
+"""The record of a run: what the model was made from, as JSON and as a model card."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from mlimages.core.tuning import instruction_sets, intra_op_threads, onednn_enab
 
 
 def environment() -> dict[str, Any]:
-    """What the run ran on: packages, devices, and the code's git revision, null outside a repository."""
+    """The packages, devices and git revision of this process. The revision is None outside of a repository."""
     return {"python": platform.python_version(), "machine": platform.machine(), "processor": _processor(),
             "cores": len(os.sched_getaffinity(0)), **arithmetic(), "gpus": gpu_names(),
             "packages": package_versions(), "devices": [device.name for device in tf.config.list_logical_devices()],
@@ -22,9 +22,10 @@ def environment() -> dict[str, Any]:
 
 
 def arithmetic() -> dict[str, Any]:
-    """What decides the last bits of what this process computes, beside the packages and the number of replicas.
+    """What decides the last bits of the results of this process, beside its packages and the number of replicas.
 
-    A CPU's threads are among it, as each adds up a part of a sum; with GPUs they decide nothing, and are null.
+    It includes the threads of an operation on a CPU, since each one sums a part. With GPUs they have no effect, and
+    are None.
     """
     gpus = gpu_names()
     return {"onednn": onednn_enabled(), "instructions": " ".join(instruction_sets()), "gpus": sorted({*gpus}),
@@ -32,13 +33,13 @@ def arithmetic() -> dict[str, Any]:
 
 
 def gpu_names() -> list[str]:
-    """The kind of each GPU that this process sees."""
+    """The model of each GPU that this process sees."""
     return [tf.config.experimental.get_device_details(gpu).get("device_name", "unknown")
             for gpu in tf.config.list_physical_devices("GPU")]
 
 
 def _processor() -> str:
-    """Its name as Linux tells it, else what Python knows."""
+    """The processor's name as Linux gives it, else as Python does."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -46,21 +47,21 @@ def _processor() -> str:
 
 
 def _revision() -> dict[str, Any] | None:
-    """The commit that is checked out here, and whether tracked files differ from it, but for what DVC writes itself."""
+    """The checked-out commit, and whether tracked files other than dvc.lock differ from it. None without git."""
     git = shutil.which("git")
     if git is None:
         return None
-    asked = (("rev-parse", "HEAD"),
-             ("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)dvc.lock"))
+    commands = (("rev-parse", "HEAD"),
+                ("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)dvc.lock"))
     commit, changes = (subprocess.run([git, *command], capture_output=True, text=True, check=False)  # noqa: S603
-                       for command in asked)
+                       for command in commands)
     if commit.returncode or changes.returncode:
         return None
     return {"revision": commit.stdout.strip(), "dirty": bool(changes.stdout.strip())}
 
 
 def model_card(run: Mapping[str, Any]) -> str:
-    """The Markdown of a run's record."""
+    """The model card of a run's record, in Markdown."""
     params, metrics, where, git = run["params"], run["metrics"], run["environment"], run["environment"]["git"]
     code = "outside a git repository" if git is None else git["revision"] + (", with changes" if git["dirty"] else "")
     started = params["initialize_from"] or "nothing"
@@ -113,9 +114,9 @@ print(classify(tf.constant([open("cat.jpg", "rb").read()])))
 
 ## Limits
 
-The classes and what they mean are those of the lists that it was trained on, gathered from the web and labelled in
-part by machine; it repeats their gaps and prejudices. How well it does on the validation images, class by class, is in
-`data/evaluation/`. Images keep the licences of their authors.
+The classes are those of the lists that it was trained on. These were collected from the web and labelled partly by
+machine, and the network repeats their gaps and biases. `data/evaluation/` has the scores of each class on the
+validation images. The images keep the licences of their authors.
 """
 
 

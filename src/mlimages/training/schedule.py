@@ -12,10 +12,12 @@ DECAY_FACTOR = 0.1
 
 
 class Schedule(NamedTuple):
-    """Warm-up in eight equal stairs from an eighth of the rate, each 8^(1/8) = 1.297 higher; then the decay.
+    """The learning rate: a warm-up, then a decay.
 
-    `cosine` falls to zero at the last step; `step` multiplies by 0.1 at each of `boundaries`. With the rate 0.08,
-    35,200 warm-up steps and decays at 110,000, 220,000 and 330,000 it is the released program's.
+    The warm-up has eight stairs of equal length. The first one has an eighth of the rate, and each is 8^(1/8) = 1.297
+    times the one before. `cosine` then falls to zero at the last step, `step` multiplies by 0.1 at each of
+    `boundaries`. The released program's schedule has the rate 0.08, 35,200 warm-up steps and the boundaries 110,000,
+    220,000 and 330,000.
     """
 
     rate: float
@@ -78,7 +80,7 @@ NOT_VALIDATED = EarlyStopping()
 
 
 def build_schedule(params: Train, records: int) -> Schedule:
-    """The schedule that params.yaml names, for a training set of so many records."""
+    """The schedule of these parameters, for a number of training records."""
     steps_per_unit = records / params.batch if params.steps is None else 1.0
     length = params.steps if params.epochs is None else params.epochs
     scale = 1.0 if params.reference_batch is None else params.batch / params.reference_batch

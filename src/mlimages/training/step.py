@@ -15,32 +15,62 @@ from mlimages.network.load_weights import load_weights
 from mlimages.network.resnet import build, freeze_through
 from mlimages.training.distribution import LocalSGD, all_reduce, sum_over_replicas
 from mlimages.training.losses import build_loss
-from mlimages.training.optimizer import LossScale, WeightAverage, build_optimizer
+from mlimages.training.optimizer import LossScale, WeightAverage, all_finite, build_optimizer
+
+DROPOUT_STREAM = 5  # the first number of the seeds; random_draws.py and sampler.py have others
+
+
+class FeatureDropout:
+    """Sets a share `rate` of the features to 0 and divides the others by 1 - `rate`.
+
+    Source: Srivastava et al., Journal of Machine Learning Research 15, 2014. The mask follows from the seed, the step
+    and the replica alone, so a resumed training has the same masks.
+    """
+
+    def __init__(self, rate: float, seed: int) -> None:
+        self._rate, self._seed = rate, seed
+        self.step = keras.Variable(0, trainable=False, dtype="int64")
+
+    @property
+    def variables(self) -> list[Any]:
+        return [self.step]
+
+    def mask(self, images: Any, features: int) -> Any:
+        """The factors of this replica's features in the next step: float32 [images, features]."""
+        seed = tf.constant([DROPOUT_STREAM, self._seed], tf.int64)
+        for part in (self.step.value, tf.distribute.get_replica_context().replica_id_in_sync_group):
+            seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(part, tf.int64), alg="philox")
+        self.step.assign(self.step.value + 1)
+        kept = tf.random.stateless_uniform([images, features], seed, alg="philox") >= self._rate
+        return tf.cast(kept, tf.float32) / (1 - self._rate)
 
 
 class Trainer:
     """The network, its loss and its optimizer on all replicas of a strategy.
 
-    Variables are equal on all replicas after every call of `train`, batch norm's statistics included, which are the
-    mean of what the replicas saw: so the state between calls can be saved, and says all. `evaluate(images, labels)`
-    gives the loss of some images, every class weighted alike, and their logits, by the weights that would be published.
-    A call takes `steps_per_call` steps at most, a multiple of `local_sgd_steps`: after so many, and at a call's end,
-    the replicas exchange. `loaded` says what was taken of a released checkpoint, if any was; `stopping`, whether the
-    process of any replica had to stop when it began the last call of `train`; `overflowed`, of which steps of that
-    call the gradients were not finite however small the loss scale was.
+    After every call of `train`, all variables are equal on all replicas, and `variables` is the whole state. Batch
+    norm's statistics become the mean over the replicas. A call takes at most `steps_per_call` steps, a multiple of
+    `local_sgd_steps`. With local SGD, the replicas average their weights after this many steps and at the end of a
+    call.
+
+    `evaluate(images, labels)` returns the mean loss, without class weights, and the logits, both with the weights that
+    would be published. `loaded` describes the initial weights, None without any. `stopping` says whether a process
+    asked to stop in the last call of `train`, and `overflowed`, bool [steps], in which of its steps the gradients were
+    not finite with the loss scale at its lowest.
     """
 
-    def __init__(self, params: Train, classes: int, strategy: Any, *, steps_per_call: int = 1) -> None:
+    def __init__(self, params: Train, classes: int, strategy: Any, *, steps_per_call: int = 1,
+                 class_weights: np.ndarray | None = None) -> None:
         keras.utils.set_random_seed(params.seed)
         self.strategy = strategy
         self.stopping = False
         self.overflowed = np.zeros(0, bool)
         self._replicas = strategy.num_replicas_in_sync
-        self._parts = params.gradient_accumulation
+        self._accumulation = params.gradient_accumulation
         self.exchanged = tf.as_dtype(params.all_reduce_dtype)
         self.local_sgd_steps = params.local_sgd_steps if self._replicas > 1 else 1
         self.steps_per_call = -(-steps_per_call // self.local_sgd_steps) * self.local_sgd_steps
-        self._finish = TensorAugmentation(params, device=True)
+        self._augment = TensorAugmentation(params, device=True)
         with strategy.scope():
             self.model = build(params.architecture, classes, batch_norm_momentum=params.batch_norm_momentum,
                                zero_init_residual=params.zero_init_residual,
@@ -49,47 +79,51 @@ class Trainer:
                 self.model, params.initialize_from, logits=params.initialize_logits)
             if params.freeze_through:
                 _freeze(self.model, params.freeze_through)
-            # Of the global batch's loss a replica has a share; of that of a step which it takes alone, all.
+            # With local SGD each replica computes its own loss, otherwise its share of the global batch's loss.
             self._shares = self._replicas if self.local_sgd_steps == 1 else 1
-            self.loss = build_loss(params, classes, self._shares, sum_over_replicas)
+            self.loss = build_loss(params, classes, self._shares, sum_over_replicas, class_weights)
             self.optimizer = build_optimizer(params, self.model.trainable_variables)
             self.scale = self._loss_scale(params)
+            self.dropout = FeatureDropout(params.dropout, params.seed) if params.dropout else None
             self.average = WeightAverage(self.model.variables, params.ema_decay) if params.ema_decay else None
+        self._logits_layer = self.model.get_layer("logits")
+        self._features = keras.Model(self.model.inputs, self._logits_layer.input)
         self._local_sgd = LocalSGD([*self.model.trainable_variables, *self.optimizer.moments,
                                  *(self.average.averages if self.average else [])], self.exchange, self._replicas)
         gpus = bool(tf.config.list_physical_devices("GPU"))
         self.compiled = params.xla == "on" or (params.xla == "auto" and gpus and params.batch_norm == "local")
-        self._part = tf.function(self._part_of_replica, jit_compile=True) if self.compiled else self._part_of_replica
+        self._loss_and_gradients = (tf.function(self._differentiate, jit_compile=True) if self.compiled
+                                    else self._differentiate)
         self.call = tf.function(self._call)
         self.evaluate = tf.function(self._evaluate, reduce_retracing=True)
 
     def _loss_scale(self, params: Train) -> LossScale | None:
-        """For gradients that are computed as float16, which the scale keeps from vanishing, or only travel as such."""
+        """The loss scale, if gradients are computed in float16 or summed over the replicas in float16."""
         if params.precision == "mixed_float16":
             return LossScale()
-        travel = params.all_reduce_dtype == "float16" and self._replicas > 1 and self.local_sgd_steps == 1
-        return LossScale(first=1.0, least=2.0**-15) if travel else None
+        summed_in_float16 = params.all_reduce_dtype == "float16" and self._replicas > 1 and self.local_sgd_steps == 1
+        return LossScale(first=1.0, least=2.0**-15) if summed_in_float16 else None
 
     @property
     def exchanged_shapes(self) -> list[Any]:
-        """Of what replicas exchange after `local_sgd_steps`: the gradients, or more where they were parted."""
+        """The shapes of what the replicas sum: the gradients or, with local SGD, all that is averaged."""
         if self.local_sgd_steps > 1:
             return self._local_sgd.shapes
         return [weight.shape for weight in self.model.trainable_variables]
 
     @property
     def variables(self) -> dict[str, list[Any]]:
-        """All that changes from step to step, by what it belongs to."""
+        """The state of the training: the variables of each part, by the part's name."""
         parts = {"network": self.model, "loss": self.loss, "optimizer": self.optimizer, "scale": self.scale,
-                 "average": self.average}
+                 "dropout": self.dropout, "average": self.average}
         return {name: [variable.value for variable in part.variables] for name, part in parts.items() if part}
 
     def train(self, batches: Iterator[Any], rates: np.ndarray, *, stop: bool = False) -> np.ndarray:
-        """Train on the next len(rates) global batches, `steps_per_call` at most, each at its learning rate.
+        """Train on the next len(rates) global batches, at most `steps_per_call`, each with its learning rate.
 
-        Returns their losses, without the weight decay: float32 [steps]. `stop` becomes every process' `stopping`.
+        Returns their losses without weight decay: float32 [steps]. With `stop`, all processes set `stopping`.
         """
-        # Of one length always: another shape would be traced again.
+        # The length is constant, since TensorFlow traces the function again for another shape.
         padded = np.zeros(self.steps_per_call, np.float32)
         padded[: len(rates)] = rates
         results = self.call(batches, tf.constant(padded), tf.constant(len(rates)), tf.constant(float(stop))).numpy()
@@ -97,7 +131,7 @@ class Trainer:
         return results[:, 0]
 
     def weights(self) -> list[np.ndarray]:
-        """The network's variables, or their averages where they are kept: what is to be published."""
+        """The values to publish: of the network's variables or, with `train.ema_decay`, of their averages."""
         return [keras.ops.convert_to_numpy(variable) for variable in self._published]
 
     @property
@@ -109,11 +143,11 @@ class Trainer:
         logits, _ = self.model.stateless_call(
             [values[variable.path] for variable in self.model.trainable_variables],
             [values[variable.path] for variable in self.model.non_trainable_variables], images, training=False)
-        # The mean over these images alone, every class weighted alike.
+        # The loss divides by the images of all replicas, but these are all images.
         return self.loss.cost(labels, logits, tf.ones(labels.shape[1])) * self._shares, logits
 
     def digest(self) -> str:
-        """The sha256 of all variables, by which replicas in several processes know that they are equal."""
+        """The sha256 of all variables. Processes compare it to check that their variables are equal."""
         found = hashlib.sha256()
         for part in self.variables.values():
             for variable in part:
@@ -131,33 +165,41 @@ class Trainer:
         if self.local_sgd_steps == 1:
             return self._steps(results, tf.range(steps), batches, rates, stop).stack()
         for first in tf.range(0, steps, self.local_sgd_steps):
-            parted = self.strategy.run(self._local_sgd.snapshot)
-            alone = tf.range(first, tf.minimum(first + self.local_sgd_steps, steps))
-            results = self._steps(results, alone, batches, rates, stop)
-            self.strategy.run(self._local_sgd.average, args=(parted,))
+            snapshot = self.strategy.run(self._local_sgd.snapshot)
+            local_steps = tf.range(first, tf.minimum(first + self.local_sgd_steps, steps))
+            results = self._steps(results, local_steps, batches, rates, stop)
+            self.strategy.run(self._local_sgd.average, args=(snapshot,))
         return results.stack()
 
     def _steps(self, results: Any, numbers: Any, batches: Any, rates: Any, stop: Any) -> Any:
         for index in numbers:
-            of_replicas = self.strategy.run(self._replica_step, args=(rates[index], stop, *next(batches)))
-            results = results.write(index, self.strategy.experimental_local_results(of_replicas)[0])
+            per_replica = self.strategy.run(self._replica_step, args=(rates[index], stop, *next(batches)))
+            results = results.write(index, self.strategy.experimental_local_results(per_replica)[0])
         return results
 
     def _replica_step(self, rate: Any, stop: Any, *batch: Any) -> Any:
-        """Float32 [3], the same on all replicas: the loss, how many are to stop, whether the gradients overflowed."""
-        images, labels = self._finish(*batch)
+        """One step of one replica.
+
+        Returns the loss, the number of replicas that ask to stop, and whether the gradients overflowed: float32 [3],
+        equal on all replicas.
+        """
+        images, labels = self._augment(*batch)
         weights, labels = self.loss.weigh(labels), self.loss.smooth(labels)
-        if self._parts == 1:
-            loss, gradients = self._part(images, labels, weights)
+        mask = self.dropout.mask(tf.shape(images)[0], self._features.output_shape[-1]) if self.dropout else None
+        if self._accumulation == 1:
+            loss, gradients = self._loss_and_gradients(images, labels, weights, mask)
         else:
-            loss, gradients = self._accumulated(images, labels, weights)
+            loss, gradients = self._accumulated(images, labels, weights, mask)
         sums = tf.stack([loss * self._shares / self._replicas, stop])
         if self._replicas > 1:
             gradients = self.exchange(gradients) if self.local_sgd_steps == 1 else gradients
             sums = self._average_statistics(sums)
         overflowed = tf.constant(False)
         if self.scale:
-            overflowed = self.scale.apply(self.optimizer, gradients, rate)
+            finite = all_finite(gradients)
+            if finite:
+                self.optimizer.apply(self.scale.unscale(gradients), rate)
+            overflowed = self.scale.update(finite)
         else:
             self.optimizer.apply(gradients, rate)
         if self.average:
@@ -165,34 +207,44 @@ class Trainer:
         return tf.concat([sums, [tf.cast(overflowed, tf.float32)]], 0)
 
     def exchange(self, gradients: Sequence[Any]) -> list[Any]:
-        """The sums of gradients, or of changes, over the replicas, which travel as `train.all_reduce_dtype`."""
+        """The sums over the replicas of tensors, which are sent as `train.all_reduce_dtype`."""
         summed = all_reduce([tf.cast(gradient, self.exchanged) for gradient in gradients])
         return [tf.cast(total, gradient.dtype) for total, gradient in zip(summed, gradients, strict=True)]
 
-    def _accumulated(self, images: Any, labels: Any, weights: Any) -> tuple[Any, list[Any]]:
-        """Loss and gradients of the replica's batch, from one part of it after the other."""
-        size = tf.shape(images)[0] // self._parts
+    def _accumulated(self, images: Any, labels: Any, weights: Any, mask: Any) -> tuple[Any, list[Any]]:
+        """The loss and the gradients of the replica's batch, computed part by part."""
+        size = tf.shape(images)[0] // self._accumulation
         loss = tf.constant(0.0)
         gradients = [tf.zeros(weight.shape) for weight in self.model.trainable_variables]
-        for index in tf.range(self._parts):
+        for index in tf.range(self._accumulation):
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
             part = slice(index * size, (index + 1) * size)
-            more, steeper = self._part(images[part], labels[part], weights)
-            loss += more / self._parts
-            gradients = [one + other / self._parts for one, other in zip(gradients, steeper, strict=True)]
+            part_loss, part_gradients = self._loss_and_gradients(images[part], labels[part], weights,
+                                                                 None if mask is None else mask[part])
+            loss += part_loss / self._accumulation
+            gradients = [total + gradient / self._accumulation
+                         for total, gradient in zip(gradients, part_gradients, strict=True)]
         return loss, gradients
 
-    def _part_of_replica(self, images: Any, labels: Any, weights: Any) -> tuple[Any, list[Any]]:
-        """The loss of some images, and its gradients, times the loss scale where there is one."""
+    def _differentiate(self, images: Any, labels: Any, weights: Any, mask: Any) -> tuple[Any, list[Any]]:
+        """The loss of some images, and its gradients multiplied by the loss scale, if there is one.
+
+        `mask` is that of FeatureDropout, or None.
+        """
         with tf.GradientTape() as tape:
-            loss = self.loss.cost(labels, self.model(images, training=True), weights)
+            if mask is None:
+                logits = self.model(images, training=True)
+            else:
+                logits = self._logits_layer(self._features(images, training=True) * mask)
+            loss = self.loss.cost(labels, logits, weights)
             scaled = loss * self.scale.scale.value if self.scale else loss
         return loss, tape.gradient(scaled, [variable.value for variable in self.model.trainable_variables])
 
     def _average_statistics(self, sums: Any) -> Any:
-        """Make batch norm's statistics, of which each replica has its own, equal to their mean on all.
+        """Set batch norm's statistics to their mean over the replicas.
 
-        In the same message, `sums` [n] is summed over the replicas. Frozen layers are equal on all replicas already.
+        The same message sums `sums`, float32 [n], over the replicas, and this returns the result. Frozen layers are
+        left out: their statistics are equal on all replicas.
         """
         statistics = [variable for layer in self.model.layers if layer.trainable
                       for variable in layer.non_trainable_variables]

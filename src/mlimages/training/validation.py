@@ -1,4 +1,4 @@
-"""A look at some validation images now and then, while the network is trained."""
+"""The scores of the network on validation images during the training."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,16 +15,15 @@ from mlimages.training.metrics_log import NO_VALIDATION, ValidationScores
 from mlimages.training.step import Trainer
 
 BATCH = 50
-# As params.yaml's section `evaluate` has them.
-TRUE_CONFIDENCE = np.float32(0.5)
+TRUE_CONFIDENCE = np.float32(0.5)  # as evaluate.threshold
 SHOWN = 4
 
 
 class ValidationResult(NamedTuple):
     """The scores on the validation images, and the first of them with their confidences.
 
-    The mean average precision is NaN where no image has a class, it and `top_1` where the network gives no numbers.
-    `probabilities` are the network's for the first images, `names` those of the classes.
+    The mean average precision is NaN if no image has a class. It and `top_1` are NaN if an output is not finite.
+    `probabilities` are those of the first images, `names` those of the classes.
     """
 
     scores: ValidationScores
@@ -35,10 +34,10 @@ class ValidationResult(NamedTuple):
 
 
 class Validation:
-    """`params.validation_images` of the validation records, evenly spread over all; UserError where there are none.
+    """`params.validation_images` of the validation records, evenly spaced.
 
-    Each shows its middle, `params.validation_fraction` of each side. They are decoded every time: what is kept in
-    memory does not grow with their number.
+    The network sees the central part of each image, `params.validation_fraction` of each side. Images are decoded
+    again for each validation, so memory does not grow with their number. Raises UserError without validation records.
     """
 
     def __init__(self, records: Records, names: Sequence[str], params: Train, *, readers: int) -> None:
@@ -51,15 +50,15 @@ class Validation:
         self._names = names
         self._activation: Callable[[Any], Any] = keras.activations.get(params.activation)
 
-    def run(self, trainer: Trainer, tell: Callable[..., None]) -> ValidationResult:
-        """Try the network; `tell(validated=...)` counts the images for whoever waits."""
+    def run(self, trainer: Trainer, report: Callable[..., None]) -> ValidationResult:
+        """Compute the scores. `report(validated=...)` receives the number of images so far."""
         losses, seen, hits, first, finite = 0.0, 0, 0, None, True
         for images, labels, _ in self._batches:
             loss, logits = trainer.evaluate(images, labels)
             confidences, probabilities = labels.numpy(), self._activation(logits).numpy()
             losses += float(loss) * len(images)
             seen += len(images)
-            tell(validated=seen)
+            report(validated=seen)
             if first is None:
                 first = ValidationResult(NO_VALIDATION, images[:SHOWN].numpy(), confidences[:SHOWN],
                                          probabilities[:SHOWN], self._names)

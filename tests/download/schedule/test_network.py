@@ -119,8 +119,8 @@ def test_a_network_outage_fails_no_line(quick: Download, machine: Machine, lists
         return subprocess.run(["unshare", "-rn", sys.executable, "-c", AWAY, what], env=environment(),
                               capture_output=True, text=True, timeout=120)
 
-    told = run(slow, "away", back=False)
-    assert "UserError: no host has answered for" in told.stderr and "No line was recorded as failed" in told.stderr
+    failed = run(slow, "away", back=False)
+    assert "UserError: no host has answered for" in failed.stderr and "No line was recorded as failed" in failed.stderr
     journals = "".join(path.read_text() for path in tmp_path.glob("away/scratch/download/*/spools/*.journal"))
     assert journals.count('"ok"') + 5 * len([*tmp_path.glob("away/scratch/download/*/accounts/*")]) >= 10
     assert journals.count('"ok"') == journals.count("\n")

@@ -113,7 +113,7 @@ def test_no_request_is_sent_during_an_outage(fetcher: MakeFetcher, server: Scrip
     assert [entry.reason for entry in one.entries.values()] == [Reason.OK] * 61
 
 
-@pytest.mark.parametrize("others", ["silent", "heard"])
+@pytest.mark.parametrize("others", ["silent", "answering"])
 def test_an_outage_too_short_to_probe_fails_no_line(fetcher: MakeFetcher, server: ScriptedServer, jpeg: bytes,
                                                     others: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outage, "PROBE_EVERY_SECONDS", 1000.0)

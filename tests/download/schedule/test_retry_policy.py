@@ -17,7 +17,7 @@ def test_the_backoff_doubles_with_jitter(params: Params) -> None:
     host = Domain("images.example", 8, 100.0, 1).host("images.example")
     waits = []
     for number in range(20):
-        line = PendingLine(number, SHARD, number, [Address(URL, 0)], 60.0)
+        line = PendingLine(number, SHARD, number, URL, [Address(URL, 0)], 60.0)
         cut = FetchResult(number, Reason.TRUNCATED, 200, 0.1)
         verdicts = [decide(line, host, cut, params.download, 0.0)
                     for _ in range(params.download.attempts)]

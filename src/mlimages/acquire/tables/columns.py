@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mlimages.acquire.formats import MAX_LINE_BYTES
 from mlimages.acquire.tables.database import identifier, quoted
+from mlimages.acquire.tables.labels import clean_name
 from mlimages.core.errors import UserError
 from mlimages.core.params import Table
 
@@ -83,21 +84,18 @@ def is_nested(kind: str) -> bool:
     return kind.endswith(NESTED[:2]) or kind.startswith(NESTED[2:])
 
 
-def rows_query(source: str, columns: Columns, described: Sequence[tuple[str, str]], *, ordered: bool) -> str:
+def rows_query(source: str, columns: Columns, described: Sequence[tuple[str, str]], *, mixed: bool) -> str:
     """The query for the rows: image, part, confidence, and the labels, all as text or null.
 
-    Without `ordered` the rows come in the order of the table, except that the rows of an image follow its first one if
-    a row has one label. With `ordered`, for sources without an order, the addresses are mixed by their MD5.
+    The rows come in the order of the table. With `mixed` they come in the order of the MD5 of their addresses, which
+    brings the rows of an image together.
     """
     kinds = dict(described)
     names = [columns.image, columns.part, columns.confidence, *columns.labels]
     values = [f"{_text(name, kinds[name]) if name else 'NULL'} AS v{place}" for place, name in enumerate(names)]
     outs = ", ".join(f"v{place}" for place in range(len(names)))
-    if ordered:
+    if mixed:
         return f"FROM (FROM {source} SELECT {', '.join(values)}) ORDER BY md5_number_lower(v0), {outs}"
-    if columns.one_label:
-        return (f"FROM (FROM (FROM {source} SELECT {', '.join(values)}, row_number() OVER () AS n) "
-                f"SELECT {outs}, n, min(n) OVER (PARTITION BY v0) AS first) SELECT {outs} ORDER BY first, n")
     return f"FROM {source} SELECT {', '.join(values)}"
 
 
@@ -148,4 +146,4 @@ def _matching(patterns: Sequence[str], names: Sequence[str], where: str) -> tupl
 
 def _listed(names: Sequence[str], most: int = 50) -> str:
     rest = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+    return ", ".join(map(clean_name, names[:most])) + rest

@@ -11,8 +11,8 @@ from mlimages.core.errors import DiskError, UserError
 if TYPE_CHECKING:
     import duckdb
 
-MEMORY_MIB = 200  # what does not fit into it goes to the disk
-MAX_THREADS = 4  # each takes memory of its own
+MEMORY_MIB = 250  # what does not fit into it goes to the disk; the process takes some 150 MiB more
+THREADS = 1  # each takes memory of its own, for a row group of Parquet, and Python is the slower part
 SHOWN_CHARACTERS = 400  # of DuckDB's own message
 
 
@@ -26,12 +26,13 @@ def open_database(files: Sequence[Path], work: Path) -> Iterator["duckdb.DuckDBP
     import duckdb  # only here, so that the later stages need not load it
 
     allowed = ", ".join(map(quoted, (os.path.abspath(path) for path in files)))
-    settings = {"memory_limit": f"'{MEMORY_MIB}MiB'", "threads": min(os.cpu_count() or 1, MAX_THREADS),
+    settings = {"memory_limit": f"'{MEMORY_MIB}MiB'", "threads": THREADS,
                 "temp_directory": quoted(str((work / "spill").absolute())), "preserve_insertion_order": "true",
                 "autoinstall_known_extensions": "false", "autoload_known_extensions": "false",
                 "allow_community_extensions": "false", "allow_persistent_secrets": "false",
                 "python_enable_replacements": "false", "allowed_paths": f"[{allowed}]",
                 "enable_external_access": "false", "lock_configuration": "true"}
+    work.mkdir(parents=True, exist_ok=True)
     with duckdb.connect() as database:
         for name, value in settings.items():
             database.execute(f"SET {name} = {value}")

@@ -47,12 +47,13 @@ class ClassIndex:
 
     def _pair(self, field: bytes) -> bytes:
         name, confidence = _named(field, self._split)
+        is_absent = _is_zero(confidence)
         index = self._index.get(name)
-        if index is None:
+        if index is None and not is_absent:
             if len(self.left_out) < MAX_LABELS or name in self.left_out:
                 self.left_out[name] += 1
             return b""
-        pair = b"" if _is_zero(confidence) else f"\t{index}:{confidence}".encode()
+        pair = b"" if is_absent else f"\t{index}:{confidence}".encode()
         if len(self._pairs) >= MAX_PAIRS:
             self._pairs.clear()
         self._pairs[field] = pair

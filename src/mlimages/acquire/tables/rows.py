@@ -38,7 +38,9 @@ def write_named_lists(params: Acquire, files: list[Path], folder: Path, machine:
         described = sql.describe(source, database)
         where = "acquire.table.query" if table.query else str(files[0])
         columns = sql.choose(described, table, where)
-        rows = database.execute(sql.rows_query(source, columns, described, ordered=table.query is not None))
+        # The rows of a query have no order that repeats.
+        mixed = columns.one_label or table.query is not None
+        rows = database.execute(sql.rows_query(source, columns, described, mixed=mixed))
         parts = PARTS if columns.part else PARTS[:1]
         with ExitStack() as stack, progress_bar("read the table", total=0, unit=" rows", machine=machine) as bar:
             lists = {part: stack.enter_context(atomic_write(folder / list_file(part, "openimages"))) for part in parts}
@@ -91,9 +93,10 @@ def _line(image: str | None, labels: list[tuple[str, str]]) -> bytes:
 
 
 def _address(image: str) -> str:
-    """A URL as it is, and a path of a local picture with the scheme of such. A line break makes the line malformed."""
+    """A URL as it is, and a path of a local picture with LOCAL. A line break makes the line malformed."""
     image = LINE_BREAKS.sub("\0", image.strip())
-    return image if not image or REMOTE.match(image) else f"{LOCAL}{image.removeprefix('./')}"
+    is_address = not image or REMOTE.match(image) or image.startswith(LOCAL)
+    return image if is_address else f"{LOCAL}{image.removeprefix('./')}"
 
 
 def _check_rejects(database: "duckdb.DuckDBPyConnection", rows: int, params: Acquire) -> None:

@@ -17,7 +17,7 @@ from mlimages.download.http.opt_outs import opts_out
 from mlimages.download.http.transport import Network, Response, Slot, Transport
 from mlimages.download.ledger import Reason
 from mlimages.download.schedule.politeness import retry_after_seconds
-from mlimages.download.spool import SpooledImage, Spools
+from mlimages.download.spool import Spools, StoredImage
 
 PLACEHOLDER_TARGETS = ("photo_unavailable", "image_unavailable")
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -53,7 +53,7 @@ class FetchResult(NamedTuple):
     seconds: float
     retry_after: float | None = None
     redirect: str = ""
-    image: SpooledImage | None = None
+    image: StoredImage | None = None
     detail: str = ""
 
 
@@ -108,7 +108,7 @@ class Exchange:
                 body = decoded(body, encoding, self._params.max_bytes)
         return body
 
-    def _store(self, task: FetchRequest, body: bytes) -> SpooledImage:
+    def _store(self, task: FetchRequest, body: bytes) -> StoredImage:
         if task.md5 and (found := hashlib.md5(body, usedforsecurity=False).hexdigest()) != task.md5:
             raise Failure(Reason.CHANGED, detail=f"MD5 {found}, expected {task.md5}")
         digest = hashlib.sha256(body).hexdigest()

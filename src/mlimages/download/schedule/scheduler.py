@@ -18,7 +18,7 @@ from mlimages.download.schedule.outage import Outage
 from mlimages.download.schedule.retry_policy import REFUSED_STATUSES, UNREACHED, Action, Decision, decide
 from mlimages.download.schedule.suspects import Suspects
 from mlimages.download.schedule.timers import Timers
-from mlimages.download.spool import LineResult, SpooledImage
+from mlimages.download.spool import LineResult, StoredImage
 
 WINDOW = 50_000  # lines that are read ahead
 RECENT_ANSWERS = 200
@@ -51,16 +51,16 @@ class Scheduler:
         self._checked_at, self._stopping = 0.0, False
 
     def run(self, lines: Iterator[PendingLine], busy: Callable[[], bool]) -> Iterator[None]:
-        """Fetch all lines and continue while `busy()`. Yields after each round of results."""
-        exhausted = False
-        while not exhausted or self.pending or busy():
-            while not exhausted and self.pending < WINDOW:
-                line = next(lines, None)
-                if line is None:
-                    exhausted = True
-                else:
-                    self.pending += 1
-                    self._enqueue(line)
+        """Fetch all lines and continue while `busy()`. Yields after each round of results.
+
+        `lines` may yield more lines after it was exhausted, as long as the caller is busy.
+        """
+        while True:
+            while self.pending < WINDOW and (line := next(lines, None)) is not None:
+                self.pending += 1
+                self._enqueue(line)
+            if not self.pending and not busy():
+                return
             self._wake()
             results = self._pool.receive(self._timers.wait(time.monotonic(), TICK_SECONDS))
             self._take_back({worker: result for worker, result in results if isinstance(result, LostWorker)})
@@ -201,10 +201,11 @@ class Scheduler:
         else:
             self._finish(line, reason, status, None, detail)
 
-    def _finish(self, line: PendingLine, reason: Reason, status: int, image: SpooledImage | None,
+    def _finish(self, line: PendingLine, reason: Reason, status: int, image: StoredImage | None,
                 detail: str = "") -> None:
         self.pending -= 1
-        self._on_line_result(line, LineResult(line.line, reason, status, line.address.mirror, image, detail))
+        self._on_line_result(line, LineResult(line.line, reason, status, line.address.mirror, image, detail,
+                                             line.source))
 
     def _check_network(self, now: float) -> None:
         """Probe the network if no host answers, and fail the lines that do not wait because of an outage."""

@@ -1,0 +1,279 @@
+"""Finds by URL what earlier downloads fetched, in whatever list, sample, order and size of shards.
+
+The images stay in the shards and spools of the work folders in scratch/download. An SQLite database, one for all work
+folders whose images the same parameters made, says where. It is derived from ledgers, shards and journals alone: an
+update adds what is new, and builds it from the start if it is damaged or an indexed file is gone. It need not be true:
+whoever reads an image compares its sha256.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlimages.core import scratch
+from mlimages.core.errors import UserError, explain_disk_errors
+from mlimages.core.params import Download, Machine
+from mlimages.core.publish import write_json
+from mlimages.download.build import read_account
+from mlimages.download.ledger import Reason, read_ledger
+from mlimages.download.shards import ledger_path, named_places
+from mlimages.download.spool import LineResult, StoredImage, read_journal
+
+FETCHED_WITH = "fetched_with.json"
+# The parameters that change an image or whether a response counts as one, and with which it is found again.
+DECISIVE = ("shorter_side", "quality", "ports", "respect_opt_out")
+# A failure for one of these reasons counts only under the same limit.
+LIMITS = {Reason.TOO_LARGE: "max_bytes", Reason.TOO_MANY_PIXELS: "max_pixels"}
+SCHEMA = 1
+FILES_IN_A_TRANSACTION = 1000
+CACHE_KIB = 65_536
+NO_DATABASE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH}
+TABLES = """
+CREATE TABLE shards (id INTEGER PRIMARY KEY AUTOINCREMENT, content TEXT UNIQUE, source TEXT);
+CREATE TABLE files (path TEXT PRIMARY KEY, stamp TEXT, shard INTEGER);
+CREATE TABLE lines (url BLOB PRIMARY KEY, shard INTEGER, reason TEXT, http_status INTEGER, mirror INTEGER,
+    detail TEXT, spool TEXT, offset INTEGER, bytes INTEGER, sha256 BLOB, width INTEGER, height INTEGER,
+    extension TEXT) WITHOUT ROWID;
+CREATE INDEX sources ON shards (source);
+CREATE INDEX files_of_shards ON files (shard);
+"""
+
+
+class FetchedWith(NamedTuple):
+    """With which parameters the images of a work folder were fetched: a hash, and the greatest limits."""
+
+    key: str
+    max_bytes: int
+    max_pixels: int
+
+
+def fetched_with(params: Download, format_version: int, *, verified: bool) -> FetchedWith:
+    """What these parameters make of a response; `verified` says whether all certificates were checked."""
+    values = {name: getattr(params, name) for name in DECISIVE}
+    return FetchedWith(scratch.key({"format": format_version, "verified": verified, **values}), params.max_bytes,
+                       params.max_pixels)
+
+
+def record_fetched_with(work: Path, current: FetchedWith, *, fetching: bool) -> None:
+    """Record the parameters of a work folder, and if images are `fetching` into it, the limits from now on."""
+    before = _read_fetched_with(work)
+    if before and fetching:
+        current = FetchedWith(current.key, max(before.max_bytes, current.max_bytes),
+                              max(before.max_pixels, current.max_pixels))
+    if before is None or (fetching and before != current):
+        write_json(work / FETCHED_WITH, current._asdict())
+
+
+def _read_fetched_with(work: Path) -> FetchedWith | None:
+    """The record of a work folder; None if there is none, as in folders of older versions, or if it is damaged."""
+    try:
+        return FetchedWith(**json.loads((work / FETCHED_WITH).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+class KeptImages:
+    """The results of all downloads with the parameters `current`, for the one that runs in the work folder `work`."""
+
+    def __init__(self, machine: Machine, work: Path, current: FetchedWith) -> None:
+        self._work, self._downloads, self._current = work, work.parent, current
+        self._path = scratch.root(machine) / "fetched" / f"{current.key}.sqlite"
+        self._lock = self._path.with_suffix(".lock")
+        self._folders: dict[str, FetchedWith] = {}
+        self._database: sqlite3.Connection | None = None
+
+    def update(self) -> None:
+        """Bring the index up to date with the work folders. Raises DiskError if the disk is full or fails."""
+        self._folders = {folder.name: record for folder in self._downloads.iterdir()
+                         if (record := _read_fetched_with(folder)) and record.key == self._current.key}
+        if not self._path.exists() and not any(map(any, map(self._files, self._folders))):
+            return
+        with explain_disk_errors(self._path), self._locked():
+            for _ in range(2):
+                try:
+                    self._database = self._database or _open(self._path)
+                    return self._update(self._database)
+                except sqlite3.DatabaseError as error:
+                    _raise_disk_error(error)
+                    self._discard()
+        raise OSError(errno.EIO, "the index is damaged again")
+
+    def others(self) -> bool:
+        """Whether there are results of other downloads than this one."""
+        return bool(self._select("SELECT path FROM files WHERE path NOT LIKE ? LIMIT 1", f"{self._work.name}/%"))
+
+    def find(self, url: str) -> LineResult | None:
+        """The result of a URL, as of line 0; the path of its image is relative to the spools of a work folder."""
+        query = ("SELECT files.path, lines.* FROM lines JOIN files ON files.shard = lines.shard WHERE url = ?")
+        for path, *row in self._select(query, _digest(url)):
+            folder, _, shard = path.split("/")
+            _, _, text, status, mirror, detail, spool, offset, size, sha256, width, height, extension = row
+            try:
+                reason = Reason(text)  # type: ignore[call-arg]
+            except ValueError:
+                continue
+            if not self.allows(folder, reason):
+                continue
+            stored = f"../../{folder}/spools/{spool}" if spool else f"../../{folder}/{_tar_of(shard)}"
+            image = StoredImage(stored, offset, size, sha256.hex(), width, height, extension) if size else None
+            return LineResult(0, reason, status, mirror, image, detail, url)
+        return None
+
+    def accounts(self, source: str) -> Iterator[Path]:
+        """The accounts of finished shards with this `source_digest`, the latest first."""
+        query = ("SELECT files.path FROM shards JOIN files ON files.shard = shards.id WHERE source = ? "
+                 "ORDER BY shards.id DESC")
+        return (self._downloads / path for path, in self._select(query, source))
+
+    def allows(self, folder: str, reason: Reason) -> bool:
+        """Whether the current limits give the same result as those of a work folder."""
+        fetched = self._folders.get(folder)
+        if fetched is None:
+            return False
+        if reason is Reason.OK:
+            return fetched.max_bytes <= self._current.max_bytes and fetched.max_pixels <= self._current.max_pixels
+        limit = LIMITS.get(reason)
+        return limit is None or getattr(fetched, limit) == getattr(self._current, limit)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time updates the index."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _files(self, folder: str) -> Iterator[tuple[str, str]]:
+        """The accounts and then the journals of a work folder, with what changes when they do."""
+        for kind, end in (("accounts", ".json"), ("spools", ".journal")):
+            with contextlib.suppress(FileNotFoundError), os.scandir(self._downloads / folder / kind) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if entry.name.endswith(end) and not entry.name.startswith("."):
+                        with contextlib.suppress(FileNotFoundError):  # another process finishes the shard
+                            state = entry.stat()
+                            yield f"{folder}/{kind}/{entry.name}", f"{state.st_mtime_ns}-{state.st_size}-{state.st_ino}"
+
+    def _select(self, query: str, *values: Any) -> list[Any]:
+        for _ in range(2):
+            if self._database is None:
+                return []
+            try:
+                return self._database.execute(query, values).fetchall()
+            except sqlite3.DatabaseError as error:
+                with explain_disk_errors(self._path):
+                    _raise_disk_error(error)
+            self._discard()
+            self.update()
+        return []
+
+    def _discard(self) -> None:
+        if self._database:
+            self._database.close()
+        self._database = None
+        for path in (self._path, self._path.with_name(f"{self._path.name}-journal")):
+            path.unlink(missing_ok=True)
+
+    def _update(self, database: sqlite3.Connection) -> None:
+        found = {path: stamp for name in self._folders for path, stamp in self._files(name)}
+        known = {path: (stamp, shard) for path, stamp, shard in database.execute("SELECT * FROM files")}
+        lost = {shard for path, (_, shard) in known.items() if path not in found and not _finished(path, found)}
+        if lost - {shard for path, (_, shard) in known.items() if path in found}:  # other files may have its URLs
+            database.executescript("DELETE FROM files; DELETE FROM shards; DELETE FROM lines;")
+            known = {}
+        database.executemany("DELETE FROM files WHERE path = ?",
+                             [(path,) for path, (stamp, _) in known.items() if found.get(path) != stamp])
+        new = [path for path, stamp in found.items() if path not in known or known[path][0] != stamp]
+        for number, path in enumerate(sorted(new, key=lambda path: int(found[path].partition("-")[0])), start=1):
+            with contextlib.suppress(FileNotFoundError, UserError):  # gone in the meantime, or damaged
+                self._add(database, path, found[path])
+            if number % FILES_IN_A_TRANSACTION == 0:
+                database.commit()
+        database.execute("DELETE FROM shards WHERE id NOT IN (SELECT shard FROM files)")
+        database.commit()
+
+    def _add(self, database: sqlite3.Connection, path: str, stamp: str) -> None:
+        file = self._downloads / path
+        if path.endswith(".journal"):
+            content, source = f"{path} {stamp}", ""
+        else:
+            account = read_account(file)
+            content, source = "".join(account["sha256"].values()), account.get("source", "")
+        row = database.execute("SELECT id FROM shards WHERE content = ?", (content,)).fetchone()
+        if row is None:
+            lines = list(_journal_lines(file) if path.endswith(".journal") else _shard_lines(file))
+            row = database.execute("INSERT INTO shards (content, source) VALUES (?, ?) RETURNING id",
+                                   (content, source)).fetchone()
+            database.executemany("INSERT OR REPLACE INTO lines VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                 [(url, *row, *line) for url, *line in lines])
+        database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (path, stamp, *row))
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The database, with its tables. Raises sqlite3.DatabaseError if the file is damaged."""
+    database = sqlite3.connect(path, timeout=600.0)
+    [version] = database.execute("PRAGMA user_version").fetchone()
+    if version != SCHEMA:
+        if database.execute("SELECT count(*) FROM sqlite_schema").fetchone() != (0,):
+            database.close()
+            path.unlink()
+            return _open(path)
+        database.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+    database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    return database
+
+
+def _raise_disk_error(error: sqlite3.DatabaseError) -> None:
+    """Return if the database is damaged; raise OSError if the disk is full or fails."""
+    if (error.sqlite_errorcode & 0xFF) not in NO_DATABASE:
+        raise OSError(errno.ENOSPC if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL else errno.EIO,
+                      str(error)) from None
+
+
+def _finished(journal: str, found: Collection[str]) -> bool:
+    """Whether the shard of a journal that is gone has been finished."""
+    folder, kind, name = journal.split("/")
+    return kind == "spools" and f"{folder}/accounts/{name.removesuffix('.journal')}.json" in found
+
+
+def _shard_lines(account: Path) -> Iterator[tuple[Any, ...]]:
+    """The rows of the table `lines` for a finished shard, without the shard."""
+    tar = account.parents[1] / _tar_of(account.name)
+    places = dict((name.partition(".")[0], (name, place)) for name, place in named_places(tar))
+    for row in read_ledger(ledger_path(tar)):
+        if row.reason is not Reason.OK:
+            yield _line(row.url, row.reason, row.http_status, row.mirror, row.detail, None)
+        elif row.key in places:
+            name, place = places[row.key]
+            image = StoredImage("", place.offset, place.size, row.sha256, row.width, row.height, name.partition(".")[2])
+            yield _line(row.url, row.reason, row.http_status, row.mirror, row.detail, image)
+
+
+def _journal_lines(journal: Path) -> Iterator[tuple[Any, ...]]:
+    """The rows of the table `lines` for the spools of an unfinished shard, without the shard."""
+    for result in read_journal(journal):
+        if result.url and not (result.image and "/" in result.image.path):  # else it is in another file
+            yield _line(result.url, result.reason, result.http_status, result.mirror, result.detail, result.image)
+
+
+def _line(url: str, reason: Reason, status: int, mirror: int, detail: str,
+          image: StoredImage | None) -> tuple[Any, ...]:
+    stored = ((image.path, image.offset, image.bytes, bytes.fromhex(image.sha256), image.width, image.height,
+               image.extension) if image else ("", 0, 0, b"", 0, 0, ""))
+    return (_digest(url), reason.value, status, mirror, detail, *stored)
+
+
+def _tar_of(account: str) -> str:
+    """Where the tar of a shard lies in its work folder; `account` is the name of its account or journal."""
+    part, _, number = account.partition(".")[0].partition("-")
+    return f"out/{part}/{number}.tar"
+
+
+def _digest(url: str) -> bytes:
+    return hashlib.blake2b(url.encode(), digest_size=16).digest()
