@@ -33,6 +33,7 @@ pre { overflow-x: auto; background: #f6f6f6; padding: 0.7em; font-size: 13px; }
 table { border-collapse: collapse; font-size: 13px; margin: 0.7em 0; }
 th, td { padding: 0.2em 0.7em; text-align: right; border-bottom: 1px solid #ddd; }
 .output { overflow-x: auto; }
+.anchor-link { display: none; }
 details { color: #666; font-size: 13px; }
 section { border-top: 3px solid #ccc; margin-top: 3em; }
 """

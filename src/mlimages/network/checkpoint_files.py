@@ -12,6 +12,7 @@ METADATA = "facts.json"
 VARIABLES = "variables"
 MODEL = "model.keras"
 PROFILE = "profile.json"
+HEADLINE = "headline.json"  # the metrics that `dvc metrics show` and `dvc exp show` list
 METRICS = "metrics.json"  # written last: if it exists, the result is complete
 
 

@@ -20,7 +20,7 @@ from mlimages.demo.second_world import write_pictures
 from mlimages.inputs.pictures import NamedPicture
 from mlimages.inputs.pipeline import Records
 from mlimages.launch.supervisor import run_training
-from mlimages.network.checkpoint_files import METRICS, initial_weight_files
+from mlimages.network.checkpoint_files import HEADLINE, METRICS, initial_weight_files
 from mlimages.network.classifier import Classifier
 from mlimages.network.initial_weights import find_initial_weights
 from mlimages.network.load_model import MODEL
@@ -214,6 +214,7 @@ def _write(work: Path, result: TransferResult, records: Path) -> None:
     if (curve := work / FROM_NOTHING / "out" / VALIDATION).exists():
         shutil.copyfile(curve, out / f"{FROM_NOTHING}.csv")
     write_json(out / METRICS, result.scores)
+    write_json(out / HEADLINE, {"transfer_top_1": result.scores["top_1"]})
 
 
 def _write_picture(path: Path, picture: NamedPicture) -> None:
