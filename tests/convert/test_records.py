@@ -162,3 +162,11 @@ def test_the_shards_of_a_part_are_found_in_order() -> None:
     names += [f"{name}.index" for name in names]
     paths = shard_paths("data", {"files": dict.fromkeys(names)}, "train")
     assert paths == [Path("data") / shard_name("train", index, 12) for index in (0, 2, 11)]
+
+
+def test_a_record_has_the_bytes_that_tensorflow_writes() -> None:
+    serialized = serialize(Jpeg(b"\xff\xd8", 3, 4), Labels((1, 5), (0.25, 1.0)), filename="a/\u00e9", key="k")
+    message = tf.train.Example.FromString(serialized)
+    assert message.SerializeToString(deterministic=True) == serialized
+    assert list(message.features.feature["label/confidence"].float_list.value) == [0.25, 1.0]
+    assert message.features.feature["image/filename"].bytes_list.value == ["a/\u00e9".encode()]

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from tests.evaluate.fixtures import SmallStages
 from tests.faults import environment
 
 from mlimages.core import noise
 from mlimages.core.noise import filtered_stderr, has_nvidia_gpu, is_noise
-from mlimages.core.params import Machine, Params
-from mlimages.download import download
 from mlimages.launch.worker_state import WorkerLog
 
 ROOT = Path(__file__).parents[2]
@@ -168,11 +167,10 @@ def test_a_kernel_is_not_interrupted_at_the_end_of_its_notebook(tmp_path: Path) 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ours\n", "")
 
 
-def test_the_explorer_of_the_dataset_does_not_need_tensorflow(tiny_params: Params, machine: Machine, tiny_lists: Path,
-                                                              tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    download(tiny_params.download, machine, lists=tiny_lists, out=data / "images")
-    tiny_lists.rename(data / "lists")
+def test_the_explorer_of_the_dataset_does_not_need_tensorflow(small_stages: SmallStages, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for folder in (small_stages.lists, small_stages.tfrecords):
+        (tmp_path / "data" / folder.name).symlink_to(folder)
     (tmp_path / "params.yaml").touch()
     cells = json.loads((ROOT / "notebooks/explore_dataset.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]

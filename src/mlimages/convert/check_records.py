@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-import tensorflow as tf
-
 from mlimages.acquire.formats import PARTS
 from mlimages.convert.example import check_example
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, index_path, read_index, shard_paths
@@ -47,6 +45,8 @@ def check_shard(path: Path, classes: int) -> int:
 
 def _read(path: Path) -> Iterator[bytes]:
     """Yield the serialized records. Raises UserError at the first one that is damaged or truncated."""
+    import tensorflow as tf  # only here: the rest does not need it, and it takes seconds
+
     number = end = 0
     try:
         for serialized in tf.data.TFRecordDataset(str(path)):

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import tensorflow as tf
-
 from mlimages.images.decode import ImageFile
 from mlimages.images.jpeg import encode_jpeg
 
@@ -36,6 +34,8 @@ def _is_decodable(file: ImageFile) -> bool:
     if file.is_flawless():
         return True
     file.check()
+    import tensorflow as tf  # only here: the rest does not need it, and it takes seconds
+
     try:
         tf.io.decode_jpeg(file.body, ratio=8)
     except tf.errors.InvalidArgumentError:

@@ -4,8 +4,9 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from google.protobuf.message import DecodeError
+
+from mlimages.convert.example_message import ExampleMessage
 
 SCHEMAS = {
     "sparse": {"image/encoded": "bytes", "image/format": "bytes", "image/width": "int64", "image/height": "int64",
@@ -54,7 +55,7 @@ def check_example(serialized: bytes, classes: int) -> None:
 
 def _features(serialized: bytes) -> Any:
     try:
-        return tf.train.Example.FromString(serialized).features.feature
+        return ExampleMessage.FromString(serialized).features.feature
     except DecodeError:
         raise ValueError("it is not a tf.train.Example") from None
 

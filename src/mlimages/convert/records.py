@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tensorflow as tf
 
 from mlimages.acquire.formats import Labels
 from mlimages.convert.encode_image import Jpeg
+from mlimages.convert.example_message import ExampleMessage
 from mlimages.core.errors import UserError, read_error, rebuild_hint
 
 Schema = Literal["sparse", "dense"]
+Feature = tuple[str, Sequence[Any]]  # the kind of list, and its values
 
 CLASSES = "classes.csv"
 
@@ -109,7 +110,7 @@ def serialize(jpeg: Jpeg, labels: Labels, *, filename: str, key: str) -> bytes:
         "image/filename": _bytes(filename.encode()),
         "image/key": _bytes(key.encode()),
         "label/index": _ints(labels.classes),
-        "label/confidence": tf.train.Feature(float_list=tf.train.FloatList(value=labels.confidences)),
+        "label/confidence": ("float_list", labels.confidences),
     })
 
 
@@ -133,6 +134,8 @@ def parse(serialized: Any, classes: int) -> tuple[Any, Any, Any]:
     Raises tf.errors.InvalidArgumentError if the record has neither schema, names a class outside of `classes`, or has a
     dense label of another size.
     """
+    import tensorflow as tf  # only here: the rest does not need it, and it takes seconds
+
     found = _features(serialized)
     found_bytes = tf.strings.length(found["label"])
     expected_bytes = tf.where(found["image"] != "", 4 * classes, 0)
@@ -155,6 +158,8 @@ def parse_sparse(serialized: Any) -> dict[str, Any]:
 
 def _features(serialized: Any) -> dict[str, Any]:
     """The features of both schemas. Those of the schema that the record does not have are empty."""
+    import tensorflow as tf  # only here: the rest does not need it, and it takes seconds
+
     text = tf.io.FixedLenFeature([], tf.string, default_value="")
     return tf.io.parse_single_example(serialized, {
         **dict.fromkeys(("image/encoded", "image/key", "image/filename", "image", "label", "name"), text),
@@ -165,6 +170,8 @@ def _features(serialized: Any) -> dict[str, Any]:
 
 def _joined(found: dict[str, Any]) -> dict[str, Any]:
     """The result of `parse_sparse`. Features of both schemas are joined, as one of the two is empty."""
+    import tensorflow as tf  # only here: the rest does not need it, and it takes seconds
+
     encoded = found["image/encoded"] + found["image"]
     dense = tf.io.decode_raw(found["label"], tf.float32)
     named = tf.where(dense != 0)[:, 0]
@@ -178,13 +185,16 @@ def _joined(found: dict[str, Any]) -> dict[str, Any]:
         }
 
 
-def _example(features: dict[str, Any]) -> bytes:
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
+def _example(features: dict[str, Feature]) -> bytes:
+    message = ExampleMessage()
+    for name, (kind, values) in features.items():
+        getattr(message.features.feature[name], kind).value.extend(values)
+    return bytes(message.SerializeToString(deterministic=True))
 
 
-def _bytes(value: bytes) -> Any:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+def _bytes(value: bytes) -> Feature:
+    return "bytes_list", [value]
 
 
-def _ints(values: Sequence[int]) -> Any:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+def _ints(values: Sequence[int]) -> Feature:
+    return "int64_list", values

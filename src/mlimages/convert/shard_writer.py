@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from mlimages.convert.records import index_path, index_rows
 from mlimages.core.publish import atomic_write
@@ -18,6 +17,8 @@ Add = Callable[[bytes, str], None]
 @contextlib.contextmanager
 def open_shard(path: Path) -> Iterator[Add]:
     """Yield a function that adds a record with its key. The shard and its index get their names when the block ends."""
+    import tensorflow as tf  # only here: the rest does not need it, and it takes seconds
+
     lengths: list[int] = []
     keys: list[str] = []
     with atomic_write(path) as file, _as_os_errors(), tf.io.TFRecordWriter(file.name) as writer:
@@ -35,6 +36,8 @@ def open_shard(path: Path) -> Iterator[Add]:
 @contextlib.contextmanager
 def _as_os_errors() -> Iterator[None]:
     """Translate TensorFlow's errors for a disk that is full or fails."""
+    import tensorflow as tf  # only here: the rest does not need it, and it takes seconds
+
     try:
         yield
     except tf.errors.ResourceExhaustedError:

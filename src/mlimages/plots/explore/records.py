@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from mlimages.convert.class_index import RecordsByClass
+from mlimages.convert.example_message import ExampleMessage
 from mlimages.convert.records import shard_paths
 from mlimages.core.publish import read_manifest
 from mlimages.inputs.reader import RecordReader
@@ -49,7 +49,7 @@ class RecordCatalogue:
         shard = int(np.searchsorted(self._ends, record, side="right")) - 1
         reader, number = self._reader(shard), record - int(self._ends[shard])
         example = reader.example(0, number)
-        features = tf.train.Example.FromString(reader.serialized(0, number)).features.feature
+        features = ExampleMessage.FromString(reader.serialized(0, number)).features.feature
         [source] = features["image/filename" if "image/filename" in features else "name"].bytes_list.value
         return RecordPicture(example.jpeg, example.key.decode(), source.decode(errors="replace"),
                                dict(zip(example.indices, example.confidence, strict=True)))
