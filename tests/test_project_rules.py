@@ -104,7 +104,7 @@ def test_each_stage_has_a_notebook_a_package_tests_and_an_output_of_its_name(num
     assert (ROOT / "tests" / stage).is_dir()
     assert entry["params"] == SECTIONS_OF[stage]
     assert entry["cmd"] == f"PYTHONPATH=src python -m mlimages.run_notebook {stage} data/reports/{name}"
-    assert f"data/reports/{name}" in entry["outs"] and len(entry["outs"]) == 2
+    assert {f"data/reports/{name}", f"data/reports/{number}_{stage}"} < set(entry["outs"]) and len(entry["outs"]) == 3
     calls = [node for cell in code_cells(ROOT / "notebooks" / name)
              for node in ast.walk(ast.parse("".join(cell["source"])))
              if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == stage]

@@ -26,6 +26,7 @@ from mlimages.core.params import SECTIONS, Machine, load
 from mlimages.core.publish import MANIFEST
 
 PARAMS, LOCK = "params.yaml", "dvc.lock"
+REPORTS = "data/reports/"
 DVC_STAGE = "DVC_STAGE"  # the environment variable that DVC sets for the commands of its stages
 PARAMETERS_TAG = "parameters"
 INJECTED = "# Parameters"  # the first line of the cell that papermill adds
@@ -78,7 +79,7 @@ def replacement_note(stage: str, params: Mapping[str, Any]) -> str:
     locked = read_yaml(LOCK)["stages"].get(stage) if Path(LOCK).exists() else None
     if locked is None:
         return ""
-    [folder] = [out["path"] for out in locked["outs"] if not out["path"].endswith(".ipynb")]
+    [folder] = [out["path"] for out in locked["outs"] if not out["path"].startswith(REPORTS)]
     before = locked["params"][PARAMS][stage]
     now = json.loads(json.dumps(params))  # tuples become lists
     changed = [f"{stage}.{name} = {value!r} (was {before.get(name)!r})" for name, value in now.items()

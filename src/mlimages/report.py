@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 from nbconvert.filters import markdown2html
 
-from mlimages.core.errors import UserError
+from mlimages.core.errors import command
 from mlimages.core.publish import atomic_write
 from mlimages.notebook import PARAMETERS_TAG
 from mlimages.summary import summary
@@ -33,6 +33,7 @@ pre { overflow-x: auto; background: #f6f6f6; padding: 0.7em; font-size: 13px; }
 table { border-collapse: collapse; font-size: 13px; margin: 0.7em 0; }
 th, td { padding: 0.2em 0.7em; text-align: right; border-bottom: 1px solid #ddd; }
 .output { overflow-x: auto; }
+.anchor-link { display: none; }
 details { color: #666; font-size: 13px; }
 section { border-top: 3px solid #ccc; margin-top: 3em; }
 """
@@ -103,17 +104,12 @@ def _alternative_text(markdown: str) -> str:
     return MARKUP.sub("", first[0] if first else markdown).replace("\n", " ").rstrip(":")
 
 
-def main() -> int:
-    """The command. Exit code 0, or 1 where a stage has not run."""
-    try:
-        page = report()
-        with atomic_write(Path(REPORT)) as file:
-            file.write(page.encode())
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 1
+@command
+def main() -> None:
+    page = report()
+    with atomic_write(Path(REPORT)) as file:
+        file.write(page.encode())
     print(f"{REPORT}: {len(page) / 1e6:.1f} MB, one file that needs no network")
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,11 +5,14 @@
 SIGTERM and Ctrl-C interrupt what the notebook runs, as JupyterLab's button does, so that it saves first.
 """
 
+import ast
+import base64
 import contextlib
 import logging
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -127,7 +130,7 @@ def _ignores(pid: int, number: int) -> bool:
 
 
 def execute(stage: str, out: str | Path) -> None:
-    """Execute a stage's notebook into `out`, and print its cells' output.
+    """Execute a stage's notebook into `out`, and print its cells' output. A folder beside `out` gets its pictures.
 
     Its parameters cell holds the stage's section of params.yaml. Only the last line of a progress bar is kept.
     Raises UserError before any cell runs for a wrong params.yaml or a folder `data` that DVC cannot track, and later if
@@ -142,6 +145,7 @@ def execute(stage: str, out: str | Path) -> None:
         papermill.execute_notebook(out, out, kernel_name="python3", progress_bar=False, stdout_file=sys.stdout,
                                    stderr_file=sys.stderr, kernel_manager_class=Kernel, coalesce_streams=True)
         _make_paths_relative(Path(out))
+        save_pictures(Path(out))
 
 
 def _make_paths_relative(path: Path) -> None:
@@ -153,24 +157,52 @@ def _make_paths_relative(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
-@command
+def save_pictures(path: Path) -> None:
+    """Write the PNG pictures of an executed notebook to the folder of its name, named by the functions that drew them.
+    """
+    folder = path.with_suffix("")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for cell in nbformat.read(path, as_version=4).cells:
+        pictures = [output.data["image/png"] for output in cell.get("outputs", ())
+                    if "image/png" in output.get("data", {})]
+        for number, picture in enumerate(pictures, start=1):
+            name = _drawing_function(cell.source) or cell.id
+            (folder / f"{name}{f'_{number}' if number > 1 else ''}.png").write_bytes(base64.b64decode(picture))
+
+
+def _drawing_function(source: str) -> str | None:
+    """The name of the function that the last statement of a cell calls, or that its `with` enters."""
+    statement: Any = ast.parse(source).body[-1]
+    call = statement.items[0].context_expr if isinstance(statement, ast.With) else getattr(statement, "value", None)
+    return ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else None
+
+
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if len(arguments) != 2 or arguments[0] not in STAGES:
         print(f"usage: python -m mlimages.run_notebook {'|'.join(STAGES)} OUTPUT.ipynb", file=sys.stderr)
         return 2
+    code = _execute(*arguments)
+    if code:
+        print(experiment_hint(Path.cwd(), os.environ), end="", file=sys.stderr)
+    return code
+
+
+@command
+def _execute(stage: str, out: str) -> int:
+    """Call `execute`. Returns the exit code, and prints the error."""
     try:
-        execute(*arguments)
+        execute(stage, out)
     except papermill.PapermillExecutionError as error:
         print(f"ERROR: {error}", file=sys.stderr)
     except RuntimeError as error:  # of nbclient and jupyter_client, for a kernel that ended
-        print(f"ERROR: the notebook's kernel died ({error}); where nobody killed it, the system's log (`dmesg`) tells "
+        print(f"ERROR: the notebook's kernel died ({error}); if nobody killed it, the system's log (`dmesg`) shows "
               f"whether memory was short", file=sys.stderr)
     except KeyboardInterrupt:
         print("ERROR: interrupted while no notebook ran", file=sys.stderr)
     else:
         return 0
-    print(experiment_hint(Path.cwd(), os.environ), end="", file=sys.stderr)
     return 1
 
 

@@ -11,6 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from mlimages import report as module
 from mlimages.core.errors import UserError
 from mlimages.report import main, report, without_paths
+from mlimages.run_notebook import save_pictures
 
 PNG = base64.b64encode(b"\x89PNG picture").decode() + "\n"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -91,5 +92,20 @@ def test_the_command_writes_one_file_or_says_which_stage_to_run(data: Path, monk
         raise UserError("data/model is missing; run `dvc repro train`")
 
     monkeypatch.setattr(module, "summary", missing)
-    assert main() == 1
+    assert main() == 2
     assert "run `dvc repro train`" in capsys.readouterr().err
+
+
+def test_the_pictures_of_a_notebook_become_files_named_by_the_functions_that_drew_them(data: Path) -> None:
+    path = data / "reports/4_train.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells += [
+        new_code_cell("with plots.live_plot(params):\n    train()", outputs=[shown(image_png=PNG)] * 2),
+        new_code_cell("x = 3", id="an-id", outputs=[shown(image_png=PNG)])]
+    nbformat.write(notebook, path)
+    (data / "reports/4_train").mkdir()
+    (data / "reports/4_train/earlier.png").touch()
+    save_pictures(path)
+    files = {file.name: file.read_bytes() for file in (data / "reports/4_train").iterdir()}
+    assert set(files) == {"plot.png", "live_plot.png", "live_plot_2.png", "an-id.png"}
+    assert set(files.values()) == {base64.b64decode(PNG)}

@@ -14,7 +14,7 @@ from mlimages.core.publish import publish, read_manifest
 from mlimages.evaluate.predictions import open_prediction_writer
 from mlimages.inputs.pipeline import Records
 from mlimages.metrics.decisions import top_classes
-from mlimages.plots.gallery import MAX_LINES, LabelOutcomes, Outcome, gallery, spread
+from mlimages.plots.gallery import MAX_LINES, LabelOutcomes, Verdict, gallery, spread
 
 # thing > (animal > (cat, dog), plant); red
 NAMES = ("thing", "animal", "cat", "dog", "plant", "red")
@@ -74,9 +74,9 @@ def test_a_gallery_shows_right_wrong_and_missed_labels(small_stages: SmallStages
     gallery(published(tmp_path, confidences, scores), small_stages.tfrecords, small_stages.lists)
     assert titles()[0] == f"Wholly right: {len(records) if right is None else right} of {len(records)} images"
     colours = colours_of_texts()
-    wanted = {"truth": {Outcome.RIGHT}, "nothing": {Outcome.MISSED}, "everything": {Outcome.RIGHT, Outcome.WRONG}}[seen]
+    wanted = {"truth": {Verdict.RIGHT}, "nothing": {Verdict.MISSED}, "everything": {Verdict.RIGHT, Verdict.WRONG}}[seen]
     assert {outcome.value[1] for outcome in wanted} <= colours
-    assert {outcome.value[1] for outcome in set(Outcome) - wanted}.isdisjoint(colours)
+    assert {outcome.value[1] for outcome in set(Verdict) - wanted}.isdisjoint(colours)
     captions = [len(ax.texts) for part in plt.gcf().subfigs for ax in part.axes]
     assert captions and max(captions) <= MAX_LINES
     pictures = [np.asarray(ax.images[0].get_array()) for part in plt.gcf().subfigs[2:3] for ax in part.axes]

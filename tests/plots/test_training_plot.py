@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import queue
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from tests.training.outcomes import Trained
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
+from mlimages.network.checkpoint_files import PROFILE
 from mlimages.plots import training
 from mlimages.train import train
 from mlimages.train.run import work_folder
@@ -180,4 +182,23 @@ def test_the_learning_rate_of_every_step_is_drawn(small_tfrecords: Path, small_t
     steps, rates = (np.asarray(values) for values in (line.get_xdata(), line.get_ydata()))
     assert steps.tolist() == list(range(15))
     assert rates.tolist() == build_schedule(params, 24)(steps).tolist()
+    plt.close("all")
+
+
+@pytest.mark.parametrize(("profile", "title", "seconds"), [
+    ((1, 0.4, 0.0, 0.1), "computing limits the speed, the input takes 25% of a step", [0.4, 0.1]),
+    ((1, 0.4, -1e-5, 0.5), "the input limits the speed", [0.4, 0.5]),
+    ((2, 0.4, 0.1, 0.2), "2 replicas; all-reduce of 3 MiB", [0.4, 0.2, 0.3, 0.1]),
+    ((2, 0.4, -0.1, 0.2), "2 replicas; all-reduce of 3 MiB", [0.4, 0.2, 0.4, 0.0])])
+def test_the_time_of_a_step_is_never_negative_and_says_what_limits_the_speed(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: tuple[float, ...], title: str,
+        seconds: list[float]) -> None:
+    monkeypatch.setattr(plt, "show", lambda: None)
+    names = ("replicas", "step_seconds", "exchange_seconds", "input_seconds")
+    facts = {**dict(zip(names, profile, strict=True)), "exchanged_bytes": 3 * 2**20}
+    (tmp_path / PROFILE).write_text(json.dumps(facts))
+    training.step_profile(tmp_path)
+    assert title in plt.gca().get_title()
+    widths = [bar.get_path().get_extents(bar.get_transform() - plt.gca().transData).width for bar in plt.gca().patches]
+    assert widths == pytest.approx(seconds)
     plt.close("all")

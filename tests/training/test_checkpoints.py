@@ -67,7 +67,8 @@ def test_a_score_that_is_not_finite_is_reported_and_never_the_best(tmp_path: Pat
     saved = Saved(tmp_path, kept=1)
     saved.save(1, score)
     assert f"the score of step-00000001 is {score}: it cannot be the best" in capsys.readouterr().out
-    with pytest.raises(UserError, match="no complete .* finite score, so there is no best one; set train.publish to last"):
+    with pytest.raises(UserError, match="no complete .* finite score, so there is no best one; set train.publish to "
+                                        "last"):
         saved.checkpoints.restore_best()
     for step, later in ((2, 3.0), (3, score), (4, None)):
         saved.save(step, later)

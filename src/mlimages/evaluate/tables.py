@@ -10,6 +10,8 @@ from mlimages.core.publish import write_csv, write_json
 from mlimages.metrics.average_precision import MultiLabelMetrics
 
 METRICS = "metrics.json"
+HEADLINE = "headline.json"
+HEADLINE_METRICS = ("mean_average_precision_macro", "mean_average_precision_micro", "base_rate")
 PER_CLASS = "per_class.csv"
 BY_DEPTH = "by_depth.csv"
 BY_FREQUENCY = "by_frequency.csv"
@@ -26,7 +28,9 @@ LOG_ODDS_EDGES = np.arange(-16, 17)
 def write_tables(metrics: MultiLabelMetrics, tree: ClassTree, train_records: np.ndarray,
                  frequency_groups: Sequence[int], out: Path) -> None:
     """Write all tables into `out`; `train_records`, int64 [classes], counts the training records of each class."""
-    write_json(out / METRICS, metrics.summary())
+    summary = metrics.summary()
+    write_json(out / METRICS, summary)
+    write_json(out / HEADLINE, {name: summary[name] for name in HEADLINE_METRICS})
     _write_classes(metrics, tree, train_records, out / PER_CLASS)
     depths = metrics.by_group(np.array(tree.depths))
     write_csv(out / BY_DEPTH, ("depth", *GROUP_COLUMNS), ((depth, *_digits(row)) for depth, row in depths.items()))

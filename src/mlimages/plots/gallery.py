@@ -24,7 +24,7 @@ LINE_INCHES, IMAGE_INCHES, TITLE_INCHES, LEGEND_INCHES = 0.15, 1.9, 0.4, 0.6
 POINTS_PER_INCH = 72
 
 
-class Outcome(Enum):
+class Verdict(Enum):
     """The outcome of a label, with its sign, its colour and its meaning."""
 
     RIGHT = "✓", GOOD, "predicted and true"
@@ -37,7 +37,7 @@ class LabelOutcome(NamedTuple):
 
     label: int
     score: float
-    outcome: Outcome
+    outcome: Verdict
 
 
 class LabelOutcomes:
@@ -74,8 +74,8 @@ class LabelOutcomes:
         wrong = (predicted - true) - self._left_out
         shown = [*specific, *(wrong & set(specific_classes(self._tree, tuple(specific | wrong))))]
         labels = [LabelOutcome(index, scores.get(index, float("nan")),
-                               Outcome.WRONG if index not in true else
-                               Outcome.RIGHT if index in predicted else Outcome.MISSED) for index in shown]
+                               Verdict.WRONG if index not in true else
+                               Verdict.RIGHT if index in predicted else Verdict.MISSED) for index in shown]
         return sorted(labels, key=lambda label: (-np.nan_to_num(label.score, nan=-1.0), label.label))
 
 
@@ -89,7 +89,7 @@ def gallery(evaluation: str | Path, tfrecords: str | Path, lists: str | Path, co
     labels = [outcomes[image] for image in range(len(outcomes))]
     counts = Counter(label.outcome for of_image in labels for label in of_image)
     right = [image for image, of_image in enumerate(labels)
-             if of_image and all(label.outcome is Outcome.RIGHT for label in of_image)]
+             if of_image and all(label.outcome is Verdict.RIGHT for label in of_image)]
     mistaken = sorted((image for image, of_image in enumerate(labels) if any(_severity(of_image))),
                       key=lambda image: _severity(labels[image]), reverse=True)
     rows = {f"Wholly right: {len(right):,} of {len(labels):,} images": spread(right, columns),
@@ -102,9 +102,9 @@ def gallery(evaluation: str | Path, tfrecords: str | Path, lists: str | Path, co
     figure = plt.figure(figsize=(IMAGE_INCHES * columns, LEGEND_INCHES + sum(heights)))
     subfigures: Any = figure.subfigures(1 + len(rows), 1, height_ratios=[LEGEND_INCHES, *heights])
     legend, *parts = subfigures
-    legend.legend([Line2D([], [], color=outcome.value[1], lw=5) for outcome in Outcome],
-                  [f"{outcome.value[0]} {outcome.value[2]}: {counts[outcome]:,}" for outcome in Outcome],
-                  loc="center", ncols=len(Outcome), frameon=False,
+    legend.legend([Line2D([], [], color=outcome.value[1], lw=5) for outcome in Verdict],
+                  [f"{outcome.value[0]} {outcome.value[2]}: {counts[outcome]:,}" for outcome in Verdict],
+                  loc="center", ncols=len(Verdict), frameon=False,
                   title=f"All labels (predicted: with a probability of {outcomes.score_threshold:g} or more)")
     for part, height, (title, images) in zip(parts, heights, rows.items(), strict=True):
         part.text(0.5, 1 - TITLE_INCHES / 2 / height, title, ha="center", va="center", fontsize=11)
@@ -126,8 +126,8 @@ def spread(images: Sequence[int], count: int) -> list[int]:
 def _severity(labels: Iterable[LabelOutcome]) -> tuple[float, int]:
     """The sort key of mistakes: the highest probability of a wrong label, then the number of missed labels."""
     labels = list(labels)
-    return (max((label.score for label in labels if label.outcome is Outcome.WRONG), default=0.0),
-            sum(label.outcome is Outcome.MISSED for label in labels))
+    return (max((label.score for label in labels if label.outcome is Verdict.WRONG), default=0.0),
+            sum(label.outcome is Verdict.MISSED for label in labels))
 
 
 def _caption(tree: ClassTree, labels: Sequence[LabelOutcome]) -> list[tuple[str, str]]:
@@ -139,7 +139,7 @@ def _caption(tree: ClassTree, labels: Sequence[LabelOutcome]) -> list[tuple[str,
         lines.append((f"{sign} {tree.label(index)}" + ("" if np.isnan(score) else f" {score:.2f}"), colour))
     rest = Counter(label.outcome for label in labels[named:])
     if rest:
-        lines.append(("  ".join(f"+{rest[outcome]} {outcome.value[0]}" for outcome in Outcome if rest[outcome]), MUTED))
+        lines.append(("  ".join(f"+{rest[outcome]} {outcome.value[0]}" for outcome in Verdict if rest[outcome]), MUTED))
     return lines
 
 

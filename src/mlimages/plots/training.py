@@ -37,14 +37,26 @@ def learning_rate_plan(params: Train, tfrecords: str | Path) -> None:
 
 
 def step_profile(model: str | Path) -> None:
-    """Show the time of one step, beside the times that its all-reduce and its input take alone."""
+    """Show the time of one step, beside the times that its all-reduce and its input take alone.
+
+    On one replica nothing is exchanged; the title then says whether computing or the input limits the speed.
+    """
     profile = json.loads((Path(model) / PROFILE).read_text(encoding="utf-8"))
-    step, all_reduce, input_time = (profile[f"{name}_seconds"] for name in ("step", "exchange", "input"))
-    replicas = f"{profile['replicas']} replica{'s' if profile['replicas'] > 1 else ''}"
-    bars(f"One step on {replicas}; all-reduce of {profile['exchanged_bytes'] / 2**20:,.0f} MiB", "seconds",
-         ["one step of the training", "computing, if nothing overlaps", "all-reduce, alone",
-          "input pipeline, alone, while other steps run"],
-         [step, max(step - all_reduce, 0.0), all_reduce, input_time], [TRAIN, GOOD, VALIDATION, MUTED])
+    # Measured times are differences of a clock, and noise may turn one of nearly 0 negative.
+    step, all_reduce, input_time = (max(profile[f"{name}_seconds"], 0.0) for name in ("step", "exchange", "input"))
+    times = {"one step of the training": (step, TRAIN),
+             "input pipeline, alone, while other steps run": (input_time, MUTED)}
+    if profile["replicas"] > 1:
+        title = (f"One step on {profile['replicas']} replicas; all-reduce of "
+                 f"{profile['exchanged_bytes'] / 2**20:,.0f} MiB")
+        times |= {"computing, if nothing overlaps": (max(step - all_reduce, 0.0), GOOD),
+                  "all-reduce, alone": (all_reduce, VALIDATION)}
+    elif input_time < step:
+        title = f"One step on 1 replica: computing limits the speed, the input takes {input_time / step:.0%} of a step"
+    else:
+        title = "One step on 1 replica: the input limits the speed"
+    bars(title, "seconds", list(times), [seconds for seconds, _ in times.values()],
+         [colour for _, colour in times.values()])
 
 
 @contextlib.contextmanager

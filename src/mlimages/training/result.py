@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from mlimages.core.params import Train
 from mlimages.core.publish import write_csv, write_json
-from mlimages.network.checkpoint_files import METRICS, PROFILE
+from mlimages.network.checkpoint_files import HEADLINE, METRICS, PROFILE
 from mlimages.network.model_files import ClassTable, Preprocessing
 from mlimages.network.resnet import build
 from mlimages.network.serving import save_network
@@ -70,6 +70,7 @@ def write_result(training: FinishedTraining, out: Path) -> None:
     run = _run_record(training, metrics, warning)
     write_json(out / RUN, run)
     write_card(out / CARD, run)
+    write_json(out / HEADLINE, {"images_per_second": metrics["images_per_second"]})
     write_json(out / METRICS, metrics)
 
 

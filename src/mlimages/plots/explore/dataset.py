@@ -118,7 +118,7 @@ def ancestor_counts(lists: str | Path, index: int) -> None:
 def occurring_together(lists: str | Path, tfrecords: str | Path, index: int, count: int = 20) -> pd.DataFrame:
     """The classes that training records of a class name most often beside it and its relatives in the tree.
 
-    Of a class with more than SAMPLED_RECORDS records, so many evenly spaced ones are read.
+    At most SAMPLED_RECORDS records are read, evenly spaced over all of the class.
     """
     tree, catalogue = read_tree(Path(lists) / DICTIONARY), RecordCatalogue(tfrecords, "train")
     records = catalogue.of_class(index)

@@ -16,7 +16,7 @@ from mlimages.core.params import Machine, Params
 from mlimages.download import download
 from mlimages.launch.worker_state import WorkerLog
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WITHOUT_GPU = [
     "I0000 00:00:1796011940.350806   27086 cudart_stub.cc:31] Could not find cuda drivers on your machine, GPU will "
     "not be used.",
