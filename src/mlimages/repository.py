@@ -16,16 +16,16 @@ DATA = "data"
 def check(folder: Path) -> list[str]:
     """Return notes on what will not work in a repository. Raises UserError if no stage can run."""
     if not (folder / ".dvc").is_dir():
-        raise UserError(f"{folder} has no folder .dvc, without which DVC runs nothing: run in the repository's own "
+        raise UserError(f"{folder} has no folder .dvc, and DVC needs it: run in the repository's own "
                         f"folder, or get it back with `git checkout .dvc`")
     if not any((place / ".git").exists() for place in (folder, *folder.parents)) and \
             _dvc(folder, "config", "core.no_scm") != "true":
-        raise UserError(f"{folder} is no git repository, without which DVC runs nothing: clone it, or, where it was "
+        raise UserError(f"{folder} is no git repository, and DVC needs one: clone it, or, where it was "
                         f"unpacked from an archive, run `git init && git add --all && git commit -m start`")
     check_data(folder)
     if not str(folder).isascii() and not (cache := _dvc(folder, "cache", "dir")).isascii():
-        return [f"{cache} is no ASCII text: `dvc exp run` will fail with --temp and --queue; all else works. Move the "
-                f"repository, or run `dvc cache dir --local FOLDER` with a folder whose path is ASCII"]
+        return [f"{cache} is no ASCII text: `dvc exp run` fails with --temp and --queue, and everything else works. "
+                f"Move the repository, or run `dvc cache dir --local FOLDER` with a folder whose path is ASCII"]
     return []
 
 

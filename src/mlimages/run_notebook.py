@@ -178,27 +178,31 @@ def _drawing_function(source: str) -> str | None:
     return ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else None
 
 
-@command
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if len(arguments) != 2 or arguments[0] not in STAGES:
         print(f"usage: python -m mlimages.run_notebook {'|'.join(STAGES)} OUTPUT.ipynb", file=sys.stderr)
         return 2
-    try:
-        execute(*arguments)
-    except UserError:
+    code = _execute(*arguments)
+    if code:
         print(experiment_hint(Path.cwd(), os.environ), end="", file=sys.stderr)
-        raise
+    return code
+
+
+@command
+def _execute(stage: str, out: str) -> int:
+    """Call `execute`. Returns the exit code, and prints the error."""
+    try:
+        execute(stage, out)
     except papermill.PapermillExecutionError as error:
         print(f"ERROR: {error}", file=sys.stderr)
     except RuntimeError as error:  # of nbclient and jupyter_client, for a kernel that ended
-        print(f"ERROR: the notebook's kernel died ({error}); where nobody killed it, the system's log (`dmesg`) tells "
+        print(f"ERROR: the notebook's kernel died ({error}); if nobody killed it, the system's log (`dmesg`) shows "
               f"whether memory was short", file=sys.stderr)
     except KeyboardInterrupt:
         print("ERROR: interrupted while no notebook ran", file=sys.stderr)
     else:
         return 0
-    print(experiment_hint(Path.cwd(), os.environ), end="", file=sys.stderr)
     return 1
 
 

@@ -10,7 +10,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from mlimages.core import scratch
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, command
 from mlimages.core.params import SECTIONS, Machine, load
 
 STAGES = [name for name in SECTIONS if name != "machine"]
@@ -105,21 +104,17 @@ def _size(folder: Path) -> int:
     return sum({state.st_ino: state.st_size for state in states}.values())
 
 
-def main(*arguments: str) -> int:
-    try:
-        command, *stages = arguments or ("",)
-        if command not in ("list", "prune") or not set(stages) <= set(STAGES) or (command == "list" and stages):
-            raise UserError(f"the arguments {' '.join(arguments)!r}, expected `list`, `prune`, or `prune` with some of "
-                            f"{', '.join(STAGES)}")
-        machine = load().machine
-        chosen = stages or [name for name in STAGES if name not in COSTLY]
-        for folder in folders(machine) if command == "list" else prune(machine, chosen):
-            needed = "removed" if command == "prune" else ", ".join(folder.needed_by) or "not needed"
-            changed = "no params.json" if folder.changed is None else ", ".join(
-                f"{name}: {json.dumps(value)}" for name, value in folder.changed.items())
-            day = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.used))
-            print(f"{folder.path}  {folder.bytes / 1e6:,.1f} MB  {day}  {needed}  {changed}".rstrip())
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 2
-    return 0
+@command
+def main(*arguments: str) -> None:
+    action, *stages = arguments or ("",)
+    if action not in ("list", "prune") or not set(stages) <= set(STAGES) or (action == "list" and stages):
+        raise UserError(f"the arguments {' '.join(arguments)!r}, expected `list`, `prune`, or `prune` with some of "
+                        f"{', '.join(STAGES)}")
+    machine = load().machine
+    chosen = stages or [name for name in STAGES if name not in COSTLY]
+    for folder in folders(machine) if action == "list" else prune(machine, chosen):
+        needed = "removed" if action == "prune" else ", ".join(folder.needed_by) or "not needed"
+        changed = "no params.json" if folder.changed is None else ", ".join(
+            f"{name}: {json.dumps(value)}" for name, value in folder.changed.items())
+        day = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.used))
+        print(f"{folder.path}  {folder.bytes / 1e6:,.1f} MB  {day}  {needed}  {changed}".rstrip())

@@ -32,7 +32,7 @@ def test_a_failing_disk_is_reported_and_the_same_command_resumes(quick: Download
                                                                  error: str) -> None:
     serve(server, URLS + VAL, jpeg)
     lists = lists_of(URLS, VAL)
-    assert_user_error(with_fault(f"fsync:error={error}:when=3+", command(quick, here, lists, tmp_path / "images")),
+    assert_user_error(with_fault(f"fsync:error={error}:when=7+", command(quick, here, lists, tmp_path / "images")),
                       "scratch/download", *DISK)
     no_final_name(tmp_path)
     out = download(quick, here, lists=lists, out=tmp_path / "images")

@@ -193,7 +193,7 @@ def test_a_kill_at_any_system_call_loses_nothing_finished(quick: Download, here:
     lists = lists_of(urls, VAL)
     expected = straight(quick, here, lists, tmp_path)
     call = fault.partition(":")[0]
-    moments = {"rename": (1, 2, 5, 9, 13), "fsync": (1, 2, 3, 8, 15), "write": (20, 45, 60, 80, 120)}[call]
+    moments = {"rename": (1, 3, 7, 11, 15), "fsync": (1, 4, 6, 11, 17), "write": (20, 45, 60, 80, 120)}[call]
     ended = 0
     for nth in moments:
         tried = with_fault(f"{fault}:when={nth}", command(quick, here, lists, tmp_path / "images"))

@@ -112,7 +112,7 @@ def test_a_training_starts_from_a_released_checkpoint(small_tfrecords: Path, sma
         "files": {path.name: sha256(path) for path in sorted(tmp_path.glob("released.*"))}}
     kernel = keras.models.load_model(out / "model.keras").get_layer("init_conv").get_weights()[0]
     np.testing.assert_allclose(kernel, 0.5, rtol=1e-5)
-    with pytest.raises(UserError, match="elsewhere is nothing that a training can start from"):
+    with pytest.raises(UserError, match="elsewhere holds no weights to start from"):
         train(dataclasses.replace(params, initialize_from=str(tmp_path / "elsewhere")),
               small_machine(tmp_path / "scratch"), tfrecords=small_tfrecords, out=tmp_path / "model")
 
@@ -281,3 +281,25 @@ def test_in_deterministic_mode_tensorflow_refuses_what_does_not_repeat_and_two_r
     assert done.returncode == 0, done.stderr[-3000:]
     assert "refused: Random ops require a seed" in done.stdout
     assert_same_weights(tmp_path / "model_a", tmp_path / "model_b")
+
+
+def test_the_manifest_and_the_initial_weights_are_hashed_once(
+        small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    start = tmp_path / "start.keras"
+    build("tiny", 3).save(start)
+    hashed: list[Path] = []
+
+    def count(path: Path) -> str:
+        hashed.append(path)
+        return sha256(path)
+
+    def stop(*arguments: Any, **options: Any) -> None:
+        raise UserError("the training would begin")
+
+    monkeypatch.setattr("mlimages.core.scratch.sha256", count)
+    monkeypatch.setattr("mlimages.train.run.run_training", stop)
+    params = dataclasses.replace(small_train, initialize_from=str(start))
+    with pytest.raises(UserError, match="the training would begin"):
+        train(params, small_machine(tmp_path), tfrecords=small_tfrecords, out=tmp_path / "model")
+    assert hashed == [small_tfrecords / "manifest.json", start]

@@ -145,7 +145,7 @@ def test_processes_that_something_else_starts_are_refused(small_transfer: Transf
 
 
 def test_a_missing_or_foreign_network_is_named(run: Run, trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nothing that a training can start from"):
+    with pytest.raises(UserError, match="holds no weights to start from"):
         run("missing", initialize_from=str(tmp_path / "nothing.keras"))
     damaged = Path(shutil.copyfile(trained.out / "model.keras", tmp_path / "damaged.keras"))
     damaged.write_bytes(damaged.read_bytes()[:5000])

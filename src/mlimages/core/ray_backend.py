@@ -101,8 +101,8 @@ def remote_function(function: Callable[[Unit], Result], machine: Machine) -> Ite
     with ray_connection(machine) as ray:
         _, waiting = ray.wait([ray.remote(num_cpus=1)(_here).remote()], timeout=START_SECONDS)
         if waiting:
-            raise UserError(f"of the {ray.cluster_resources().get('CPU', 0):.0f} CPUs of the Ray cluster none became "
-                            f"free in {START_SECONDS:.0f} s; `ray status` and `ray list actors` show what holds them: "
+            raise UserError(f"none of the {ray.cluster_resources().get('CPU', 0):.0f} CPUs of the Ray cluster became "
+                            f"free in {START_SECONDS:.0f} s; `ray status` and `ray list actors` show what uses them: "
                             f"end that, or start more nodes")
         task = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(_run)
         here = ray.put((os.getcwd(), function))
@@ -114,9 +114,9 @@ def remote_function(function: Callable[[Unit], Result], machine: Machine) -> Ite
                 cause = getattr(error, "cause", error)  # the error of the function, or of the cluster
                 if not isinstance(cause, ray.exceptions.RayError):
                     raise cause from None
-                raise UserError(f"{unit} was not done on the Ray cluster, with {RETRIES} retries where its process or "
-                                f"node was lost: {cause}. What was finished is kept: run the same command again, where "
-                                f"memory is short with fewer CPUs for each node") from None
+                raise UserError(f"the Ray cluster did not finish {unit}, with {RETRIES} retries after the loss of its "
+                                f"process or node: {cause}. Finished work is kept: run the same command again and, if "
+                                f"memory is short, with fewer CPUs for each node") from None
 
         yield run
 
@@ -141,7 +141,7 @@ class RayWorkerPool(WorkerPool):
         self._actors: list[Any] = [None] * self.workers
         self._addresses: list[Any] = [None] * self.workers
         self._ends: list[Any] = [None] * self.workers
-        self._looked_at = 0.0
+        self._checked_at = 0.0
 
     def __enter__(self) -> "RayWorkerPool":
         with contextlib.ExitStack() as connection:
@@ -188,7 +188,7 @@ class RayWorkerPool(WorkerPool):
             if waiting:
                 raise UserError(f"{len(waiting)} of {len(down)} workers did not start within {START_SECONDS:.0f} s on "
                                 f"the Ray cluster, which has {self._ray.cluster_resources().get('CPU', 0):.0f} CPUs; "
-                                f"look at it with `ray status`, lower machine.workers, or start more nodes")
+                                f"see `ray status`, lower machine.workers, or start more nodes")
             failures = {worker: self._connect(worker) for worker in down}
             down = [worker for worker, failure in failures.items() if failure]
             if not down:
@@ -210,8 +210,8 @@ class RayWorkerPool(WorkerPool):
     def _ready(self, seconds: float) -> list[int]:
         """Include workers whose machine was lost: their pipes stay open."""
         ready = super()._ready(seconds)
-        if time.monotonic() > self._looked_at + CHECK_SECONDS:
-            self._looked_at = time.monotonic()
+        if time.monotonic() > self._checked_at + CHECK_SECONDS:
+            self._checked_at = time.monotonic()
             ended, _ = self._ray.wait(self._ends, num_returns=self.workers, timeout=0)
             lost = {self._ends.index(end) for end in ended}.difference(ready)
             for worker in lost:

@@ -31,16 +31,16 @@ Task = FetchRequest | ProbeRequest | BuildRequest
 
 def reuse(plan: Plan, kept: KeptImages) -> None:
     """Take over what other downloads have fetched. Raises UserError if a signal stops it."""
-    left = sum(plan.left(shard) for shard in plan.todo)
+    reused = 0
     with Interrupts() as interrupts:
         kept.update()
         if not kept.others():
             return
-        for _ in plan.reuse(kept):
+        for lines in plan.reuse(kept):
+            reused += lines
             if interrupts.received:
                 raise _stopped(interrupts.received)
-    found = left - sum(plan.left(shard) for shard in plan.todo)
-    print(f"other downloads have fetched {found:,} of the {left:,} list lines that remain", flush=True)
+    print(f"{reused:,} list lines have results of other downloads, which are kept", flush=True)
 
 
 def fetch(plan: Plan, params: Download, machine: Machine, network: Network, tables: Path) -> None:

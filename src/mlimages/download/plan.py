@@ -58,20 +58,22 @@ class Plan:
         """Whether certificates were verified in every run that fetched something."""
         return not self._unverified.exists()
 
-    def reuse(self, kept: KeptImages) -> Iterator[Shard]:
-        """Take over what other downloads have fetched, and yield each shard that was looked at.
+    def reuse(self, kept: KeptImages) -> Iterator[int]:
+        """Take over what other downloads have fetched, shard by shard. Yields the number of lines of each.
 
         Shards of the same list lines become hard links. Other lines get their results in the journal; their images are
         copied when the shard is built.
         """
         for shard in self.todo:
-            if not self._link(shard, kept):
+            if self._link(shard, kept):
+                yield shard.lines
+            else:
                 found = [result._replace(line=entry.line) for entry in self._unknown(shard)
                          if (result := kept.find(entry.source))
                          and self._accepts(result.reason, result.image.sha256 if result.image else "")]
                 if found:
                     Journal(self.spools, shard.name).add(found)
-            yield shard
+                yield len(found)
         self.todo = self._find_todo()
 
     def reused(self) -> tuple[int, int]:

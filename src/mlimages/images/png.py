@@ -43,12 +43,12 @@ def read_png(body: bytes) -> PngContent:
         first = kind not in found
         if kind == b"IDAT" or (kind in (b"IHDR", b"PLTE") and first):
             kept.append(chunk)
-        elif kind == b"tRNS" and colour == PALETTE and first and _is_sound(chunk) and (
+        elif kind == b"tRNS" and colour == PALETTE and first and _is_valid(chunk) and (
                 b"IDAT" not in found and 3 * len(data) <= len(found.get(b"PLTE", b""))):
             kept.append(chunk)
         if kind == b"IHDR" and len(data) == 13:
             bits, colour = data[8:10]
-        if first and (kind[0] < ord("a") or _is_sound(chunk)):
+        if first and (kind[0] < ord("a") or _is_valid(chunk)):
             found[kind] = data
     return PngContent(b"".join([*kept, END]), found.get(b"eXIf", b""), _profile(found.get(b"iCCP", b"")), bits,
                       _key(colour, bits, found.get(b"tRNS", b"")))
@@ -88,7 +88,7 @@ def _chunks(body: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
         at += 12 + size
 
 
-def _is_sound(chunk: bytes) -> bool:
+def _is_valid(chunk: bytes) -> bool:
     """Whether a chunk is complete and has the right checksum."""
     return len(chunk) == 12 + int.from_bytes(chunk[:4]) and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])
 

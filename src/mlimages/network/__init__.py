@@ -1,4 +1,4 @@
-"""The network: its layers, its weights, and `Classifier`, which puts a trained network to use."""
+"""The network, its weights, and `Classifier`, which classifies pictures with a trained network."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["Classifier"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when it is asked for: modules beside it are used where TensorFlow must not be loaded.
+    # Imported on demand, since other modules of this package are used without TensorFlow.
     if name == "Classifier":
         from mlimages.network.classifier import Classifier
 

@@ -1,4 +1,4 @@
-"""The files of checkpoints, and whether they are complete. Does not import TensorFlow."""
+"""The files of checkpoints, and checks that they are complete. Does not import TensorFlow."""
 
 import json
 from pathlib import Path
@@ -13,16 +13,16 @@ VARIABLES = "variables"
 MODEL = "model.keras"
 PROFILE = "profile.json"
 HEADLINE = "headline.json"  # the metrics that `dvc metrics show` and `dvc exp show` list
-METRICS = "metrics.json"  # written last: with it, all of the result is there
+METRICS = "metrics.json"  # written last: if it exists, the result is complete
 
 
 def checkpoint_folders(checkpoints: Path) -> list[Path]:
-    """The checkpoints of a training, the oldest first."""
+    """The folders of a training's checkpoints, the oldest first."""
     return sorted(checkpoints.glob("step-*"))
 
 
 def read_metadata(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """The facts of a checkpoint, else None and what is wrong; its other files are not looked at."""
+    """The content of a checkpoint's facts.json, or None and a reason. The other files are not checked."""
     try:
         facts = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         facts["step"], facts["losses"], facts["score"], facts["seconds"], facts["network"], facts["machine"]
@@ -37,7 +37,7 @@ def read_metadata(folder: Path) -> tuple[dict[str, Any] | None, str]:
 
 
 def validate_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """The facts of a checkpoint that is whole, else None and what is wrong."""
+    """The content of facts.json if the checkpoint is complete and intact, or None and a reason."""
     facts, fault = read_metadata(folder)
     for name, digest in facts["files"].items() if facts else ():
         try:
@@ -51,16 +51,17 @@ def validate_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, str]:
 
 
 def newest_checkpoint(checkpoints: Path) -> Path | None:
-    """The newest checkpoint that is whole: from which training would resume."""
+    """The newest complete checkpoint, from which the training resumes. None without any."""
     folders = reversed(checkpoint_folders(checkpoints))
     return next((folder for folder in folders if validate_checkpoint(folder)[0] is not None), None)
 
 
 def initial_weight_files(start: str | Path) -> list[Path]:
-    """The files of what `train.initialize_from` may name; UserError where they are not there.
+    """The files that `train.initialize_from` names.
 
-    One .keras file, also that of a folder such as data/model; of one of our checkpoints facts.json first, then its
-    variables; of a released checkpoint PREFIX.index first, then PREFIX.data-*.
+    They are one .keras file, also for a folder such as data/model; facts.json and the variables of one of our
+    checkpoints; or PREFIX.index and PREFIX.data-* of a released checkpoint, in this order. Raises UserError if they are
+    missing.
     """
     start = Path(start)
     network = start / MODEL if start.is_dir() else start
@@ -72,7 +73,7 @@ def initial_weight_files(start: str | Path) -> list[Path]:
     files = [index, *sorted(start.parent.glob(f"{start.name}.data-*"))]
     if not index.is_file() or len(files) < 2:
         others = [path.with_suffix("") for path in sorted(start.parent.glob("*.index"))]
-        raise UserError(f"{start} is nothing that a training can start from: expected a .keras file, a folder with "
+        raise UserError(f"{start} holds no weights to start from: expected a .keras file, a folder with "
                         f"{MODEL} or {METADATA}, or a TensorFlow checkpoint: {index} and {start}.data-* beside it"
-                        + (f"; there is {', '.join(map(str, others[:5]))}" if others else ""))
+                        + (f"; found {', '.join(map(str, others[:5]))}" if others else ""))
     return files

@@ -1,4 +1,4 @@
-"""Use a trained network: the classes of pictures, their features, and where in a picture a class is.
+"""Classifies pictures with a trained network, and computes features and heat maps.
 
     python -m mlimages.network.classifier PICTURES... [--model data/model] [--top 5] [--csv predictions.csv]
 """
@@ -46,9 +46,9 @@ DECODERS = 4  # threads
 
 
 class Prediction(NamedTuple):
-    """What the network says of one picture: `probabilities` float32 [classes] and `features` float32 [channels].
+    """The outputs for one picture: `probabilities`, float32 [classes], and `features`, float32 [channels].
 
-    `error` says why a picture could not be read; the other two are None then. `features` is None unless asked for.
+    `features` is None unless requested. For a picture that cannot be read, both are None and `error` is the reason.
     """
 
     image: str
@@ -60,15 +60,15 @@ class Prediction(NamedTuple):
 class Classifier:
     """A trained network with its class names and its preprocessing.
 
-    `model` is data/model, a .keras file, or the folder of a SavedModel, with classes.csv and preprocessing.json beside
-    it as `train` publishes them. For a network from elsewhere, `classes` names a CSV file with the columns class and
-    name, and `preprocessing` is given. `crop` replaces the published one: `central`, `shorter_side` (of a resized
-    picture the square in the middle), or `ten_crops`, whose probabilities and features are averaged.
+    `model` is data/model, a .keras file, or the folder of a SavedModel. Its classes.csv and preprocessing.json, which
+    the stage train publishes, are read from the same folder. For a network from elsewhere, pass `classes`, a CSV file
+    with the columns class and name, and `preprocessing`. `crop` replaces that of the preprocessing: `central`,
+    `shorter_side`, or `ten_crops`, which averages probabilities and features over ten crops.
 
-    A SavedModel is a program: load only one that you trust. In a .keras file no code is run.
+    A SavedModel is a program: load only one that you trust. Code in a .keras file does not run.
 
-    Raises UserError for a missing or damaged network, and for one without class names, of another number of classes
-    than these, or of unknown outputs.
+    Raises UserError for a missing or damaged network, and if the class names are missing or their number differs from
+    the network's, or if it is unknown whether the outputs are logits.
     """
 
     def __init__(self, model: str | Path | keras.Model = "data/model", *,
@@ -93,10 +93,10 @@ class Classifier:
     def released(cls, checkpoint: str | Path, dictionary: str | Path, *, depth: int = 101, pixels: int = 224,
                  crop: Crop = "shorter_side", activation: Literal["sigmoid", "softmax"] = "sigmoid",
                  batch: int = 16) -> "Classifier":
-        """The network of a checkpoint that Tencent released, such as model.ckpt (without .index).
+        """A classifier with a checkpoint that Tencent released, such as model.ckpt (without .index).
 
-        `dictionary` is the released dictionary_and_semantic_hierarchy.txt, or for the checkpoint that was fine-tuned on
-        ImageNet (with activation="softmax") imagenet2012_dictionary.txt.
+        `dictionary` is the released dictionary_and_semantic_hierarchy.txt. For the checkpoint that was fine-tuned on
+        ImageNet, it is imagenet2012_dictionary.txt, and `activation` is "softmax".
         """
         classes = _released_classes(Path(dictionary))
         network = resnet(depth, len(classes), stock=True)
@@ -105,29 +105,30 @@ class Classifier:
                    preprocessing=Preprocessing(pixels=pixels, crop=crop, central_fraction=0.8, activation=activation))
 
     def predict(self, pictures: Sequence[PictureLike], top: int = 5) -> pd.DataFrame:
-        """The `top` likeliest classes of each picture.
+        """Return the `top` likeliest classes of each picture.
 
         `pictures` are file names, bytes of files, uint8 arrays [height, width, 3] or [height, width], or PIL images.
         Returns a DataFrame with the columns image, rank, class, name and probability. `image` is the file's name, or
         the picture's place in `pictures`. Raises UserError for a picture that cannot be read.
         """
-        rows = [row for prediction in self._of(pictures, features=False) for row in self.best(prediction, top)]
+        rows = [row for prediction in self._predictions(pictures, features=False) for row in self.best(prediction, top)]
         return pd.DataFrame(rows, columns=COLUMNS)
 
     def features(self, pictures: Sequence[PictureLike]) -> np.ndarray:
-        """The output of the layer before the logits, float32 [pictures, channels]; 2,048 channels for ResNet-101.
+        """Return the outputs of the layer before the logits: float32 [pictures, channels].
 
-        Raises UserError for a picture that cannot be read, and for a network without that layer.
+        ResNet-101 has 2,048 channels. Raises UserError for a picture that cannot be read, and for a network without
+        this layer.
         """
-        found = [prediction.features for prediction in self._of(pictures, features=True)]
+        found = [prediction.features for prediction in self._predictions(pictures, features=True)]
         return np.array(found, np.float32).reshape(len(found), -1)
 
     def heatmap(self, picture: PictureLike, class_name: str | int) -> np.ndarray:
-        """Where a class is: its class activation map, float32 [height, width] of the picture, from 0 to 1.
+        """Return the class activation map: float32 [height, width] of the picture, from 0 to 1.
 
-        The map is positive evidence for the class, relative to its maximum in this picture (Zhou et al., arXiv
-        1512.04150). It is 0 outside of the square that the network sees. `class_name` is a name, a WordNet id or the
-        class' number. Raises UserError for an unknown class, and for a network that is no ResNet of this project.
+        It is the positive evidence for the class, divided by its maximum in this picture (Zhou et al., arXiv
+        1512.04150), and 0 outside of the crop. `class_name` is a name, a WordNet id or a number. Raises UserError for
+        an unknown class, and for a network that is no ResNet of this project.
         """
         index = self.classes.find(class_name)
         image = to_pixels(picture)
@@ -143,13 +144,13 @@ class Classifier:
         return np.clip(heat, 0, 1)
 
     def best(self, prediction: Prediction, top: int) -> list[tuple[str, int, int, str, float]]:
-        """The `top` likeliest classes: rows of image, rank from 1, class, name and probability."""
+        """The rows of the `top` likeliest classes: image, rank from 1, class, name and probability."""
         scores = np.array(prediction.probabilities)
         return [(prediction.image, rank, index, self.classes.label(index), float(scores[index]))
                 for rank, index in enumerate(np.argsort(-scores, kind="stable")[:top].tolist(), start=1)]
 
     def stream(self, pictures: Iterable[NamedPicture], *, features: bool = False) -> Iterator[Prediction]:
-        """Yield a Prediction for each picture in turn; the memory does not grow with their number."""
+        """Yield a Prediction for each picture, in order. Memory does not grow with the number of pictures."""
         decoded = ordered_map(self._decode, pictures, workers=DECODERS, window=2 * self._batch)
         batch: list[tuple[str, np.ndarray | None, str | None]] = []
         for item in decoded:
@@ -159,8 +160,8 @@ class Classifier:
                 batch = []
         yield from self._run(batch, features)
 
-    def _of(self, pictures: Sequence[PictureLike], *, features: bool) -> Iterator[Prediction]:
-        """`stream` of the pictures that a caller passes; UserError for the first one that cannot be read."""
+    def _predictions(self, pictures: Sequence[PictureLike], *, features: bool) -> Iterator[Prediction]:
+        """Yield the predictions of a list of pictures. Raises UserError for the first one that cannot be read."""
         if isinstance(pictures, str | bytes | Path | np.ndarray | Image.Image):
             raise UserError("one picture was passed, expected a list of pictures, such as [picture]")
         named = ((str(one) if isinstance(one, str | Path) else str(number), one) for number, one in enumerate(pictures))
@@ -177,14 +178,14 @@ class Classifier:
             return name, None, str(error)
 
     def _square(self, image: np.ndarray, crop: Crop) -> np.ndarray:
-        """What the network sees of a picture: float32 [pixels, pixels, 3], or [10, pixels, pixels, 3] of ten crops."""
+        """The network's input for a picture: float32 [pixels, pixels, 3], or [10, pixels, pixels, 3] for ten crops."""
         if crop == "ten_crops":
             return ten_crops(image, pixels=self._preprocessing.pixels)
         return evaluation_crop(image, pixels=self._preprocessing.pixels, preprocessing=crop,
                                central_fraction=self._preprocessing.central_fraction)
 
     def _box(self, image: np.ndarray, crop: Crop) -> tuple[int, int, int, int]:
-        """Left, top, width and height of what the network sees, in the picture's own pixels."""
+        """The left, top, width and height of the crop, in pixels of the picture."""
         height, width = image.shape[:2]
         if crop == "central":
             left, top = (int((side - side * self._preprocessing.central_fraction) / 2) for side in (width, height))
@@ -207,7 +208,7 @@ class Classifier:
             yield Prediction(name, probabilities, vector, error)
 
     def _function(self, kind: Literal["probabilities", "both", "maps"]) -> Any:
-        """The compiled function of images that gives what `kind` says."""
+        """The compiled function from images to probabilities, to both probabilities and features, or to maps."""
         if kind not in self._functions:
             call, activation = self._model.call, ACTIVATIONS[self._activation]
 
@@ -244,7 +245,7 @@ class Classifier:
 
 
 def _released_classes(dictionary: Path) -> ClassTable:
-    """The classes of either released dictionary; UserError where it is missing or is neither."""
+    """The classes of one of the two released dictionaries. Raises UserError for a missing or another file."""
     try:
         with dictionary.open(encoding="utf-8") as file:
             first = file.readline()
@@ -257,7 +258,7 @@ def _released_classes(dictionary: Path) -> ClassTable:
 
 
 def _class_file(model: str | Path | keras.Model, classes: str | Path | None) -> Path:
-    """The file that names the classes: `classes`, else the classes.csv beside the network."""
+    """The path of the class names: `classes`, else that of classes.csv beside the network."""
     if classes is not None:
         return Path(classes)
     if isinstance(model, keras.Model):
@@ -272,7 +273,7 @@ def _class_file(model: str | Path | keras.Model, classes: str | Path | None) -> 
 
 
 class FeatureFile:
-    """Writes rows float32 [channels] to a .npy file, one after the other, and takes their number down at the end."""
+    """Writes rows, float32 [channels], to a .npy file one by one. `close` writes the header with their number."""
 
     HEADER_BYTES = 128
 
@@ -286,20 +287,20 @@ class FeatureFile:
 
     def close(self) -> None:
         """Write the header, padded to HEADER_BYTES (numpy.lib.format, version 1.0)."""
-        facts = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({self._rows}, {self._channels}), }}"
+        header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({self._rows}, {self._channels}), }}"
         magic = np.lib.format.magic(1, 0)
-        text = facts.ljust(self.HEADER_BYTES - len(magic) - 3) + "\n"
+        text = header.ljust(self.HEADER_BYTES - len(magic) - 3) + "\n"
         self._file.seek(0)
         self._file.write(magic + (len(text)).to_bytes(2, "little") + text.encode("ascii"))
 
 
 def classify(classifier: Classifier, places: Sequence[str], *, top: int, predictions: Path | None = None,
              features: Path | None = None) -> int:
-    """Classify the pictures at `places`, and return how many could not be read.
+    """Classify the pictures at `places`, and return the number of those that cannot be read.
 
-    `predictions` becomes a CSV file with the columns image, rank, class, name and probability; `features` a .npy file
-    with a row for each picture, whose names are the lines of the file FEATURES.images.txt. Without `predictions` the
-    classes are printed. A picture that cannot be read is named on standard error and skipped.
+    `predictions` is the CSV file to write, with the columns image, rank, class, name and probability. Without it the
+    classes are printed. `features` is the .npy file to write, with a row for each picture; the names of the pictures
+    are the lines of FEATURES.images.txt. A picture that cannot be read is named on standard error and skipped.
     """
     failures = 0
     with ExitStack() as stack:
@@ -340,10 +341,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="data/model",
                         help="a folder that train made, a .keras file or the folder of a SavedModel; %(default)s")
     parser.add_argument("--classes", help="a CSV file with the columns class and name; the one beside the model")
-    parser.add_argument("--crop", choices=get_args(Crop), help="in place of the one that the model was trained with")
+    parser.add_argument("--crop", choices=get_args(Crop), help="replaces the crop that was published with the model")
     parser.add_argument("--top", type=int, default=5, help="classes of each picture; %(default)s")
-    parser.add_argument("--csv", type=Path, help="write the classes here, and print none")
-    parser.add_argument("--features", type=Path, help="write the features here, as a .npy file")
+    parser.add_argument("--csv", type=Path, help="write the classes to this file instead of printing them")
+    parser.add_argument("--features", type=Path, help="write the features to this .npy file")
     options = parser.parse_args(arguments)
     if options.top < 1:
         raise UserError(f"--top is {options.top}, expected at least 1")

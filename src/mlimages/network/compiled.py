@@ -1,4 +1,4 @@
-"""Compiled functions, where Keras' backend has a compiler."""
+"""Functions that XLA compiles."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +7,10 @@ import keras
 
 
 def jit_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, compiled by XLA on TensorFlow: a chain of elementwise operations stores nothing in between.
+    """Compile a function with XLA if TensorFlow is Keras' backend. Other backends get the function itself.
 
-    So a loss over [batch, thousands of classes] takes a third of the time, and no memory but its arguments and its
-    gradient, however large a step's other functions are and whether or not they are compiled.
+    XLA stores no intermediate results of elementwise operations. A loss over [batch, thousands of classes] takes a
+    third of the time, and memory only for its arguments and its gradient.
     """
     if keras.backend.backend() != "tensorflow":
         return function

@@ -1,8 +1,7 @@
-"""Where a training finds the network that it starts from, also after DVC has taken it away.
+"""Finds the network that a training starts from, also after DVC removed it. Does not import TensorFlow.
 
-DVC removes data/model before it runs the stage that makes it. What lay there is in DVC's cache, and dvc.lock says under
-which name: so `dvc exp run -S train.initialize_from=data/model` continues from the network that was published last.
-Nothing here imports TensorFlow.
+DVC removes data/model before it runs the stage train. DVC's cache still has the files, and dvc.lock has their hashes.
+So `dvc exp run -S train.initialize_from=data/model` starts from the network that was published last.
 """
 
 import os
@@ -17,9 +16,10 @@ from mlimages.network.checkpoint_files import MODEL
 
 
 def find_initial_weights(params: Train, machine: Machine) -> Path | None:
-    """What `train.initialize_from` names, or a copy in scratch/ where only DVC still has it; None where it is null.
+    """The path in `train.initialize_from`, or that of a copy in scratch/ if only DVC has the file. None without it.
 
-    UserError where DVC tracks it, but has lost it. What is not there at all is left to whoever reads it.
+    A path that neither the disk nor DVC has is returned as it is. Raises UserError for a file that DVC tracks but
+    cannot provide.
     """
     if params.initialize_from is None:
         return None
@@ -30,8 +30,8 @@ def find_initial_weights(params: Train, machine: Machine) -> Path | None:
 
 
 def _from_dvc(network: Path, machine: Machine) -> Path | None:
-    """A copy of a file that DVC's cache or remote holds for this revision; None where DVC knows of none."""
-    from dvc.api import DVCFileSystem  # takes a second, and only this needs it
+    """A copy of a file from DVC's cache or remote at this revision. None if DVC does not track it."""
+    from dvc.api import DVCFileSystem  # here, since the import takes a second
     from dvc.exceptions import DvcException
     from dvc_data.index import DataIndexDirError
 
@@ -40,7 +40,7 @@ def _from_dvc(network: Path, machine: Machine) -> Path | None:
         inside = Path(os.path.relpath(network, dvc.repo.root_dir)).as_posix()
         digest = dvc.info(inside)["dvc_info"]["md5"]
     except DataIndexDirError as error:
-        raise _lost(network, error) from None
+        raise _unavailable(network, error) from None
     except (DvcException, FileNotFoundError, KeyError):
         return None
     copy = scratch.root(machine) / "train" / "start" / digest / network.name
@@ -50,11 +50,11 @@ def _from_dvc(network: Path, machine: Machine) -> Path | None:
                 with dvc.open(inside, "rb") as source:
                     shutil.copyfileobj(source, file)
             except (DvcException, FileNotFoundError) as error:
-                raise _lost(network, error) from None
+                raise _unavailable(network, error) from None
     return copy
 
 
-def _lost(network: Path, error: Exception) -> UserError:
+def _unavailable(network: Path, error: Exception) -> UserError:
     return UserError(f"{network} was removed by DVC before this stage, and neither its cache nor its remote has it "
-                     f"({error}); run `dvc fetch {network.parent}`, or name a copy that lies elsewhere in "
-                     f"train.initialize_from")
+                     f"({error}); run `dvc fetch {network.parent}`, or set train.initialize_from to "
+                     f"another copy")

@@ -1,7 +1,7 @@
-"""Batch normalization by TensorFlow's fused kernel, where TensorFlow is Keras' backend.
+"""Faster versions of two of Keras' layers, for TensorFlow as Keras' backend.
 
-Keras' own layer takes the mean, the variance and the product one after the other: on CPUs a step of the whole network
-then takes a third longer.
+Keras' batch normalization computes the mean, the variance and the product one after the other. On CPUs, a step of the
+whole network takes a third longer with it than with TensorFlow's fused kernel.
 """
 
 from typing import Any
@@ -16,14 +16,14 @@ from mlimages.core.tuning import onednn_uses_avx512
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Batch normalization over the channels of [batch, height, width, channels].
 
-    The same weights and the same result as Keras' own layer; the variance that it keeps is the unbiased one, as in the
-    released program. It is Keras' own layer on other backends, and where `synchronized`, which no kernel does.
+    It has the weights and the outputs of Keras' layer. Its moving variance is the unbiased one, as in the released
+    program. On other backends and with `synchronized`, for which there is no kernel, it is Keras' layer.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if keras.backend.backend() != "tensorflow" or self.synchronized:
             return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf  # only here: the network must be importable without it
+        import tensorflow as tf  # here, since other backends do not have it
 
         learning = bool(training) and self.trainable
         fixed = {} if learning else {"mean": tf.convert_to_tensor(self.moving_mean),
@@ -39,7 +39,10 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable("mlimages")
 class Convolution(keras.layers.Conv2D):
-    """Keras' own layer of [batch, height, width, channels], without bias or activation, with the same weights."""
+    """Convolution of [batch, height, width, channels] without bias or activation.
+
+    It has the weights and the outputs of Keras' layer. On CPUs, kernels of 1 x 1 are products of matrices.
+    """
 
     def call(self, inputs: Any) -> Any:
         if self.kernel_size != (1, 1) or not _on_tensorflows_cpu():
@@ -51,7 +54,10 @@ class Convolution(keras.layers.Conv2D):
 
 
 def _product(pixels: Any, kernel: Any) -> Any:
-    """[batch, height, width, channels] by a kernel [1, 1, channels, filters]: [batch, height, width, filters]."""
+    """Multiply [batch, height, width, channels] by a kernel [1, 1, channels, filters].
+
+    Returns [batch, height, width, filters].
+    """
     *places, channels = ops.shape(pixels)
     filters = kernel.shape[-1]
     product = ops.matmul(ops.reshape(pixels, (-1, channels)), ops.reshape(kernel, (channels, filters)))
@@ -59,8 +65,11 @@ def _product(pixels: Any, kernel: Any) -> Any:
 
 
 def _product_with_convolved_gradient(pixels: Any, kernel: Any) -> Any:
-    """The same, whose gradient by the kernel is computed as that of a convolution."""
-    import tensorflow as tf  # only here: the network must be importable without it
+    """The same product. The gradient with respect to the kernel is computed as that of a convolution.
+
+    This is faster on processors without AVX-512.
+    """
+    import tensorflow as tf  # here, since other backends do not have it
 
     @tf.custom_gradient
     def product(pixels: Any, kernel: Any) -> Any:

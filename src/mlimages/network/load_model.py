@@ -1,4 +1,4 @@
-"""A saved network, and what is known of its outputs."""
+"""Loads saved networks, and finds out whether their outputs are logits or probabilities."""
 
 import json
 import zipfile
@@ -17,17 +17,17 @@ from mlimages.network.model_files import Activation, Preprocessing, read_preproc
 
 MODEL = "model.keras"
 SAVED_MODEL_FILE = "saved_model.pb"
-MOST_EXPANSION = 10  # of a .keras file, in which Keras compresses nothing
+MOST_EXPANSION = 10  # unpacked bytes for each byte of a .keras file; Keras does not compress them
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"sigmoid": tf.sigmoid, "softmax": tf.nn.softmax, "none": tf.identity}
 PROBABILITIES = (keras.activations.sigmoid, keras.activations.softmax)
 
 
 class LoadedModel(NamedTuple):
-    """A network: `call` makes outputs of images, float32 [batch, height, width, 3] from -1 to 1.
+    """A network. `call` takes images, float32 [batch, height, width, 3] from -1 to 1, and returns its outputs.
 
-    `activation` makes probabilities of these; None where that is not known. `preprocessing` is what was published with
-    the network, if anything. `keras_model` is None for a SavedModel. `classes` is the number of its outputs, None
-    where that is not known.
+    `activation` turns the outputs into probabilities, None if it is unknown. `preprocessing` was published with the
+    network, None without it. `keras_model` is None for a SavedModel. `classes` is the number of outputs, None if it is
+    unknown.
     """
 
     call: Callable[[Any], Any]
@@ -37,7 +37,7 @@ class LoadedModel(NamedTuple):
     classes: int | None
 
     def require_activation(self, given: Activation | None = None) -> Activation:
-        """`given`, or else the activation of the network. UserError where neither is known."""
+        """`given`, else the activation of the network. Raises UserError if neither is known."""
         if (activation := given or self.activation) is None:
             raise UserError("it is not known whether the network's outputs are logits or probabilities; pass "
                             "activation='sigmoid' or 'softmax' for logits, 'none' for probabilities")
@@ -45,10 +45,10 @@ class LoadedModel(NamedTuple):
 
 
 def load_model(model: str | Path | keras.Model) -> LoadedModel:
-    """Load a .keras file, the folder of a SavedModel, a folder such as data/model, or take a keras.Model as it is.
+    """Load a .keras file, the folder of a SavedModel, or a folder such as data/model. A keras.Model is used as it is.
 
-    A SavedModel is a program: load only one that you trust. In a .keras file no code is run. Raises UserError for a
-    path that does not exist, and for a file that holds no network.
+    A SavedModel is a program: load only one that you trust. Code in a .keras file does not run. Raises UserError for a
+    missing path, and for a file without a network.
     """
     if isinstance(model, keras.Model):
         return LoadedModel(lambda images: model(images, training=False), _output_activation(model), None, model,
@@ -71,10 +71,10 @@ def load_model(model: str | Path | keras.Model) -> LoadedModel:
 
 
 def load_keras(path: Path) -> keras.Model:
-    """The network of a .keras file; nothing in the file is run as code. UserError where there is none.
+    """The network of a .keras file. Code in the file does not run. Raises UserError for a file without a network.
 
-    The file is unpacked first, so that its weights are read one by one: from the file itself Keras reads all of them
-    before it sets any.
+    The file is unpacked first, so that Keras reads the weights one by one. From the file itself, it reads all of them
+    at once.
     """
     try:
         with TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
@@ -93,7 +93,7 @@ def load_keras(path: Path) -> keras.Model:
 
 def _no_network(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} is no network that can be loaded ({str(error).partition(chr(10))[0]}); expected a file "
-                     f"that Keras 3 saved: bring back a sound copy, or {rebuild_hint('train')}")
+                     f"that Keras 3 saved: restore a copy from a backup, or {rebuild_hint('train')}")
 
 
 def _load_saved_model(path: Path) -> Callable[[Any], Any]:
@@ -102,7 +102,7 @@ def _load_saved_model(path: Path) -> Callable[[Any], Any]:
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise UserError(f"{path} is no SavedModel that can be loaded ({str(error).partition(chr(10))[0]})") from None
     if hasattr(loaded, "serve"):  # as Keras exports it
-        return lambda images: loaded.serve(images)  # which keeps the variables that it needs
+        return lambda images: loaded.serve(images)  # a reference to `loaded`, which owns the variables
     if "serving_default" not in loaded.signatures:
         raise UserError(f"{path} has neither the endpoint `serve` nor the signature `serving_default`, only "
                         f"{list(loaded.signatures)}")
@@ -112,9 +112,9 @@ def _load_saved_model(path: Path) -> Callable[[Any], Any]:
 
 
 def _output_activation(model: keras.Model) -> Activation | None:
-    """`none` where the network ends in a sigmoid or softmax, `sigmoid` where it ends in plain logits, else None.
+    """`none` for a network that ends in a sigmoid or softmax, `sigmoid` for one that ends in logits, else None.
 
-    Logits are taken for those of labels that do not exclude each other, as they are in ML-Images.
+    Logits are taken for those of a multi-label network, as in ML-Images.
     """
     last = model.layers[-1]
     if isinstance(last, keras.Model):
@@ -126,7 +126,7 @@ def _output_activation(model: keras.Model) -> Activation | None:
 
 
 def _manifest_activation(folder: Path) -> Activation | None:
-    """The activation in the manifest of a folder that `train` published before preprocessing.json was part of it."""
+    """The activation in the manifest of a folder that an older version published without preprocessing.json."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):

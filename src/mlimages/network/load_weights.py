@@ -1,7 +1,7 @@
-"""Weights to start from: of the released program's checkpoints, of networks that we published, of our checkpoints.
+"""Loads weights to start from: released checkpoints, published networks and checkpoints of this project.
 
-The released ones are TensorFlow 1's. All are read by the released names of their variables. Numbers only: nothing in
-them runs.
+The released checkpoints are TensorFlow 1's. All variables are matched by their released names. Code in these files does
+not run.
 """
 
 import itertools
@@ -23,14 +23,14 @@ from mlimages.network.checkpoint_files import METADATA, VARIABLES, initial_weigh
 
 SCOPES = {"init_conv": "init/init_conv/conv2d", "global_pool_bn": "global_pool/bn/batch_normalization",
           "logits": "logits/dense"}
-# What a checkpoint holds of the network itself: neither its optimizer's slots nor its counters.
+# The variables of the network in a released checkpoint, without the optimizer's slots and counters.
 WEIGHT = re.compile(r"(init|global_pool|stages_\d+_block_\d+)/.*/(kernel|gamma|beta|moving_mean|moving_variance)")
-NAMED = 5  # variables, where a list of them is printed
+NAMED = 5  # variables that a message lists
 
 
 class LoadedWeights(NamedTuple):
-    """The names of what was `loaded`, of what else the checkpoint holds, and of what of the network was `kept`; the
-    sha256 of the checkpoint's files.
+    """The names of the variables that were loaded, those of the file that were ignored, and those of the network that
+    kept their values. `files` has the sha256 of each file by its name.
     """
 
     loaded: list[str]
@@ -44,9 +44,9 @@ class LoadedWeights(NamedTuple):
 
 
 def released_name(path: str) -> str:
-    """The released name of a network's variable, whose `path` is such as stages_0_block_0_conv1_b1_bn/gamma.
+    """The released name of a network's variable. `path` is such as stages_0_block_0_conv1_b1_bn/gamma.
 
-    A variable of another kind of network keeps its own.
+    A variable of another kind of network keeps its name.
     """
     layer, _, variable = path.partition("/")
     if layer in SCOPES:
@@ -58,22 +58,24 @@ def released_name(path: str) -> str:
 
 
 def load_weights(model: keras.Model, start: str | Path, *, logits: bool = True) -> LoadedWeights:
-    """Fill a network of `mlimages.network.resnet` from a folder with model.keras, such as data/model, a .keras file,
-    one of our checkpoints, scratch/train/KEY/checkpoints/step-N, or the released checkpoint PREFIX.index and
-    PREFIX.data-*.
+    """Load weights into a network of `mlimages.network.resnet`.
 
-    Of our checkpoints the averages are taken where there are any, as they would be published. Without `logits` the last
-    layer stays as it is, for other classes. Raises UserError, and changes nothing, for what is missing, damaged or of
-    another format, and for a network of another depth or number of classes.
+    `start` is a folder with model.keras, such as data/model; a .keras file; a checkpoint of this project, such as
+    scratch/train/KEY/checkpoints/step-N, from which the averaged weights are loaded if it has them; or the prefix of a
+    released checkpoint PREFIX.index and PREFIX.data-*. Without `logits` the last layer keeps its weights, for other
+    classes.
+
+    Raises UserError for missing or damaged files, and for a network of another depth or number of classes. The network
+    is unchanged then.
     """
     wanted = {released_name(variable.path): variable for variable in model.variables}
     kept = [] if logits else [name for name in wanted if name.startswith("logits/")]
     shapes = {name: tuple(variable.shape) for name, variable in wanted.items() if name not in kept}
     files = initial_weight_files(start)
     if files[0].name == METADATA:
-        found = _of_ours(Path(start), list(wanted))
+        found = _from_training(Path(start), list(wanted))
     else:
-        found = _of_keras(files[0]) if files[0].suffix == ".keras" else _of_released(start, wanted)
+        found = _from_keras(files[0]) if files[0].suffix == ".keras" else _from_released(start, wanted)
     _check(start, shapes, found)
     for name in shapes:
         wanted[name].assign(found[name])
@@ -81,18 +83,18 @@ def load_weights(model: keras.Model, start: str | Path, *, logits: bool = True) 
                   {path.name: sha256(path) for path in files})
 
 
-def _of_keras(path: Path) -> dict[str, Any]:
+def _from_keras(path: Path) -> dict[str, Any]:
     """The variables of a .keras file."""
     try:
         network = keras.models.load_model(path, compile=False, safe_mode=True)
     except (ValueError, OSError, EOFError, KeyError, TypeError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no network that can be loaded ({str(error).partition(chr(10))[0]}); bring a sound "
-                        f"copy of it") from None
+        raise UserError(f"{path} is no network that can be loaded ({str(error).partition(chr(10))[0]}); restore a "
+                        f"copy from a backup") from None
     return {released_name(variable.path): variable.numpy() for variable in network.variables}
 
 
-def _of_ours(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """What a checkpoint of a training says of the network whose variables have these names, in their order."""
+def _from_training(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The values of the network's variables in a checkpoint of a training. `names` are in the network's order."""
     facts, fault = validate_checkpoint(folder)
     if facts is None:
         raise UserError(f"{folder} is damaged ({fault}); take another one of {folder.parent}")
@@ -104,15 +106,15 @@ def _of_ours(folder: Path, names: Sequence[str]) -> dict[str, Any]:
         keys = (f"{name}/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in itertools.count())
         return [reader.get_tensor(key) for key in itertools.takewhile(held.__contains__, keys)]
 
-    values = part("average")[1:] or part("network")  # the first of the averages is their number of steps
+    values = part("average")[1:] or part("network")  # the first variable of `average` is the number of steps
     if len(values) != len(names):
         raise UserError(f"{folder} is of another network: {facts['network']['architecture']} with {len(values)} "
                         f"variables, expected {len(names)}")
     return dict(zip(names, values, strict=True))
 
 
-def _of_released(prefix: str | Path, names: Container[str]) -> dict[str, Any]:
-    """What a released checkpoint holds under each name: an array for `names`, None for all others."""
+def _from_released(prefix: str | Path, names: Container[str]) -> dict[str, Any]:
+    """The variables of a released checkpoint by name: an array for `names`, None for others."""
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         held = reader.get_variable_to_shape_map()
@@ -123,7 +125,7 @@ def _of_released(prefix: str | Path, names: Container[str]) -> dict[str, Any]:
 
 
 def _check(prefix: str | Path, shapes: dict[str, tuple[int, ...]], found: dict[str, np.ndarray | None]) -> None:
-    """UserError unless the checkpoint has the network's variables, in their shapes, and no further layers."""
+    """Raise UserError unless the checkpoint has all variables of the network, in their shapes, and no other layers."""
     bias = found.get("logits/dense/bias")
     if bias is not None and bias.shape != shapes.get("logits/dense/bias", bias.shape):
         raise UserError(f"{prefix} has {len(bias)} classes, the network has {shapes['logits/dense/bias'][0]}; load all "
@@ -141,13 +143,13 @@ def _check(prefix: str | Path, shapes: dict[str, tuple[int, ...]], found: dict[s
 
 
 def _names(names: list[str]) -> str:
-    """How many, and the first ones."""
+    """The number of names, and the first ones."""
     first = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
     return f"{len(names)} ({first})" if names else "0"
 
 
 def _depth(names: Any) -> str:
-    """The blocks of each stage that variables' names tell of."""
+    """The number of blocks of each stage, from the names of variables."""
     blocks = {match.groups() for name in names if (match := re.match(r"stages_(\d+)_block_(\d+)/", name))}
     counts = Counter(int(stage) for stage, _ in blocks)
     return f"blocks {tuple(count for _, count in sorted(counts.items()))}"

@@ -1,7 +1,7 @@
-"""What lies beside a published network, so that it can be used: its classes and its preprocessing.
+"""The files beside a published network that describe its use: its classes and its preprocessing.
 
-    data/model/classes.csv           class, wnid, parent, name: a row for each output of the network, in their order
-               preprocessing.json    how a picture becomes the network's input, and its outputs become probabilities
+    data/model/classes.csv           class, wnid, parent, name: a row for each output of the network, in order
+               preprocessing.json    how a picture becomes the input, and the outputs become probabilities
 """
 
 import csv
@@ -20,7 +20,7 @@ from mlimages.core.publish import write_csv, write_json
 CLASSES = "classes.csv"
 PREPROCESSING = "preprocessing.json"
 COLUMNS = ("class", "wnid", "parent", "name")
-SUGGESTIONS = 3  # of names that are near to an unknown one
+SUGGESTIONS = 3  # names that an error about an unknown one lists
 
 Activation = Literal["sigmoid", "softmax", "none"]
 Crop = Literal["central", "shorter_side", "ten_crops"]
@@ -28,11 +28,11 @@ Crop = Literal["central", "shorter_side", "ten_crops"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a network is used. Its input is RGB, float32 [batch, pixels, pixels, 3] from -1 to 1.
+    """How a picture becomes the input of a network: RGB, float32 [batch, pixels, pixels, 3] from -1 to 1.
 
-    `crop` is `central` (the part of `central_fraction` of each side, resized to the square), `shorter_side` (the
-    picture resized to a shorter side of 8/7 of `pixels`, and of it the central square) or `ten_crops`. `activation`
-    makes probabilities of the network's outputs.
+    `crop` is `central`, the central part with `central_fraction` of each side, resized to a square; `shorter_side`, the
+    central square of the picture, which is first resized to a shorter side of 8/7 of `pixels`; or `ten_crops`.
+    `activation` turns the network's outputs into probabilities.
     """
 
     pixels: int
@@ -52,7 +52,7 @@ class Preprocessing:
 
 
 def read_preprocessing(folder: Path) -> Preprocessing | None:
-    """The preprocessing that was published in a folder, None where there is none. UserError for a damaged one."""
+    """The preprocessing that was published in a folder, or None. Raises UserError for a damaged file."""
     path = folder / PREPROCESSING
     if not path.exists():
         return None
@@ -63,9 +63,9 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
 
 
 class ClassTable:
-    """The classes of a network, in the order of its outputs: their WordNet ids, parents and names.
+    """The WordNet ids, parents and names of the classes, in the order of the network's outputs.
 
-    `parents` are class numbers, -1 at a root. A name may hold synonyms, separated by commas.
+    `parents` are class numbers, -1 for a root. A name may have synonyms, separated by commas.
     """
 
     def __init__(self, wnids: Sequence[str], parents: Sequence[int], names: Sequence[str]) -> None:
@@ -75,11 +75,11 @@ class ClassTable:
         return len(self.names)
 
     def label(self, number: int) -> str:
-        """The first of a class's names."""
+        """The first synonym of a class's name."""
         return self.names[number].split(",")[0]
 
     def find(self, name: str | int) -> int:
-        """The number of a class, by one of its names, its WordNet id or its number. UserError for an unknown one."""
+        """The number of a class, from a name, a WordNet id or a number. Raises UserError for an unknown class."""
         if isinstance(name, int):
             if not 0 <= name < len(self):
                 raise UserError(f"class {name} does not exist; expected 0 to {len(self) - 1}")
@@ -101,9 +101,9 @@ class ClassTable:
 
 
 def read_classes(path: Path) -> ClassTable:
-    """The classes of a CSV file with the columns class and name, and where it has them wnid and parent.
+    """The classes of a CSV file with the columns class and name. The columns wnid and parent are optional.
 
-    The rows are in the order of the classes, counted from 0. UserError for a missing or damaged file.
+    The classes are counted from 0, in the order of the rows. Raises UserError for a missing or damaged file.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -125,7 +125,7 @@ def read_classes(path: Path) -> ClassTable:
 
 
 def read_imagenet_classes(path: Path) -> ClassTable:
-    """The classes of the released imagenet2012_dictionary.txt: a line for each, its number and its words, by tabs."""
+    """The classes of the released imagenet2012_dictionary.txt. A line is a number and words, separated by tabs."""
     lines = path.read_text(encoding="utf-8").splitlines()
     rows = [line.split("\t") for line in lines if line.strip()]
     for number, row in enumerate(rows):

@@ -18,18 +18,19 @@ DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 def resnet(depth: int | Sequence[int], classes: int, *, batch_norm_momentum: float = 0.997,
            batch_norm_epsilon: float = 1e-5, width: int = 64, zero_init_residual: bool = False,
            synchronized: bool = False, dtype: str = "float32", stock: bool = False) -> keras.Model:
-    """Images float32 [batch, height, width, 3] in [-1, 1] to logits float32 [batch, classes].
+    """Build a network from images, float32 [batch, height, width, 3] in [-1, 1], to logits, float32 [batch, classes].
 
-    `depth` is 50, 101 or 152, or the number of blocks of each stage; the stem has `width` channels, the stages put
-    out 4, 8, 16, ... times as many. The layer `features` gives the float32 means [batch, channels of the last stage].
-    Weight layers are named as the released checkpoint names them, with `_` for `/`. With `zero_init_residual` the last
-    convolution of every block but the first of a stage starts at zero, so that these blocks start as the identity
-    (after Goyal et al., arXiv 1706.02677, section 5.1). The first ones make images smaller: their shortcut alone would
-    skip three of four pixels. The released program starts all blocks alike. `synchronized` batch norm sees the images
-    of all replicas; `dtype` is Keras' policy for all before the features, such as mixed_bfloat16. `stock`: of Keras'
-    own layers alone, which compute the same, so that a saved network is loaded without this project.
+    depth: 50, 101 or 152, or the number of blocks of each stage.
+    width: the channels of the first convolution. The stages have 4, 8, 16, ... times as many.
+    zero_init_residual: the last convolution of every block starts at zero, so that the block starts as the identity
+        (Goyal et al., arXiv 1706.02677, section 5.1). The first block of a stage is left out: it halves the sides, and
+        its shortcut alone would skip three of four pixels. The released program does this for no block.
+    synchronized: batch norm sees the images of all replicas.
+    dtype: Keras' policy for all layers before the features, such as mixed_bfloat16.
+    stock: use only Keras' own layers, so that the saved network loads without this project. The outputs are the same.
 
-    Raises ValueError for a depth that has no name.
+    The layer `features` returns float32 [batch, channels of the last stage]. Layers have the names of the released
+    checkpoint, with `_` for `/`. Raises ValueError for an unknown depth.
     """
     if isinstance(depth, int) and depth not in DEPTHS:
         raise ValueError(f"depth is {depth}, expected one of {sorted(DEPTHS)} or the number of blocks of each stage")
@@ -72,16 +73,16 @@ def resnet(depth: int | Sequence[int], classes: int, *, batch_norm_momentum: flo
 
 
 def build(architecture: str, classes: int, **options: Any) -> keras.Model:
-    """The network that params.yaml names: resnet50, resnet101, resnet152, or `tiny` for tests."""
+    """The network of `train.architecture`: resnet50, resnet101, resnet152, or `tiny` for tests."""
     if architecture == "tiny":
         return resnet((1, 1), classes, width=8, **options)
     return resnet(int(architecture.removeprefix("resnet")), classes, **options)
 
 
 def freeze_through(model: keras.Model, stage: str) -> None:
-    """Make the first convolution and all stages up to `stage`, such as stages_1, keep their weights and statistics.
+    """Freeze the weights and statistics of the first convolution and of all stages up to `stage`, such as stages_1.
 
-    Raises ValueError for a stage that the network does not have.
+    Raises ValueError for an unknown stage.
     """
     last = _stages(model).index(stage) if stage in _stages(model) else None
     if last is None:
@@ -93,9 +94,9 @@ def freeze_through(model: keras.Model, stage: str) -> None:
 
 
 def depths(weights: Sequence[Any]) -> list[int]:
-    """How many blocks lie between each weight and the logits: 0 for those of the logits, 1 for the last block.
+    """The depth of each weight below the logits, in blocks: 0 for the logits, 1 for the last block.
 
-    The first convolution lies below all blocks; the last batch norm counts as a part of the last block.
+    The first convolution is one below the first block. The last batch norm counts as part of the last block.
     """
     layers = [weight.path.partition("/")[0] for weight in weights]
     positions = [tuple(map(int, match.groups())) if (match := BLOCK.match(layer)) else None for layer in layers]

@@ -1,4 +1,4 @@
-"""Save a network as a SavedModel that needs nothing of this project."""
+"""Saves a network with all that its use needs, as a .keras file and as a SavedModel. Neither needs this project."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ TOP = 5  # classes that the signature `classify` returns
 
 
 def save_network(network: keras.Model, classes: ClassTable, preprocessing: Preprocessing, out: Path) -> None:
-    """Write a network with all that its use needs: model.keras, a SavedModel, classes.csv and preprocessing.json."""
+    """Write model.keras, a SavedModel, classes.csv and preprocessing.json to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     classes.write(out)
     preprocessing.write(out)
@@ -25,11 +25,11 @@ def save_network(network: keras.Model, classes: ClassTable, preprocessing: Prepr
 def save_for_serving(network: keras.Model, classes: ClassTable, preprocessing: Preprocessing, out: Path) -> None:
     """Save `network` with two signatures.
 
-    `serve`, the default: images float32 [batch, height, width, 3] in [-1, 1] to the network's outputs, float32
-    [batch, classes].
+    `serve`, the default, takes images, float32 [batch, height, width, 3] in [-1, 1], and returns the network's outputs,
+    float32 [batch, classes].
 
-    `classify`: JPEG files, string [batch], to the names and probabilities of the TOP likeliest classes of each, string
-    and float32 [batch, TOP]. The preprocessing is that of evaluation: the central part, resized as by TensorFlow 1.
+    `classify` takes JPEG files, string [batch], and returns the names and probabilities of the TOP likeliest classes of
+    each, string and float32 [batch, TOP]. It uses the central part of a picture, resized as in TensorFlow 1.
     """
     names = tf.constant([classes.label(number) for number in range(len(classes))])
     activation, side = ACTIVATIONS[preprocessing.activation], preprocessing.pixels
@@ -47,7 +47,7 @@ def save_for_serving(network: keras.Model, classes: ClassTable, preprocessing: P
         best = tf.math.top_k(activation(network(images, training=False)), min(TOP, len(classes)))
         return {"names": tf.gather(names, best.indices), "probabilities": best.values}
 
-    # Keras' own `export` writes every variable twice: as TensorFlow's, and as its own that wraps it.
+    # Not by Keras' `export`, which writes every variable twice.
     module = tf.Module()
     module.weights = [variable.value for variable in network.variables]
     module.serve = tf.function(lambda images: network(images, training=False), autograph=False,

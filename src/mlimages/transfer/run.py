@@ -47,7 +47,7 @@ FROM_NOTHING = "from_nothing"
 FIXED = ("seed", "initialize_from", "initialize_logits", "pixels", "earlier_pixels", "earlier_shares", "loss")
 
 
-class Outcome(NamedTuple):
+class TransferResult(NamedTuple):
     """The folder of a network, the validation pictures with its probabilities, and the contents of metrics.json."""
 
     network: Path
@@ -77,9 +77,9 @@ def transfer(params: Transfer, machine: Machine, *, base: Train, model: str | Pa
                       stage="transfer")
     with scratch.workspace("transfer", machine, key, out) as work:
         records = _records(pictures, machine, params.seed)
-        outcome = _run(params, settings, machine, records, work)
+        result = _run(params, settings, machine, records, work)
         shutil.rmtree(work / "out", ignore_errors=True)
-        _write(work, outcome, records)
+        _write(work, result, records)
         publish(work / "out", out, stage="transfer", records={}, classes=len(pictures.classes), method=params.method)
     return Path(out)
 
@@ -117,7 +117,7 @@ def _records(pictures: LabelledPictures, machine: Machine, seed: int) -> Path:
         return folder / "tfrecords"
 
 
-def _run(params: Transfer, settings: Train, machine: Machine, records: Path, work: Path) -> Outcome:
+def _run(params: Transfer, settings: Train, machine: Machine, records: Path, work: Path) -> TransferResult:
     """Train as the parameters say, and score every network that was trained."""
     random = dataclasses.replace(settings, initialize_from=None, initialize_logits=True, freeze_through=None)
     nothing = linear = None
@@ -135,7 +135,7 @@ def _run(params: Transfer, settings: Train, machine: Machine, records: Path, wor
             nothing = _top_1(Classifier(_finetune(random, machine, records, work / FROM_NOTHING)), records)
             linear = _top_1(FittedClassifier(settings, machine, records).classifier, records)
     scores = {**accuracy(scored), "top_1_from_nothing": nothing, "top_1_linear": linear, "images": len(scored)}
-    return Outcome(network, scored, scores)
+    return TransferResult(network, scored, scores)
 
 
 def _finetune(settings: Train, machine: Machine, records: Path, work: Path) -> Path:
@@ -197,12 +197,12 @@ def _top_1(classifier: Classifier, records: Path) -> float:
     return accuracy(_scored(classifier, records))["top_1"]
 
 
-def _write(work: Path, outcome: Outcome, records: Path) -> None:
+def _write(work: Path, result: TransferResult, records: Path) -> None:
     """Write what is published to `work`/out."""
     out = work / "out"
-    shutil.copytree(outcome.network, out / "model", copy_function=os.link)
-    write_scores(outcome.scored, read_classes(outcome.network / CLASSES), out)
-    files = {picture.key: mistake_file(number) for number, picture in enumerate(confident_mistakes(outcome.scored))}
+    shutil.copytree(result.network, out / "model", copy_function=os.link)
+    write_scores(result.scored, read_classes(result.network / CLASSES), out)
+    files = {picture.key: mistake_file(number) for number, picture in enumerate(confident_mistakes(result.scored))}
     examples = set[int]()
     stored = StoredPictures(records, "val")
     for picture in stored:
@@ -213,8 +213,8 @@ def _write(work: Path, outcome: Outcome, records: Path) -> None:
             _write_picture(out / example_file(label), picture)
     if (curve := work / FROM_NOTHING / "out" / VALIDATION).exists():
         shutil.copyfile(curve, out / f"{FROM_NOTHING}.csv")
-    write_json(out / METRICS, outcome.scores)
-    write_json(out / HEADLINE, {"transfer_top_1": outcome.scores["top_1"]})
+    write_json(out / METRICS, result.scores)
+    write_json(out / HEADLINE, {"transfer_top_1": result.scores["top_1"]})
 
 
 def _write_picture(path: Path, picture: NamedPicture) -> None:

@@ -81,12 +81,16 @@ def test_images_that_are_gone_or_damaged_are_fetched_again(
     assert grown.asked == {"/13.jpg": 1}, "what was fetched again is not kept"
 
 
-def test_a_work_folder_that_was_removed_is_forgotten_and_others_are_found(grown: Grown, tmp_path: Path) -> None:
-    """The second folder has copies of the first one's images, and the third download needs those."""
+@pytest.mark.parametrize(("removed", "asked"), [("first", ["/0.jpg", "/1.jpg", "/9.jpg"]),
+                                                ("second", ["/7.jpg", "/8.jpg", "/9.jpg"])])
+def test_a_work_folder_that_was_removed_is_forgotten_and_others_are_found(grown: Grown, tmp_path: Path, removed: str,
+                                                                          asked: list[str]) -> None:
+    """The second folder has copies of some images of the first one."""
     grown.download(URLS[:7])
     [first] = (tmp_path / "scratch" / "download").iterdir()
     grown.download(URLS[8:1:-1])
-    shutil.rmtree(first)
-    lists = grown.download(URLS[:10])
-    assert grown.asked == {path: 1 for path in ("/0.jpg", "/1.jpg", "/9.jpg")}
+    [second] = {*(tmp_path / "scratch" / "download").iterdir()} - {first}
+    shutil.rmtree(first if removed == "first" else second)
+    lists = grown.download(URLS[9::-1])
+    assert grown.asked == dict.fromkeys(asked, 1)
     assert grown.equals_fresh(lists)

@@ -96,7 +96,7 @@ def test_what_a_retry_changed_is_what_is_kept(grown: Grown, server: ScriptedServ
     server.on("/gone.jpg", body=jpeg)
     grown.download([GONE, *URLS[:7]])
     grown.download([GONE, *URLS[:7]], retry=["gone"])
-    lists = grown.download([GONE, *URLS[:8]])
+    lists = grown.download([URLS[7], GONE, *URLS[:7]])
     assert grown.asked == {"/7.jpg": 1}
     assert grown.equals_fresh(lists)
 

@@ -118,7 +118,7 @@ def ancestor_counts(lists: str | Path, index: int) -> None:
 def occurring_together(lists: str | Path, tfrecords: str | Path, index: int, count: int = 20) -> pd.DataFrame:
     """The classes that training records of a class name most often beside it and its relatives in the tree.
 
-    At most SAMPLED_RECORDS records are read, evenly spaced over all of the class.
+    At most SAMPLED_RECORDS of its records are read, evenly spaced.
     """
     tree, catalogue = read_tree(Path(lists) / DICTIONARY), RecordCatalogue(tfrecords, "train")
     records = catalogue.of_class(index)
