@@ -84,7 +84,8 @@ def test_gains_by_class_are_sorted_and_leave_out_classes_without_images() -> Non
     assert frame["name"].tolist() == ["cat", "12", "fox"]
     assert frame["gain"].tolist() == pytest.approx([0.4, 0, -0.4])
     table = runs.difference_table("main", "fast", count=2)
-    assert table.index.tolist() == ["cat", "fox"] and table.columns.tolist() == ["main", "fast", "gain"]
+    assert table.index.tolist() == ["cat", "fox"] and table.columns.tolist() == ["A: main", "B: fast", "gain"]
+    assert set(runs.difference_table("main", "main")["gain"]) == {"0.0000"}, "an experiment beside itself"
     runs.plot_differences("main", "fast")
     assert [text.get_text() for text in plt.gca().get_yticklabels()] == ["cat", "12", "fox"]
     plt.close("all")

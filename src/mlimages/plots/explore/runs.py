@@ -73,8 +73,8 @@ def difference_table(first: str, second: str, count: int = 20) -> pd.DataFrame:
     frame = class_differences(first, second)
     if len(frame) > count:
         frame = pd.concat([frame.head(count - count // 2), frame.tail(count // 2)])
-    return display_table(frame.set_index("name").rename(columns={"first": first, "second": second}),
-                         dict.fromkeys((first, second, "gain"), DECIMALS))
+    columns = {"first": f"A: {first}", "second": f"B: {second}", "gain": "gain"}
+    return display_table(frame.set_index("name").rename(columns=columns), dict.fromkeys(columns.values(), DECIMALS))
 
 
 def plot_differences(first: str, second: str, count: int = 30) -> None:
