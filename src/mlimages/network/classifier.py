@@ -227,7 +227,10 @@ class Classifier:
                 part = keras.Model(network.inputs,
                                    [network.outputs[0], layer.output] if kind == "both" else layer.input)
             functions = {"probabilities": probabilities, "both": both, "maps": maps}
-            self._functions[kind] = tf.function(functions[kind], reduce_retracing=True)
+            side = self._preprocessing.pixels
+            # One trace for batches of every length.
+            self._functions[kind] = tf.function(functions[kind], input_signature=[
+                tf.TensorSpec([None, side, side, 3], tf.float32)])
         return self._functions[kind]
 
     def _keras_model(self) -> keras.Model:

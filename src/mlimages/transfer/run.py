@@ -129,9 +129,11 @@ def _run(params: Transfer, settings: Train, machine: Machine, records: Path, wor
         if params.compare:
             nothing = _top_1(FittedClassifier(random, machine, records).classifier, records)
     else:
+        print(f"fine-tuning, from {settings.initialize_from}:", flush=True)
         network = _finetune(settings, machine, records, work / "finetune")
         scored = list(_scored(Classifier(network), records))
         if params.compare:
+            print("the same training, from nothing:", flush=True)
             nothing = _top_1(Classifier(_finetune(random, machine, records, work / FROM_NOTHING)), records)
             linear = _top_1(FittedClassifier(settings, machine, records).classifier, records)
     scores = {**accuracy(scored), "top_1_from_nothing": nothing, "top_1_linear": linear, "images": len(scored)}
