@@ -24,8 +24,9 @@ from mlimages.core.params import SECTIONS, Params
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/mlimages"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NEEDS = {"the network", "JupyterLab in a browser", "ImageNet", "GPUs", "several machines", "a SLURM cluster",
-         "a Ray cluster", "a Kubernetes cluster", "a released checkpoint", "minutes of training", "an hour"}
+NEEDS = {"the network", "pictures of your own", "JupyterLab in a browser", "ImageNet", "GPUs", "several machines",
+         "a SLURM cluster", "a Ray cluster", "a Kubernetes cluster", "a released checkpoint", "minutes of training",
+         "an hour"}
 RUN, SHOWN = {"sh", "python"}, {"yaml", "text", "mermaid"}
 BLOCK = re.compile(r"(?:^<!-- needs: (?P<needs>[^\n>]*) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
 SPAN = re.compile(r"(`+)(.+?)\1")

@@ -120,7 +120,7 @@ def test_the_command_writes_params_yaml_into_the_notebooks(copy: Path, monkeypat
 
 @pytest.mark.parametrize(("old", "new", "message"), [
     ("", "\nlerning_rate = 0.1", r"unknown key `train\.lerning_rate` \(0\.1\); .* is `train\.learning_rate`"),
-    ("", "\ndropout: float = 0.5", r"unknown key `train\.dropout`"),
+    ("", "\ndrop_rate: float = 0.5", r"unknown key `train\.drop_rate`"),
     ("learning_rate =", "learning_rat =", r"`train\.learning_rate` is missing"),
     ("batch = 32 ", "batch = 0 ", r"parameters cell: `train\.batch` is 0")])
 def test_a_misspelt_or_wrong_parameter_in_the_cell_is_an_error(copy: Path, monkeypatch: pytest.MonkeyPatch, old: str,

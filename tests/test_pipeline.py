@@ -77,9 +77,9 @@ def test_nbval_runs_every_notebook(finished: Path, tmp_path: Path) -> None:
 
 
 def test_an_experiment_in_a_copy_runs_the_copys_code_and_parameters(finished: Path) -> None:
-    path = finished / "src/mlimages/metrics/average_precision.py"
+    path = finished / "src/mlimages/evaluate/tables.py"
     before = path.read_text()
-    path.write_text(before.replace('"images": self.images,', '"images": self.images, "marked": 1,'))
+    path.write_text(before.replace("HEADLINE, {name:", 'HEADLINE, {"marked": 1} | {name:'))
     run(finished, "git", "add", "dvc.lock", "data")
     run(finished, "git", "commit", "-qam", "mark the metrics")
     run(finished, "dvc", "exp", "run", "--temp", "-n", "changed", "-S", "train.learning_rate=0.01",

@@ -108,8 +108,8 @@ def test_a_failing_disk_is_reported_and_the_same_command_continues(run: Run, und
 @pytest.mark.parametrize(("limit", "before", "words"), [
     ("size=120k", "", ("converting 76 images needs about", "make room there")),
     ("size=8k", "", ("the index of", "imagenet.tar needs about 0.0 GB, but 0.0 GB")),
-    ("size=28k", "", ("a table of 80 images needs about 0.0 GB, but 0.0 GB", "make room there")),
-    ("size=44k", NO_PREFLIGHT, ("No space left on device", ".tfrecord", "converting 76 images needs about", *DISK)),
+    ("size=32k", "", ("a table of 80 images needs about 0.0 GB, but 0.0 GB", "make room there")),
+    ("size=48k", NO_PREFLIGHT, ("No space left on device", ".tfrecord", "converting 76 images needs about", *DISK)),
     ("size=4k", "", ("No space left on device", *DISK)),
     ("nr_inodes=24", "", ("No space left on device", *DISK))])
 def test_a_full_disk_is_reported_and_the_same_command_continues(run: Run, undisturbed: bytes, limit: str, before: str,

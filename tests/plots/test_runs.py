@@ -98,3 +98,10 @@ def test_an_unknown_experiment_and_a_missing_repository_name_what_to_run(tmp_pat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no experiments"):
         runs.experiments()
+
+
+def test_an_experiment_without_results_here_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runs.experiments_with_results() == ["workspace", "main", "fast"]
+    known = {**runs.experiments(), "elsewhere": {}}
+    monkeypatch.setattr(runs, "experiments", lambda: known)
+    assert runs.experiments_with_results() == ["workspace", "main", "fast"]

@@ -1,6 +1,7 @@
 """Requests go only to public addresses by http and https; a refused address gets no connection."""
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +85,15 @@ def test_a_redirect_to_a_forbidden_url_is_refused(fetcher: MakeFetcher, server: 
     server.on("/d/a.jpg", status=301, headers={"Location": target})
     assert fetcher(attempts=1).fetch("http://images.example/d/a.jpg").reason is Reason.BAD_URL
     assert connected == [server.server_address]
+
+
+@pytest.mark.parametrize("target", ["file:a.jpg", "FILE:a.jpg", "file://images.example/a.jpg"])
+def test_a_redirect_never_leads_to_a_local_picture(fetcher: MakeFetcher, server: ScriptedServer, tmp_path: Path,
+                                                   jpeg: bytes, target: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    server.on("/d/a.jpg", status=301, headers={"Location": target})
+    outcome = fetcher(attempts=1, files=str(tmp_path)).fetch("http://images.example/d/a.jpg")
+    assert (outcome.reason, outcome.image) == (Reason.BAD_URL, None)
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 64 + ".invalid", "a..invalid"])

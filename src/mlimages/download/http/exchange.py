@@ -75,7 +75,7 @@ class Exchange:
     def __init__(self, params: Download, network: Network, spools: Path) -> None:
         self._params, self._spools = params, Spools(spools)
         self._transport = Transport(params, network)
-        self._local_files = LocalFiles(params.files, params.max_bytes)
+        self._local_files = LocalFiles(params.files, params.max_bytes) if params.files else None
 
     def get(self, task: FetchRequest) -> FetchResult:
         """Fetch one URL, or copy one local picture.
@@ -85,7 +85,7 @@ class Exchange:
         begun = time.monotonic()
         status, wait, redirect, stored, detail = 0, None, "", None, ""
         try:
-            if task.url.startswith(LOCAL):
+            if self._local_files and task.url.startswith(LOCAL):
                 stored = self._store(task, self._local_files.read(task.url))
                 return FetchResult(task.number, Reason.OK, 0, time.monotonic() - begun, image=stored)
             response = self._transport.fetch(task.url, task.slot, task.seconds)
@@ -142,7 +142,7 @@ def _reason_of(status: int) -> Reason:
 
 
 def _target(url: str, response: Response) -> str:
-    """The target URL of a redirect. Raises Failure if there is none, or if it is a placeholder image."""
+    """The target URL of a redirect. Raises Failure if there is none, for a placeholder, and for a local file."""
     try:
         location = quote(response.value("location").encode("latin-1"), safe=IN_A_URL)  # the bytes as received
         target = urljoin(url, location)
@@ -151,6 +151,8 @@ def _target(url: str, response: Response) -> str:
         location = ""
     if not location:
         raise Failure(Reason.REDIRECTS, detail=f"status {response.status} without a target")
+    if target.startswith(LOCAL):
+        raise Failure(Reason.BAD_URL, detail="redirected to a local file")
     if mark := next((mark for mark in PLACEHOLDER_TARGETS if mark in path), ""):
         raise Failure(Reason.PLACEHOLDER, detail=f"redirected to {mark}")
     return target

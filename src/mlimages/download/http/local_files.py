@@ -16,8 +16,8 @@ OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
 class LocalFiles:
     """Reads files of up to `max_bytes` bytes below `folder`. Links are followed if they stay below it."""
 
-    def __init__(self, folder: str | None, max_bytes: int) -> None:
-        self._folder = os.path.realpath(folder) if folder else None
+    def __init__(self, folder: str, max_bytes: int) -> None:
+        self._folder = os.path.realpath(folder)
         self._max_bytes = max_bytes
 
     def read(self, source: str) -> bytes:
@@ -25,8 +25,6 @@ class LocalFiles:
 
         Raises Failure NO_FILE or TOO_LARGE, and UserError if this process has too many files open.
         """
-        if self._folder is None:
-            raise Failure(Reason.NO_FILE, detail="download.files is null")
         path = os.path.join(self._folder, source.removeprefix(LOCAL))
         try:
             path = os.path.realpath(path)
@@ -54,7 +52,7 @@ class LocalFiles:
         """Open a path without links in it, from folder to folder, so that no link can take a part's place meanwhile."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         *folders, name = path.split(os.sep)
-        parent = os.open(str(self._folder), flags | os.O_DIRECTORY)
+        parent = os.open(self._folder, flags | os.O_DIRECTORY)
         try:
             for folder in folders:
                 child = os.open(folder, flags | os.O_DIRECTORY, dir_fd=parent)

@@ -33,6 +33,19 @@ def experiments() -> dict[str, dict[str, Any]]:
     return {row["Experiment"] or row["rev"]: row for row in rows}
 
 
+def experiments_with_results() -> list[str]:
+    """The names of those experiments whose results lie in this repository or in DVC's cache."""
+    return [name for name in experiments() if _has_results(name)]
+
+
+def _has_results(name: str) -> bool:
+    try:
+        read_table_of(name, PER_CLASS)
+    except UserError:
+        return False
+    return True
+
+
 def comparison_table() -> pd.DataFrame:
     """A row for each experiment: the parameters that differ between them, and the metrics of dvc.yaml."""
     runs = experiments()
