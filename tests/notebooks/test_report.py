@@ -37,7 +37,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         new_code_cell("train()", outputs=[
             stream("train:  10%|#    | 1/10 [00:01<00:09]\rtrain: 100%|#####| 10/10 [00:10<00:00]\n"
                    "the table: about 1 GB; 5 GB and 9 inodes are free at /scratch/x\n"
-                   "resumed from /home/me/work/step-5\n"),
+                   "resumed from /home/me/scratch/step-5\n"),
             stream("/usr/lib/python3/a.py:3: odd\n", "stderr"), shown(**{WIDGET: "{}", "text_plain": "Box()"})]),
         new_markdown_cell("## Loss\n\nThe `curve` answers whether it *learns*. A bad one rises."),
         new_code_cell("plot()", outputs=[shown(**{"image_png": PNG, "text_plain": "<Figure>"})]),
