@@ -34,6 +34,11 @@ ENDLESS_BYTES = 64 * 2**20
 LONGEST = ("test_pipeline.py", "test_cluster.py", "test_slurm.py", "test_environment.py", "test_resume.py")
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name bytes by their number: what gzip writes holds the time, and all test workers must see the same names."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
