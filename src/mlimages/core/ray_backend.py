@@ -29,10 +29,7 @@ START_ATTEMPTS = 3  # of a worker
 START_SECONDS = 180.0  # for the cluster to place the workers, and for these to start
 CONNECT_SECONDS = 10.0
 CHECK_SECONDS = 1.0  # between two checks whether Ray has lost a worker
-# How a Ray error says that an actor was lost with its node: only its text does. A test in tests/cluster/test_ray.py
-# kills a node to check it.
-NODE_DIED = "its node has died"
-CAUSE_SECONDS, CAUSE_RETRY_SECONDS = 60.0, 0.5  # for Ray to report why a worker was lost
+LOSS_SECONDS, LOSS_RETRY_SECONDS = 60.0, 0.5  # for Ray to report that a worker was lost
 
 
 def import_ray() -> Any:
@@ -139,6 +136,7 @@ class RayWorkerPool(WorkerPool):
         self._connection = contextlib.ExitStack()
         self._key = secrets.token_bytes(32)
         self._actors: list[Any] = [None] * self.workers
+        self._nodes: list[Any] = [None] * self.workers
         self._addresses: list[Any] = [None] * self.workers
         self._ends: list[Any] = [None] * self.workers
         self._checked_at = 0.0
@@ -165,13 +163,13 @@ class RayWorkerPool(WorkerPool):
 
     def _start(self, worker: int) -> None:
         """Start a worker, in proportion to the nodes' cores. It reserves no core, so it can restart anywhere."""
-        cores = [node["NodeID"] for node in self._ray.nodes() if node["Alive"]
-                 for _ in range(int(node["Resources"].get("CPU", 0)))]
+        cores = [node["NodeID"] for node in self._live_nodes() for _ in range(int(node["Resources"].get("CPU", 0)))]
         if not cores:
             raise UserError("the Ray cluster has no CPUs; start a node with `ray start --address`, see `ray status`")
-        node = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            cores[worker * len(cores) // self.workers], soft=False)  # soft=True places actors without cores at random
-        actor = self._ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=node)(_Worker)
+        self._nodes[worker] = cores[worker * len(cores) // self.workers]
+        strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            self._nodes[worker], soft=False)  # soft=True places actors without cores at random
+        actor = self._ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=strategy)(_Worker)
         self._actors[worker] = actor.remote(_here(), os.getcwd(), self._key, self._make, self.threads)
         self._addresses[worker] = self._actors[worker].address.remote()
         self._ends[worker] = self._actors[worker].serve.remote()
@@ -224,23 +222,26 @@ class RayWorkerPool(WorkerPool):
             return receive_all(self._pipes[worker])
         except (EOFError, OSError):
             self._pipes[worker].close()
-            cause = self._cause(worker)
+            self._wait_for_loss(worker)
             self.kill(worker)  # it may still run, without a connection
-            return LostWorker(None, with_node=NODE_DIED in cause)
+            live = [node["NodeID"] for node in self._live_nodes()]
+            return LostWorker(None, with_node=self._nodes[worker] not in live)
 
-    def _cause(self, worker: int) -> str:
-        """Why a worker was lost. Ray knows whether its node was lost only some seconds later."""
-        ends, asked = time.monotonic() + CAUSE_SECONDS, self._ends[worker]
+    def _wait_for_loss(self, worker: int) -> None:
+        """Return when Ray knows that a worker was lost, which takes seconds if its node was; or after LOSS_SECONDS."""
+        ends, asked = time.monotonic() + LOSS_SECONDS, self._ends[worker]
         while time.monotonic() < ends:
             try:
-                self._ray.get(asked, timeout=CAUSE_SECONDS)
-                break
+                self._ray.get(asked, timeout=LOSS_SECONDS)
+                return
             except self._ray.exceptions.ActorUnavailableError:
-                time.sleep(CAUSE_RETRY_SECONDS)
+                time.sleep(LOSS_RETRY_SECONDS)
                 asked = self._actors[worker].address.remote()
-            except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as error:
-                return str(error)
-        return "out of reach"
+            except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError):
+                return
+
+    def _live_nodes(self) -> list[Any]:
+        return [node for node in self._ray.nodes() if node["Alive"]]
 
 
 class _Worker:
