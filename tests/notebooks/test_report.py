@@ -39,7 +39,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                    "the table: about 1 GB; 5 GB and 9 inodes are free at /scratch/x\n"
                    "resumed from /home/me/scratch/step-5\n"),
             stream("/usr/lib/python3/a.py:3: odd\n", "stderr"), shown(**{WIDGET: "{}", "text_plain": "Box()"})]),
-        new_markdown_cell("## Loss\n\nThe `curve` answers whether it *learns*. A bad one rises."),
+        new_markdown_cell("## Loss\n\nThe `curve` shows whether it *learns*. A bad one rises."),
         new_code_cell("plot()", outputs=[shown(**{"image_png": PNG, "text_plain": "<Figure>"})]),
         new_code_cell("table()", outputs=[shown(text_html="<table><tr><td>7</td></tr></table>", text_plain="7"),
                                           shown(text_plain="'a' & <b>")]),
@@ -53,7 +53,7 @@ def test_text_tables_pictures_and_parameters_are_shown_and_code_is_folded(data: 
     page = report(data)
     assert page.index('id="1_acquire"') < page.index('id="4_train"') and 'href="#4_train">Train: a network</a>' in page
     assert "Made: 3 &lt;images&gt;." in page and "Look:" not in page
-    assert '<img alt="The curve answers whether it learns." src="data:image/png;base64,' in page
+    assert '<img alt="The curve shows whether it learns." src="data:image/png;base64,' in page
     assert "<table><tr><td>7</td></tr></table>" in page and "&#x27;a&#x27; &amp; &lt;b&gt;" in page
     assert "UserError: no &lt;data&gt;" in page
     unfolded = re.sub(r"<details>.*?</details>", "", page, flags=re.S)
