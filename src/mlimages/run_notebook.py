@@ -32,11 +32,10 @@ from traitlets import Type
 
 from mlimages.core.errors import UserError, command, explain_disk_errors
 from mlimages.core.noise import filtered_stderr
-from mlimages.core.params import SECTIONS, load
+from mlimages.core.params import STAGES, load
 from mlimages.notebook import with_parameters
 from mlimages.repository import check_data
 
-STAGES = [name for name in SECTIONS if name != "machine"]
 EXPERIMENT = "DVC_EXP_NAME"  # the environment variable that DVC sets for the commands of an experiment
 TEMPORARY_FOLDER = "/.dvc/tmp/"  # where DVC runs experiments of --temp and --queue
 KILL_AT = 3  # signals

@@ -20,9 +20,8 @@ import yaml
 
 from mlimages.core import scratch
 from mlimages.core.errors import UserError, command
-from mlimages.core.params import SECTIONS, Machine, load
+from mlimages.core.params import STAGES, Machine, load
 
-STAGES = [name for name in SECTIONS if name != "machine"]
 COSTLY = ("acquire", "download")  # the stages whose work cost other people's servers
 KEY = re.compile("[0-9a-f]{16}(-[0-9a-f]+)?")
 SAVED = ("refs/heads", "refs/tags", "refs/exps")

@@ -1,5 +1,6 @@
 """The probabilities of a network, and `measure`: all metrics of any network on any data set."""
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def measure(model: str | Path | keras.Model, dataset: Iterable[Any], *, activati
     loaded = load_model(model)
     accumulator = None
     batches = tqdm(probabilities(loaded.call, loaded.require_activation(activation), dataset), "measure",
-                   _batch_count(dataset), unit=" batches", disable=None)
+                   operator.length_hint(dataset) or None, unit=" batches", disable=None)
     for scores, confidences in batches:
         if accumulator is None:
             accumulator = MetricsAccumulator(scores.shape[-1], at_k=at_k, threshold=threshold,
@@ -57,11 +58,3 @@ def probabilities(network: Callable[[Any], Any], activation: Activation,
             raise UserError(f"the data set gives {type(batch).__name__}, expected batches (images, confidences)")
         images, labels, *_ = batch
         yield function(images).numpy(), tf.convert_to_tensor(labels).numpy()
-
-
-def _batch_count(dataset: Iterable[Any]) -> int | None:
-    """The number of batches, if the data set knows it."""
-    try:
-        return len(dataset)  # type: ignore[arg-type]
-    except TypeError:
-        return None

@@ -1,6 +1,7 @@
 """What all plots share: colours, labelled axes, bars, grids of images, and tables."""
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -38,6 +39,16 @@ def label(ax: Axes, title: str, x: str, y: str) -> None:
 def read_table(path: str | Path | TextIO) -> pd.DataFrame:
     """A published CSV file, by its path or its content; empty cells are NaN."""
     return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=TEXT_COLUMNS)
+
+
+def read_json(folder: str | Path, name: str) -> dict[str, Any]:
+    """The content of a published JSON file."""
+    return json.loads((Path(folder) / name).read_text(encoding="utf-8"))
+
+
+def both_ends(frame: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The first and the last rows, half of `count` each; all rows if there are no more than `count`."""
+    return frame if len(frame) <= count else pd.concat([frame.head(count - count // 2), frame.tail(count // 2)])
 
 
 def display_table(frame: pd.DataFrame, formats: Mapping[str, str]) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """Plots of data/tfrecords: what the records hold."""
 
-import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,12 +9,12 @@ from mlimages.acquire.formats import CLASSES as LISTED
 from mlimages.convert.records import parse_sparse, read_index, shard_paths
 from mlimages.convert.report import CLASSES, SUMMARY
 from mlimages.core.publish import read_manifest
-from mlimages.plots.canvas import BAD, GOOD, MUTED, TRAIN, axes, bars, image_grid, read_table
+from mlimages.plots.canvas import BAD, GOOD, MUTED, TRAIN, axes, bars, image_grid, read_json, read_table
 
 
 def coverage(tfrecords: str | Path) -> None:
     """Show the records, and the missing images by reason."""
-    summary = json.loads((Path(tfrecords) / SUMMARY).read_text())
+    summary = read_json(tfrecords, SUMMARY)
     missing = summary["train"]["imagenet_missing"] + summary["val"]["imagenet_missing"]
     found = {"train records": summary["train"]["records"], "val records": summary["val"]["records"],
              "ImageNet ids without an image": missing, **summary["failures_by_reason"]}

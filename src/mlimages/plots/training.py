@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from mlimages.core.params import Machine, Train
 from mlimages.core.publish import read_manifest
 from mlimages.inputs.pipeline import count_records
 from mlimages.network.checkpoint_files import METRICS, PROFILE
-from mlimages.plots.canvas import GOOD, MUTED, TRAIN, VALIDATION, axes, bars, label
+from mlimages.plots.canvas import GOOD, MUTED, TRAIN, VALIDATION, axes, bars, label, read_json
 from mlimages.train.run import work_folder
 from mlimages.training.metrics_log import LOG, read_log
 from mlimages.training.schedule import build_schedule
@@ -41,7 +40,7 @@ def step_profile(model: str | Path) -> None:
 
     On one replica nothing is exchanged; the title then says whether computing or the input limits the speed.
     """
-    profile = json.loads((Path(model) / PROFILE).read_text(encoding="utf-8"))
+    profile = read_json(model, PROFILE)
     # Measured times are differences of a clock, and noise may turn one of nearly 0 negative.
     step, all_reduce, input_time = (max(profile[f"{name}_seconds"], 0.0) for name in ("step", "exchange", "input"))
     times = {"one step of the training": (step, TRAIN),

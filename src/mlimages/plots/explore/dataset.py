@@ -101,11 +101,6 @@ class DatasetBrowser:
         return PagePicture(found.jpeg, [CaptionLine(found.key, TRAIN), *lines], found.source)
 
 
-def dataset_browser(lists: str | Path, tfrecords: str | Path) -> Any:
-    """The widget of a DatasetBrowser."""
-    return DatasetBrowser(lists, tfrecords).widget
-
-
 def ancestor_counts(lists: str | Path, index: int) -> None:
     """Show the training images of a class and of each of its ancestors."""
     tree = read_tree(Path(lists) / DICTIONARY)

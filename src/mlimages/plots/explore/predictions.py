@@ -108,11 +108,6 @@ class ErrorBrowser:
         return PagePicture(example.jpeg, [CaptionLine(f"{image:,}: {example.key.decode()}"), *score, *labels])
 
 
-def error_browser(evaluation: str | Path, tfrecords: str | Path, lists: str | Path) -> Any:
-    """The widget of an ErrorBrowser."""
-    return ErrorBrowser(evaluation, tfrecords, lists).widget
-
-
 def threshold_curves(evaluation: str | Path, lists: str | Path, index: int) -> None:
     """Show precision and recall of a class over the threshold, and the threshold with the highest F1."""
     scores = ClassErrors(evaluation).scores(index)

@@ -10,6 +10,7 @@ from mlimages.convert.class_index import RecordsByClass
 from mlimages.convert.example_message import ExampleMessage
 from mlimages.convert.records import shard_paths
 from mlimages.core.publish import read_manifest
+from mlimages.inputs.pipeline import count_records
 from mlimages.inputs.reader import RecordReader
 
 OPEN_SHARDS = 64
@@ -31,7 +32,7 @@ class RecordCatalogue:
         manifest = read_manifest(tfrecords, "convert")
         self.classes: int = manifest["classes"]
         self._shards = shard_paths(tfrecords, manifest, part)
-        self._counts = [manifest["files"][path.name]["records"] for path in self._shards]
+        self._counts = count_records(tfrecords, manifest, part)
         self._ends = np.cumsum([0, *self._counts])
         self._index = RecordsByClass(tfrecords, manifest, part)
         self._reader = lru_cache(OPEN_SHARDS)(self._open)

@@ -11,7 +11,7 @@ from dvc.exceptions import DvcException
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import SECTIONS
-from mlimages.plots.canvas import BAD, DECIMALS, GOOD, axes, display_table, label, read_table
+from mlimages.plots.canvas import BAD, DECIMALS, GOOD, axes, both_ends, display_table, label, read_table
 
 WORKSPACE = "workspace"
 FACTS = ("Experiment", "rev", "typ", "parent", "State", "Executor", "Created")  # of exp_show, about the run itself
@@ -83,18 +83,14 @@ def class_differences(first: str, second: str) -> pd.DataFrame:
 
 def difference_table(first: str, second: str, count: int = 20) -> pd.DataFrame:
     """The classes with the largest gains and losses, half of `count` each."""
-    frame = class_differences(first, second)
-    if len(frame) > count:
-        frame = pd.concat([frame.head(count - count // 2), frame.tail(count // 2)])
+    frame = both_ends(class_differences(first, second), count)
     columns = {"first": f"A: {first}", "second": f"B: {second}", "gain": "gain"}
     return display_table(frame.set_index("name").rename(columns=columns), dict.fromkeys(columns.values(), DECIMALS))
 
 
 def plot_differences(first: str, second: str, count: int = 30) -> None:
     """Show the largest gains and losses in average precision, half of `count` each."""
-    frame = class_differences(first, second)
-    if len(frame) > count:
-        frame = pd.concat([frame.head(count - count // 2), frame.tail(count // 2)])
+    frame = both_ends(class_differences(first, second), count)
     ax = axes(f"Average precision by class: {second} above {first}", f"gain of {second}", "",
               height=1.4 + 0.26 * len(frame))
     ax.barh(range(len(frame)), frame["gain"], color=[GOOD if gain > 0 else BAD for gain in frame["gain"]])

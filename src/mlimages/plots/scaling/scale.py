@@ -1,6 +1,5 @@
 """Tables and plots of costs and scaling, for notebooks/explore_scale.ipynb."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from mlimages.network.checkpoint_files import METRICS
-from mlimages.plots.canvas import COUNT, display_table, label
+from mlimages.plots.canvas import COUNT, display_table, label, read_json
 from mlimages.plots.scaling import costs
 from mlimages.plots.scaling.costs import DatasetVolume, ScalingModel
 
@@ -21,7 +20,7 @@ def last_training(model: str | Path) -> dict[str, float]:
     if not path.exists():
         print(f"{path} is missing; run `make repro` to see the speed of your own training here")
         return {}
-    return {"this repository's last training": json.loads(path.read_text())["images_per_second"]}
+    return {"this repository's last training": read_json(model, METRICS)["images_per_second"]}
 
 
 def storage_table(dataset: DatasetVolume, kinds: Mapping[str, tuple[float, float | None]]) -> pd.DataFrame:
