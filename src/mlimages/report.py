@@ -15,14 +15,14 @@ from typing import Any
 import nbformat
 from nbconvert.filters import markdown2html
 
-from mlimages.core.errors import command
+from mlimages.core.errors import INODES_FREE, command
 from mlimages.core.publish import atomic_write
 from mlimages.notebook import PARAMETERS_TAG
 from mlimages.summary import summary
 
 REPORT = "report.html"
 SUMMARY_LINES = 2  # what was made, and how good it is; the others are hints for the person who ran it
-PROGRESS = re.compile(r"\d+%\||inodes are free")  # lines of progress bars, and of free space before a work begins
+PROGRESS = re.compile(rf"\d+%\||{INODES_FREE}")  # lines of progress bars, and of free space before a work begins
 ABSOLUTE_PATH = re.compile(r"(?<![\w/:.])/(?:[\w.+-]+/)+([\w.+-]*)")
 SENTENCE = re.compile(r".*?[.:](?=\s|$)", re.S)
 MARKUP = re.compile(r"[`*_#]")
