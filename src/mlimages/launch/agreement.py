@@ -18,9 +18,7 @@ from mlimages.core.publish import MANIFEST, sha256
 from mlimages.core.tuning import ONEDNN, onednn_setting, package_versions
 from mlimages.launch.connection import (
     ANSWER_SECONDS,
-    RETRY_SECONDS,
     Peer,
-    PeerConnection,
     accept_workers,
     chief_absence,
     connect_to_chief,
@@ -100,17 +98,8 @@ def _submit(task: ClusterTask, own: Facts, seconds: float, stopped: Callable[[],
     if connection is None:
         return chief_absence(task, seconds)
     peers.append(Peer(0, connection, "the chief", {}))
-    answer = _receive(connection, seconds + ANSWER_SECONDS, stopped)
+    answer = connection.wait(time.monotonic() + seconds + ANSWER_SECONDS, stopped)
     return str(answer["problem"]) if answer else chief_absence(task, seconds)
-
-
-def _receive(connection: PeerConnection, seconds: float, stopped: Callable[[], Any]) -> dict[str, Any] | None:
-    """The next message; None if none arrives in this time, the connection is lost, or `stopped` returns true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and not connection.lost and not stopped():
-        if (message := connection.receive(RETRY_SECONDS)) is not None:
-            return message
-    return None
 
 
 def _differences(found: Mapping[int, Facts]) -> str:

@@ -54,6 +54,14 @@ class PeerConnection:
         self.lost = True
         return None
 
+    def wait(self, deadline: float, stopped: Callable[[], Any]) -> dict[str, Any] | None:
+        """The next message; None if the connection is lost, at `deadline` (of `time.monotonic`), or if `stopped`
+        returns something true."""
+        while time.monotonic() < deadline and not self.lost and not stopped():
+            if (message := self.receive(RETRY_SECONDS)) is not None:
+                return message
+        return None
+
     def close(self) -> None:
         """Close the connection. A `receive` in another thread returns."""
         with contextlib.suppress(OSError):
@@ -117,9 +125,8 @@ def connect_to_chief(task: ClusterTask, seconds: float, stopped: Callable[[], An
         with contextlib.suppress(OSError):
             connection = PeerConnection(socket.create_connection(host_port(task.addresses[0]), ANSWER_SECONDS))
             connection.send(worker=task.index, process=process, **message)
-            while not connection.lost and time.monotonic() < deadline and not stopped():
-                if (answer := connection.receive(RETRY_SECONDS)) is not None and "accepted" in answer:
-                    return connection
+            if "accepted" in (connection.wait(deadline, stopped) or {}):
+                return connection
             connection.close()
         time.sleep(RETRY_SECONDS)
     return None

@@ -98,18 +98,20 @@ def barrier(strategy: Any) -> None:
 
 def any_worker(strategy: Any, flag: bool) -> bool:
     """Whether at least one worker passes true. It waits for all workers."""
-    value = tf.constant(float(flag))
-    total = tf.function(lambda: strategy.run(lambda: sum_over_replicas(value)), autograph=False)()
-    return bool(strategy.experimental_local_results(total)[0] > 0)
+    return bool(_total(strategy, tf.constant(float(flag))) > 0)
 
 
 def all_equal(strategy: Any, text: str) -> bool:
     """Whether all workers pass the same text, in ASCII and of equal length. It waits for all workers."""
     letters = tf.constant([0, *text.encode()], tf.float32)
-    total = tf.function(lambda: strategy.run(lambda: sum_over_replicas(letters)), autograph=False)()
-    # All texts are equal where each equals the mean.
-    mean = strategy.experimental_local_results(total)[0] / strategy.num_replicas_in_sync
-    return bool(tf.reduce_all(mean == letters))
+    # All texts are equal if each equals the mean.
+    return bool(tf.reduce_all(_total(strategy, letters) / strategy.num_replicas_in_sync == letters))
+
+
+def _total(strategy: Any, tensor: Any) -> Any:
+    """The sum over all replicas of a tensor that each of them has. Every worker must call it."""
+    total = tf.function(lambda: strategy.run(lambda: sum_over_replicas(tensor)), autograph=False)()
+    return strategy.experimental_local_results(total)[0]
 
 
 class LocalSGD:
