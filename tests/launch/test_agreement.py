@@ -96,7 +96,7 @@ def test_a_wrong_tf_config_is_refused_with_what_is_wrong(monkeypatch: pytest.Mon
 
 
 def test_a_port_in_use_is_named_with_its_worker() -> None:
-    with reserve_port(0, "worker 0") as held, pytest.raises(UserError, match="port .*, of worker 1, cannot be had"):
+    with reserve_port(0, "worker 0") as held, pytest.raises(UserError, match="port .*, of worker 1, cannot be used"):
         reserve_port(held.getsockname()[1], "worker 1")
 
 
@@ -230,8 +230,8 @@ def test_a_worker_refuses_what_is_wrong_before_tensorflow_is_loaded(
     assert "TF_CONFIG is wrong" in said(config([free, free], chief))
     port = host_port(taken)[1]
     with reserve_port(port, "another program"):
-        assert f"UserError: port {port}, of worker 0, cannot be had" in said(config([taken, free], chief))
-    assert "UserError: worker 1 (127.0.0.1:1) did not come" in said(config([free, "127.0.0.1:1"], chief))
+        assert f"UserError: port {port}, of worker 0, cannot be used" in said(config([taken, free], chief))
+    assert "UserError: worker 1 (127.0.0.1:1) did not connect" in said(config([free, "127.0.0.1:1"], chief))
 
 
 def test_a_worker_ends_when_its_supervisor_does_though_it_waits_for_others(

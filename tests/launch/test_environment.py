@@ -122,7 +122,7 @@ STRIKES = [
     (1, signal.SIGKILL, r"worker 1 \(\S+\) was lost (in|after) step \d+: its connection was closed"),
     (0, signal.SIGKILL, r"worker 0, the chief \(\S+\) was lost (in|after) step \d+: its connection was closed"),
     (1, signal.SIGSTOP, r"worker 1 \(\S+\) (was lost|hung) (in|after) step \d+"),
-    (0, signal.SIGSTOP, r"worker 0, the chief \(\S+\) was lost (in|after) step \d+: it was silent"),
+    (0, signal.SIGSTOP, r"worker 0, the chief \(\S+\) was lost (in|after) step \d+: it sent nothing"),
 ]
 
 

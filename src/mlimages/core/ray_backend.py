@@ -68,9 +68,9 @@ def ray_connection(machine: Machine) -> Iterator[Any]:
         ray.init(machine.ray_address, runtime_env={"env_vars": {"PYTHONPATH": path}}, logging_level="WARNING",
                  include_dashboard=False)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-        raise UserError(f"no Ray cluster takes us at machine.ray_address = {machine.ray_address or 'null'} ({error}); "
-                        f"start one with `ray start --head` and the same Ray, Python and token as here, or set it to "
-                        f"null to have one on this machine") from None
+        raise UserError(f"cannot connect to a Ray cluster at machine.ray_address = {machine.ray_address or 'null'} "
+                        f"({error}); start one with `ray start --head` and the same Ray, Python and token as here, or "
+                        f"set it to null to have one on this machine") from None
     try:
         yield ray
     finally:
@@ -84,7 +84,7 @@ def _check_address(address: str | None) -> None:
         try:
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
-            raise UserError(f"nobody answers at machine.ray_address = {address} ({error}); start the cluster "
+            raise UserError(f"nothing listens at machine.ray_address = {address} ({error}); start the cluster "
                             f"there with `ray start --head --port {port}`, or set it to null") from None
 
 

@@ -26,13 +26,13 @@ def measure(model: str | Path | keras.Model, dataset: Iterable[Any], *, activati
     tf.data.Dataset, yields batches: images as the network takes them, confidences float [images, classes], and any
     further elements, which are ignored. A negative confidence is unknown and does not count.
 
-    `activation` turns the network's outputs into probabilities. None means the one that was published beside a trained
-    model; "none" if a keras.Model ends in a sigmoid or softmax; "sigmoid" if it ends in plain logits. The other
-    parameters are those of `MetricsAccumulator`; `read_tree(path).parents` are the `parents` of a class tree.
+    `activation` converts the network's outputs to probabilities. None means the activation that a trained model was
+    published with. Pass "none" if a keras.Model ends in a sigmoid or softmax, and "sigmoid" if it returns logits. The
+    other parameters are those of `MetricsAccumulator`; for a class tree, `parents` is `read_tree(path).parents`.
 
-    Raises UserError for a file without a network, outputs of an unknown kind, such as those of a SavedModel from
-    elsewhere, labels of another shape, scores that are not probabilities, and an empty data set. A SavedModel is a
-    program: load it only if you trust it. A .keras file runs no code.
+    Raises UserError for a file without a network, for a network whose activation is not known, such as a SavedModel
+    from elsewhere, for labels of another shape, for scores that are no probabilities, and for an empty data set. A
+    SavedModel is a program: load it only if you trust it. A .keras file runs no code.
     """
     loaded = load_model(model)
     accumulator = None

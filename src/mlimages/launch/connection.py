@@ -1,6 +1,6 @@
-"""How workers on several machines talk before and during a training: each connects to the chief's address.
+"""Connections between workers on several machines. Each worker connects to the chief's address.
 
-Messages are JSON objects, one in a line.
+A message is a JSON object on one line.
 """
 
 import contextlib
@@ -20,8 +20,7 @@ ANSWER_SECONDS, RETRY_SECONDS = 5.0, 0.2
 
 
 class PeerConnection:
-    """A connection to another process. It is `lost` after the other side closes it or sends something else than
-    messages."""
+    """A connection to another process. It is `lost` after the other side has closed it or sent invalid data."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket, self._sending = connection, threading.Lock()
@@ -30,7 +29,7 @@ class PeerConnection:
         self.lost = False
 
     def send(self, **message: Any) -> None:
-        """Send a message. A lost connection shows in `receive`, not here."""
+        """Send a message. Only `receive` reports a lost connection."""
         with self._sending, contextlib.suppress(OSError):
             self._socket.sendall(json.dumps(message).encode() + b"\n")
 
@@ -50,7 +49,7 @@ class PeerConnection:
             if isinstance(message, dict):
                 return message
         except (OSError, ValueError):
-            pass  # neither is a message
+            pass  # the connection failed, or the line is no message
         self.lost = True
         return None
 
@@ -70,7 +69,7 @@ class PeerConnection:
 
 
 class Peer(NamedTuple):
-    """Another worker, its open connection, its process and host for errors, and the first message that it sent."""
+    """Another worker: its index, its open connection, its process and host for errors, and its first message."""
 
     worker: int
     connection: PeerConnection
@@ -138,5 +137,5 @@ def chief_absence(task: ClusterTask, seconds: float) -> str:
 
 
 def _absence(missing: str, seconds: float) -> str:
-    return (f"{missing} did not come, or was not reached, within machine.start_timeout, {seconds:g} s; its own log "
-            f"says what it did instead")
+    return (f"{missing} did not connect, or could not be reached, within machine.start_timeout, {seconds:g} s; see its "
+            f"own log")
