@@ -55,7 +55,7 @@ def test_an_uploaded_picture_shows_its_best_classes_below_their_ancestors(classi
     assert [index for _, index in browser.heat_of.options] == best["class"].tolist()
     before = browser.shown
     browser.heat_of.value = browser.heat_of.options[3][1]
-    assert f"where the network sees: {classes.label(browser.heat_of.value)}" in browser.shown != before
+    assert f"heat map of {classes.label(browser.heat_of.value)}" in browser.shown != before
 
 
 def test_bytes_that_are_no_picture_are_named_so(classifier: Classifier) -> None:

@@ -1,7 +1,7 @@
-"""A Ray cluster on a shared file system: runs functions, and the workers of a pool, on all its nodes.
+"""Runs functions, and the workers of a pool, on all nodes of a Ray cluster with a shared file system.
 
 Ray is optional, and imported only if `machine.engine` is ray. All nodes use the code of this repository and the current
-folder of this process, so that paths mean the same everywhere. Their work ends when this process ends.
+folder of this process, so that relative paths name the same files. Their work ends when this process ends.
 """
 
 import contextlib
@@ -52,8 +52,8 @@ def ray_connection(machine: Machine) -> Iterator[Any]:
     """Connect to the cluster at `machine.ray_address` until the block ends. Yields the module ray.
 
     null means the address in RAY_ADDRESS or, without it, the cluster that runs on this machine. If none runs, and for
-    `local`, a cluster with all cores of this machine starts, and ends with the block. An existing connection is used,
-    and stays open.
+    `local`, a cluster with all cores of this machine starts, and ends with the block. If this process is connected
+    already, it uses that connection and leaves it open.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -92,8 +92,8 @@ def _check_address(address: str | None) -> None:
 def remote_function(function: Callable[[Unit], Result], machine: Machine) -> Iterator[Callable[[Unit], Result]]:
     """Yield a function that runs `function` on one core of any node, and returns its result or raises its error.
 
-    It may be called from many threads. A call whose process or node is lost runs again on another one, up to RETRIES
-    times. Raises UserError if no core becomes free within START_SECONDS.
+    It may be called from many threads. If a call's process or node is lost, the call runs again on another one, up to
+    RETRIES times. Raises UserError if no core becomes free within START_SECONDS.
     """
     with ray_connection(machine) as ray:
         _, waiting = ray.wait([ray.remote(num_cpus=1)(_here).remote()], timeout=START_SECONDS)
@@ -127,7 +127,8 @@ def _run(here: tuple[str, Callable[[Unit], Result]], unit: Unit) -> Result:
 class RayWorkerPool(WorkerPool):
     """A pool of actors, spread over the nodes of a cluster. A worker whose node is lost restarts on another node.
 
-    Ray places, monitors and ends the workers. Tasks and results use a pipe, which costs a tenth of a call of Ray.
+    Ray places, monitors and ends the workers. Tasks and results go through a pipe, which takes a tenth of the time of a
+    call by Ray.
     """
 
     def __init__(self, make: Callable[[], Work], machine: Machine) -> None:
@@ -196,7 +197,7 @@ class RayWorkerPool(WorkerPool):
                         f"lower machine.workers")
 
     def _connect(self, worker: int) -> str:
-        """Open the pipe to a worker that has started. Returns the reason of a failure, or an empty text."""
+        """Open the pipe to a worker that has started. Returns the reason if that fails, otherwise ""."""
         try:
             address = self._ray.get(self._addresses[worker])
             self._pipes[worker] = set_no_delay(Client(address, authkey=self._key))

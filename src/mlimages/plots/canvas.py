@@ -1,4 +1,4 @@
-"""What all plots share: colours, labelled axes, bars, grids of images, and tables."""
+"""Shared parts of the plots: colours, labelled axes, bars, grids of images, and tables."""
 
 import io
 import json
@@ -54,7 +54,7 @@ def both_ends(frame: pd.DataFrame, count: int) -> pd.DataFrame:
 def display_table(frame: pd.DataFrame, formats: Mapping[str, str]) -> pd.DataFrame:
     """The columns of `formats`, in that order, as text in these formats; NaN becomes empty text.
 
-    Names are shown without underscores. The result is for display and `to_latex()`; the numbers are in the CSV files.
+    Underscores in names become spaces. The result is for display and `to_latex()`; the numbers are in the CSV files.
     """
     columns = {name: frame[name].map(lambda value, form=form: "" if pd.isna(value) else form.format(value))
                for name, form in formats.items()}
@@ -68,7 +68,7 @@ def decode_image(body: bytes) -> Image.Image:
 
 
 def image_grid(title: str, images: Sequence[tuple[bytes, str]], *, columns: int = 6) -> None:
-    """Show encoded images, each with its caption below."""
+    """Show encoded images, each above its caption."""
     if not images:
         print(f"{title}: there are none")
         return

@@ -32,7 +32,7 @@ SHARES = {name: DECIMALS for name in ("average_precision", "base_rate", "precisi
 
 
 def metrics_table(evaluation: str | Path) -> pd.DataFrame:
-    """The mean average precision beside that of a random ranking, and the other metrics of metrics.json."""
+    """The mean average precision, that of a random ranking, and the other metrics of metrics.json."""
     metrics = read_json(evaluation, METRICS)
     rows = {}
     for mean, base_rate in MEANS.items():
@@ -56,7 +56,7 @@ def precision_recall_table(evaluation: str | Path) -> pd.DataFrame:
 
 
 def class_table(evaluation: str | Path, count: int = 100) -> pd.DataFrame:
-    """The classes with the best average precision first; of more than `count`, half of them from each end."""
+    """The classes, the best average precision first. Of more than `count` classes, the first and the last ones."""
     classes = _evaluated_classes(evaluation).sort_values("average_precision", ascending=False, kind="stable")
     return display_table(both_ends(classes, count).set_index("name"),
                          {**SHARES, "images": COUNT, "train_records": COUNT, "depth": COUNT, "class": "{}"})
@@ -73,7 +73,7 @@ def frequency_table(evaluation: str | Path) -> pd.DataFrame:
 
 
 def precision_by_class(evaluation: str | Path) -> None:
-    """Show the average precision of each class beside its base rate, that of a random ranking."""
+    """Show the average precision of each class, and its base rate, which a random ranking has."""
     classes = _evaluated_classes(evaluation).sort_values("average_precision", ascending=False, kind="stable")
     places, few = range(len(classes)), len(classes) <= MOST_NAMES
     ax = axes("Average precision of each class", "" if few else "classes, the best first", "average precision",
@@ -121,7 +121,7 @@ def precision_by_group(evaluation: str | Path) -> None:
 
 
 def precision_recall_curves(evaluation: str | Path) -> None:
-    """Show the curve of all label decisions, and those of the most frequent classes that not every image has."""
+    """Show the curve of all label decisions, and the curves of frequent classes that not every image has."""
     ax = axes("Precision and recall", "recall", "precision", width=7, height=4.6)
     _curve(ax, read_table(Path(evaluation) / CURVE), color="black", lw=2, label="all label decisions (micro)")
     for name, points in read_table(Path(evaluation) / CLASS_CURVES).groupby("name", sort=False):
@@ -132,9 +132,9 @@ def precision_recall_curves(evaluation: str | Path) -> None:
 
 
 def calibration(evaluation: str | Path) -> None:
-    """Show reliability diagrams: the share of decisions that is true over their mean probability.
+    """Show reliability diagrams: the share of true decisions over their mean probability.
 
-    The right one has logit axes, which spread out the probabilities of rare classes.
+    The right one has logit axes, which show the probabilities of rare classes.
     """
     bins = read_table(Path(evaluation) / CALIBRATION)
     error = read_json(evaluation, METRICS)["expected_calibration_error"]
@@ -142,14 +142,14 @@ def calibration(evaluation: str | Path) -> None:
     for ax, scale, title in ((left, "probability", f"Reliability diagram; expected calibration error {error:.4f}"),
                              (right, "log_odds", "The same on logit axes")):
         chosen = bins[bins["scale"] == scale]
-        if scale == "log_odds":  # logit axes have no place for 0 and 1
+        if scale == "log_odds":  # logit axes cannot show 0 and 1
             chosen = chosen.query("0 < true_share < 1")
             ax.set(xscale="logit", yscale="logit")
-        label(ax, title, "mean probability of the decisions in a bin", "share of them that is true")
+        label(ax, title, "mean probability of the decisions in a bin", "share of true decisions")
         ax.plot(ENDS, ENDS, color=MUTED, ls="--", label="perfectly calibrated")
         ax.plot(chosen["probability"], chosen["true_share"], color=TRAIN, lw=1)
         ax.scatter(chosen["probability"], chosen["true_share"], s=10 + 8 * np.log10(chosen["decisions"]) ** 2,
-                   color=VALIDATION, zorder=3, label="bins, the larger the more decisions")
+                   color=VALIDATION, zorder=3, label="bins; a larger point has more decisions")
         ax.minorticks_off()
         ax.legend(fontsize=8)
     plt.show()

@@ -1,4 +1,4 @@
-"""Plots and tables of data/lists: what the lists name."""
+"""Plots and tables of data/lists: their images and classes."""
 
 from collections import Counter
 from pathlib import Path
@@ -20,7 +20,7 @@ def lists_table(lists: str | Path) -> pd.DataFrame:
 
 
 def images_per_class(lists: str | Path) -> None:
-    """Show the images of each class, in descending order, and how many classes are too rare to learn."""
+    """Show the number of images of each class in descending order, and how many classes have too few to train."""
     classes = read_table(Path(lists) / CLASSES)
     few = read_json(lists, STATISTICS)["classes"]["with_fewer_images"]
     ax = axes(f"Images per class: {few:,} of {len(classes):,} classes have fewer than {TRAINABLE_IMAGES} training "
@@ -50,7 +50,7 @@ def labels_per_image(lists: str | Path) -> None:
 
 
 def classes_by_depth(lists: str | Path) -> None:
-    """Show how many classes lie at each depth of the tree."""
+    """Show the number of classes at each depth of the tree."""
     depths = read_json(lists, STATISTICS)["classes"]["by_depth"]
     ordered = sorted(depths, key=int)
     bars("Depth of the class tree", "classes", [f"depth {depth}" for depth in ordered],

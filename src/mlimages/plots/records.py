@@ -1,4 +1,4 @@
-"""Plots of data/tfrecords: what the records hold."""
+"""Plots of data/tfrecords: records, missing images, shards."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def coverage(tfrecords: str | Path) -> None:
 
 
 def images_per_class(tfrecords: str | Path, lists: str | Path) -> None:
-    """Show the training images of each class in the lists, in descending order, and those that became records."""
+    """Show the number of training images of each class in the lists, in descending order, and in the records."""
     listed = read_table(Path(lists) / LISTED)["train_images"]
     order = listed.sort_values(ascending=False, kind="stable").index
     records = read_table(Path(tfrecords) / CLASSES)["train_records"]
@@ -53,7 +53,7 @@ def imagenet_per_class(tfrecords: str | Path) -> None:
 
 
 def shard_bytes(tfrecords: str | Path) -> None:
-    """Show the sizes of the shards: bars of up to 24, a histogram of more."""
+    """Show the sizes of the shards, as bars or, for more than 24, as a histogram."""
     sizes = {name: round(facts["bytes"] / 2**20, 2) for name, facts in
              read_manifest(tfrecords, "convert")["files"].items() if name.endswith(".tfrecord")}
     if len(sizes) <= 24:

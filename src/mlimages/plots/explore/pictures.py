@@ -1,4 +1,4 @@
-"""The browser of explore_images.ipynb: what a network says of one picture, where it sees a class, and what is alike."""
+"""The browser of explore_images.ipynb: the classes of a picture, their heat maps, and similar pictures."""
 
 import html
 import io
@@ -31,10 +31,11 @@ HEAT_OPACITY = 0.55
 
 
 class PictureBrowser:
-    """A widget that classifies a picture of one's own or a validation image.
+    """A widget that classifies an uploaded picture or a validation image.
 
-    It shows the best classes on the class tree and the heat map of a chosen class. With `tfrecords` it also offers the
-    validation images, and shows those of COMPARED_RECORDS evenly spaced ones whose features are nearest.
+    It shows the most probable classes in the class tree, and the heat map of a chosen class. With `tfrecords` it also
+    classifies validation images. It compares a picture with COMPARED_RECORDS of these, evenly spaced, and shows those
+    with the nearest features.
     """
 
     def __init__(self, classifier: Classifier, tfrecords: str | Path | None = None) -> None:
@@ -70,7 +71,7 @@ class PictureBrowser:
             self.show(self._records.read(number).jpeg)
 
     def show(self, body: bytes) -> None:
-        """Classify the picture in the bytes of a file. A file that is no picture is named so."""
+        """Classify the picture in the bytes of a file, or show why it is no picture."""
         self._alike.value = ""
         try:
             scores = self._classifier.predict([body], top=len(self._classifier.classes))
@@ -116,11 +117,11 @@ class PictureBrowser:
         heat = self._classifier.heatmap(self._body, index)
         picture = overlay(to_pixels(self._body), heat)
         self._heat.value = page_html("", [PagePicture(picture, [CaptionLine(
-            f"where the network sees: {self._tree.label(index)}")])])
+            f"heat map of {self._tree.label(index)}")])])
 
 
 class NeighbourSearch:
-    """The features of evenly spaced records, to find those nearest to a picture by the cosine."""
+    """Finds the records whose features are nearest to those of a picture. Compares evenly spaced records."""
 
     def __init__(self, classifier: Classifier, records: RecordCatalogue, count: int = COMPARED_RECORDS) -> None:
         self._classifier = classifier
@@ -137,10 +138,10 @@ class NeighbourSearch:
 
 
 def open_classifier(checkpoint: str | None, dictionary: str) -> tuple[Classifier, Path | None]:
-    """The network in data/model, or that of a released `checkpoint` with its `dictionary`; and data/tfrecords.
+    """The network in data/model, or of a released `checkpoint` with its `dictionary`, and the folder data/tfrecords.
 
-    None for the records where none are published, or those of other classes. Raises UserError where nothing is trained
-    and no checkpoint is named.
+    The folder is None if there are no records, or records of other classes. Raises UserError if there is neither a
+    trained network nor a checkpoint.
     """
     if checkpoint is None:
         model, tfrecords = published("model", "tfrecords")
@@ -188,5 +189,5 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> bytes:
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float32; a row of zeros stays."""
+    """The rows scaled to length 1, float32. A row of zeros stays."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)

@@ -1,4 +1,4 @@
-"""Random access to single records of data/tfrecords, also by class. Only the shards that are read are opened."""
+"""Random access to single records of data/tfrecords, by number and by class. Opens only the shards that it reads."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ OPEN_SHARDS = 64
 
 
 class RecordPicture(NamedTuple):
-    """A record: its JPEG, its key, its source (ImageNet id or URL), and its labels, a confidence for each class."""
+    """A record: its JPEG, its key, its source (ImageNet id or URL), and the confidence of each of its classes."""
 
     jpeg: bytes
     key: str

@@ -21,9 +21,9 @@ PER_CLASS = "data/evaluation/per_class.csv"
 
 
 def experiments() -> dict[str, dict[str, Any]]:
-    """What DVC knows of the workspace, the last commit and its experiments, by name.
+    """DVC's rows of the workspace, the last commit and its experiments, by name.
 
-    Raises UserError where DVC cannot list them, as outside of a git repository.
+    Raises UserError if DVC cannot list them, as outside of a git repository.
     """
     try:
         rows = dvc.api.exp_show()
@@ -34,7 +34,7 @@ def experiments() -> dict[str, dict[str, Any]]:
 
 
 def experiments_with_results() -> list[str]:
-    """The names of those experiments whose results lie in this repository or in DVC's cache."""
+    """The names of the experiments whose results are in this repository or in DVC's cache."""
     return [name for name in experiments() if _has_results(name)]
 
 
@@ -73,7 +73,7 @@ def plot_curves(names: Sequence[str]) -> None:
 
 
 def class_differences(first: str, second: str) -> pd.DataFrame:
-    """The average precision of each class in two experiments, and how much the second one gains; the most first."""
+    """The average precision of each class in two experiments, with the largest gains of the second one first."""
     frames = [read_table_of(name, PER_CLASS).set_index("class") for name in (first, second)]
     both = pd.DataFrame({"name": frames[0]["name"], "first": frames[0]["average_precision"],
                          "second": frames[1]["average_precision"]}).dropna()
@@ -101,13 +101,13 @@ def plot_differences(first: str, second: str, count: int = 30) -> None:
 
 
 def read_table_of(name: str, path: str) -> pd.DataFrame:
-    """A published table as an experiment made it; "workspace" means the files as they are.
+    """A published table of an experiment. The name "workspace" means the files in this folder.
 
-    Raises UserError where DVC has no copy of it.
+    Raises UserError if DVC has no copy of the table.
     """
     try:
         text = dvc.api.read(path, rev=None if name == WORKSPACE else name)
     except (DvcException, FileNotFoundError) as error:
-        raise UserError(f"{path} of the experiment {name} is not there ({error}); run `dvc exp list` for their names, "
+        raise UserError(f"{path} of the experiment {name} is missing ({error}); run `dvc exp list` for their names, "
                         f"and `dvc pull` for files that another machine made") from None
     return read_table(io.StringIO(text))
