@@ -1,4 +1,4 @@
-"""The supervisor names the worker to blame, restarts all up to max_restarts times, and never waits for ever.
+"""The supervisor names the worker that failed, restarts all up to max_restarts times, and never waits forever.
 
 The workers are real processes that send the reports of workers, and end as workers end.
 """

@@ -1,4 +1,4 @@
-"""The page of `make report`: all that the notebooks show, without what only its maker needs; no network."""
+"""The page of `make report` shows the notebooks' results, without progress and paths, and needs no network."""
 
 import base64
 import re

@@ -1,4 +1,4 @@
-"""The browser of one picture: classes on the tree, heat map, nearest images; for any picture, and for what is none."""
+"""The browser of one picture: its classes, heat map and nearest images; and files that are no picture."""
 
 import io
 import re

@@ -18,7 +18,7 @@ from mlimages.transfer.scores import CONFUSION, PREDICTIONS, example_file, mista
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
-    """Two classes; three cats are right, one is taken for a dog, and a dog for a cat."""
+    """Two classes; three cats are right, one is predicted as a dog, and a dog as a cat."""
     save_network(build("tiny", 2, stock=True), ClassTable(["", ""], [-1, -1], ["cat", "dog"]),
                  Preprocessing(64, "central", 1.0, "softmax"), tmp_path / "model")
     for folder, values in (("model/validation.csv", [0.5, 0.6]), ("from_nothing.csv", [0.1, 0.2])):
