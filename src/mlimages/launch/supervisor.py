@@ -27,6 +27,7 @@ LOGS = "workers"
 TICK_SECONDS = 0.2
 # TensorFlow detects the loss of a worker within 5 to 10 s; killed processes end within a few seconds.
 GRACE_SECONDS, KILL_SECONDS = 15.0, 5.0
+STACK_SECONDS = 5.0  # for hung workers to write their stacks, which takes some time on busy cores
 
 
 def run_training(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -> None:
@@ -156,11 +157,9 @@ class Attempt:
 
     def end(self) -> None:
         """Kill the running workers, and wait until they have ended."""
-        deadline = time.monotonic() + KILL_SECONDS
         for worker in self._running():
             worker.signal_process(signal.SIGKILL)
-        while self._running() and time.monotonic() < deadline:
-            self._process_events()
+        self._process_events_for(KILL_SECONDS)
 
     def show_tails(self) -> None:
         """Print the last lines of each worker's log."""
@@ -183,6 +182,12 @@ class Attempt:
             while True:
                 self._process(*event)
                 event = self._events.get_nowait()
+
+    def _process_events_for(self, seconds: float) -> None:
+        """Process the output for some time, or until no worker runs."""
+        deadline = time.monotonic() + seconds
+        while self._running() and time.monotonic() < deadline:
+            self._process_events()
 
     def _process(self, worker: SupervisedWorker, kind: str, content: Any) -> None:
         if kind == "exit":
@@ -239,7 +244,7 @@ class Attempt:
         if blamed:
             for worker in self._running():
                 worker.signal_process(signal.SIGUSR1)  # it writes its stack to its log
-            self._process_events()
+            self._process_events_for(STACK_SECONDS)
             raise WorkerLost(f"{', '.join(map(str, blamed))} hung {blamed[0].where} for {seconds:.0f} s")
 
     def _check_results(self) -> None:
