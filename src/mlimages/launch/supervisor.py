@@ -29,32 +29,33 @@ TICK_SECONDS = 0.2
 GRACE_SECONDS, KILL_SECONDS = 15.0, 5.0
 
 
-def run_training(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -> None:
+def run_training(params: Train, machine: Machine, *, tfrecords: Path, work: Path, comparison: bool = False) -> None:
     """Train to the end as `params.strategy` and `machine.launcher` say. The result lies in `work`/out.
 
-    Raises UserError as `mlimages.training.loop.fit` and `supervise` do.
+    The network of a `comparison` is only scored: see `mlimages.training.result.write_result`. Raises UserError as
+    `mlimages.training.loop.fit` and `supervise` do.
     """
     if params.strategy == "multi_worker" and machine.launcher == "environment":
         train_in_place(params, machine, tfrecords=tfrecords, work=work)
     elif params.strategy == "multi_worker":
-        supervise(params, machine, tfrecords=tfrecords, work=work)
+        supervise(params, machine, tfrecords=tfrecords, work=work, comparison=comparison)
     else:
         from mlimages.training.loop import fit  # which imports TensorFlow
 
-        fit(params, machine, tfrecords=tfrecords, work=work)
+        fit(params, machine, tfrecords=tfrecords, work=work, comparison=comparison)
 
 
 class WorkerLost(Exception):
     """A worker died, was stopped or hung. The message names it and its step."""
 
 
-def supervise(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -> None:
+def supervise(params: Train, machine: Machine, *, tfrecords: Path, work: Path, comparison: bool = False) -> None:
     """Train to the end with the workers of `machine.launcher`. The chief writes to `work`, and the logs lie there.
 
     Raises UserError for an error of a worker, for a worker that does not come, after SIGTERM or SIGINT, which save
     first, and when a worker is lost more than `machine.max_restarts` times. No process is left.
     """
-    task = describe_task(params, machine, tfrecords=tfrecords, work=work)
+    task = describe_task(params, machine, tfrecords=tfrecords, work=work, comparison=comparison)
     interrupts = Interrupts()  # entered last: Ray installs its own handler of SIGTERM
     with open_launcher(machine) as launcher, interrupts:
         for restart in range(machine.max_restarts + 1):

@@ -13,13 +13,15 @@ SAVED_MODEL = "saved_model"  # a folder
 TOP = 5  # classes that the signature `classify` returns
 
 
-def save_network(network: keras.Model, classes: ClassTable, preprocessing: Preprocessing, out: Path) -> None:
-    """Write model.keras, a SavedModel, classes.csv and preprocessing.json to `out`."""
+def save_network(network: keras.Model, classes: ClassTable, preprocessing: Preprocessing, out: Path, *,
+                 saved_model: bool = True) -> None:
+    """Write model.keras, classes.csv, preprocessing.json and, with `saved_model`, a SavedModel to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     classes.write(out)
     preprocessing.write(out)
     network.save(out / MODEL)
-    save_for_serving(network, classes, preprocessing, out / SAVED_MODEL)
+    if saved_model:
+        save_for_serving(network, classes, preprocessing, out / SAVED_MODEL)
 
 
 def save_for_serving(network: keras.Model, classes: ClassTable, preprocessing: Preprocessing, out: Path) -> None:
@@ -44,10 +46,10 @@ def save_for_serving(network: keras.Model, classes: ClassTable, preprocessing: P
 
     def classify(jpegs: Any) -> dict[str, Any]:
         images = tf.map_fn(read, jpegs, fn_output_signature=tf.TensorSpec([side, side, 3], tf.float32))
-        best = tf.math.top_k(activation(network(images, training=False)), min(TOP, len(classes)))
+        best = tf.math.top_k(activation(module.serve(images)), min(TOP, len(classes)))
         return {"names": tf.gather(names, best.indices), "probabilities": best.values}
 
-    # Not by Keras' `export`, which writes every variable twice.
+    # Not by Keras' `export`, which writes every variable twice. `classify` calls `serve`: one trace of the network.
     module = tf.Module()
     module.weights = [variable.value for variable in network.variables]
     module.serve = tf.function(lambda images: network(images, training=False), autograph=False,

@@ -54,9 +54,12 @@ class FinishedTraining:
     input_seconds: float
 
 
-def write_result(training: FinishedTraining, out: Path) -> None:
-    """Write all files to `out`. The metrics are written last: where they exist, the result is complete."""
-    _write_network(training, out)
+def write_result(training: FinishedTraining, out: Path, *, comparison: bool = False) -> None:
+    """Write all files to `out`. The metrics are written last: where they exist, the result is complete.
+
+    The network of a `comparison` may be bad, and nobody uses it: it has no SavedModel, and no warning is printed.
+    """
+    _write_network(training, out, saved_model=not comparison)
     shutil.copyfile(training.log, out / LOG)
     rows = read_log(training.log)
     write_csv(out / VALIDATION, ("step", *SCORE_COLUMNS),
@@ -64,7 +67,7 @@ def write_result(training: FinishedTraining, out: Path) -> None:
                for row in rows if not math.isnan(row["validation_loss"])])
     metrics = _metrics(training, rows)
     warning = divergence(rows)
-    if warning:
+    if warning and not comparison:
         print(f"WARNING: {warning}", flush=True)
     write_json(out / PROFILE, _profile(training, metrics["images_per_second"]))
     run = _run_record(training, metrics, warning)
@@ -87,13 +90,13 @@ def divergence(rows: Sequence[Mapping[str, float]]) -> str | None:
     return None
 
 
-def _write_network(training: FinishedTraining, out: Path) -> None:
+def _write_network(training: FinishedTraining, out: Path, *, saved_model: bool) -> None:
     params = training.params
     network = build(params.architecture, len(training.classes), batch_norm_momentum=params.batch_norm_momentum,
                     stock=True)
     network.set_weights(training.trainer.weights())
     preprocessing = Preprocessing(params.pixels, "central", params.validation_fraction, params.activation)
-    save_network(network, training.classes, preprocessing, out)
+    save_network(network, training.classes, preprocessing, out, saved_model=saved_model)
 
 
 def _metrics(training: FinishedTraining, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:

@@ -118,52 +118,84 @@ def _records(pictures: LabelledPictures, machine: Machine, seed: int) -> Path:
 
 
 def _run(params: Transfer, settings: Train, machine: Machine, records: Path, work: Path) -> TransferResult:
-    """Train as the parameters say, and score every network that was trained."""
+    """Train as the parameters say, and score every network that was trained.
+
+    All trainings come first: this process uses no device before the workers of `multi_worker` do.
+    """
     random = dataclasses.replace(settings, initialize_from=None, initialize_logits=True, freeze_through=None)
-    nothing = linear = None
-    if params.method == "linear":
-        fitted = FittedClassifier(settings, machine, records)
-        fitted.save(work / "linear")
-        network, scored = work / "linear", list(_scored(fitted.classifier, records))
-        linear = accuracy(scored)["top_1"]
-        if params.compare:
-            nothing = _top_1(FittedClassifier(random, machine, records).classifier, records)
-    else:
+    network, reference = work / params.method, None
+    if params.method == "finetune":
         print(f"fine-tuning, from {settings.initialize_from}:", flush=True)
-        network = _finetune(settings, machine, records, work / "finetune")
-        scored = list(_scored(Classifier(network), records))
+        network = _finetune(settings, machine, records, network)
         if params.compare:
             print("the same training, from nothing:", flush=True)
-            nothing = _top_1(Classifier(_finetune(random, machine, records, work / FROM_NOTHING)), records)
-            linear = _top_1(FittedClassifier(settings, machine, records).classifier, records)
-    scores = {**accuracy(scored), "top_1_from_nothing": nothing, "top_1_linear": linear, "images": len(scored)}
+            reference = _finetune(random, machine, records, work / FROM_NOTHING, comparison=True)
+    scorer = Scorer(settings, machine, records)
+    if params.method == "finetune":
+        scorer.load(network)
+    else:
+        scorer.fit_last_layer()
+        scorer.save(network)
+    scored = scorer.scored()
+    scores = {**accuracy(scored), "top_1_from_nothing": None, "top_1_linear": None, "images": len(scored)}
+    if params.method == "linear":
+        scores["top_1_linear"] = scores["top_1"]
+    if params.compare and reference is not None:
+        scorer.load(reference)
+        scores["top_1_from_nothing"] = scorer.top_1()
+        scorer.fit_last_layer()
+        scores["top_1_linear"] = scorer.top_1()
+    elif params.compare:
+        scorer = Scorer(random, machine, records)
+        scorer.fit_last_layer()
+        scores["top_1_from_nothing"] = scorer.top_1()
     return TransferResult(network, scored, scores)
 
 
-def _finetune(settings: Train, machine: Machine, records: Path, work: Path) -> Path:
+def _finetune(settings: Train, machine: Machine, records: Path, work: Path, *, comparison: bool = False) -> Path:
     """The folder of a network that was trained on the records. The training resumes from its last checkpoint."""
     if not (work / "out" / METRICS).exists():
         work.mkdir(exist_ok=True)
-        run_training(settings, machine, tfrecords=records, work=work)
+        run_training(settings, machine, tfrecords=records, work=work, comparison=comparison)
     return work / "out"
 
 
-class FittedClassifier:
-    """A network whose last layer alone is fitted to the training records."""
+class Scorer:
+    """A network that takes the weights of one training after the other, to be scored on the validation pictures."""
 
     def __init__(self, settings: Train, machine: Machine, records: Path) -> None:
         names = class_names(records)
+        self._records, self._start = records, find_initial_weights(settings, machine)
         self._classes = ClassTable([""] * len(names), [-1] * len(names), names)
         self._preprocessing = Preprocessing(settings.pixels, "central", settings.validation_fraction, "softmax")
         keras.utils.set_random_seed(settings.seed)
         self._network = build(settings.architecture, len(names), stock=True)
-        if (start := find_initial_weights(settings, machine)) is not None:
-            load_weights(self._network, start, logits=False)
-        self.classifier = Classifier(self._network, classes=self._classes, preprocessing=self._preprocessing)
-        stored = StoredPictures(records, "train")
-        features = np.array([prediction.features for prediction in self.classifier.stream(stored, features=True)])
-        fitted = fit_linear(features, np.array(stored.labels), stored.keys, len(names))
+        self._classifier = Classifier(self._network, classes=self._classes, preprocessing=self._preprocessing)
+
+    def load(self, folder: Path) -> None:
+        """Take the weights of a network that was trained for these classes."""
+        load_weights(self._network, folder)
+
+    def fit_last_layer(self) -> None:
+        """Take the weights that a training begins from, and fit those of the last layer to the training pictures."""
+        if self._start is not None:
+            load_weights(self._network, self._start, logits=False)
+        stored = StoredPictures(self._records, "train")
+        features = np.array([prediction.features for prediction in self._classifier.stream(stored, features=True)])
+        fitted = fit_linear(features, np.array(stored.labels), stored.keys, len(self._classes))
         self._network.get_layer("logits").set_weights([fitted.kernel, fitted.bias])
+
+    def scored(self) -> list[ScoredPicture]:
+        """The validation pictures with the probabilities of the network."""
+        stored = StoredPictures(self._records, "val")
+        # With the features, as in `fit_last_layer`: the network is traced once.
+        return [ScoredPicture(prediction.image, stored.labels[number], prediction.probabilities)
+                for number, prediction in enumerate(self._classifier.stream(stored, features=True))
+                if prediction.probabilities is not None]
+
+    def top_1(self) -> float:
+        """The share of the validation pictures whose class is the likeliest."""
+        return accuracy(self.scored())["top_1"]
 
     def save(self, folder: Path) -> None:
         """Write the network with all that its use needs."""
@@ -187,38 +219,21 @@ class StoredPictures:
             yield NamedPicture(self.keys[-1], example.jpeg)
 
 
-def _scored(classifier: Classifier, records: Path) -> Iterator[ScoredPicture]:
-    """The validation pictures with the probabilities that a network gives."""
-    stored = StoredPictures(records, "val")
-    for number, prediction in enumerate(classifier.stream(stored)):
-        if prediction.probabilities is not None:
-            yield ScoredPicture(prediction.image, stored.labels[number], prediction.probabilities)
-
-
-def _top_1(classifier: Classifier, records: Path) -> float:
-    return accuracy(_scored(classifier, records))["top_1"]
-
-
 def _write(work: Path, result: TransferResult, records: Path) -> None:
     """Write what is published to `work`/out."""
     out = work / "out"
     shutil.copytree(result.network, out / "model", copy_function=os.link)
     write_scores(result.scored, read_classes(result.network / CLASSES), out)
-    files = {picture.key: mistake_file(number) for number, picture in enumerate(confident_mistakes(result.scored))}
-    examples = set[int]()
-    stored = StoredPictures(records, "val")
-    for picture in stored:
-        if picture.name in files:
-            _write_picture(out / files[picture.name], picture)
-        if len(examples) < EXAMPLES and (label := stored.labels[-1]) not in examples:
-            examples.add(label)
-            _write_picture(out / example_file(label), picture)
+    first = {picture.label: picture for picture in reversed(result.scored)}
+    pictures = [(mistake_file(number), picture) for number, picture in enumerate(confident_mistakes(result.scored))]
+    pictures += [(example_file(label), first[label]) for label in sorted(first)[:EXAMPLES]]
+    stored = Records(records, read_manifest(records, "convert"), "val")
+    places = dict(zip(stored.keys().tolist(), stored.positions().tolist(), strict=True))
+    for name, picture in pictures:
+        with atomic_write(out / name) as file:
+            file.write(stored.reader.example(*places[picture.key.encode()]).jpeg)
     if (curve := work / FROM_NOTHING / "out" / VALIDATION).exists():
         shutil.copyfile(curve, out / f"{FROM_NOTHING}.csv")
     write_json(out / METRICS, result.scores)
     write_json(out / HEADLINE, {"transfer_top_1": result.scores["top_1"]})
 
-
-def _write_picture(path: Path, picture: NamedPicture) -> None:
-    with atomic_write(path) as file:
-        file.write(picture.body)
