@@ -115,8 +115,16 @@ def test_a_linear_classifier_changes_only_the_last_layer(run: Run, trained: Trai
     assert all((start[path] == end[path]).all() for path in start if not path.startswith("logits/"))
 
 
-def test_freezing_applies_to_the_fine_tuning_alone(run: Run, small_transfer: Transfer, trained: Trained) -> None:
+def test_freezing_a_saved_model_and_warnings_are_for_the_fine_tuning_alone(
+        run: Run, small_transfer: Transfer, trained: Trained, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("mlimages.training.result.divergence", lambda rows: "it learnt nothing")
     out = run("frozen", training={**small_transfer.training, "freeze_through": "stages_0"})
+    tuning, comparison = capsys.readouterr().out.split("the same training, from nothing:")
+    assert "WARNING: it learnt nothing" in tuning and "WARNING" not in comparison
+    folders = [path for path in out.parent.glob("transfer/*/*/out") if (path / "model.keras").exists()]
+    assert {path.parent.name: (path / "saved_model").exists() for path in folders} == {
+        "finetune": True, "from_nothing": False}
     import keras
 
     start, end = (keras.models.load_model(folder / "model.keras", compile=False).get_layer("init_conv").get_weights()

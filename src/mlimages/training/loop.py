@@ -57,7 +57,7 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path,
         role: WorkerRole = SINGLE_WORKER, comparison: bool = False) -> "Training":
     """Train from the last checkpoint in `work` to the end. The chief writes the result to `work`/out.
 
-    The network of a `comparison` is only scored: see `mlimages.training.result.write_result`.
+    The network of a `comparison` is only scored: see `mlimages.training.result.FinishedTraining`.
 
     Returns the training. With several workers its iterators of batches are still active, and destroying them can hang.
     Raises UserError for a loss, gradients or weights that are not finite, and TrainingStopped after SIGTERM or SIGINT
@@ -189,8 +189,8 @@ class Training:
             machine={"workers": self.role.workers, "readers": self.machine.workers}, log=self.work / LOG,
             published_step=self.checkpoints.restore_best() if self.params.publish == "best" else self.last_step,
             stopped_early=self.stopped_early, wall_seconds=self.checkpoints.seconds, exchange_seconds=exchange,
-            input_seconds=input_seconds(batches))
-        write_result(finished, self.work / "out", comparison=comparison)
+            input_seconds=input_seconds(batches), comparison=comparison)
+        write_result(finished, self.work / "out")
 
     def _class_table(self) -> ClassTable:
         """The classes of the records. Tables of older records have neither WordNet ids nor synonyms."""

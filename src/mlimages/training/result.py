@@ -38,7 +38,8 @@ class FinishedTraining:
     `data` has the sha256 of the manifest of the records and the numbers of classes and images, `machine` the numbers of
     workers and readers. `published_step` is the step of the trainer's weights. `stopped_early` is a sentence about
     early stopping, or None. `wall_seconds` is the duration of the training over all runs, `exchange_seconds` that of
-    the all-reduce of a step, `input_seconds` that of making a batch.
+    the all-reduce of a step, `input_seconds` that of making a batch. The network of a `comparison` may be bad, and
+    nobody uses it: it has no SavedModel, and no warning is printed.
     """
 
     params: Train
@@ -52,14 +53,12 @@ class FinishedTraining:
     wall_seconds: float
     exchange_seconds: float
     input_seconds: float
+    comparison: bool
 
 
-def write_result(training: FinishedTraining, out: Path, *, comparison: bool = False) -> None:
-    """Write all files to `out`. The metrics are written last: where they exist, the result is complete.
-
-    The network of a `comparison` may be bad, and nobody uses it: it has no SavedModel, and no warning is printed.
-    """
-    _write_network(training, out, saved_model=not comparison)
+def write_result(training: FinishedTraining, out: Path) -> None:
+    """Write all files to `out`. The metrics are written last: where they exist, the result is complete."""
+    _write_network(training, out)
     shutil.copyfile(training.log, out / LOG)
     rows = read_log(training.log)
     write_csv(out / VALIDATION, ("step", *SCORE_COLUMNS),
@@ -67,7 +66,7 @@ def write_result(training: FinishedTraining, out: Path, *, comparison: bool = Fa
                for row in rows if not math.isnan(row["validation_loss"])])
     metrics = _metrics(training, rows)
     warning = divergence(rows)
-    if warning and not comparison:
+    if warning and not training.comparison:
         print(f"WARNING: {warning}", flush=True)
     write_json(out / PROFILE, _profile(training, metrics["images_per_second"]))
     run = _run_record(training, metrics, warning)
@@ -90,13 +89,13 @@ def divergence(rows: Sequence[Mapping[str, float]]) -> str | None:
     return None
 
 
-def _write_network(training: FinishedTraining, out: Path, *, saved_model: bool) -> None:
+def _write_network(training: FinishedTraining, out: Path) -> None:
     params = training.params
     network = build(params.architecture, len(training.classes), batch_norm_momentum=params.batch_norm_momentum,
                     stock=True)
     network.set_weights(training.trainer.weights())
     preprocessing = Preprocessing(params.pixels, "central", params.validation_fraction, params.activation)
-    save_network(network, training.classes, preprocessing, out, saved_model=saved_model)
+    save_network(network, training.classes, preprocessing, out, saved_model=not training.comparison)
 
 
 def _metrics(training: FinishedTraining, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
