@@ -100,7 +100,7 @@ def train_params(params: Transfer, base: Train, model: str | Path) -> Train:
 def _folder(params: Transfer, machine: Machine) -> Path:
     """The folder of labelled pictures; the demo's is drawn first."""
     if params.source == "folder":
-        return Path(params.folder or "")
+        return Path(params.folder)
     key = scratch.key(params.demo, stage="transfer")
     with scratch.persistent_folder("transfer", machine, f"demo-{key}") as folder:
         write_pictures(folder / "pictures", params.demo)
