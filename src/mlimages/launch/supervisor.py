@@ -32,7 +32,7 @@ GRACE_SECONDS, KILL_SECONDS = 15.0, 5.0
 def run_training(params: Train, machine: Machine, *, tfrecords: Path, work: Path, comparison: bool = False) -> None:
     """Train to the end as `params.strategy` and `machine.launcher` say. The result lies in `work`/out.
 
-    The network of a `comparison` is only scored: see `mlimages.training.result.FinishedTraining`. Raises UserError as
+    The result of a `comparison` has no network: see `mlimages.training.result.FinishedTraining`. Raises UserError as
     `mlimages.training.loop.fit` and `supervise` do.
     """
     if params.strategy == "multi_worker" and machine.launcher == "environment":

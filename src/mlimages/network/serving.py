@@ -13,15 +13,13 @@ SAVED_MODEL = "saved_model"  # a folder
 TOP = 5  # classes that the signature `classify` returns
 
 
-def save_network(network: keras.Model, classes: ClassTable, preprocessing: Preprocessing, out: Path, *,
-                 saved_model: bool = True) -> None:
-    """Write model.keras, classes.csv, preprocessing.json and, with `saved_model`, a SavedModel to `out`."""
+def save_network(network: keras.Model, classes: ClassTable, preprocessing: Preprocessing, out: Path) -> None:
+    """Write model.keras, a SavedModel, classes.csv and preprocessing.json to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     classes.write(out)
     preprocessing.write(out)
     network.save(out / MODEL)
-    if saved_model:
-        save_for_serving(network, classes, preprocessing, out / SAVED_MODEL)
+    save_for_serving(network, classes, preprocessing, out / SAVED_MODEL)
 
 
 def save_for_serving(network: keras.Model, classes: ClassTable, preprocessing: Preprocessing, out: Path) -> None:

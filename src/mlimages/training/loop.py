@@ -57,7 +57,7 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path,
         role: WorkerRole = SINGLE_WORKER, comparison: bool = False) -> "Training":
     """Train from the last checkpoint in `work` to the end. The chief writes the result to `work`/out.
 
-    The network of a `comparison` is only scored: see `mlimages.training.result.FinishedTraining`.
+    The result of a `comparison` has no network: see `mlimages.training.result.FinishedTraining`.
 
     Returns the training. With several workers its iterators of batches are still active, and destroying them can hang.
     Raises UserError for a loss, gradients or weights that are not finite, and TrainingStopped after SIGTERM or SIGINT

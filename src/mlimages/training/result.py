@@ -38,8 +38,8 @@ class FinishedTraining:
     `data` has the sha256 of the manifest of the records and the numbers of classes and images, `machine` the numbers of
     workers and readers. `published_step` is the step of the trainer's weights. `stopped_early` is a sentence about
     early stopping, or None. `wall_seconds` is the duration of the training over all runs, `exchange_seconds` that of
-    the all-reduce of a step, `input_seconds` that of making a batch. The network of a `comparison` may be bad, and
-    nobody uses it: it has no SavedModel, and no warning is printed.
+    the all-reduce of a step, `input_seconds` that of making a batch. A `comparison` is there to be worse, and nobody
+    uses its network: no warning is printed, and its checkpoint alone has the weights.
     """
 
     params: Train
@@ -58,7 +58,10 @@ class FinishedTraining:
 
 def write_result(training: FinishedTraining, out: Path) -> None:
     """Write all files to `out`. The metrics are written last: where they exist, the result is complete."""
-    _write_network(training, out)
+    if training.comparison:
+        out.mkdir(parents=True, exist_ok=True)
+    else:
+        _write_network(training, out)
     shutil.copyfile(training.log, out / LOG)
     rows = read_log(training.log)
     write_csv(out / VALIDATION, ("step", *SCORE_COLUMNS),
@@ -95,7 +98,7 @@ def _write_network(training: FinishedTraining, out: Path) -> None:
                     stock=True)
     network.set_weights(training.trainer.weights())
     preprocessing = Preprocessing(params.pixels, "central", params.validation_fraction, params.activation)
-    save_network(network, training.classes, preprocessing, out, saved_model=not training.comparison)
+    save_network(network, training.classes, preprocessing, out)
 
 
 def _metrics(training: FinishedTraining, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The stage transfer: what a trained network has learnt, put to use on another task with one class an image."""
 
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,10 +21,17 @@ from mlimages.demo.second_world import write_pictures
 from mlimages.inputs.pictures import NamedPicture
 from mlimages.inputs.pipeline import Records
 from mlimages.launch.supervisor import run_training
-from mlimages.network.checkpoint_files import HEADLINE, METRICS, initial_weight_files
+from mlimages.network.checkpoint_files import (
+    CHECKPOINTS,
+    HEADLINE,
+    METRICS,
+    checkpoint_folders,
+    checkpoint_name,
+    initial_weight_files,
+)
 from mlimages.network.classifier import Classifier
 from mlimages.network.initial_weights import find_initial_weights
-from mlimages.network.load_model import MODEL
+from mlimages.network.load_model import MODEL, load_keras
 from mlimages.network.load_weights import load_weights
 from mlimages.network.model_files import CLASSES, ClassTable, Preprocessing, read_classes
 from mlimages.network.resnet import build
@@ -71,13 +79,13 @@ def transfer(params: Transfer, machine: Machine, *, base: Train, model: str | Pa
     if settings.strategy == "multi_worker" and machine.launcher == "environment":
         raise UserError("transfer prepares its pictures in one process, and cannot run in several that something else "
                         "starts; set machine.launcher to local, slurm or ray")
-    start = find_initial_weights(settings, machine)
+    start = Path(find_initial_weights(settings, machine) or "")
     pictures = find_pictures(_folder(params, machine), params.val_share)
-    key = scratch.key([params, settings, pictures.fingerprint()], files=initial_weight_files(start or ""),
+    key = scratch.key([params, settings, pictures.fingerprint()], files=initial_weight_files(start),
                       stage="transfer")
     with scratch.workspace("transfer", machine, key, out) as work:
         records = _records(pictures, machine, params.seed)
-        result = _run(params, settings, machine, records, work)
+        result = _run(params, settings, machine, start, records, work)
         shutil.rmtree(work / "out", ignore_errors=True)
         _write(work, result, records)
         publish(work / "out", out, stage="transfer", records={}, classes=len(pictures.classes), method=params.method)
@@ -117,69 +125,85 @@ def _records(pictures: LabelledPictures, machine: Machine, seed: int) -> Path:
         return folder / "tfrecords"
 
 
-def _run(params: Transfer, settings: Train, machine: Machine, records: Path, work: Path) -> TransferResult:
-    """Train as the parameters say, and score every network that was trained.
+def _run(params: Transfer, settings: Train, machine: Machine, start: Path, records: Path,
+         work: Path) -> TransferResult:
+    """Train from `start` as the parameters say, and score every network that was trained.
 
     All trainings come first: this process uses no device before the workers of `multi_worker` do.
     """
     random = dataclasses.replace(settings, initialize_from=None, initialize_logits=True, freeze_through=None)
-    network, reference = work / params.method, None
+    nothing = linear = None
     if params.method == "finetune":
         print(f"fine-tuning, from {settings.initialize_from}:", flush=True)
-        network = _finetune(settings, machine, records, network)
+        network = _finetune(settings, machine, records, work / "finetune") / "out"
         if params.compare:
             print("the same training, from nothing:", flush=True)
             reference = _finetune(random, machine, records, work / FROM_NOTHING, comparison=True)
-    scorer = Scorer(settings, machine, records)
-    if params.method == "finetune":
-        scorer.load(network)
+        scorer = Scorer(load_keras(network / MODEL), settings, records)
+        scored = scorer.scored()
+        if params.compare:
+            scorer.load(_published_checkpoint(reference))
+            nothing = scorer.top_1()
+            scorer.load(start, logits=False)
+            scorer.fit_last_layer()
+            linear = scorer.top_1()
     else:
+        network = work / "linear"
+        scorer = Scorer(_random_network(settings, records), settings, records)
+        scorer.load(start, logits=False)
         scorer.fit_last_layer()
         scorer.save(network)
-    scored = scorer.scored()
-    scores = {**accuracy(scored), "top_1_from_nothing": None, "top_1_linear": None, "images": len(scored)}
-    if params.method == "linear":
-        scores["top_1_linear"] = scores["top_1"]
-    if params.compare and reference is not None:
-        scorer.load(reference)
-        scores["top_1_from_nothing"] = scorer.top_1()
-        scorer.fit_last_layer()
-        scores["top_1_linear"] = scorer.top_1()
-    elif params.compare:
-        scorer = Scorer(random, machine, records)
-        scorer.fit_last_layer()
-        scores["top_1_from_nothing"] = scorer.top_1()
+        scored = scorer.scored()
+        linear = accuracy(scored)["top_1"]
+        if params.compare:
+            scorer = Scorer(_random_network(settings, records), settings, records)
+            scorer.fit_last_layer()
+            nothing = scorer.top_1()
+    scores = {**accuracy(scored), "top_1_from_nothing": nothing, "top_1_linear": linear, "images": len(scored)}
     return TransferResult(network, scored, scores)
 
 
 def _finetune(settings: Train, machine: Machine, records: Path, work: Path, *, comparison: bool = False) -> Path:
-    """The folder of a network that was trained on the records. The training resumes from its last checkpoint."""
+    """Train on the records in `work`, from the last checkpoint, and return `work`. The result lies in `work`/out.
+
+    The weights of a `comparison` are in one checkpoint.
+    """
     if not (work / "out" / METRICS).exists():
         work.mkdir(exist_ok=True)
         run_training(settings, machine, tfrecords=records, work=work, comparison=comparison)
-    return work / "out"
+    for folder in checkpoint_folders(work / CHECKPOINTS):
+        if not comparison or folder != _published_checkpoint(work):
+            shutil.rmtree(folder)
+    return work
+
+
+def _published_checkpoint(work: Path) -> Path:
+    """The checkpoint of a finished training that has the weights of its result."""
+    step = json.loads((work / "out" / METRICS).read_text(encoding="utf-8"))["published_step"]
+    return work / CHECKPOINTS / checkpoint_name(step)
+
+
+def _random_network(settings: Train, records: Path) -> keras.Model:
+    keras.utils.set_random_seed(settings.seed)
+    return build(settings.architecture, len(class_names(records)), stock=True)
 
 
 class Scorer:
     """A network that takes the weights of one training after the other, to be scored on the validation pictures."""
 
-    def __init__(self, settings: Train, machine: Machine, records: Path) -> None:
+    def __init__(self, network: keras.Model, settings: Train, records: Path) -> None:
         names = class_names(records)
-        self._records, self._start = records, find_initial_weights(settings, machine)
+        self._network, self._records = network, records
         self._classes = ClassTable([""] * len(names), [-1] * len(names), names)
         self._preprocessing = Preprocessing(settings.pixels, "central", settings.validation_fraction, "softmax")
-        keras.utils.set_random_seed(settings.seed)
-        self._network = build(settings.architecture, len(names), stock=True)
-        self._classifier = Classifier(self._network, classes=self._classes, preprocessing=self._preprocessing)
+        self._classifier = Classifier(network, classes=self._classes, preprocessing=self._preprocessing)
 
-    def load(self, folder: Path) -> None:
-        """Take the weights of a network that was trained for these classes."""
-        load_weights(self._network, folder)
+    def load(self, start: Path, *, logits: bool = True) -> None:
+        """Take the weights of a network or a checkpoint, without `logits` all but those of the last layer."""
+        load_weights(self._network, start, logits=logits)
 
     def fit_last_layer(self) -> None:
-        """Take the weights that a training begins from, and fit those of the last layer to the training pictures."""
-        if self._start is not None:
-            load_weights(self._network, self._start, logits=False)
+        """Fit the weights of the last layer to the training pictures."""
         stored = StoredPictures(self._records, "train")
         features = np.array([prediction.features for prediction in self._classifier.stream(stored, features=True)])
         fitted = fit_linear(features, np.array(stored.labels), stored.keys, len(self._classes))
