@@ -22,7 +22,7 @@ from nearest_neighbour import SIDE, distances, read
 from mlimages.core.params import load
 from mlimages.transfer import transfer
 
-COLUMNS = {"top_1": "fine-tuned", "top_1_from_nothing": "from nothing", "top_1_linear": "linear"}
+COLUMNS = {"top_1": "fine-tuned", "top_1_from_nothing": "from random weights", "top_1_linear": "linear"}
 
 
 def nearest_neighbour(tfrecords: Path) -> float:

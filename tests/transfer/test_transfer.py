@@ -1,4 +1,4 @@
-"""Fine-tuning begins from the trained network, measures itself beside nothing, and resumes."""
+"""Fine-tuning starts from the trained network, is compared with random weights, and resumes."""
 
 import csv
 import dataclasses
@@ -120,7 +120,7 @@ def test_freezing_networks_and_warnings_are_for_the_fine_tuning_alone(
         capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("mlimages.training.result.divergence", lambda rows: "it learnt nothing")
     out = run("frozen", training={**small_transfer.training, "freeze_through": "stages_0"})
-    tuning, comparison = capsys.readouterr().out.split("the same training, from nothing:")
+    tuning, comparison = capsys.readouterr().out.split("the same training from random weights:")
     assert "WARNING: it learnt nothing" in tuning and "WARNING" not in comparison
     finished = [path.parent for path in out.parent.glob("transfer/*/*/out/metrics.json")]
     assert {path.parent.name: (path / "model.keras").exists() for path in finished} == {

@@ -1,4 +1,4 @@
-"""The stage transfer: what a trained network has learnt, put to use on another task with one class an image."""
+"""The stage transfer: fine-tune a trained network for other classes, of which each image has one."""
 
 import dataclasses
 import json
@@ -51,7 +51,7 @@ from mlimages.transfer.scores import (
 
 VALIDATION = "validation.csv"  # of a training
 FROM_NOTHING = "from_nothing"
-# What this stage decides itself, or has under a name of its own.
+# Parameters of `train` that this stage sets itself, or that its own section has under another name.
 FIXED = ("seed", "initialize_from", "initialize_logits", "pixels", "earlier_pixels", "earlier_shares", "loss")
 
 
@@ -137,7 +137,7 @@ def _run(params: Transfer, settings: Train, machine: Machine, start: Path, recor
         print(f"fine-tuning, from {settings.initialize_from}:", flush=True)
         network = _finetune(settings, machine, records, work / "finetune") / "out"
         if params.compare:
-            print("the same training, from nothing:", flush=True)
+            print("the same training from random weights:", flush=True)
             reference = _finetune(random, machine, records, work / FROM_NOTHING, comparison=True)
         scorer = Scorer(load_keras(network / MODEL), settings, records)
         scored = scorer.scored()
