@@ -33,6 +33,11 @@ def read(tfrecords: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(pixels), batch.dense(records.classes) >= THRESHOLD
 
 
+def distances(images: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The squared distance of each image to each known one: float32 [images, known]."""
+    return (images**2).sum(1)[:, None] - 2 * images @ known.T + (known**2).sum(1)
+
+
 def mean_average_precision(true: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
     """The macro average over the classes with a true image, and the micro average."""
     named = np.flatnonzero(true.any(0))
@@ -46,9 +51,9 @@ def main() -> None:
     data = parser.parse_args().data
     known, true_of_known = read(data / "tfrecords", "train")
     images, true = read(data / "tfrecords", "val")
-    distances = (images**2).sum(1)[:, None] - 2 * images @ known.T + (known**2).sum(1)
-    nearest = np.argpartition(distances, NEIGHBOURS[-1], axis=1)[:, : NEIGHBOURS[-1]]
-    nearest = np.take_along_axis(nearest, np.argsort(np.take_along_axis(distances, nearest, 1), 1), 1)
+    apart = distances(images, known)
+    nearest = np.argpartition(apart, NEIGHBOURS[-1], axis=1)[:, : NEIGHBOURS[-1]]
+    nearest = np.take_along_axis(nearest, np.argsort(np.take_along_axis(apart, nearest, 1), 1), 1)
     print(f"{len(known):,} training and {len(images):,} validation images of {SIDE} x {SIDE} pixels")
     print("| mean average precision | macro | micro |")
     print("| --- | --- | --- |")

@@ -238,7 +238,8 @@ def test_a_worker_ends_when_its_supervisor_does_though_it_waits_for_others(
         small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
         small_python: Callable[..., list[str]], tmp_path: Path) -> None:
     task = {"params": dataclasses.asdict(small_train), "machine": dataclasses.asdict(small_machine(tmp_path)),
-            "tfrecords": str(small_tfrecords), "work": str(tmp_path), "index": 1, "host": "127.0.0.1"}
+            "tfrecords": str(small_tfrecords), "work": str(tmp_path), "comparison": False, "index": 1,
+            "host": "127.0.0.1"}
     for addresses in ([], [*free_addresses(1), "127.0.0.1:1"]):
         worker = subprocess.Popen(small_python("from mlimages.launch import worker; worker.main()"), text=True,
                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)

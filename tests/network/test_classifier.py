@@ -5,6 +5,7 @@ import tarfile
 from pathlib import Path
 
 import cv2
+import duckdb
 import keras
 import numpy as np
 import pytest
@@ -231,6 +232,29 @@ def test_the_command_reads_files_folders_patterns_and_tar_files(folder: Path, tm
     np.testing.assert_allclose(features, Classifier(folder).features(
         [*(tmp_path / "pictures" / name for name in ("a.JPEG", "b.jpg", "inner/c.jpg", "a.JPEG", "b.jpg")), jpeg(7)]),
         rtol=1e-5)
+
+
+def test_features_become_a_parquet_file_in_parts(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlimages.network.feature_files.PARQUET_ROWS", 3)
+    places = [tmp_path / f"{number}'s.jpg" for number in range(5)]
+    for number, place in enumerate(places):
+        place.write_bytes(jpeg(number))
+    (tmp_path / "2's.jpg").write_bytes(b"broken")
+    out = tmp_path / "it's features.parquet"
+    assert main([*map(str, places), "--model", str(folder), "--csv", str(tmp_path / "out.csv"), "--features",
+                 str(out)]) == 1
+    readable = [place for number, place in enumerate(places) if number != 2]
+    rows = duckdb.read_parquet(str(out).replace("'", "?"))
+    assert dict(zip(rows.columns, map(str, rows.types), strict=True)) == {"image": "VARCHAR", "features": "FLOAT[]"}
+    images, features = zip(*rows.fetchall(), strict=True)
+    assert images == tuple(map(str, readable))
+    np.testing.assert_allclose(np.array(features, np.float32), Classifier(folder).features(readable), rtol=1e-5)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_an_unknown_kind_of_feature_file_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["picture.jpg", "--model", str(folder), "--features", "features.csv"]) == 2
+    assert "--features is features.csv, expected a name that ends with .npy or .parquet" in capsys.readouterr().err
 
 
 def test_the_command_prints_the_classes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,6 +77,15 @@ def test_mistakes_come_with_a_map_and_the_most_confident_first(published: Path) 
     plt.close("all")
 
 
+def test_mistakes_of_small_pictures_have_no_map_and_load_no_network(published: Path) -> None:
+    Preprocessing(32, "central", 1.0, "softmax").write(published / "model")
+    (published / "model/model.keras").unlink()
+    plots.mistakes(published)
+    texts = [text.get_text() for ax in plt.gcf().axes for text in ax.texts]
+    assert texts == ["cat, 80%\nis dog", "dog, 70%\nis cat"]
+    plt.close("all")
+
+
 def test_without_a_mistake_a_sentence_says_so(published: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_csv(published / PREDICTIONS, ("image", "class", "predicted", "probability", "top_5", "file"),
               [("a", "cat", "cat", 0.9, 1, "")])

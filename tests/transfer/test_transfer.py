@@ -76,8 +76,8 @@ def test_everything_is_published_and_the_scores_follow_from_the_predictions(tune
 
 
 def test_the_last_accuracy_of_the_training_is_that_of_the_published_network(tuned: Path) -> None:
-    last = rows(tuned / "model/validation.csv")[-1]
-    assert float(last["top_1"]) == pytest.approx(scores(tuned)["top_1"], abs=1e-6)
+    for log, name in (("model/validation.csv", "top_1"), ("from_nothing.csv", "top_1_from_nothing")):
+        assert float(rows(tuned / log)[-1]["top_1"]) == pytest.approx(scores(tuned)[name], abs=1e-6)
 
 
 def test_the_network_names_its_classes(tuned: Path) -> None:
@@ -115,8 +115,18 @@ def test_a_linear_classifier_changes_only_the_last_layer(run: Run, trained: Trai
     assert all((start[path] == end[path]).all() for path in start if not path.startswith("logits/"))
 
 
-def test_freezing_applies_to_the_fine_tuning_alone(run: Run, small_transfer: Transfer, trained: Trained) -> None:
+def test_freezing_networks_and_warnings_are_for_the_fine_tuning_alone(
+        run: Run, small_transfer: Transfer, trained: Trained, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("mlimages.training.result.divergence", lambda rows: "it learnt nothing")
     out = run("frozen", training={**small_transfer.training, "freeze_through": "stages_0"})
+    tuning, comparison = capsys.readouterr().out.split("the same training from random weights:")
+    assert "WARNING: it learnt nothing" in tuning and "WARNING" not in comparison
+    finished = [path.parent for path in out.parent.glob("transfer/*/*/out/metrics.json")]
+    assert {path.parent.name: (path / "model.keras").exists() for path in finished} == {
+        "finetune": True, "from_nothing": False}
+    kept = [path.name for path in out.parent.glob("transfer/*/*/checkpoints/*")]
+    assert set(kept) == {"step-00000002"} and len(kept) == len(finished) // 2, "of the comparison, to be scored again"
     import keras
 
     start, end = (keras.models.load_model(folder / "model.keras", compile=False).get_layer("init_conv").get_weights()

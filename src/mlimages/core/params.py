@@ -288,7 +288,8 @@ class TransferDemo:
 
 @dataclass(frozen=True, config=STRICT)
 class Transfer:
-    """The pictures, the network from which a training begins, and how it is trained.
+    """The pictures, the network from which a training begins, and how it is trained. DVC watches `folder`, so it is
+    never null.
 
     The images have the sides `pixels` one after the other, each for its share of the steps. `training` replaces
     parameters of `Train`.
@@ -296,7 +297,7 @@ class Transfer:
 
     seed: Seed
     source: Literal["demo", "folder"]
-    folder: str | None
+    folder: Annotated[str, Field(min_length=1)]
     val_share: Annotated[float, Field(gt=0, lt=1)]
     initialize_from: str | None
     method: Literal["finetune", "linear"]
@@ -307,9 +308,6 @@ class Transfer:
     demo: TransferDemo
 
     def __post_init__(self) -> None:
-        if (self.source == "folder") != (self.folder is not None):
-            raise ValueError(f"folder is {self.folder!r} and source is {self.source!r}, expected a folder with source: "
-                             f"folder, and null with source: demo")
         if len(self.shares) != len(self.pixels) or not math.isclose(sum(self.shares), 1):
             raise ValueError(f"shares is {self.shares}, expected a share of the steps for each of pixels, "
                              f"{self.pixels}, and together 1")

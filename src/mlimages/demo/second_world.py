@@ -1,8 +1,10 @@
 """The pictures of the demo for the stage transfer, with shapes and backgrounds that mlimages.demo.world does not have.
 
-A picture depends on its class, its number and the seed. Its colours are random, and so independent of its class.
+A picture depends on its class, its number and the seed. Its colours are random, and so independent of its class. As in
+the first world, a vivid object stands nearly upright on a grey, patterned background.
 """
 
+import colorsys
 import io
 import math
 import random
@@ -14,20 +16,22 @@ from PIL import Image, ImageDraw
 from mlimages.core.params import TransferDemo
 from mlimages.core.publish import atomic_write
 
-SHAPES = ("arrow", "bolt", "crescent", "drop", "flower", "heart", "hexagon", "hourglass", "house", "key")
+SHAPES = ("arch", "arrow", "bolt", "crescent", "drop", "flower", "heart", "hourglass", "key", "stairs")
 GROUNDS = ("gradient", "waves", "bricks")
 SUPERSAMPLING = 2
-TILT = math.radians(20)
+TILT = math.radians(15)
+RADIUS = (0.28, 0.4)  # of an object, as a share of the picture's side
+CONTRAST = 30  # levels between the two tones of the background
 NOISE = 16  # levels at most, in both directions
 Point = tuple[float, float]
 
 # The corners of shapes, in units of the radius: x to the right, y downwards.
 POLYGONS: dict[str, tuple[Point, ...]] = {
+    "arch": ((-0.8, 1), (-0.8, -0.9), (0.8, -0.9), (0.8, 1), (0.35, 1), (0.35, -0.4), (-0.35, -0.4), (-0.35, 1)),
     "arrow": ((0, -1), (0.75, -0.1), (0.3, -0.1), (0.3, 1), (-0.3, 1), (-0.3, -0.1), (-0.75, -0.1)),
     "bolt": ((0.25, -1), (-0.65, 0.15), (-0.05, 0.15), (-0.25, 1), (0.65, -0.2), (0.05, -0.2)),
-    "hexagon": tuple((math.cos(turn * math.pi / 3), math.sin(turn * math.pi / 3)) for turn in range(6)),
     "hourglass": ((-0.75, -1), (0.75, -1), (0.12, 0), (0.75, 1), (-0.75, 1), (-0.12, 0)),
-    "house": ((0, -1), (0.9, -0.15), (0.65, -0.15), (0.65, 0.9), (-0.65, 0.9), (-0.65, -0.15), (-0.9, -0.15)),
+    "stairs": ((-0.9, 0.9), (-0.9, 0.3), (-0.3, 0.3), (-0.3, -0.3), (0.3, -0.3), (0.3, -0.9), (0.9, -0.9), (0.9, 0.9)),
 }
 
 
@@ -54,7 +58,7 @@ def draw(shape: str, number: int, seed: int, pixels: int) -> bytes:
     rng = random.Random(f"{seed}/{shape}/{number}")  # noqa: S311 - no cryptography
     side = pixels * SUPERSAMPLING
     image = _ground(rng, side)
-    radius = rng.uniform(0.24, 0.36) * side
+    radius = rng.uniform(*RADIUS) * side
     place = (rng.uniform(radius, side - radius), rng.uniform(radius, side - radius))
     mask = Image.new("L", (side, side))
     _draw_shape(ImageDraw.Draw(mask), shape, place, radius, rng.uniform(-TILT, TILT))
@@ -68,15 +72,14 @@ def draw(shape: str, number: int, seed: int, pixels: int) -> bytes:
 
 
 def _colour(rng: random.Random) -> tuple[int, int, int]:
-    """A bright or dark colour, which differs from the grey background."""
-    colour = [rng.randint(0, 255) for _ in range(3)]
-    colour[rng.randrange(3)] = rng.choice((20, 240))
-    return colour[0], colour[1], colour[2]
+    """A vivid colour of any hue, as red, green and blue."""
+    red, green, blue = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.65, 1), rng.uniform(0.75, 1))
+    return int(255 * red), int(255 * green), int(255 * blue)
 
 
 def _ground(rng: random.Random, side: int) -> Image.Image:
     """A grey background with one of the patterns GROUNDS."""
-    tone, contrast = rng.randint(70, 180), rng.choice((-40, 40))
+    tone, contrast = rng.randint(70, 180), rng.choice((-CONTRAST, CONTRAST))
     step = rng.uniform(0.1, 0.2) * side
     y, x = np.mgrid[:side, :side].astype(np.float64)
     kind = rng.choice(GROUNDS)

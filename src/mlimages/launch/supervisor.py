@@ -30,33 +30,34 @@ GRACE_SECONDS, KILL_SECONDS = 15.0, 5.0
 STACK_SECONDS = 5.0  # for hung workers to write their stacks, which takes some time on busy cores
 
 
-def run_training(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -> None:
+def run_training(params: Train, machine: Machine, *, tfrecords: Path, work: Path, comparison: bool = False) -> None:
     """Train to the end with the strategy `params.strategy` and the launcher `machine.launcher`. Writes to `work`/out.
 
-    Raises UserError as `mlimages.training.loop.fit` and `supervise` do.
+    The result of a `comparison` has no network: see `mlimages.training.result.FinishedTraining`. Raises UserError as
+    `mlimages.training.loop.fit` and `supervise` do.
     """
     if params.strategy == "multi_worker" and machine.launcher == "environment":
         train_in_place(params, machine, tfrecords=tfrecords, work=work)
     elif params.strategy == "multi_worker":
-        supervise(params, machine, tfrecords=tfrecords, work=work)
+        supervise(params, machine, tfrecords=tfrecords, work=work, comparison=comparison)
     else:
         from mlimages.training.loop import fit  # which imports TensorFlow
 
-        fit(params, machine, tfrecords=tfrecords, work=work)
+        fit(params, machine, tfrecords=tfrecords, work=work, comparison=comparison)
 
 
 class WorkerLost(Exception):
     """A worker died, was stopped or hung. The message names it and its step."""
 
 
-def supervise(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -> None:
+def supervise(params: Train, machine: Machine, *, tfrecords: Path, work: Path, comparison: bool = False) -> None:
     """Train to the end with the workers of `machine.launcher`. The chief writes to `work`, which also holds the logs.
 
     Raises UserError for an error of a worker, for a worker that does not connect, and if workers are lost more than
     `machine.max_restarts` times. After SIGTERM or SIGINT the chief saves a checkpoint, and it raises TrainingStopped.
     All processes have ended when it returns or raises.
     """
-    task = describe_task(params, machine, tfrecords=tfrecords, work=work)
+    task = describe_task(params, machine, tfrecords=tfrecords, work=work, comparison=comparison)
     interrupts = Interrupts()  # entered last: Ray installs its own handler of SIGTERM
     with open_launcher(machine) as launcher, interrupts:
         for restart in range(machine.max_restarts + 1):

@@ -34,10 +34,11 @@ def report(**fields: Any) -> None:
     print(found.as_line(), flush=True)
 
 
-def describe_task(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -> dict[str, Any]:
+def describe_task(params: Train, machine: Machine, *, tfrecords: Path, work: Path,
+                  comparison: bool = False) -> dict[str, Any]:
     """A worker's task as JSON values, without its index and its host."""
     return {"params": dataclasses.asdict(params), "machine": dataclasses.asdict(machine),
-            "tfrecords": str(tfrecords.resolve()), "work": str(work.resolve())}
+            "tfrecords": str(tfrecords.resolve()), "work": str(work.resolve()), "comparison": comparison}
 
 
 def main() -> None:
@@ -50,7 +51,8 @@ def main() -> None:
         os.environ[NAME] = place.as_json()
         # While TensorFlow waits for another worker, no Python code could end this process.
         faulthandler.dump_traceback_later(machine.start_timeout, exit=True)
-        _train(params, machine, tfrecords, work, WorkerRole(place.index, len(place.addresses), report))
+        role = WorkerRole(place.index, len(place.addresses), report)
+        _train(params, machine, tfrecords, work, role, task["comparison"])
     except UserError as error:
         report(error=str(error))
         _exit(ExitCode.REFUSED)
@@ -68,14 +70,15 @@ def _join(index: int, host: str, own: Facts, machine: Machine) -> ClusterTask:
     return place
 
 
-def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, role: WorkerRole) -> NoReturn:
+def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, role: WorkerRole,
+           comparison: bool) -> NoReturn:
     import tensorflow as tf
 
     from mlimages.training.distribution import first_line, own_failure
     from mlimages.training.loop import fit
 
     try:
-        kept = fit(params, machine, tfrecords=tfrecords, work=work, role=role)  # noqa: F841
+        kept = fit(params, machine, tfrecords=tfrecords, work=work, role=role, comparison=comparison)  # noqa: F841
     except TrainingStopped as stopped:
         report(stopped=str(stopped), signal=stopped.signal)
         _exit(ExitCode.STOPPED)

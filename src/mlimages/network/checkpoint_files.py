@@ -16,6 +16,11 @@ HEADLINE = "headline.json"  # the metrics that `dvc metrics show` and `dvc exp s
 METRICS = "metrics.json"  # written last: if it exists, the result is complete
 
 
+def checkpoint_name(step: int) -> str:
+    """The name of the folder of a checkpoint after `step` steps."""
+    return f"step-{step:08d}"
+
+
 def checkpoint_folders(checkpoints: Path) -> list[Path]:
     """The folders of a training's checkpoints, the oldest first."""
     return sorted(checkpoints.glob("step-*"))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import cv2
 import keras
@@ -27,6 +27,7 @@ from mlimages.core.publish import atomic_write
 from mlimages.images.decode import Undecodable
 from mlimages.inputs.pictures import NamedPicture, PictureLike, count_pictures, read_pictures, to_pixels
 from mlimages.inputs.preprocess import evaluation_crop, ten_crops
+from mlimages.network.feature_files import FEATURE_FILES
 from mlimages.network.load_model import ACTIVATIONS, MODEL, load_model
 from mlimages.network.load_weights import load_weights
 from mlimages.network.model_files import (
@@ -275,50 +276,24 @@ def _class_file(model: str | Path | keras.Model, classes: str | Path | None) -> 
     return found[0]
 
 
-class FeatureFile:
-    """Writes rows, float32 [channels], to a .npy file one by one. `close` writes the header with their number."""
-
-    HEADER_BYTES = 128
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._rows, self._channels = file, 0, 0
-        file.write(b"\0" * self.HEADER_BYTES)
-
-    def add(self, features: np.ndarray) -> None:
-        self._rows, self._channels = self._rows + 1, len(features)
-        self._file.write(features.astype("<f4").tobytes())
-
-    def close(self) -> None:
-        """Write the header, padded to HEADER_BYTES (numpy.lib.format, version 1.0)."""
-        header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({self._rows}, {self._channels}), }}"
-        magic = np.lib.format.magic(1, 0)
-        text = header.ljust(self.HEADER_BYTES - len(magic) - 3) + "\n"
-        self._file.seek(0)
-        self._file.write(magic + (len(text)).to_bytes(2, "little") + text.encode("ascii"))
-
-
 def classify(classifier: Classifier, places: Sequence[str], *, top: int, predictions: Path | None = None,
              features: Path | None = None) -> int:
     """Classify the pictures at `places`, and return the number of those that cannot be read.
 
     `predictions` is the CSV file to write, with the columns image, rank, class, name and probability. Without it the
-    classes are printed. `features` is the .npy file to write, with a row for each picture; the names of the pictures
-    are the lines of FEATURES.images.txt. A picture that cannot be read is named on standard error and skipped.
+    classes are printed. `features` is the .npy or .parquet file to write, with a row for each picture; with a .npy
+    file, the names of the pictures are the lines of FEATURES.images.txt. A picture that cannot be read is named on
+    standard error and skipped.
     """
     failures = 0
     with ExitStack() as stack:
-        def opened(path: Path) -> BinaryIO:
-            return stack.enter_context(atomic_write(path))
-
         if predictions:
-            text = codecs.getwriter("utf-8")(opened(predictions))
+            text = codecs.getwriter("utf-8")(stack.enter_context(atomic_write(predictions)))
             table = csv.writer(text, lineterminator="\n")
         else:
             table = csv.writer(sys.stdout, delimiter="\t", lineterminator="\n")
         table.writerow(COLUMNS)
-        if features:
-            rows = FeatureFile(opened(features))
-            names = codecs.getwriter("utf-8")(opened(features.with_name(f"{features.name}.images.txt")))
+        add = stack.enter_context(FEATURE_FILES[features.suffix](features)) if features else None
         bar = stack.enter_context(tqdm(desc="classify", total=count_pictures(places), unit=" pictures", disable=None))
         for prediction in classifier.stream(read_pictures(places), features=features is not None):
             bar.update()
@@ -327,11 +302,8 @@ def classify(classifier: Classifier, places: Sequence[str], *, top: int, predict
                 tqdm.write(f"{prediction.image}: {prediction.error}", file=sys.stderr)
                 continue
             table.writerows(classifier.best(prediction, top))
-            if features:
-                rows.add(np.array(prediction.features))
-                names.write(f"{prediction.image}\n")
-        if features:
-            rows.close()
+            if add:
+                add(prediction.image, np.array(prediction.features))
     return failures
 
 
@@ -347,10 +319,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--crop", choices=get_args(Crop), help="replaces the crop that was published with the model")
     parser.add_argument("--top", type=int, default=5, help="classes of each picture; %(default)s")
     parser.add_argument("--csv", type=Path, help="write the classes to this file instead of printing them")
-    parser.add_argument("--features", type=Path, help="write the features to this .npy file")
+    parser.add_argument("--features", type=Path, help="write the features to this .npy or .parquet file")
     options = parser.parse_args(arguments)
     if options.top < 1:
         raise UserError(f"--top is {options.top}, expected at least 1")
+    if options.features and options.features.suffix not in FEATURE_FILES:
+        raise UserError(f"--features is {options.features}, expected a name that ends with "
+                        f"{' or '.join(FEATURE_FILES)}")
     classifier = Classifier(options.model, classes=options.classes, crop=options.crop)
     failures = classify(classifier, options.pictures, top=options.top, predictions=options.csv,
                         features=options.features)

@@ -12,6 +12,7 @@ import keras
 from mlimages.network.layers import Convolution, FusedBatchNormalization
 
 BLOCK = re.compile(r"stages_(?P<stage>\d+)_block_(?P<block>\d+)_")  # of the name of a layer
+STRIDE = 32  # pixels between two positions of the last layer, with four stages
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 

@@ -44,10 +44,10 @@ def save_for_serving(network: keras.Model, classes: ClassTable, preprocessing: P
 
     def classify(jpegs: Any) -> dict[str, Any]:
         images = tf.map_fn(read, jpegs, fn_output_signature=tf.TensorSpec([side, side, 3], tf.float32))
-        best = tf.math.top_k(activation(network(images, training=False)), min(TOP, len(classes)))
+        best = tf.math.top_k(activation(module.serve(images)), min(TOP, len(classes)))
         return {"names": tf.gather(names, best.indices), "probabilities": best.values}
 
-    # Not by Keras' `export`, which writes every variable twice.
+    # Not by Keras' `export`, which writes every variable twice. `classify` calls `serve`: one trace of the network.
     module = tf.Module()
     module.weights = [variable.value for variable in network.variables]
     module.serve = tf.function(lambda images: network(images, training=False), autograph=False,

@@ -22,6 +22,7 @@ from mlimages.network.checkpoint_files import (
     METADATA,
     VARIABLES,
     checkpoint_folders,
+    checkpoint_name,
     read_metadata,
     validate_checkpoint,
 )
@@ -61,7 +62,7 @@ class CheckpointManager:
 
         Raises UserError if the disk is full or fails. The checkpoint before is kept then.
         """
-        final = self._folder / f"step-{step:08d}"
+        final = self._folder / checkpoint_name(step)
         partial = self._folder / f".{final.name}.partial"
         for leftover in self._folder.glob(".*.partial"):
             shutil.rmtree(leftover)

@@ -54,8 +54,10 @@ class LogRow(NamedTuple):
 
 
 def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path,
-        role: WorkerRole = SINGLE_WORKER) -> "Training":
+        role: WorkerRole = SINGLE_WORKER, comparison: bool = False) -> "Training":
     """Train from the last checkpoint in `work` to the end. The chief writes the result to `work`/out.
+
+    The result of a `comparison` has no network: see `mlimages.training.result.FinishedTraining`.
 
     Returns the training. With several workers its iterators of batches are still active, and destroying them can hang.
     Raises UserError for a loss, gradients or weights that are not finite, and TrainingStopped after SIGTERM or SIGINT
@@ -65,7 +67,7 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path,
     training.announce()
     with user_errors():
         training.run()
-    training.write_result()
+    training.write_result(comparison=comparison)
     training.leave()
     return training
 
@@ -172,7 +174,7 @@ class Training:
         return (f"the validation loss has not improved in {self.params.patience} validations (train.patience), so the "
                 f"training ended after step {self.last_step} of {self.schedule.total_steps}")
 
-    def write_result(self) -> None:
+    def write_result(self, *, comparison: bool) -> None:
         """Measure the parts of a step's time. The chief writes the network, its log and its record."""
         exchange = exchange_seconds(self.trainer) if self.replicas > 1 else 0.0
         self.role.report(trained=True)
@@ -188,7 +190,7 @@ class Training:
             machine={"workers": self.role.workers, "readers": self.machine.workers}, log=self.work / LOG,
             published_step=self.checkpoints.restore_best() if self.params.publish == "best" else self.last_step,
             stopped_early=self.stopped_early, wall_seconds=self.checkpoints.seconds, exchange_seconds=exchange,
-            input_seconds=input_seconds(batches))
+            input_seconds=input_seconds(batches), comparison=comparison)
         write_result(finished, self.work / "out")
 
     def _class_table(self) -> ClassTable:

@@ -38,7 +38,8 @@ class FinishedTraining:
     `data` has the sha256 of the manifest of the records and the numbers of classes and images, `machine` the numbers of
     workers and readers. `published_step` is the step of the trainer's weights. `stopped_early` is a sentence about
     early stopping, or None. `wall_seconds` is the duration of the training over all runs, `exchange_seconds` that of
-    the all-reduce of a step, `input_seconds` that of making a batch.
+    the all-reduce of a step, `input_seconds` that of making a batch. A `comparison` is there to be worse, and nobody
+    uses its network: no warning is printed, and its checkpoint alone has the weights.
     """
 
     params: Train
@@ -52,11 +53,15 @@ class FinishedTraining:
     wall_seconds: float
     exchange_seconds: float
     input_seconds: float
+    comparison: bool
 
 
 def write_result(training: FinishedTraining, out: Path) -> None:
     """Write all files to `out`. The metrics are written last: where they exist, the result is complete."""
-    _write_network(training, out)
+    if training.comparison:
+        out.mkdir(parents=True, exist_ok=True)
+    else:
+        _write_network(training, out)
     shutil.copyfile(training.log, out / LOG)
     rows = read_log(training.log)
     write_csv(out / VALIDATION, ("step", *SCORE_COLUMNS),
@@ -64,7 +69,7 @@ def write_result(training: FinishedTraining, out: Path) -> None:
                for row in rows if not math.isnan(row["validation_loss"])])
     metrics = _metrics(training, rows)
     warning = divergence(rows)
-    if warning:
+    if warning and not training.comparison:
         print(f"WARNING: {warning}", flush=True)
     write_json(out / PROFILE, _profile(training, metrics["images_per_second"]))
     run = _run_record(training, metrics, warning)

@@ -1,6 +1,7 @@
 """The stage transfer: fine-tune a trained network for other classes, of which each image has one."""
 
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,10 +21,17 @@ from mlimages.demo.second_world import write_pictures
 from mlimages.inputs.pictures import NamedPicture
 from mlimages.inputs.pipeline import Records
 from mlimages.launch.supervisor import run_training
-from mlimages.network.checkpoint_files import HEADLINE, METRICS, initial_weight_files
+from mlimages.network.checkpoint_files import (
+    CHECKPOINTS,
+    HEADLINE,
+    METRICS,
+    checkpoint_folders,
+    checkpoint_name,
+    initial_weight_files,
+)
 from mlimages.network.classifier import Classifier
 from mlimages.network.initial_weights import find_initial_weights
-from mlimages.network.load_model import MODEL
+from mlimages.network.load_model import MODEL, load_keras
 from mlimages.network.load_weights import load_weights
 from mlimages.network.model_files import CLASSES, ClassTable, Preprocessing, read_classes
 from mlimages.network.resnet import build
@@ -71,13 +79,13 @@ def transfer(params: Transfer, machine: Machine, *, base: Train, model: str | Pa
     if settings.strategy == "multi_worker" and machine.launcher == "environment":
         raise UserError("transfer prepares its pictures in one process, and cannot run in several that something else "
                         "starts; set machine.launcher to local, slurm or ray")
-    start = find_initial_weights(settings, machine)
+    start = Path(find_initial_weights(settings, machine) or "")
     pictures = find_pictures(_folder(params, machine), params.val_share)
-    key = scratch.key([params, settings, pictures.fingerprint()], files=initial_weight_files(start or ""),
+    key = scratch.key([params, settings, pictures.fingerprint()], files=initial_weight_files(start),
                       stage="transfer")
     with scratch.workspace("transfer", machine, key, out) as work:
         records = _records(pictures, machine, params.seed)
-        result = _run(params, settings, machine, records, work)
+        result = _run(params, settings, machine, start, records, work)
         shutil.rmtree(work / "out", ignore_errors=True)
         _write(work, result, records)
         publish(work / "out", out, stage="transfer", records={}, classes=len(pictures.classes), method=params.method)
@@ -100,7 +108,7 @@ def train_params(params: Transfer, base: Train, model: str | Path) -> Train:
 def _folder(params: Transfer, machine: Machine) -> Path:
     """The folder of labelled pictures; the demo's is drawn first."""
     if params.source == "folder":
-        return Path(params.folder or "")
+        return Path(params.folder)
     key = scratch.key(params.demo, stage="transfer")
     with scratch.persistent_folder("transfer", machine, f"demo-{key}") as folder:
         write_pictures(folder / "pictures", params.demo)
@@ -117,53 +125,101 @@ def _records(pictures: LabelledPictures, machine: Machine, seed: int) -> Path:
         return folder / "tfrecords"
 
 
-def _run(params: Transfer, settings: Train, machine: Machine, records: Path, work: Path) -> TransferResult:
-    """Train as the parameters say, and score every network that was trained."""
+def _run(params: Transfer, settings: Train, machine: Machine, start: Path, records: Path,
+         work: Path) -> TransferResult:
+    """Train from `start` as the parameters say, and score every network that was trained.
+
+    All trainings come first: this process uses no device before the workers of `multi_worker` do.
+    """
     random = dataclasses.replace(settings, initialize_from=None, initialize_logits=True, freeze_through=None)
     nothing = linear = None
-    if params.method == "linear":
-        fitted = FittedClassifier(settings, machine, records)
-        fitted.save(work / "linear")
-        network, scored = work / "linear", list(_scored(fitted.classifier, records))
-        linear = accuracy(scored)["top_1"]
-        if params.compare:
-            nothing = _top_1(FittedClassifier(random, machine, records).classifier, records)
-    else:
+    if params.method == "finetune":
         print(f"fine-tuning, from {settings.initialize_from}:", flush=True)
-        network = _finetune(settings, machine, records, work / "finetune")
-        scored = list(_scored(Classifier(network), records))
+        network = _finetune(settings, machine, records, work / "finetune") / "out"
         if params.compare:
             print("the same training from random weights:", flush=True)
-            nothing = _top_1(Classifier(_finetune(random, machine, records, work / FROM_NOTHING)), records)
-            linear = _top_1(FittedClassifier(settings, machine, records).classifier, records)
+            reference = _finetune(random, machine, records, work / FROM_NOTHING, comparison=True)
+        scorer = Scorer(load_keras(network / MODEL), settings, records)
+        scored = scorer.scored()
+        if params.compare:
+            scorer.load(_published_checkpoint(reference))
+            nothing = scorer.top_1()
+            scorer.load(start, logits=False)
+            scorer.fit_last_layer()
+            linear = scorer.top_1()
+    else:
+        network = work / "linear"
+        scorer = Scorer(_random_network(settings, records), settings, records)
+        scorer.load(start, logits=False)
+        scorer.fit_last_layer()
+        scorer.save(network)
+        scored = scorer.scored()
+        linear = accuracy(scored)["top_1"]
+        if params.compare:
+            scorer = Scorer(_random_network(settings, records), settings, records)
+            scorer.fit_last_layer()
+            nothing = scorer.top_1()
     scores = {**accuracy(scored), "top_1_from_nothing": nothing, "top_1_linear": linear, "images": len(scored)}
     return TransferResult(network, scored, scores)
 
 
-def _finetune(settings: Train, machine: Machine, records: Path, work: Path) -> Path:
-    """The folder of a network that was trained on the records. The training resumes from its last checkpoint."""
+def _finetune(settings: Train, machine: Machine, records: Path, work: Path, *, comparison: bool = False) -> Path:
+    """Train on the records in `work`, from the last checkpoint, and return `work`. The result lies in `work`/out.
+
+    The weights of a `comparison` are in one checkpoint.
+    """
     if not (work / "out" / METRICS).exists():
         work.mkdir(exist_ok=True)
-        run_training(settings, machine, tfrecords=records, work=work)
-    return work / "out"
+        run_training(settings, machine, tfrecords=records, work=work, comparison=comparison)
+    for folder in checkpoint_folders(work / CHECKPOINTS):
+        if not comparison or folder != _published_checkpoint(work):
+            shutil.rmtree(folder)
+    return work
 
 
-class FittedClassifier:
-    """A network whose last layer alone is fitted to the training records."""
+def _published_checkpoint(work: Path) -> Path:
+    """The checkpoint of a finished training that has the weights of its result."""
+    step = json.loads((work / "out" / METRICS).read_text(encoding="utf-8"))["published_step"]
+    return work / CHECKPOINTS / checkpoint_name(step)
 
-    def __init__(self, settings: Train, machine: Machine, records: Path) -> None:
+
+def _random_network(settings: Train, records: Path) -> keras.Model:
+    keras.utils.set_random_seed(settings.seed)
+    return build(settings.architecture, len(class_names(records)), stock=True)
+
+
+class Scorer:
+    """A network that takes the weights of one training after the other, to be scored on the validation pictures."""
+
+    def __init__(self, network: keras.Model, settings: Train, records: Path) -> None:
         names = class_names(records)
+        self._network, self._records = network, records
         self._classes = ClassTable([""] * len(names), [-1] * len(names), names)
         self._preprocessing = Preprocessing(settings.pixels, "central", settings.validation_fraction, "softmax")
-        keras.utils.set_random_seed(settings.seed)
-        self._network = build(settings.architecture, len(names), stock=True)
-        if (start := find_initial_weights(settings, machine)) is not None:
-            load_weights(self._network, start, logits=False)
-        self.classifier = Classifier(self._network, classes=self._classes, preprocessing=self._preprocessing)
-        stored = StoredPictures(records, "train")
-        features = np.array([prediction.features for prediction in self.classifier.stream(stored, features=True)])
-        fitted = fit_linear(features, np.array(stored.labels), stored.keys, len(names))
+        self._classifier = Classifier(network, classes=self._classes, preprocessing=self._preprocessing)
+
+    def load(self, start: Path, *, logits: bool = True) -> None:
+        """Take the weights of a network or a checkpoint, without `logits` all but those of the last layer."""
+        load_weights(self._network, start, logits=logits)
+
+    def fit_last_layer(self) -> None:
+        """Fit the weights of the last layer to the training pictures."""
+        stored = StoredPictures(self._records, "train")
+        features = np.array([prediction.features for prediction in self._classifier.stream(stored, features=True)])
+        fitted = fit_linear(features, np.array(stored.labels), stored.keys, len(self._classes))
         self._network.get_layer("logits").set_weights([fitted.kernel, fitted.bias])
+
+    def scored(self) -> list[ScoredPicture]:
+        """The validation pictures with the probabilities of the network."""
+        stored = StoredPictures(self._records, "val")
+        # With the features, as in `fit_last_layer`: the network is traced once.
+        return [ScoredPicture(prediction.image, stored.labels[number], prediction.probabilities)
+                for number, prediction in enumerate(self._classifier.stream(stored, features=True))
+                if prediction.probabilities is not None]
+
+    def top_1(self) -> float:
+        """The share of the validation pictures whose class is the likeliest."""
+        return accuracy(self.scored())["top_1"]
 
     def save(self, folder: Path) -> None:
         """Write the network with all that its use needs."""
@@ -187,38 +243,21 @@ class StoredPictures:
             yield NamedPicture(self.keys[-1], example.jpeg)
 
 
-def _scored(classifier: Classifier, records: Path) -> Iterator[ScoredPicture]:
-    """The validation pictures with the probabilities that a network gives."""
-    stored = StoredPictures(records, "val")
-    for number, prediction in enumerate(classifier.stream(stored)):
-        if prediction.probabilities is not None:
-            yield ScoredPicture(prediction.image, stored.labels[number], prediction.probabilities)
-
-
-def _top_1(classifier: Classifier, records: Path) -> float:
-    return accuracy(_scored(classifier, records))["top_1"]
-
-
 def _write(work: Path, result: TransferResult, records: Path) -> None:
     """Write what is published to `work`/out."""
     out = work / "out"
     shutil.copytree(result.network, out / "model", copy_function=os.link)
     write_scores(result.scored, read_classes(result.network / CLASSES), out)
-    files = {picture.key: mistake_file(number) for number, picture in enumerate(confident_mistakes(result.scored))}
-    examples = set[int]()
-    stored = StoredPictures(records, "val")
-    for picture in stored:
-        if picture.name in files:
-            _write_picture(out / files[picture.name], picture)
-        if len(examples) < EXAMPLES and (label := stored.labels[-1]) not in examples:
-            examples.add(label)
-            _write_picture(out / example_file(label), picture)
+    first = {picture.label: picture for picture in reversed(result.scored)}
+    pictures = [(mistake_file(number), picture) for number, picture in enumerate(confident_mistakes(result.scored))]
+    pictures += [(example_file(label), first[label]) for label in sorted(first)[:EXAMPLES]]
+    stored = Records(records, read_manifest(records, "convert"), "val")
+    places = dict(zip(stored.keys().tolist(), stored.positions().tolist(), strict=True))
+    for name, picture in pictures:
+        with atomic_write(out / name) as file:
+            file.write(stored.reader.example(*places[picture.key.encode()]).jpeg)
     if (curve := work / FROM_NOTHING / "out" / VALIDATION).exists():
         shutil.copyfile(curve, out / f"{FROM_NOTHING}.csv")
     write_json(out / METRICS, result.scores)
     write_json(out / HEADLINE, {"transfer_top_1": result.scores["top_1"]})
 
-
-def _write_picture(path: Path, picture: NamedPicture) -> None:
-    with atomic_write(path) as file:
-        file.write(picture.body)
