@@ -97,8 +97,8 @@ class PictureBrowser:
         pictures = []
         for record, similarity in found:
             one = self._records.read(record)
-            names = [self._classifier.classes.label(index) for index in _specific(
-                self._classifier.classes, [index for index, confidence in one.confidences.items() if confidence > 0])]
+            names = [self._classifier.classes.label(index) for index in self._classifier.classes.specific(
+                [index for index, confidence in one.confidences.items() if confidence > 0])]
             pictures.append(PagePicture(one.jpeg, [CaptionLine(f"{one.key}: {similarity:.3f}", TRAIN),
                                                    *map(CaptionLine, names)]))
         self._alike.value = page_html(f"The nearest of {len(self._neighbours):,} validation images, by the cosine of "
@@ -165,7 +165,7 @@ def similarities(classifier: Classifier, pictures: Sequence[PictureLike]) -> pd.
 
 def tree_html(classes: ClassTable, best: Sequence[int], probabilities: dict[int, float]) -> str:
     """The best classes, and their ancestors, as an indented tree with a bar for each probability."""
-    shown = {one for index in best for one in [index, *_ancestors(classes, index)]}
+    shown = {one for index in best for one in [index, *classes.ancestors(index)]}
     rows: list[str] = []
 
     def add(index: int, depth: int) -> None:
@@ -189,19 +189,6 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> bytes:
     data = io.BytesIO()
     Image.fromarray(np.uint8(np.round(pixels * (1 - opacity) + colours * opacity))).save(data, "PNG")
     return data.getvalue()
-
-
-def _ancestors(classes: ClassTable, index: int) -> list[int]:
-    found = []
-    while (index := classes.parents[index]) >= 0:
-        found.append(index)
-    return found
-
-
-def _specific(classes: ClassTable, indices: Sequence[int]) -> list[int]:
-    """Those classes that are no ancestor of another one of them."""
-    ancestors = {ancestor for index in indices for ancestor in _ancestors(classes, index)}
-    return [index for index in indices if index not in ancestors]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
