@@ -99,7 +99,7 @@ def captioned(image: np.ndarray, caption: Sequence[tuple[str, str]]) -> np.ndarr
 
     `image` is float32 [height, width, 3] in [-1, 1]. At most CAPTION_LINES lines of text with their colours are drawn.
     """
-    pixels = np.uint8(np.round((np.clip(image, -1, 1) + 1) * 127.5))
+    pixels = np.round((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
     scale = -(-CAPTION_WIDTH // pixels.shape[1])
     picture = Image.fromarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
     whole = Image.new("RGB", (picture.width, picture.height + CAPTION_LINES * LINE_HEIGHT + LINE_HEIGHT // 2), "white")
