@@ -141,9 +141,9 @@ def test_tensorboard_begins_with_what_is_learnt_and_shows_images_with_their_pred
     assert len(pictures) == 4
     for picture, image, caption in zip(pictures, shown.images, shown.captions(), strict=True):
         found = tf.io.decode_png(picture).numpy()
-        np.testing.assert_allclose(found[:256:8, ::8], (image + 1) * 127.5, atol=1)
+        np.testing.assert_allclose(found[::5, :160:5], (image + 1) * 127.5, atol=1)
         np.testing.assert_array_equal(found, captioned(image, caption))
-        assert found[256:].min() < 128, "no text"
+        assert found[:, 160:].min() < 128, "no text"
 
 
 def test_the_caption_of_an_image_leaves_out_ancestors_and_what_is_true_of_nearly_every_image() -> None:

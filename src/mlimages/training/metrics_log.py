@@ -24,7 +24,7 @@ SCALARS = {"loss": "does it learn/training loss", "validation_loss": "does it le
            "learning_rate": "learning rate and speed/learning rate",
            "images_per_second": "learning rate and speed/images per second"}
 COUNTERS, PREDICTIONS = "loss counters", "predictions/validation images"
-CAPTION_LINES, CAPTION_WIDTH, LINE_HEIGHT, FONT_SIZE = 5, 240, 18, 14  # pixels
+PICTURE_WIDTH, CAPTION_WIDTH, LINE_HEIGHT, FONT_SIZE = 160, 220, 18, 14  # pixels; TensorBoard shows wide pictures
 
 
 class ValidationScores(NamedTuple):
@@ -95,18 +95,19 @@ class TrainingLog:
 
 
 def captioned(image: np.ndarray, caption: Sequence[tuple[str, str]]) -> np.ndarray:
-    """A picture with its caption below, uint8 [height, width, 3]. Small pictures are enlarged.
+    """A picture with its caption on its right, uint8 [height, width, 3]. Small pictures are enlarged.
 
-    `image` is float32 [height, width, 3] in [-1, 1]. At most CAPTION_LINES lines of text with their colours are drawn.
+    `image` is float32 [height, width, 3] in [-1, 1]. The caption has lines of text and their colours; those below the
+    picture's end are left out.
     """
     pixels = np.round((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
-    scale = -(-CAPTION_WIDTH // pixels.shape[1])
+    scale = -(-PICTURE_WIDTH // pixels.shape[1])
     picture = Image.fromarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
-    whole = Image.new("RGB", (picture.width, picture.height + CAPTION_LINES * LINE_HEIGHT + LINE_HEIGHT // 2), "white")
+    whole = Image.new("RGB", (picture.width + CAPTION_WIDTH, picture.height), "white")
     whole.paste(picture)
     draw, font = ImageDraw.Draw(whole), ImageFont.load_default(FONT_SIZE)
-    for number, (text, colour) in enumerate(caption[:CAPTION_LINES]):
-        draw.text((LINE_HEIGHT // 4, picture.height + number * LINE_HEIGHT), text, colour, font)
+    for number, (text, colour) in enumerate(caption[:picture.height // LINE_HEIGHT]):
+        draw.text((picture.width + LINE_HEIGHT // 2, number * LINE_HEIGHT), text, colour, font)
     return np.asarray(whole)
 
 
