@@ -82,6 +82,7 @@ class PictureBrowser:
         self.heat_of.unobserve(self._show_heat, "value")
         self.heat_of.options = [(f"{self._classifier.classes.label(one)} {probabilities[one]:.3f}", one)
                                 for one in best]
+        self.heat_of.index = 0  # new options alone choose none for the first picture
         self.heat_of.observe(self._show_heat, "value")
         self._show_heat(None)
 
