@@ -13,9 +13,10 @@ import requests
 from PIL import Image
 from tests.conftest import PATIENCE_SECONDS
 from tests.notebooks.lab import HEADERS, TOKEN, Jupyter, jupyter_server
-from tests.pipeline import run
+from tests.pipeline import ONE_REPLICA, change, run
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: requirements-browser.txt")
+playwright = pytest.importorskip("playwright.sync_api",
+                                 reason="needs Playwright: pip install -r requirements-browser.txt")
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [pytest.mark.slow,
@@ -74,6 +75,7 @@ class Lab:
 @pytest.fixture(scope="module")
 def repository(finished: Path) -> Path:
     """A repository with committed results."""
+    change(finished, ONE_REPLICA)
     run(finished, "git", "add", "-A")
     run(finished, "git", "commit", "-qm", "run the pipeline")
     assert unchanged(finished)
