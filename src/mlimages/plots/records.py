@@ -1,6 +1,5 @@
-"""Plots of data/tfrecords: what the records hold."""
+"""Plots of data/tfrecords: records, missing images, shards."""
 
-import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,12 +9,12 @@ from mlimages.acquire.formats import CLASSES as LISTED
 from mlimages.convert.records import parse_sparse, read_index, shard_paths
 from mlimages.convert.report import CLASSES, SUMMARY
 from mlimages.core.publish import read_manifest
-from mlimages.plots.canvas import BAD, GOOD, MUTED, TRAIN, axes, bars, image_grid, read_table
+from mlimages.plots.canvas import BAD, GOOD, MUTED, TRAIN, axes, bars, image_grid, read_json, read_table
 
 
 def coverage(tfrecords: str | Path) -> None:
     """Show the records, and the missing images by reason."""
-    summary = json.loads((Path(tfrecords) / SUMMARY).read_text())
+    summary = read_json(tfrecords, SUMMARY)
     missing = summary["train"]["imagenet_missing"] + summary["val"]["imagenet_missing"]
     found = {"train records": summary["train"]["records"], "val records": summary["val"]["records"],
              "ImageNet ids without an image": missing, **summary["failures_by_reason"]}
@@ -24,7 +23,7 @@ def coverage(tfrecords: str | Path) -> None:
 
 
 def images_per_class(tfrecords: str | Path, lists: str | Path) -> None:
-    """Show the training images of each class in the lists, in descending order, and those that became records."""
+    """Show the number of training images of each class in the lists, in descending order, and in the records."""
     listed = read_table(Path(lists) / LISTED)["train_images"]
     order = listed.sort_values(ascending=False, kind="stable").index
     records = read_table(Path(tfrecords) / CLASSES)["train_records"]
@@ -54,7 +53,7 @@ def imagenet_per_class(tfrecords: str | Path) -> None:
 
 
 def shard_bytes(tfrecords: str | Path) -> None:
-    """Show the sizes of the shards: bars of up to 24, a histogram of more."""
+    """Show the sizes of the shards, as bars or, for more than 24, as a histogram."""
     sizes = {name: round(facts["bytes"] / 2**20, 2) for name, facts in
              read_manifest(tfrecords, "convert")["files"].items() if name.endswith(".tfrecord")}
     if len(sizes) <= 24:
