@@ -36,7 +36,7 @@ lab: .venv/installed
 	jupyter lab --config jupyter_server_config.py
 
 tensorboard: .venv/installed
-	tensorboard --logdir scratch/train
+	@PYTHONPATH=src python -m mlimages.tensorboard_runs
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 expected; run `make PYTHON=python3.12 ...`")'
@@ -44,12 +44,12 @@ tensorboard: .venv/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-# Pins every package from the ranges in pyproject.toml; requirements-onnx.txt and requirements-ray.txt hold what these extras add.
+# Pins every package from the ranges in pyproject.toml; requirements-EXTRA.txt holds what an extra adds.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate pyproject.toml
 lock: .venv/installed
 	$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) --upgrade --extra test --output-file requirements.txt
-	for extra in onnx ray; do $(COMPILE) --extra test --extra $$extra --constraint requirements.txt | \
+	for extra in browser onnx ray; do $(COMPILE) --extra test --extra $$extra --constraint requirements.txt | \
 	    grep -vxFf requirements.txt > requirements-$$extra.txt; done
 
 # Forgets what long stages would resume from; published data stay.

@@ -30,10 +30,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Longer than any wait of a test that passes.
 PATIENCE_SECONDS = 240.0
 ENDLESS_BYTES = 64 * 2**20
-# They start first and in this order, so that no process works alone on one of them at the end. test_docs.py needs the
-# copy of the repository that test_pipeline.py makes.
+# They start first and in this order, so that no process works alone on one of them at the end. test_browser.py and
+# test_docs.py need the copy of the repository that test_pipeline.py makes.
 LONGEST = ("test_pipeline.py", "test_cluster.py", "test_slurm.py", "test_environment.py", "test_resume.py",
-           "test_train.py", "test_step.py", "test_transfer.py", "test_checkpoints.py", "test_docs.py")
+           "test_train.py", "test_step.py", "test_transfer.py", "test_checkpoints.py", "test_browser.py",
+           "test_docs.py")
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -68,6 +68,22 @@ def test_the_local_remote_works_out_of_the_box(finished: Path) -> None:
     assert (finished / "data/images/train/00000.tar").exists()
 
 
+def test_a_colleague_gets_data_and_network_from_a_shared_remote_and_runs_nothing(finished: Path,
+                                                                                  tmp_path: Path) -> None:
+    mine, other = branch(finished, tmp_path), tmp_path / "colleague"
+    run(tmp_path, "git", "clone", "-q", str(mine), str(other))
+    assert run(other, "dvc", "pull", check=False).returncode, "each clone has an own default remote, which is empty"
+    run(mine, "dvc", "remote", "add", "-d", "shared", str(tmp_path / "shared"))
+    run(mine, "git", "add", ".dvc/config", "dvc.lock", "data")
+    run(mine, "git", "commit", "-qm", "run the pipeline")
+    run(mine, "dvc", "push")
+    run(other, "git", "pull", "-q")
+    run(other, "dvc", "pull")
+    assert "Running stage" not in run(other, "dvc", "repro").stdout
+    assert hashes(other) == hashes(mine) and (other / "data/model/model.keras").exists()
+    assert run(other, "git", "status", "--porcelain").stdout == ""
+
+
 def test_nbval_runs_every_notebook(finished: Path, tmp_path: Path) -> None:
     """The stages' notebooks resume from the work that `dvc repro` left in scratch."""
     copy = Path(shutil.copytree(finished, tmp_path / "copy", symlinks=True))

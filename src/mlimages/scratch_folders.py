@@ -50,9 +50,9 @@ def folders(machine: Machine) -> Iterator[ScratchFolder]:
             record = path / scratch.SETTINGS
             params = json.loads(record.read_text(encoding="utf-8"))["params"] if record.exists() else None
             needed = [name for name, sections in saved.items() if not KEY.fullmatch(path.name) or (
-                params is not None and not _changed(params, sections.get(stage)))]
+                params is not None and not changed(params, sections.get(stage)))]
             yield ScratchFolder(stage, path, _size(path), (record if record.exists() else path).stat().st_mtime, needed,
-                                None if params is None else _changed(params, saved[CURRENT][stage]))
+                                None if params is None else changed(params, saved[CURRENT][stage]))
 
 
 def prune(machine: Machine, stages: Collection[str]) -> Iterator[ScratchFolder]:
@@ -71,15 +71,29 @@ def saved_sections() -> dict[str, dict[str, Any]]:
     if git is None:
         return saved
     for ref in _output(git, "for-each-ref", "--format=%(refname)", *SAVED).decode().split():
-        if content := _output(git, "show", f"{ref}:./{CURRENT}"):
-            with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
-                file.write(content)
-                file.flush()
-                try:
-                    saved[ref.removeprefix("refs/")] = _sections(Path(file.name))
-                except UserError:  # of another version: its parameters are compared without a check
-                    saved[ref.removeprefix("refs/")] = yaml.safe_load(content)
+        if sections := _sections_of(git, ref):
+            saved[ref.removeprefix("refs/")] = sections
     return saved
+
+
+def committed_sections() -> dict[str, Any]:
+    """The sections of params.yaml in the last commit; outside of a git repository those of this folder."""
+    git = shutil.which("git")
+    return (_sections_of(git, "HEAD") if git else {}) or _sections(Path(CURRENT))
+
+
+def _sections_of(git: str, revision: str) -> dict[str, Any]:
+    """The sections of params.yaml in a revision; empty for one without that file."""
+    content = _output(git, "show", f"{revision}:./{CURRENT}")
+    if not content:
+        return {}
+    with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
+        file.write(content)
+        file.flush()
+        try:
+            return _sections(Path(file.name))
+        except UserError:  # of another version: its parameters are compared as they are written
+            return yaml.safe_load(content)
 
 
 def _sections(path: Path) -> dict[str, Any]:
@@ -91,7 +105,7 @@ def _output(*command: str) -> bytes:
     return subprocess.run(command, capture_output=True, check=False).stdout  # noqa: S603
 
 
-def _changed(params: Mapping[str, Any], section: Any) -> dict[str, Any]:
+def changed(params: Mapping[str, Any], section: Any) -> dict[str, Any]:
     """The parameters of a folder that are not in a section of params.yaml, or have other values there."""
     written = section if isinstance(section, dict) else {}
     return {name: value for name, value in params.items() if name not in written or written[name] != value}
@@ -113,7 +127,7 @@ def main(*arguments: str) -> None:
     chosen = stages or [name for name in STAGES if name not in COSTLY]
     for folder in folders(machine) if action == "list" else prune(machine, chosen):
         needed = "removed" if action == "prune" else ", ".join(folder.needed_by) or "not needed"
-        changed = "no params.json" if folder.changed is None else ", ".join(
+        differences = "no params.json" if folder.changed is None else ", ".join(
             f"{name}: {json.dumps(value)}" for name, value in folder.changed.items())
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.used))
-        print(f"{folder.path}  {folder.bytes / 1e6:,.1f} MB  {day}  {needed}  {changed}".rstrip())
+        print(f"{folder.path}  {folder.bytes / 1e6:,.1f} MB  {day}  {needed}  {differences}".rstrip())

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import requests
 from tests.conftest import PATIENCE_SECONDS
-from tests.waiting import wait_for
+from tests.notebooks.lab import HEADERS, Jupyter, jupyter_server
 from tornado.web import HTTPError
 
 from mlimages import jupyter_contents
@@ -51,48 +51,29 @@ def repository(tmp_path: Path) -> Path:
     return copy
 
 
-class Jupyter(NamedTuple):
-    """A running server: the address of its files, and what it printed."""
-
-    contents: str
-    output: Path
-
-
 @pytest.fixture
 def server(repository: Path) -> Iterator[Jupyter]:
     """Jupyter's server, as `make lab` configures it, but with the folder above the repository as its root."""
-    output, info = repository.parent / "output", repository.parent / "runtime"
-    environment = {**os.environ, "JUPYTER_RUNTIME_DIR": str(info), "PYTHONPATH": ""}
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jupyter", "lab", "--config", str(repository / "jupyter_server_config.py"),
-             "--no-browser", "--allow-root", "--ServerApp.port=0", "--IdentityProvider.token=secret",
-             f"--ServerApp.root_dir={repository.parent}"], env=environment, stdout=file, stderr=subprocess.STDOUT)
-    try:
-        wait_for(lambda: "?token=" in output.read_text() or process.poll() is not None, PATIENCE_SECONDS)
-        [path] = info.glob("jpserver-*.json")
-        yield Jupyter(f"{json.loads(path.read_text())['url']}api/contents/repository", output)
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_SECONDS)
+    with jupyter_server(repository, repository.parent, repository.parents[1]) as server:
+        yield server
 
 
 def test_a_notebook_that_is_opened_run_and_saved_keeps_its_bytes_and_a_report_is_read_only(
         server: Jupyter, repository: Path) -> None:
-    headers = {"Authorization": "token secret"}
+    contents = f"{server.url}api/contents/repository"
     for path in sorted((repository / "notebooks").glob("*.ipynb")):
         before = path.read_bytes()
-        address = f"{server.contents}/notebooks/{path.name}"
-        opened = requests.get(address, headers=headers, timeout=PATIENCE_SECONDS).json()
+        address = f"{contents}/notebooks/{path.name}"
+        opened = requests.get(address, headers=HEADERS, timeout=PATIENCE_SECONDS).json()
         assert opened["writable"]
         saved = {"type": "notebook", "format": "json", "content": edited(opened["content"])}
-        requests.put(address, headers=headers, json=saved, timeout=PATIENCE_SECONDS).raise_for_status()
+        requests.put(address, headers=HEADERS, json=saved, timeout=PATIENCE_SECONDS).raise_for_status()
         assert path.read_bytes() == before == (ROOT / "notebooks" / path.name).read_bytes()
     before = (repository / REPORT).read_bytes()
-    opened = requests.get(f"{server.contents}/{REPORT}", headers=headers, timeout=PATIENCE_SECONDS).json()
+    opened = requests.get(f"{contents}/{REPORT}", headers=HEADERS, timeout=PATIENCE_SECONDS).json()
     assert not opened["writable"]
     saved = {"type": "notebook", "format": "json", "content": edited(opened["content"])}
-    answer = requests.put(f"{server.contents}/{REPORT}", headers=headers, json=saved, timeout=PATIENCE_SECONDS)
+    answer = requests.put(f"{contents}/{REPORT}", headers=HEADERS, json=saved, timeout=PATIENCE_SECONDS)
     assert answer.status_code == 403 and "outside of data/" in answer.json()["message"]
     assert (repository / REPORT).read_bytes() == before
     assert "Overriding" not in server.output.read_text()

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import os
-import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -22,14 +21,20 @@ from mlimages.core.params import Params, Train
 from mlimages.core.publish import read_manifest, sha256, verify
 from mlimages.core.tuning import onednn_enabled
 from mlimages.inputs.pipeline import Records, evaluation_batches
+from mlimages.network.model_files import ClassTable, read_classes
 from mlimages.training.losses import SigmoidLoss
-from mlimages.training.metrics_log import read_log
+from mlimages.training.metrics_log import NO_VALIDATION, captioned, read_log
 from mlimages.training.result import divergence
 from mlimages.training.run_record import environment, model_card
 from mlimages.training.step import Trainer
-from mlimages.training.validation import Validation
+from mlimages.training.validation import NEARLY_ALL, Validation, ValidationResult
 
 STEPS = 15
+
+
+def classes(count: int) -> ClassTable:
+    """Classes without a tree."""
+    return ClassTable([""] * count, [-1] * count, [f"class {number}" for number in range(count)])
 
 
 @pytest.fixture
@@ -115,29 +120,43 @@ def test_the_record_names_the_commit_and_whether_it_was_changed(tmp_path: Path,
     assert environment()["git"] == {**revision, "dirty": True}
 
 
-def test_tensorboard_gets_the_curves_the_counters_and_images_with_predictions(trained: Trained,
-                                                                                 validation_records: Records) -> None:
+def test_tensorboard_begins_with_what_is_learnt_and_shows_images_with_their_predictions(
+        trained: Trained, validation_records: Records) -> None:
     [folder] = trained.out.parent.glob("scratch/train/*/tensorboard")
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
-    assert set(events.Tags()["tensors"]) == {
-        "loss", "learning_rate", "images_per_second", "validation_loss", "validation_mean_average_precision",
-        "validation_top_1",
-        "batches_present", "batches_absent", "validation/images", "validation/predictions"}
-    assert len(events.Tensors("loss")) == 5
-    width, height, *pictures = events.Tensors("validation/images")[-1].tensor_proto.string_val
-    assert (width, height, len(pictures)) == (b"32", b"32", 4)
+    tags = sorted(events.Tags()["tensors"])
+    assert tags == [
+        "does it learn/training loss", "does it learn/validation loss",
+        "does it learn/validation mean average precision", "does it learn/validation top 1",
+        "learning rate and speed/images per second", "learning rate and speed/learning rate",
+        "loss counters/batches_absent", "loss counters/batches_present", "predictions/validation images"]
+    assert len(events.Tensors(tags[0])) == 5
+    _, _, *pictures = events.Tensors(tags[-1])[-1].tensor_proto.string_val
     positions = validation_records.evenly_spaced(6)
-    [(images, labels, _)] = evaluation_batches(validation_records, batch=4, pixels=32, preprocessing="central",
-                                               central_fraction=0.8, positions=positions).take(1)
-    picture = tf.cast(tf.io.decode_png(pictures[0]), tf.float32)
-    np.testing.assert_allclose(picture, (images[0] + 1) * 127.5, atol=1)
-    [text] = events.Tensors("validation/predictions")[-1].tensor_proto.string_val
+    [(images, labels, _)] = evaluation_batches(validation_records, batch=6, pixels=32, preprocessing="central",
+                                               central_fraction=0.8, positions=positions)
     probabilities = tf.sigmoid(keras.models.load_model(trained.out / "model.keras")(images)).numpy()
-    for number, row in enumerate(text.decode().splitlines()[2:]):
-        _, _, true, likely, _ = row.split("|")
-        assert true.strip() == f"class {np.flatnonzero(labels[number])[0]}"
-        best = probabilities[number].argmax()
-        assert re.match(rf" class {best} \({probabilities[number, best]:.2f}\), class", likely)
+    shown = ValidationResult(NO_VALIDATION, images.numpy()[:4], labels.numpy()[:4], probabilities[:4],
+                             read_classes(trained.out / "classes.csv"), labels.numpy().mean(axis=0) >= NEARLY_ALL)
+    assert len(pictures) == 4
+    for picture, image, caption in zip(pictures, shown.images, shown.captions(), strict=True):
+        found = tf.io.decode_png(picture).numpy()
+        np.testing.assert_allclose(found[::5, :160:5], (image + 1) * 127.5, atol=1)
+        np.testing.assert_array_equal(found, captioned(image, caption))
+        assert found[:, 160:].min() < 128, "no text"
+
+
+def test_the_caption_of_an_image_leaves_out_ancestors_and_what_is_true_of_nearly_every_image() -> None:
+    tree = ClassTable([""] * 9, [-1, 0, 1, 0, 3, 4, -1, 0, 0], [
+        "thing", "animal", "cat, kitten", "vehicle", "car", "racing car", "image", "plant", "shadow"])
+    common = np.arange(9) == 6
+    labels = np.array([[1, 1, 0.9, 0, 0, 0, 1, 0.3, -1], [0, 0, 0, 0.9, 0.8, 0, 1, 0, 0]], np.float32)
+    scores = np.array([[0.9, 0.9, 0.7, 0.8, 0.6, 0.1, 1, 0.4, 0.9], [0.6, 0.1, 0.1, 0.1, 0.2, 0.51, 1, np.nan, 0.1]],
+                      np.float32)
+    result = ValidationResult(NO_VALIDATION, np.zeros((2, 4, 4, 3)), labels, scores, tree, common)
+    assert result.captions() == [
+        [("cat: right 0.70", "green"), ("car: wrong 0.60", "firebrick")],
+        [("racing car: wrong 0.51", "firebrick"), ("car: missed 0.20", "darkorange")]]
 
 
 def test_validation_scores_are_those_of_the_published_network(trained: Trained, validation_records: Records) -> None:
@@ -166,7 +185,8 @@ def test_validation_scores_do_not_depend_on_the_batch(
     found = []
     for batch in (50, 5):  # all at once, or five and the last one
         monkeypatch.setattr("mlimages.training.validation.BATCH", batch)
-        validation = Validation(validation_records, [], dataclasses.replace(small_train, loss="softmax"), readers=1)
+        softmax = dataclasses.replace(small_train, loss="softmax")
+        validation = Validation(validation_records, classes(24), softmax, readers=1)
         found.append(validation.run(trained.trainers[0], lambda **facts: None))
     assert found[0].scores == pytest.approx(found[1].scores, rel=1e-5)
     np.testing.assert_allclose(found[0].probabilities.sum(axis=1), 1, rtol=1e-5)
@@ -195,7 +215,7 @@ class Answering:
 def test_the_mean_average_precision_is_over_the_classes_of_the_validation_images(
         validation_records: Records, small_train: Train, logits: Callable[[np.ndarray], np.ndarray],
         expected: float, top_1: float) -> None:
-    validation = Validation(validation_records, [], small_train, readers=1)
+    validation = Validation(validation_records, classes(24), small_train, readers=1)
     trainer = cast(Trainer, Answering(logits))
     found = validation.run(trainer, lambda **facts: None).scores
     assert found[1:] == pytest.approx((expected, top_1), nan_ok=True)

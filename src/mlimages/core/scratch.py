@@ -29,6 +29,7 @@ from mlimages.core.publish import MANIFEST, PARTIAL_FILES, sha256, write_json
 
 PACKAGE = "mlimages"
 SETTINGS = "params.json"  # in a workspace
+EXPERIMENT = "experiment.txt"  # the name that `dvc exp run` gave
 SOURCE = Path(__file__).parents[2]
 # The conditions of blocks that an import does not run.
 NOT_IMPORTED = ("__name__ == '__main__'", "TYPE_CHECKING")
@@ -66,14 +67,17 @@ def workspace(stage: str, machine: Machine, key: str, out: str | Path,
               settings: Mapping[str, Any] | None = None) -> Iterator[Path]:
     """Create and lock the folder of a stage's `key`, and lock its output folder `out`, until the block ends.
 
-    The folder keeps `settings`, if any, as params.json. Raises UserError, with the process id, if another process makes
-    the same result or the same `out`. Raises DiskError if the disk is full or fails in the block.
+    The folder keeps `settings`, if any, as params.json, and the name of the last `dvc exp run` that used it. Raises
+    UserError, with the process id, if another process makes the same result or the same `out`. Raises DiskError if the
+    disk is full or fails in the block.
     """
     target = hashlib.sha256(str(Path(out).resolve()).encode()).hexdigest()[:16]
     with (explain_disk_errors(root(machine) / stage / key), _lock(_locks(machine) / f"{stage}-{target}", out),
           persistent_folder(stage, machine, key) as folder):
         if settings is not None:
             write_json(folder / SETTINGS, settings)
+        if name := os.environ.get("DVC_EXP_NAME"):
+            (folder / EXPERIMENT).write_text(name, encoding="utf-8")
         yield folder
 
 

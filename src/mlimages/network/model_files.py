@@ -78,6 +78,18 @@ class ClassTable:
         """The first synonym of a class's name."""
         return self.names[number].split(",")[0]
 
+    def ancestors(self, number: int) -> list[int]:
+        """The ancestors of a class, its parent first."""
+        found: list[int] = []
+        while (number := self.parents[number]) >= 0:
+            found.append(number)
+        return found
+
+    def specific(self, numbers: Sequence[int]) -> list[int]:
+        """Those classes that are no ancestor of another one of them."""
+        ancestors = {ancestor for number in numbers for ancestor in self.ancestors(number)}
+        return [number for number in numbers if number not in ancestors]
+
     def find(self, name: str | int) -> int:
         """The number of a class, from a name, a WordNet id or a number. Raises UserError for an unknown class."""
         if isinstance(name, int):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mlimages.convert.records import class_names, read_class_table, records_by_class
+from mlimages.convert.records import read_class_table, records_by_class
 from mlimages.core import tuning
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
@@ -99,7 +99,7 @@ class Training:
         self.last_step = self.schedule.total_steps
         self.validation: Validation | None = None
         if params.validation_images and role.chief:
-            self.validation = Validation(Records(tfrecords, manifest, "val"), class_names(tfrecords), params,
+            self.validation = Validation(Records(tfrecords, manifest, "val"), self._class_table(), params,
                                          readers=machine.workers)
         self._phases = phases(params, self.schedule.total_steps)
         self._started_batches: list[Any] = []
@@ -288,7 +288,7 @@ class Training:
             self.role.report(saved=done)
             log.histograms(done, self.trainer.loss.counters())
         if tried:
-            log.predictions(done, *tried[1:])
+            log.predictions(done, tried.images, tried.captions())
 
     def _prepare_to_save(self, step: int) -> None:
         """Raise UserError, on all workers, for weights that are not finite or that differ between workers."""

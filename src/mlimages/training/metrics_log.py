@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image, ImageDraw, ImageFont
 
 from mlimages.core.publish import write_csv
 
@@ -16,7 +17,14 @@ LOG = "training.csv"
 TENSORBOARD = "tensorboard"
 COLUMNS = ("step", "epoch", "loss", "validation_loss", "validation_mean_average_precision", "validation_top_1",
            "learning_rate", "images_per_second")
-SHOWN_CLASSES = 5
+# The names in TensorBoard; it shows their groups, the parts before the slash, in alphabetical order.
+SCALARS = {"loss": "does it learn/training loss", "validation_loss": "does it learn/validation loss",
+           "validation_mean_average_precision": "does it learn/validation mean average precision",
+           "validation_top_1": "does it learn/validation top 1",
+           "learning_rate": "learning rate and speed/learning rate",
+           "images_per_second": "learning rate and speed/images per second"}
+COUNTERS, PREDICTIONS = "loss counters", "predictions/validation images"
+PICTURE_WIDTH, CAPTION_WIDTH, LINE_HEIGHT, FONT_SIZE = 160, 220, 18, 14  # pixels; TensorBoard shows wide pictures
 
 
 class ValidationScores(NamedTuple):
@@ -67,32 +75,40 @@ class TrainingLog:
         with self._tensorboard.as_default(step):
             for name, value in list(zip(COLUMNS, values, strict=True))[2:]:
                 if not math.isnan(value):
-                    tf.summary.scalar(name, value)
+                    tf.summary.scalar(SCALARS[name], value)
         self._tensorboard.flush()
 
     def histograms(self, step: int, values: Mapping[str, Any]) -> None:
         """Write the distribution of each array to TensorBoard."""
         with self._tensorboard.as_default(step):
             for name, array in values.items():
-                tf.summary.histogram(name, array)
+                tf.summary.histogram(f"{COUNTERS}/{name}", array)
         self._tensorboard.flush()
 
-    def predictions(self, step: int, images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray,
-                    names: Sequence[str]) -> None:
-        """Write images to TensorBoard, with a table of their labels and likeliest classes.
-
-        `images` are float32 [n, height, width, 3] in [-1, 1], `labels` and `probabilities` are [n, classes].
+    def predictions(self, step: int, images: np.ndarray, captions: Sequence[Sequence[tuple[str, str]]]) -> None:
+        """Write images, float32 [n, height, width, 3] in [-1, 1], with lines of text and their colours to TensorBoard.
         """
-        rows = ["| image | classes | most likely |", "| --- | --- | --- |"]
-        for number, (confidences, scores) in enumerate(zip(labels, probabilities, strict=True)):
-            true = ", ".join(names[index] for index in np.flatnonzero(confidences > 0).tolist())
-            best = ", ".join(f"{names[index]} ({scores[index]:.2f})"
-                             for index in np.argsort(-scores)[:SHOWN_CLASSES].tolist())
-            rows.append(f"| {number} | {true} | {best} |")
+        pictures = np.stack([captioned(*one) for one in zip(images, captions, strict=True)])
         with self._tensorboard.as_default(step):
-            tf.summary.image("validation/images", (images + 1) / 2, max_outputs=len(images))
-            tf.summary.text("validation/predictions", "\n".join(rows))
+            tf.summary.image(PREDICTIONS, pictures, max_outputs=len(pictures))
         self._tensorboard.flush()
+
+
+def captioned(image: np.ndarray, caption: Sequence[tuple[str, str]]) -> np.ndarray:
+    """A picture with its caption on its right, uint8 [height, width, 3]. Small pictures are enlarged.
+
+    `image` is float32 [height, width, 3] in [-1, 1]. The caption has lines of text and their colours; those below the
+    picture's end are left out.
+    """
+    pixels = np.round((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
+    scale = -(-PICTURE_WIDTH // pixels.shape[1])
+    picture = Image.fromarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
+    whole = Image.new("RGB", (picture.width + CAPTION_WIDTH, picture.height), "white")
+    whole.paste(picture)
+    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(FONT_SIZE)
+    for number, (text, colour) in enumerate(caption[:picture.height // LINE_HEIGHT]):
+        draw.text((picture.width + LINE_HEIGHT // 2, number * LINE_HEIGHT), text, colour, font)
+    return np.asarray(whole)
 
 
 def as_text(value: float) -> str:

@@ -84,6 +84,7 @@ class PictureBrowser:
         self._classes.value = tree_html(self._tree, best, probabilities)
         self.heat_of.unobserve(self._show_heat, "value")
         self.heat_of.options = [(f"{self._tree.label(one)} {probabilities[one]:.3f}", one) for one in best]
+        self.heat_of.index = 0  # new options alone choose none for the first picture
         self.heat_of.observe(self._show_heat, "value")
         self._show_heat(None)
 
