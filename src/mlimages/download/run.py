@@ -23,6 +23,7 @@ from mlimages.download.http.transport import Network
 from mlimages.download.kept import DECISIVE, KeptImages, fetched_with, record_fetched_with
 from mlimages.download.ledger import LedgerRow, Reason
 from mlimages.download.mirrors import readable_tables
+from mlimages.download.outcome.results_table import write_results
 from mlimages.download.plan import Plan
 from mlimages.download.shards import ledger_path, shard_path
 
@@ -42,6 +43,7 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
              out: str | Path = "data/images") -> Path:
     """Publish `out/PART/NNNNN.tar` and `NNNNN.ledger.csv` for every `images_per_shard` lines of each list.
 
+    `out/results.parquet` has the rows of all ledgers.
     Nothing that an earlier run fetched with these parameters, for whatever list, is fetched again. A URL that fails is
     a ledger row, not an error. Raises UserError if lists are missing or damaged, if another process makes the same
     result, if the disk is full, and if the network stays down.
@@ -66,7 +68,9 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
         if kept:
             kept.update()
         records, known = _summarise(plan)
-        publish(plan.finished, out, stage="download", records=records, digests=known, classes=manifest["classes"])
+        rows, digests = write_results(work, known, Path(lists), params.images_per_shard)
+        publish(plan.finished, out, stage="download", records=records | rows, digests=known | digests,
+                classes=manifest["classes"])
         plan.end_round()
     return Path(out)
 
