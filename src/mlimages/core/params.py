@@ -109,6 +109,9 @@ class Download:
     outage_seconds: Annotated[float, Field(ge=0, le=86_400)]
     max_bytes: Annotated[int, Field(ge=1024, le=2**31)]
     max_pixels: Annotated[int, Field(ge=1024, le=178_956_970)]  # Pillow opens nothing larger
+    min_bytes: Annotated[int, Field(ge=1, le=2**31)] | None
+    min_side: Annotated[int, Field(ge=1, le=65_535)] | None
+    max_aspect_ratio: Annotated[float, Field(ge=1, le=65_535)] | None
     shorter_side: Annotated[int, Field(ge=16, le=8192)] | None
     quality: Annotated[int, Field(ge=1, le=100)]
     ports: Annotated[list[Annotated[int, Field(ge=1, le=65_535)]], Field(min_length=1)]

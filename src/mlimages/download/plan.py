@@ -24,7 +24,6 @@ from mlimages.download.spool import Journal, remove_orphans
 
 ROUND = "round.json"
 PUBLISHED = "published"
-UNVERIFIED = "unverified"
 
 
 class Plan:
@@ -39,7 +38,7 @@ class Plan:
         self.finished, self.accounts, self.spools = work / "out", work / "accounts", work / "spools"
         for folder in (self.accounts, self.spools):
             folder.mkdir(exist_ok=True)
-        self._round, self._published, self._unverified = work / "round", work / PUBLISHED, work / UNVERIFIED
+        self._round, self._published = work / "round", work / PUBLISHED
         self._lists, self._manifest, self._params = lists, manifest, params
         self.shards = [shard for part in PARTS for shard in self._shards(part)]
         remove_orphans(self.spools)
@@ -47,16 +46,6 @@ class Plan:
             self._forget_lost(shard)
         self._retried = self._begin_round() if params.retry and self._published.exists() else set()
         self.todo = self._find_todo()
-
-    def begin_fetching(self) -> None:
-        """Record permanently if certificates are not verified."""
-        if not self._params.verify:
-            self._unverified.touch()
-
-    @property
-    def verified(self) -> bool:
-        """Whether certificates were verified in every run that fetched something."""
-        return not self._unverified.exists()
 
     def reuse(self, kept: KeptImages) -> Iterator[int]:
         """Take over what other downloads have fetched, shard by shard. Yields the number of lines of each.
@@ -201,7 +190,8 @@ class Plan:
             other_tar = shard_path(other.parents[1] / "out", shard.part, shard.number)
             with contextlib.suppress(OSError, UserError):  # gone or damaged, or a disk without hard links
                 reasons = [Reason(name) for name in read_account(other)["reasons"]]  # type: ignore[call-arg]
-                if all(kept.allows(other.parents[1].name, reason) and self._accepts(reason, "") for reason in reasons):
+                if (all(self._accepts(reason, "") for reason in reasons)
+                        and kept.keeps(other.parents[1].name, reasons, ledger_path(other_tar))):
                     for source, target in ((other_tar, tar), (ledger_path(other_tar), ledger_path(tar)),
                                            (other, account)):
                         target.unlink(missing_ok=True)

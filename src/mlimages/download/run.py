@@ -17,6 +17,7 @@ from mlimages.core.publish import publish, verify, write_csv, write_json
 from mlimages.core.ray_backend import node_address
 from mlimages.demo import server, world
 from mlimages.download.build import account_path, read_account
+from mlimages.download.check_image import Limits
 from mlimages.download.fetching import fetch, reuse
 from mlimages.download.http.local_files import check_folder
 from mlimages.download.http.transport import Network
@@ -35,6 +36,7 @@ BYTES_PER_PIXEL = 0.35  # of a resized photograph
 # when their shard is built again. tests/download/test_key.py holds the bytes of the current format.
 FORMAT = 3
 
+UNVERIFIED = "unverified"  # marks folders of older versions that were filled without a check of certificates
 REASONS = "reasons.csv"
 SUMMARY = "summary.json"
 
@@ -56,9 +58,7 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
     with (scratch.workspace("download", machine, key, out, settings) as work,
           _demo_hosts(manifest["source"], machine) as demo_hosts):
         plan = Plan(work, Path(lists), manifest, params)
-        if plan.todo:
-            plan.begin_fetching()
-        kept = None if manifest["source"] == "demo" else _kept_images(plan, params, machine, work)
+        kept = None if manifest["source"] == "demo" else _kept_images(params, machine, work, lists)
         if plan.todo and kept:
             reuse(plan, kept)
         if plan.todo:
@@ -67,7 +67,7 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
             fetch(plan, params, machine, Network({**demo_hosts, **machine.connect_to}, proxies), work)
         if kept:
             kept.update()
-        records, known = _summarise(plan)
+        records, known = _summarise(plan, verified=params.verify)
         rows, digests = write_results(work, known, Path(lists), params.images_per_shard)
         publish(plan.finished, out, stage="download", records=records | rows, digests=known | digests,
                 classes=manifest["classes"])
@@ -90,10 +90,14 @@ def _preflight(plan: Plan, params: Download) -> None:
         report_space(plan.finished, left * min(pixels * BYTES_PER_PIXEL or BYTES_PER_IMAGE, BYTES_PER_IMAGE), what)
 
 
-def _kept_images(plan: Plan, params: Download, machine: Machine, work: Path) -> KeptImages:
-    """What other downloads fetched with these parameters; records those of this one."""
-    record_fetched_with(work, fetched_with(params, FORMAT, verified=plan.verified), fetching=bool(plan.todo))
-    return KeptImages(machine, work, fetched_with(params, FORMAT, verified=params.verify))
+def _kept_images(params: Download, machine: Machine, work: Path, lists: str | Path) -> KeptImages:
+    """What other downloads fetched; records the parameters of this one."""
+    record_fetched_with(work, fetched_with(params, FORMAT, verified=params.verify))
+    values = {name: value for name, value in _decisive(params, "").items() if name not in ("verify", *Limits._fields)}
+    before = work.with_name(scratch.key({"format": FORMAT, **values}, inputs=[lists]))  # as older versions called it
+    if before.is_dir():
+        record_fetched_with(before, fetched_with(params, FORMAT, verified=not (before / UNVERIFIED).exists()))
+    return KeptImages(machine, work, params, FORMAT)
 
 
 def _key(params: Download, lists: str | Path, source: str) -> str:
@@ -113,7 +117,7 @@ def _decisive(params: Download, source: str) -> dict[str, Any]:
     """The parameters in the key."""
     if source == "demo":
         return {name: value for name, value in dataclasses.asdict(params).items() if name != "retry"}
-    values = {name: getattr(params, name) for name in ("images_per_shard", *DECISIVE)}
+    values = {name: getattr(params, name) for name in ("images_per_shard", "verify", *Limits._fields, *DECISIVE)}
     return values | ({"files": os.path.abspath(params.files)} if params.files else {})
 
 
@@ -137,7 +141,7 @@ def _demo_hosts(source: str, machine: Machine) -> contextlib.AbstractContextMana
     return server.serving(node_address()) if machine.engine == "ray" else server.serving()
 
 
-def _summarise(plan: Plan) -> tuple[dict[str, int], dict[str, str]]:
+def _summarise(plan: Plan, *, verified: bool) -> tuple[dict[str, int], dict[str, str]]:
     """Write the table of reasons and the totals. Returns the numbers of records and the sha256s of all files."""
     reasons: Counter[tuple[str, Reason]] = Counter()
     records, known, totals = {}, {}, Counter(lines=0, images=0, bytes=0)
@@ -154,5 +158,5 @@ def _summarise(plan: Plan) -> tuple[dict[str, int], dict[str, str]]:
               [(part, reason, reasons[part, reason], reason.meaning)
                for part in PARTS for reason in Reason if reasons[part, reason]])
     share = round(totals["images"] / max(totals["lines"], 1), 4)
-    write_json(plan.finished / SUMMARY, {**totals, "share_ok": share, "certificates_verified": plan.verified})
+    write_json(plan.finished / SUMMARY, {**totals, "share_ok": share, "certificates_verified": verified})
     return records, known
