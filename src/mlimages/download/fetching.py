@@ -103,14 +103,14 @@ class _Fetching:
 
     def _lines(self) -> Iterator[PendingLine]:
         for shard in self._plan.todo:
-            self._left[shard] = self._plan.left(shard)
-            if self._left[shard]:
-                yield from self._plan.to_fetch(shard, self._mirrors, self._numbers)
-            else:
+            lines = list(self._plan.to_fetch(shard, self._mirrors, self._numbers))
+            self._left[shard] = len(lines)
+            if not lines:
                 self._complete.append(shard)
+            yield from lines
 
     def _on_line_result(self, line: PendingLine, entry: LineResult) -> None:
-        self._unwritten[line.shard].append(entry)
+        self._unwritten[line.shard].append(entry._replace(stamp=line.stamp))
         self._report.count(line.url, entry)
 
     def _build(self) -> None:

@@ -14,7 +14,8 @@ from mlimages.acquire.formats import PARTS, ListEntry, Part, line_offsets, list_
 from mlimages.core.errors import UserError
 from mlimages.core.params import Download
 from mlimages.core.publish import write_json
-from mlimages.download.build import BuildRequest, account_path, read_account, source_digest
+from mlimages.download.build import BuildRequest, account_path, local_pictures, read_account, source_digest
+from mlimages.download.http.local_files import stamp
 from mlimages.download.kept import KeptImages
 from mlimages.download.ledger import LedgerRow, Reason, read_ledger
 from mlimages.download.lines import PendingLine, Shard
@@ -77,7 +78,7 @@ class Plan:
         for entry in self._unknown(shard) if again is None else self._entries(shard):
             if again is None or entry.line in again:
                 yield PendingLine(next(numbers), shard, entry.line, entry.source, mirrors.addresses(entry.source),
-                                  self._params.deadline_seconds)
+                                  self._params.deadline_seconds, stamp(self._params.files, entry.source))
 
     def left(self, shard: Shard) -> int:
         """How many lines `to_fetch` yields."""
@@ -136,11 +137,18 @@ class Plan:
         return (entry for entry in self._entries(shard) if entry.line not in known)
 
     def _known(self, shard: Shard) -> set[int]:
-        known = {result.line for result in Journal(self.spools, shard.name).read()}
+        results = {result.line: result for result in Journal(self.spools, shard.name).read()}
+        known = {line for line, result in results.items() if self._is_current(result.url, result.stamp)}
         ledger = ledger_path(shard_path(self.finished, shard.part, shard.number))
         if ledger.exists():
-            known |= {row.line for row in read_ledger(ledger) if not self._again(row)}
+            stamps = local_pictures(account_path(self.accounts, shard)) if self._params.files else {}
+            known |= {row.line for row in read_ledger(ledger) if row.line not in results and not self._again(row)
+                      and self._is_current(row.url, stamps.get(row.url, ""))}
         return known
+
+    def _is_current(self, url: str, known: str) -> bool:
+        """Whether a local picture is the one that was read, which had the stamp `known`; true for other URLs."""
+        return stamp(self._params.files, url) == known
 
     def _forget_lost(self, shard: Shard) -> None:
         """Make a finished shard unfinished if its tar or its ledger is missing."""
@@ -162,7 +170,11 @@ class Plan:
         return [shard for shard in self.shards if self._unfinished(shard) or self._to_retry(shard)]
 
     def _unfinished(self, shard: Shard) -> bool:
-        return not account_path(self.accounts, shard).exists() or Journal(self.spools, shard.name).path.exists()
+        account = account_path(self.accounts, shard)
+        if not account.exists() or Journal(self.spools, shard.name).path.exists():
+            return True
+        return self._params.files is not None and not all(
+            self._is_current(url, known) for url, known in local_pictures(account).items())
 
     def _to_retry(self, shard: Shard) -> bool:
         if not self._retried or (self._round / shard.name).exists():
