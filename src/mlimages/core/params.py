@@ -144,8 +144,12 @@ class Convert:
     shorter_side: Annotated[int, Field(ge=16, le=8192)] | None
     quality: Annotated[int, Field(ge=1, le=100)]
     to_srgb: bool
+    duplicates: Literal["exact", "near"] | None
+    drop_val_duplicates: bool
 
     def __post_init__(self) -> None:
+        if self.drop_val_duplicates and self.duplicates is None:
+            raise ValueError("drop_val_duplicates is true, expected duplicates: exact or near, which finds them")
         if (None in (self.train_shards, self.val_shards)) == (self.shard_mib is None):
             raise ValueError(f"train_shards is {self.train_shards}, val_shards {self.val_shards} and shard_mib "
                              f"{self.shard_mib}, expected a number for shard_mib if one of the others is null, and "

@@ -20,12 +20,12 @@ from mlimages.download.run import FORMAT
 # The other pictures are JPEGs of 48 x 40 pixels and some 800 bytes.
 ODD = encoded(Image.linear_gradient("L").resize((96, 24)), "PNG")
 LISTED = [*URLS[:7], f"{HOST}/odd.jpg", *URLS[7:12]]
-# A picture that the limit refuses, which the other pictures meet.
+# A picture that the limit refuses. It accepts the other pictures.
 STRICT = [(ODD + bytes(3000), {"max_bytes": 2000}, Reason.TOO_LARGE),
           (ODD, {"max_pixels": 2000}, Reason.TOO_MANY_PIXELS), (ODD, {"min_bytes": 500}, Reason.TOO_FEW_BYTES),
           (ODD, {"min_side": 40}, Reason.TOO_SMALL), (ODD, {"max_aspect_ratio": 3.9}, Reason.ASPECT_RATIO)]
-# Limits that all pictures meet.
-MET: dict[str, Any] = {"max_bytes": 10**6, "max_pixels": 96 * 24, "min_bytes": 100, "min_side": 24,
+# Limits that accept all pictures.
+WIDE: dict[str, Any] = {"max_bytes": 10**6, "max_pixels": 96 * 24, "min_bytes": 100, "min_side": 24,
                        "max_aspect_ratio": 4.0}
 
 
@@ -63,14 +63,14 @@ def test_under_a_looser_limit_what_was_refused_is_fetched(grown: Grown, server: 
     assert grown.equals_fresh(lists)
 
 
-def test_limits_that_all_images_meet_fetch_nothing_and_copy_nothing(grown: Grown, server: ScriptedServer) -> None:
+def test_limits_that_accept_all_images_fetch_nothing_and_copy_nothing(grown: Grown, server: ScriptedServer) -> None:
     server.on("/odd.jpg", body=ODD)
     grown.download(LISTED)
     before = inodes(grown)
-    lists = grown.download(LISTED, **MET)
+    lists = grown.download(LISTED, **WIDE)
     assert grown.asked == {}
     assert inodes(grown) == before
-    assert grown.equals_fresh(lists, **MET)
+    assert grown.equals_fresh(lists, **WIDE)
 
 
 def test_refused_images_stay_refused_under_a_stricter_limit(grown: Grown, server: ScriptedServer) -> None:
