@@ -65,7 +65,9 @@ def _write(path: Path, ledgers: Iterable[str], lists: Path, lines_per_shard: int
           duckdb.connect(config={"memory_limit": f"{MEMORY_MIB}MiB", "threads": 1}) as database):
         try:
             target = file.name.replace("'", "''")
-            copied = database.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)", values)
+            # DuckDB's own temporary file would have a name that a later run does not remove after a kill.
+            copied = database.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd, "
+                                      f"USE_TMP_FILE false)", values)
             [[rows]] = copied.fetchall()
         except duckdb.Error as error:
             if NO_SPACE in str(error):
