@@ -20,6 +20,9 @@ TINY: dict[str, dict[str, object]] = {
     "machine": {"logical_devices": 2},
 }
 
+# For a copy that need not train on two replicas again: they take twice the time to build. DVC ignores this section.
+ONE_REPLICA: dict[str, dict[str, object]] = {"machine": {"logical_devices": 1}}
+
 
 def run(copy: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     ended = subprocess.run(command, cwd=copy, env=environment(), capture_output=True, text=True)

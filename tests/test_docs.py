@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from tests.pipeline import environment, run
+from tests.pipeline import ONE_REPLICA, change, environment, run
 
 from mlimages.core.param_errors import checked
 from mlimages.core.params import SECTIONS, Params
@@ -239,7 +239,8 @@ def literals() -> list[str]:
 @pytest.fixture(scope="module")
 def committed(finished: Path) -> Path:
     """The finished copy with its results committed, from which experiments start."""
-    run(finished, "git", "add", "dvc.lock", "data")
+    change(finished, ONE_REPLICA)
+    run(finished, "git", "add", "dvc.lock", "data", "params.yaml")
     run(finished, "git", "commit", "-qm", "run the pipeline")
     return finished
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.pipeline import branch, change, environment, hashes, make_copy, run
+from tests.pipeline import ONE_REPLICA, branch, change, environment, hashes, make_copy, run
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
@@ -69,7 +69,8 @@ def test_the_local_remote_works_out_of_the_box(finished: Path) -> None:
 
 
 def test_nbval_runs_every_notebook(finished: Path, tmp_path: Path) -> None:
-    copy = branch(finished, tmp_path)
+    """The stages' notebooks find what `dvc repro` left in scratch, where the same notebooks ran from nothing."""
+    copy = Path(shutil.copytree(finished, tmp_path / "copy", symlinks=True))
     run(copy, "env", "PYTHONPATH=src", sys.executable, "-m", "mlimages.notebook")
     ended = run(copy, "env", f"PYTHONPATH={copy / 'src'}", sys.executable, "-m", "pytest", "--nbval-lax", "-p",
                 "no:cacheprovider", "-q", "notebooks", check=False)
@@ -81,9 +82,10 @@ def test_an_experiment_in_a_copy_runs_the_copys_code_and_parameters(finished: Pa
     before = path.read_text()
     path.write_text(before.replace("HEADLINE, {name:", 'HEADLINE, {"marked": 1} | {name:'))
     run(finished, "git", "add", "dvc.lock", "data")
+    change(finished, ONE_REPLICA)
     run(finished, "git", "commit", "-qam", "mark the metrics")
     run(finished, "dvc", "exp", "run", "--temp", "-n", "changed", "-S", "train.learning_rate=0.01",
-        "-S", "train.epochs=1.0")
+        "-S", "train.epochs=1.0", "evaluate")
     run(finished, "dvc", "exp", "run", "--queue", "-n", "queued", "-S", "train.epochs=2.0")
     shown = json.loads(run(finished, "dvc", "exp", "show", "--json").stdout)
     text = json.dumps(shown)
@@ -123,7 +125,7 @@ def test_a_killed_repro_continues_to_the_same_bytes(tmp_path: Path, finished: Pa
 
 def test_ctrl_c_in_a_repro_saves_the_training_which_then_continues(tmp_path: Path, finished: Path) -> None:
     copy = branch(finished, tmp_path)
-    change(copy, {"train": {"epochs": 12.0, "checkpoint_steps": 1000}})
+    change(copy, {"train": {"epochs": 12.0, "checkpoint_steps": 1000}, **ONE_REPLICA})
     process = start_when(copy, lambda: any("loss" in path.read_text() and path.read_text().count("\n") > 1
                                            for path in copy.glob("scratch/train/*/training.csv")))
     os.killpg(process.pid, signal.SIGINT)

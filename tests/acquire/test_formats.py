@@ -151,7 +151,7 @@ def test_every_part_and_origin_has_its_released_name() -> None:
 def test_a_changed_published_list_is_an_error_that_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "list"
     path.write_text(f"{URL}\t1:1\n{URL}?2\t1:2\n")
-    with pytest.raises(UserError, match=r"list, line 2: confidence '2' .*; run `dvc repro --force acquire`"):
+    with pytest.raises(UserError, match=r"list, line 2: confidence '2' .*`dvc repro --single-item --force acquire`"):
         list(read_list(path, "openimages", 10))
 
 

@@ -47,5 +47,5 @@ def test_a_damaged_index_is_an_error_that_names_it(tmp_path: Path, damage: str) 
             np.save(file, array[:-1] if damage == "cut off" else array, allow_pickle=False)
     if damage == "no array":
         path.write_text("nothing")
-    with pytest.raises(UserError, match=rf"{path}.*`dvc repro --force convert`"):
+    with pytest.raises(UserError, match=rf"{path}.*`dvc repro --single-item --force convert`"):
         RecordsByClass(tmp_path, manifest, "train").positions(0)

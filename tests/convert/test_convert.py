@@ -251,7 +251,7 @@ def test_a_download_shard_that_was_damaged_later_is_an_error(small_demo: tuple[P
     body = bytearray(shard.read_bytes())
     body[len(body) // 2] ^= 1
     shard.write_bytes(body)
-    with pytest.raises(UserError, match=r"train/00001\.tar.*dvc repro --force download"):
+    with pytest.raises(UserError, match=r"train/00001\.tar.*dvc repro --single-item --force download"):
         converted(images=images)
     assert not (tmp_path / "tfrecords").exists()
 

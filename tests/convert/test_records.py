@@ -152,7 +152,7 @@ def test_a_missing_or_damaged_index_is_an_error(tmp_path: Path, content: bytes |
     path = tmp_path / "train-00000-of-00001.tfrecord"
     if content is not None:
         index_path(path).write_bytes(content)
-    with pytest.raises(UserError, match=r"00001\.tfrecord\.index is .*dvc repro --force convert"):
+    with pytest.raises(UserError, match=r"00001\.tfrecord\.index is .*dvc repro --single-item --force convert"):
         read_index(path)
 
 

@@ -83,24 +83,25 @@ def test_a_flipped_bit_is_reported_with_its_file(made: Path) -> None:
     content = bytearray((made / "deep" / "b.bin").read_bytes())
     content[123_456] ^= 1
     _rewrite(made / "deep" / "b.bin", bytes(content))
-    with pytest.raises(UserError, match=r"deep/b\.bin has the sha256 .* run `dvc repro --force bake`"):
+    with pytest.raises(UserError, match=r"deep/b\.bin has the sha256 .* run `dvc repro --single-item --force bake`"):
         verify(made, "bake")
 
 
 def test_a_cut_file_is_reported_with_both_lengths(made: Path) -> None:
     _rewrite(made / "a.bin", b"ab")
-    with pytest.raises(UserError, match=r"a\.bin has 2 bytes, .* says 3; .*`dvc repro --force bake`"):
+    with pytest.raises(UserError, match=r"a\.bin has 2 bytes, .* says 3; .*`dvc repro --single-item --force bake`"):
         verify(made, "bake")
 
 
 def test_a_missing_file_is_reported(made: Path) -> None:
     (made / "a.bin").unlink()
-    with pytest.raises(UserError, match=r"a\.bin is missing, .*`dvc repro --force bake`"):
+    with pytest.raises(UserError, match=r"a\.bin is missing, .*`dvc repro --single-item --force bake`"):
         verify(made, "bake")
 
 
 def test_the_folder_of_another_stage_is_refused(made: Path) -> None:
-    with pytest.raises(UserError, match="expected fry; remove scratch/fry and run `dvc repro --force fry`"):
+    advice = "remove scratch/fry and run `dvc repro --single-item --force fry`"
+    with pytest.raises(UserError, match=f"expected fry; {advice}"):
         verify(made, "fry")
 
 
@@ -112,7 +113,7 @@ def test_a_folder_without_a_manifest_is_not_finished(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null"])
 def test_a_damaged_manifest_is_reported(made: Path, content: bytes) -> None:
     _rewrite(made / MANIFEST, content)
-    with pytest.raises(UserError, match=r"manifest\.json is damaged .*`dvc repro --force bake`"):
+    with pytest.raises(UserError, match=r"manifest\.json is damaged .*`dvc repro --single-item --force bake`"):
         verify(made, "bake")
 
 

@@ -59,7 +59,7 @@ def test_a_change_since_the_last_check_is_found(made: Path, tmp_path: Path,
     verify(made, "bake", stamps=tmp_path / "stamps")
     damage(made / "a.bin")
     for _ in range(2):  # damaged files get no stamp
-        with pytest.raises(UserError, match=r"a\.bin .*`dvc repro --force bake`"):
+        with pytest.raises(UserError, match=r"a\.bin .*`dvc repro --single-item --force bake`"):
             verify(made, "bake", stamps=tmp_path / "stamps")
 
 

@@ -194,7 +194,7 @@ def test_damaged_lists_are_an_error_with_the_file_and_the_command(quick: Downloa
     path.unlink()
     if damage != "missing":
         path.write_bytes(content[:-1] if damage == "cut" else content.replace(b"0.jpg", b"1.jpg"))
-    with pytest.raises(UserError, match=re.escape(str(path)) + ".*run `dvc repro --force acquire`"):
+    with pytest.raises(UserError, match=re.escape(str(path)) + ".*run `dvc repro --single-item --force acquire`"):
         download(quick, here, lists=lists, out=tmp_path / "images")
     assert server.log == []
     assert not (tmp_path / "images").exists()
@@ -215,7 +215,7 @@ def test_a_damaged_shard_is_fetched_again_once_its_scratch_folder_is_removed(qui
     with (out / "train" / "00000.tar").open("r+b") as file:
         file.seek(700)
         file.write(b"damage")
-    with pytest.raises(UserError, match="00000.tar.*remove scratch/download.*dvc repro --force download"):
+    with pytest.raises(UserError, match="00000.tar.*remove scratch/download.*dvc repro --single-item --force download"):
         verify(out, "download")
     shutil.rmtree(Path(here.scratch) / "download")
     download(quick, here, lists=lists, out=out)

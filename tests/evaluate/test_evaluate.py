@@ -220,7 +220,7 @@ def test_a_changed_model_is_refused_before_it_is_loaded(small_stages: Any, tmp_p
     model = shutil.copytree(small_stages.model, tmp_path / "model")
     with (model / "model.keras").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(UserError, match=r"model\.keras has \d+ bytes.*dvc repro --force train"):
+    with pytest.raises(UserError, match=r"model\.keras has \d+ bytes.*dvc repro --single-item --force train"):
         run(small_stages, tmp_path, model=model)
 
 

@@ -151,7 +151,8 @@ def test_a_damaged_network_is_refused_with_its_path_and_the_command_that_mends_i
         damage: Any, small_stages: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     path.write_bytes(damage((small_stages.model / "model.keras").read_bytes()))
-    with pytest.raises(UserError, match=r"model\.keras is no network that can be loaded.*dvc repro --force train"):
+    advice = r"dvc repro --single-item --force train"
+    with pytest.raises(UserError, match=rf"model\.keras is no network that can be loaded.*{advice}"):
         load_keras(path)
 
 

@@ -32,5 +32,5 @@ def test_four_lines_say_what_was_made_how_good_it_is_where_to_look_and_what_to_t
     assert f"{data}/reports/5_evaluate.ipynb" in look
     assert "-S train.epochs=2.0" in following
     (data / "evaluation" / "metrics.json").write_text("{")
-    with pytest.raises(UserError, match="damaged.*dvc repro --force evaluate"):
+    with pytest.raises(UserError, match="damaged.*dvc repro --single-item --force evaluate"):
         summary(data)

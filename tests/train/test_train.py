@@ -251,7 +251,7 @@ def test_damaged_records_are_refused_and_named(small_tfrecords: Path, small_trai
     body = bytearray(shard.read_bytes())
     body[len(body) // 2] ^= 1
     shard.write_bytes(body)
-    with pytest.raises(UserError, match=f"{shard.name}.*dvc repro --force convert"):
+    with pytest.raises(UserError, match=f"{shard.name}.*dvc repro --single-item --force convert"):
         train(small_train, small_machine(tmp_path / "scratch"), tfrecords=damaged, out=tmp_path / "model")
 
 

@@ -234,7 +234,7 @@ def read_list(path: Path, origin: Origin, classes: int, first: int = 1, offset: 
         try:
             yield parser.parse(raw, number)
         except MalformedLine as error:
-            raise UserError(f"{path}, line {number}: {error}; run `dvc repro --force acquire`") from None
+            raise UserError(f"{path}, line {number}: {error}; run `dvc repro --single-item --force acquire`") from None
 
 
 def _parse_confidence(text: str) -> float:

@@ -31,8 +31,8 @@ def one_line(text: str) -> str:
 
 
 def rebuild_hint(stage: str) -> str:
-    """The commands that make a stage's data again from nothing."""
-    return f"remove scratch/{stage} and run `dvc repro --force {stage}`"
+    """The commands that make a stage's data again from nothing. `--single-item` leaves the stages before it alone."""
+    return f"remove scratch/{stage} and run `dvc repro --single-item --force {stage}`"
 
 
 class UserError(Exception):

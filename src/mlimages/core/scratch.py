@@ -12,6 +12,7 @@ import ast
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlimages.core.errors import UserError, explain_disk_errors
 from mlimages.core.params import Machine
@@ -141,7 +142,8 @@ def imported_files(module: str, source: Path = SOURCE) -> list[Path]:
         path = _file(waiting.pop(), source)
         if path is not None and path not in seen:
             seen.add(path)
-            waiting += _imported(_parse(path), source)
+            waiting += [full if _file(full, source) else name
+                        for name, full in _read_module(path.read_bytes()).imports]
     return sorted(seen)
 
 
@@ -150,7 +152,7 @@ def code_hash(files: Iterable[Path], source: Path = SOURCE) -> str:
 
     Versions of Python that parse the files to the same tree give the same hash.
     """
-    trees = [(str(path.relative_to(source)), _as_tuples(_parse(path))) for path in files]
+    trees = [(str(path.relative_to(source)), _read_module(path.read_bytes()).tree) for path in files]
     return hashlib.sha256(repr(trees).encode()).hexdigest()
 
 
@@ -160,25 +162,32 @@ def _file(module: str, source: Path) -> Path | None:
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
-def _imported(tree: ast.Module, source: Path) -> Iterator[str]:
-    """The modules of this project that a file imports, at the top and inside functions."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] == PACKAGE)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == PACKAGE:
-            for name in (f"{node.module}.{alias.name}" for alias in node.names):
-                yield name if _file(name, source) else node.module
+class _Module(NamedTuple):
+    """The sha256 of a module's syntax tree, and its imports from this project, at the top and inside functions.
+
+    An import is the name of a module and this name with that of what is imported from it, which may be a module too.
+    """
+
+    tree: str
+    imports: list[tuple[str, str]]
 
 
-def _parse(path: Path) -> ast.Module:
-    """The syntax tree of a file, without docstrings and the blocks of NOT_IMPORTED."""
-    tree = ast.parse(path.read_bytes())
+@functools.cache
+def _read_module(text: bytes) -> _Module:
+    """Parse a module, without docstrings and the blocks of NOT_IMPORTED."""
+    tree = ast.parse(text)
+    imports = []
+    tree.body = [node for node in tree.body
+                 if not (isinstance(node, ast.If) and ast.unparse(node.test) in NOT_IMPORTED)]
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
-    tree.body = [node for node in tree.body
-                 if not (isinstance(node, ast.If) and ast.unparse(node.test) in NOT_IMPORTED)]
-    return tree
+        elif isinstance(node, ast.Import):
+            imports += [(alias.name, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imports += [(node.module, f"{node.module}.{alias.name}") for alias in node.names]
+    return _Module(hashlib.sha256(repr(_as_tuples(tree)).encode()).hexdigest(),
+                   [pair for pair in imports if pair[0].partition(".")[0] == PACKAGE])
 
 
 def _as_tuples(node: Any) -> Any:
