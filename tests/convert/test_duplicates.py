@@ -22,6 +22,7 @@ from mlimages.core.params import Convert, Machine, Params
 from mlimages.core.publish import read_manifest
 from mlimages.demo import world
 from mlimages.download import download
+from mlimages.plots import records as plots
 
 Row = dict[str, str]
 
@@ -186,3 +187,23 @@ def test_the_fingerprint_of_a_copy_is_the_same_and_that_of_another_file_is_not()
 def test_leaving_duplicates_out_needs_to_find_them(params: Params) -> None:
     with pytest.raises(ValueError, match="expected duplicates: exact or near"):
         dataclasses.replace(params.convert, drop_val_duplicates=True)
+
+
+def test_the_plots_count_duplicates_and_show_them_beside_their_originals(
+        converted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    shown: list[tuple[bytes, str]] = []
+    monkeypatch.setattr(plots, "image_grid", lambda title, images, columns: shown.extend(images))
+    plots.duplicate_pictures(out := converted())
+    assert plots.duplicates_table(out).empty
+    assert (shown, "convert.duplicates is null" in capsys.readouterr().out) == ([], True)
+    out = converted(duplicates="near")
+    assert plots.duplicates_table(out).to_dict("list") == {"train": ["1", "0"], "val": ["1", "0"],
+                                                            "val in train": ["1", "2"]}
+    plots.duplicate_pictures(out, count=3)
+    captions = [caption.replace("\n", " ") for _, caption in shown]
+    assert captions[:4] == ["exact, 0 bits val-00000005", "of train-00000003", "near, 0 bits val-00000007",
+                            "of train-00000004"]
+    assert shown[0][0] == shown[1][0] and shown[2][0] != shown[3][0]
+    shown.clear()
+    plots.duplicate_pictures(converted(duplicates="near", drop_val_duplicates=True), count=1)
+    assert [caption for _, caption in shown] == ["of\ntrain-00000003"]
