@@ -1,4 +1,4 @@
-"""Finds duplicates by their fingerprints, in memory: about 60 bytes for each image, and 100 with perceptual hashes."""
+"""Finds duplicates by their fingerprints, in memory: about 75 bytes for each image, and 100 with perceptual hashes."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
