@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlimages.acquire.formats import PARTS, ListEntry, Part, line_offsets, list_file, read_list
 from mlimages.core.errors import UserError
@@ -21,10 +21,18 @@ from mlimages.download.ledger import LedgerRow, Reason, read_ledger
 from mlimages.download.lines import PendingLine, Shard
 from mlimages.download.mirrors import Mirrors
 from mlimages.download.shards import ledger_path, shard_path
-from mlimages.download.spool import Journal, remove_orphans
+from mlimages.download.spool import Journal, LineResult, remove_orphans
 
 ROUND = "round.json"
 PUBLISHED = "published"
+
+
+class Remaining(NamedTuple):
+    """The list lines to fetch, and the number and the bytes of the images to copy from other downloads."""
+
+    lines: int
+    copies: int
+    copied_bytes: int
 
 
 class Plan:
@@ -66,11 +74,14 @@ class Plan:
                 yield len(found)
         self.todo = self._find_todo()
 
-    def reused(self) -> tuple[int, int]:
-        """The number and the bytes of the images that remain to be copied from other downloads."""
-        sizes = [result.image.bytes for shard in self.todo for result in Journal(self.spools, shard.name).read()
-                 if result.image and "/" in result.image.path]
-        return len(sizes), sum(sizes)
+    def remaining(self) -> Remaining:
+        """What remains to be done. Reads each journal once."""
+        lines, sizes = 0, []
+        for shard in self.todo:
+            results = self._results(shard)
+            lines += shard.lines - len(self._known(shard, results))
+            sizes += [result.image.bytes for result in results.values() if result.image and "/" in result.image.path]
+        return Remaining(lines, len(sizes), sum(sizes))
 
     def to_fetch(self, shard: Shard, mirrors: Mirrors, numbers: Iterator[int],
                  again: Collection[int] | None = None) -> Iterator[PendingLine]:
@@ -79,10 +90,6 @@ class Plan:
             if again is None or entry.line in again:
                 yield PendingLine(next(numbers), shard, entry.line, entry.source, mirrors.addresses(entry.source),
                                   self._params.deadline_seconds, stamp(self._params.files, entry.source))
-
-    def left(self, shard: Shard) -> int:
-        """How many lines `to_fetch` yields."""
-        return shard.lines - len(self._known(shard))
 
     def images(self, shard: Shard) -> int:
         """How many of the shard's lines have an image, in the shard or stored for it."""
@@ -133,11 +140,15 @@ class Plan:
 
     def _unknown(self, shard: Shard) -> Iterator[ListEntry]:
         """The list lines of the shard without a final result."""
-        known = self._known(shard)
+        known = self._known(shard, self._results(shard))
         return (entry for entry in self._entries(shard) if entry.line not in known)
 
-    def _known(self, shard: Shard) -> set[int]:
-        results = {result.line: result for result in Journal(self.spools, shard.name).read()}
+    def _results(self, shard: Shard) -> dict[int, LineResult]:
+        """The results in the shard's journal, the last one of each line."""
+        return {result.line: result for result in Journal(self.spools, shard.name).read()}
+
+    def _known(self, shard: Shard, results: Mapping[int, LineResult]) -> set[int]:
+        """The lines with a final result, in `results` of the shard's journal or in its ledger."""
         known = {line for line, result in results.items() if self._is_current(result.url, result.stamp)}
         ledger = ledger_path(shard_path(self.finished, shard.part, shard.number))
         if ledger.exists():

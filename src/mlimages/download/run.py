@@ -62,9 +62,9 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
         if plan.todo and kept:
             reuse(plan, kept)
         if plan.todo:
-            _preflight(plan, params)
+            left = _preflight(plan, params)
             proxies = getproxies() if machine.proxies_from_environment else {}
-            fetch(plan, params, machine, Network({**demo_hosts, **machine.connect_to}, proxies), work)
+            fetch(plan, left, params, machine, Network({**demo_hosts, **machine.connect_to}, proxies), work)
         if kept:
             kept.update()
         records, known = _summarise(plan, verified=params.verify)
@@ -75,10 +75,12 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
     return Path(out)
 
 
-def _preflight(plan: Plan, params: Download) -> None:
-    """Report how much space is needed. Raises UserError if the size is known from finished shards and is missing."""
-    left = sum(plan.left(shard) for shard in plan.todo)
-    copies, copied_bytes = plan.reused()
+def _preflight(plan: Plan, params: Download) -> int:
+    """Report how much space is needed. Returns the number of lines to fetch.
+
+    Raises UserError if the size is known from finished shards and is missing.
+    """
+    left, copies, copied_bytes = plan.remaining()
     what = f"the images of {left:,} list lines" + (f" and copies of {copies:,} kept images" if copies else "")
     paths = [account_path(plan.accounts, shard) for shard in plan.shards]
     finished = [read_account(path) for path in paths if path.exists()]
@@ -88,6 +90,7 @@ def _preflight(plan: Plan, params: Download) -> None:
     else:
         pixels = (params.shorter_side or 0) ** 2 * 4 / 3
         report_space(plan.finished, left * min(pixels * BYTES_PER_PIXEL or BYTES_PER_IMAGE, BYTES_PER_IMAGE), what)
+    return left
 
 
 def _kept_images(params: Download, machine: Machine, work: Path, lists: str | Path) -> KeptImages:

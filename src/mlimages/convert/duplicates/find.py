@@ -15,7 +15,7 @@ DUPLICATES = "duplicates.csv"
 COLUMNS = ("kind", "different_bits", "key", "duplicate_of")
 
 
-class Duplicates(NamedTuple):
+class DuplicateImages(NamedTuple):
     """The images that have a duplicate before them: `positions`, `originals` and `different_bits`, int64 [duplicates].
 
     Positions count the training images, then the validation images. The original is the first of all duplicates, and
@@ -34,9 +34,9 @@ class Duplicates(NamedTuple):
         """Whether each is a validation image with a duplicate among the training images."""
         return (self.positions >= self.train_images) & (self.originals < self.train_images)
 
-    def where(self, chosen: np.ndarray) -> "Duplicates":
+    def where(self, chosen: np.ndarray) -> "DuplicateImages":
         """Those that `chosen`, bool [duplicates], selects."""
-        return Duplicates(self.positions[chosen], self.originals[chosen], self.different_bits[chosen],
+        return DuplicateImages(self.positions[chosen], self.originals[chosen], self.different_bits[chosen],
                           self.is_exact[chosen], self.train_images)
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -47,7 +47,7 @@ class Duplicates(NamedTuple):
                 for kind, exact in (("exact", True), ("near", False))}
 
 
-def find_duplicates(train: list[Path], val: list[Path], *, near: bool) -> Duplicates:
+def find_duplicates(train: list[Path], val: list[Path], *, near: bool) -> DuplicateImages:
     """Compare the fingerprints in these files, those of alike pictures only if `near`."""
     content = _column(train + val, "content")
     own = np.arange(len(content))
@@ -62,7 +62,7 @@ def find_duplicates(train: list[Path], val: list[Path], *, near: bool) -> Duplic
         originals = np.where(is_exact, originals, alike)
         bits = np.bitwise_count(hashes ^ hashes[originals]).astype(np.int64)
     found = np.flatnonzero(originals < own)
-    return Duplicates(found, originals[found], bits[found], is_exact[found], train_images)
+    return DuplicateImages(found, originals[found], bits[found], is_exact[found], train_images)
 
 
 def first_equal(values: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ def _near_pairs(hashes: np.ndarray, groups: np.ndarray) -> Iterator[tuple[np.nda
             step += 1
 
 
-def rows(duplicates: Duplicates, paths: Sequence[Path]) -> Iterator[tuple[str, int, str, str]]:
+def rows(duplicates: DuplicateImages, paths: Sequence[Path]) -> Iterator[tuple[str, int, str, str]]:
     """Yield a row of COLUMNS for each duplicate. `paths` are the files of fingerprints of both parts."""
     keys, originals = (_keys(paths, positions) for positions in (duplicates.positions, duplicates.originals))
     for is_exact, bits, key, original in zip(duplicates.is_exact.tolist(), duplicates.different_bits.tolist(),
