@@ -30,8 +30,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Longer than any wait of a test that passes.
 PATIENCE_SECONDS = 240.0
 ENDLESS_BYTES = 64 * 2**20
-# They start first, so that no process waits alone for one of them at the end.
-LONGEST = ("test_pipeline.py", "test_cluster.py", "test_slurm.py", "test_environment.py", "test_resume.py")
+# They start first and in this order, so that no process works alone on one of them at the end. test_docs.py needs the
+# copy of the repository that test_pipeline.py makes.
+LONGEST = ("test_pipeline.py", "test_cluster.py", "test_slurm.py", "test_environment.py", "test_resume.py",
+           "test_train.py", "test_step.py", "test_transfer.py", "test_checkpoints.py", "test_docs.py")
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
@@ -40,7 +42,8 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 
 
 @dataclasses.dataclass(frozen=True)
