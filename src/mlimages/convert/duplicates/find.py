@@ -37,7 +37,7 @@ class DuplicateImages(NamedTuple):
     def where(self, chosen: np.ndarray) -> "DuplicateImages":
         """Those that `chosen`, bool [duplicates], selects."""
         return DuplicateImages(self.positions[chosen], self.originals[chosen], self.different_bits[chosen],
-                          self.is_exact[chosen], self.train_images)
+                               self.is_exact[chosen], self.train_images)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """The number of images that repeat an earlier one, by kind: within train, within val, and of val in train."""
