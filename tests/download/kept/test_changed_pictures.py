@@ -5,8 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.conftest import ScriptedServer
-from tests.download.conftest import URLS, VAL, Lists, rows_of
+from tests.download.conftest import URLS, VAL, rows_of, wait_for
 from tests.download.kept.conftest import Grown
 
 from mlimages.core.errors import UserError
@@ -81,22 +80,24 @@ def test_a_picture_that_appears_or_vanishes_is_noticed(grown: Grown, pictures: P
 
 
 def test_a_picture_that_changes_while_a_download_is_interrupted_is_copied_again(
-        grown: Grown, pictures: Path, lists_of: Lists, jpeg: bytes, monkeypatch: pytest.MonkeyPatch,
-        server: ScriptedServer) -> None:
+        grown: Grown, pictures: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     original = LocalFiles.read
+
+    def is_stored() -> bool:
+        journals = grown.out.parent.glob("scratch/download/*/spools/train-00001.journal")
+        return any(f"file:{NAMES[2]}" in journal.read_text() for journal in journals)
 
     def fail_at_the_last(self: LocalFiles, source: str) -> bytes:
         if source.endswith(NAMES[5]):
+            wait_for(is_stored)
             raise UserError("interrupted")
         return original(self, source)
 
     with monkeypatch.context() as patch:
         patch.setattr(LocalFiles, "read", fail_at_the_last)
-        grown.params = dataclasses.replace(grown.params, connections_per_host=1)
         with pytest.raises(UserError, match="interrupted"):
             grown.download(LISTED)
-    [journal] = grown.out.parent.glob("scratch/download/*/spools/train-00001.journal")
-    assert f"file:{NAMES[2]}" in journal.read_text()
+    assert is_stored()
     (pictures / NAMES[2]).write_bytes(jpeg + b"another")
     lists = grown.download(LISTED)
     assert bodies(grown)[f"file:{NAMES[2]}"] == jpeg + b"another"
