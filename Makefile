@@ -23,7 +23,7 @@ test: lint
 
 # Training on several workers, Ray and SLURM, for real; without their packages, Ray's and SLURM's tests are skipped.
 cluster: .venv/installed
-	$(PYTEST) -n 2 -m cluster
+	$(PYTEST) -n 3 -m cluster
 
 quick: lint
 	$(PYTEST) -n 3 -m "not slow and not cluster"

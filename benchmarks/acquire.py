@@ -81,7 +81,7 @@ def main() -> None:
                             in_new_process(measure, folder, name)))
     print(f"\n{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, DuckDB "
           f"{duckdb.__version__}; {rows:,} rows")
-    print("| table | MiB | DuckDB's scan, rows/s | acquire, rows/s | by CPU time | most memory, MiB |\n"
+    print("| table | MiB | DuckDB's scan, rows/s | acquire, rows/s | rows per CPU second | peak memory, MiB |\n"
           "| --- | --- | --- | --- | --- | --- |")
     for name, size, scan, whole in results:
         print(f"| {name} | {size / 2**20:,.0f} | {rows / scan['seconds']:,.0f} | {rows / whole['seconds']:,.0f} | "

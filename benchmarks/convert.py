@@ -146,8 +146,8 @@ def speed(folder: Path, options: argparse.Namespace) -> None:
     make_inputs(folder / "small", folder / "photos", IMAGES)
     kinds: dict[str, tuple[Callable[..., Any], int | None]] = {
         "convert, the bytes kept, all verified": (ours, None), "convert, shorter side 256": (ours, 256),
-        "a pool of Pillow threads, shorter side 256": (pillow, 256),
-        "a pool of threads of bare tf.io.decode_jpeg": (decoding, None)}
+        "a pool of threads that resize with Pillow": (pillow, 256),
+        "a pool of threads of tf.io.decode_jpeg alone": (decoding, None)}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}
     for _ in range(options.rounds):
         for name, (make, shorter_side) in kinds.items():

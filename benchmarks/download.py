@@ -125,7 +125,7 @@ def throughput(folder: Path, options: argparse.Namespace) -> None:
         (folder / "urls.txt").write_text("".join(f"{url}\n" for url in direct))
         (folder / "url_list.txt").write_text("url\n" + "".join(f"{url}\n" for url in direct))
         lists = lists_of(folder, [f"http://images.example/{number}.jpg" for number in range(options.images)])
-        commands = {"a plain pool of 32 threads of requests.get, nothing checked":
+        commands = {"a pool of 32 threads of requests.get, without checks":
                     [sys.executable, "-c", PLAIN, str(folder / "urls.txt"), str(folder / "plain")]}
         for name, resize, shorter_side in (("", "no", None), (", shorter side 256", "keep_ratio", 256)):
             if options.img2dataset:

@@ -1,4 +1,4 @@
-"""Measure the speed of the input pipeline against the released one and bare decoding, and its memory.
+"""Measure the speed of the input pipeline against the released one and decoding alone, and its memory.
 
     python benchmarks/inputs.py speed serial memory --photos FOLDER     # pictures cut from the photographs in a folder
 
@@ -163,10 +163,10 @@ def rate(make: Callable[[Path, int], Any], folder: Path, parallel: int) -> tuple
 
 # Functions that make a stream of batches from a folder of records and a parallelism, and the schema of the records.
 PIPELINES: dict[str, tuple[Callable[[Path, int], Any], str]] = {
-    "bare `tf.io.decode_jpeg`": (bare, "sparse"),
-    "`tf.io.decode_and_crop_jpeg` of the crop alone": (cropped, "sparse"),
+    "`tf.io.decode_jpeg` alone": (bare, "sparse"),
+    "`tf.io.decode_and_crop_jpeg`, only the crop": (cropped, "sparse"),
     "the released pipeline": (released, "dense"),
-    "TurboJPEG, nothing but decoding": (best, "sparse"),
+    "decoding alone by TurboJPEG": (best, "sparse"),
     "ours, the full augmentation": (partial(ours, rotate_and_color_jitter=True), "sparse"),
     "ours, crop and flip": (partial(ours, rotate_and_color_jitter=False), "sparse"),
     "ours, the host's part with `augment_on: device`": (
@@ -184,7 +184,7 @@ def speed(folder: Path, options: argparse.Namespace) -> None:
         rates[name].append(in_new_process(rate, make, made[schema], options.parallel))
     print(f"\n{options.images:,} records, {RELEASED_CLASSES:,} classes, to 224 pixels, {options.parallel} at a time, "
           f"medians of {ROUNDS} rounds\n")
-    print("| | images/s | of bare decoding | times the released | images per CPU second | of bare decoding | "
+    print("| | images/s | of decoding alone | times the released | images per CPU second | of decoding alone | "
           "times the released |\n| --- | --- | --- | --- | --- | --- | --- |")
     table = np.array(list(rates.values()))  # [kinds, rounds, clock and CPU]
     of_bare, of_released = (np.median(table / table[kind], axis=1) for kind in (0, 2))

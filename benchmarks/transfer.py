@@ -20,7 +20,7 @@ import numpy as np
 from mlimages.core.params import load
 from mlimages.transfer import transfer
 
-COLUMNS = {"top_1": "fine-tuned", "top_1_from_nothing": "from nothing", "top_1_linear": "linear"}
+COLUMNS = {"top_1": "fine-tuned", "top_1_from_nothing": "from random weights", "top_1_linear": "linear"}
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ def test_the_local_remote_works_out_of_the_box(finished: Path) -> None:
 
 
 def test_nbval_runs_every_notebook(finished: Path, tmp_path: Path) -> None:
-    """The stages' notebooks find what `dvc repro` left in scratch, where the same notebooks ran from nothing."""
+    """The stages' notebooks resume from the work that `dvc repro` left in scratch."""
     copy = Path(shutil.copytree(finished, tmp_path / "copy", symlinks=True))
     run(copy, "env", "PYTHONPATH=src", sys.executable, "-m", "mlimages.notebook")
     ended = run(copy, "env", f"PYTHONPATH={copy / 'src'}", sys.executable, "-m", "pytest", "--nbval-lax", "-p",

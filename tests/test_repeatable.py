@@ -1,4 +1,4 @@
-"""What is published is the same to the byte in every process, folder, time zone and language."""
+"""Published bytes are the same in every process, folder, time zone and language."""
 
 import dataclasses
 import pickle

@@ -1,4 +1,4 @@
-"""What DVC cannot do in a folder is said before any work begins, and is true of the DVC that is installed."""
+"""Notes and errors about what DVC cannot do come before any work, and are true for the installed DVC."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def make_repository(folder: Path) -> Path:
 
 
 def only_error(ended: subprocess.CompletedProcess[str]) -> str:
-    """What a refused command says: one line."""
+    """The single line that a refused command prints."""
     assert ended.returncode == 2 and ended.stderr.startswith("ERROR: ") and ended.stderr.count("\n") == 1, ended.stderr
     assert ended.stdout == ""
     return ended.stderr

@@ -1,4 +1,4 @@
-"""A notebook executed as a stage: with its section of params.yaml; a signal interrupts what it runs, which saves."""
+"""A notebook runs as a stage with its section of params.yaml. A signal interrupts its cell, which saves its work."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 def wait(process: subprocess.Popen[str], path: Path) -> None:
-    """Until there is this file, or the process has ended."""
+    """Wait until this file exists or the process has ended."""
     wait_for(lambda: path.exists() or process.poll() is not None, PATIENCE_SECONDS)
 
 

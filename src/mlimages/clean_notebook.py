@@ -1,6 +1,6 @@
-"""The form in which notebooks are kept in git: without outputs, and without what an editor adds.
+"""Removes outputs and the metadata of editors from notebooks, as they are kept in git.
 
-DVC hashes the files of notebooks/, so a notebook that is opened and saved must keep its bytes.
+DVC hashes the files in notebooks/, so opening and saving a notebook must not change its bytes.
 """
 
 from typing import Any

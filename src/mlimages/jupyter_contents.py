@@ -1,4 +1,4 @@
-"""How JupyterLab saves the files of this repository; jupyter_server_config.py configures it."""
+"""JupyterLab's access to the files of this repository. jupyter_server_config.py names this class."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class RepositoryContents(AsyncLargeFileManager):
     """Saves notebooks of `notebooks/` clean, and shows everything below `data/` as read-only.
 
-    A file below `data/` may be a hard link into DVC's cache. DVC would call it unchanged although its bytes are others.
+    A file below `data/` may be a hard link to DVC's cache, and DVC would not notice that its bytes have changed.
     Jupyter's root may be any folder.
     """
 
     def is_writable(self, path: str) -> bool:
-        """Whether JupyterLab may save this file; it then saves it by itself every two minutes."""
+        """Whether JupyterLab may save this file. It saves such a file automatically every two minutes."""
         return not self._file(path).is_relative_to(REPOSITORY / "data") and super().is_writable(path)
 
     def run_pre_save_hooks(self, model: dict[str, Any], path: str, **options: Any) -> None:

@@ -44,7 +44,7 @@ def enter_repository() -> None:
 
 
 def published(*names: str) -> list[Path]:
-    """Enter the repository and return the folders data/NAME. Raises UserError for a folder that no stage published."""
+    """Enter the repository and return the folders data/NAME. Raises UserError for a folder that is not published."""
     enter_repository()
     folders = [Path("data", name) for name in names]
     for folder in folders:
@@ -56,13 +56,13 @@ def published(*names: str) -> list[Path]:
 def stage_parameters(stage: str, namespace: Mapping[str, Any]) -> tuple[Any, Machine]:
     """Enter the repository and return a stage's parameters, from its notebook's cells, and those of the machine.
 
-    `namespace` is the notebook's `globals()`. Prints a note where the notebook will replace results that were made with
-    other parameters. Raises UserError for a parameter that is unknown, missing, or not allowed by
+    `namespace` is the notebook's `globals()`. Prints a note if the notebook will replace results of other parameters.
+    Raises UserError for a parameter that is unknown, missing, or not allowed by
     `mlimages.core.params`.
     """
     enter_repository()
     known = [field.name for field in dataclasses.fields(SECTIONS[stage])]
-    # Programs that test notebooks run cells without a history: then only known names can be found.
+    # Programs that test notebooks run cells without a history. Then only known names are found.
     names = cell_parameters(namespace["In"], known) or known
     values = {name: namespace[name] for name in names if name in namespace}
     params = checked(SECTIONS[stage], values, "the notebook's parameters cell", f"{stage}.", known)
@@ -72,9 +72,9 @@ def stage_parameters(stage: str, namespace: Mapping[str, Any]) -> tuple[Any, Mac
 
 
 def replacement_note(stage: str, params: Mapping[str, Any]) -> str:
-    """A line that says that a stage will replace what dvc.lock records with other parameters, and how to undo that.
+    """A note that a stage will replace the results of other parameters, which dvc.lock records, and how to undo that.
 
-    Empty where the parameters are those of dvc.lock, and where nothing is published.
+    Empty if the parameters are those of dvc.lock, or if nothing is published.
     """
     locked = read_yaml(LOCK)["stages"].get(stage) if Path(LOCK).exists() else None
     if locked is None:
@@ -91,9 +91,9 @@ def replacement_note(stage: str, params: Mapping[str, Any]) -> str:
 
 
 def cell_parameters(cells: Sequence[str], known: Collection[str]) -> list[str]:
-    """The names that the parameters cell assigns, the last of `cells` (sources) that assigns a known parameter.
+    """The names that the parameters cell assigns: the last of `cells` (sources) that assigns a known parameter.
 
-    With those of the cell that papermill adds after it for its option `-p`.
+    They include the names of the cell that papermill adds after it for its option `-p`.
     """
     names: list[str] = []
     for cell in reversed(cells):

@@ -15,14 +15,14 @@ from typing import Any
 import nbformat
 from nbconvert.filters import markdown2html
 
-from mlimages.core.errors import command
+from mlimages.core.errors import INODES_FREE, command
 from mlimages.core.publish import atomic_write
 from mlimages.notebook import PARAMETERS_TAG
 from mlimages.summary import summary
 
 REPORT = "report.html"
-SUMMARY_LINES = 2  # what was made, and how good it is; the others are hints for the person who ran it
-PROGRESS = re.compile(r"\d+%\||inodes are free")  # lines of progress bars, and of free space before a work begins
+SUMMARY_LINES = 2  # what was made, and its quality; the other lines are hints for the person who ran it
+PROGRESS = re.compile(rf"\d+%\||{INODES_FREE}")  # lines of progress bars, and of free space before a work begins
 ABSOLUTE_PATH = re.compile(r"(?<![\w/:.])/(?:[\w.+-]+/)+([\w.+-]*)")
 SENTENCE = re.compile(r".*?[.:](?=\s|$)", re.S)
 MARKUP = re.compile(r"[`*_#]")
@@ -40,7 +40,7 @@ section { border-top: 3px solid #ccc; margin-top: 3em; }
 
 
 def report(data: str | Path = "data") -> str:
-    """The page of the notebooks in `data`/reports. Raises UserError where a stage has not run."""
+    """The page of the notebooks in `data`/reports. Raises UserError if a stage has not run."""
     paths = sorted((Path(data) / "reports").glob("[0-9]_*.ipynb"))
     notebooks = {path.stem: nbformat.read(path, as_version=4) for path in paths}
     facts = "".join(f"<p>{html.escape(line)}</p>" for line in summary(data).splitlines()[:SUMMARY_LINES])
@@ -93,12 +93,12 @@ def _preformatted(text: str) -> str:
 
 
 def without_paths(text: str) -> str:
-    """The text with the last name alone of each absolute path."""
+    """The text, with only the last name of each absolute path."""
     return ABSOLUTE_PATH.sub(r"\1", text)
 
 
 def _alternative_text(markdown: str) -> str:
-    """The first sentence of a text below its heading, without markup."""
+    """The first sentence below the heading of a text, without markup."""
     paragraphs = [paragraph for paragraph in markdown.split("\n\n") if not paragraph.startswith("#")]
     first = SENTENCE.match(paragraphs[0]) if paragraphs else None
     return MARKUP.sub("", first[0] if first else markdown).replace("\n", " ").rstrip(":")

@@ -1,4 +1,4 @@
-"""Check that DVC can work in a folder, before any stage begins.
+"""Checks that DVC can work in a folder, before any stage runs.
 
     python -m mlimages.repository
 """
@@ -14,7 +14,7 @@ DATA = "data"
 
 
 def check(folder: Path) -> list[str]:
-    """Return notes on what will not work in a repository. Raises UserError if no stage can run."""
+    """Return notes about features that will not work in a repository. Raises UserError if no stage can run."""
     if not (folder / ".dvc").is_dir():
         raise UserError(f"{folder} has no folder .dvc, and DVC needs it: run in the repository's own "
                         f"folder, or get it back with `git checkout .dvc`")

@@ -2,7 +2,7 @@
 
     python -m mlimages.run_notebook train data/reports/4_train.ipynb
 
-SIGTERM and Ctrl-C interrupt what the notebook runs, as JupyterLab's button does, so that it saves first.
+SIGTERM and Ctrl-C interrupt the running cell, as JupyterLab's button does. The cell can then save its work.
 """
 
 import ast
@@ -32,21 +32,20 @@ from traitlets import Type
 
 from mlimages.core.errors import UserError, command, explain_disk_errors
 from mlimages.core.noise import filtered_stderr
-from mlimages.core.params import SECTIONS, load
+from mlimages.core.params import STAGES, load
 from mlimages.notebook import with_parameters
 from mlimages.repository import check_data
 
-STAGES = [name for name in SECTIONS if name != "machine"]
 EXPERIMENT = "DVC_EXP_NAME"  # the environment variable that DVC sets for the commands of an experiment
 TEMPORARY_FOLDER = "/.dvc/tmp/"  # where DVC runs experiments of --temp and --queue
 KILL_AT = 3  # signals
-FLUSH_SECONDS = 2.0  # for a kernel's last lines; processes that it leaves running may keep the pipe open
+FLUSH_SECONDS = 2.0  # for a kernel's last lines; its child processes may keep the pipe open
 POLL_SECONDS = 0.05
-BEGUN_SECONDS = 0.5  # after which a cell's own code runs, and not the kernel's before it
+BEGUN_SECONDS = 0.5  # from the start of a cell; then its own code runs, no longer the kernel's
 
 
 class Cells(AsyncKernelClient):
-    """A client that starts no further cell after a signal."""
+    """A client that does not start another cell after a signal."""
 
     def execute(self, *arguments: Any, **options: Any) -> str:
         cast(Kernel, self.parent).begin_cell()
@@ -54,7 +53,7 @@ class Cells(AsyncKernelClient):
 
 
 class ThisInterpreter(KernelSpecManager):
-    """Finds the kernel of the Python that runs this, whatever other kernels are installed under its name."""
+    """Finds the kernel of this Python, whatever other kernels are installed under its name."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         """The kernel writes the output of C libraries to its own standard error, line by line, and not to cells."""
@@ -64,7 +63,7 @@ class ThisInterpreter(KernelSpecManager):
 class Kernel(AsyncKernelManager):
     """The notebook's kernel. SIGTERM and SIGINT interrupt its cell, unless this process ignores them.
 
-    The third signal kills the kernel, as code may run that an interrupt does not reach.
+    The third signal kills the kernel, since some code does not react to an interrupt.
     """
 
     client_factory = Type(Cells, klass=AsyncKernelClient)
@@ -94,7 +93,7 @@ class Kernel(AsyncKernelManager):
         """Do nothing: before a shutdown no cell runs, and an idle kernel would print the interrupt."""
 
     def begin_cell(self) -> None:
-        """Raise UserError if a signal came before the cell, where there was none to interrupt."""
+        """Raise UserError if a signal came between two cells."""
         if self._signals:
             raise UserError(f"{self._signals[0]} stopped the notebook between two cells; run the same command to "
                             f"continue")
@@ -108,7 +107,7 @@ class Kernel(AsyncKernelManager):
                              daemon=True).start()
 
     def _pass_on(self, pid: int) -> None:
-        """Interrupt the kernel once a cell's own code runs: before that, the kernel ignores SIGINT or loses it.
+        """Interrupt the kernel once a cell's own code runs. Before that, the kernel ignores or loses SIGINT.
 
         If the cell ends first, `begin_cell` stops the notebook.
         """
@@ -130,11 +129,11 @@ def _ignores(pid: int, number: int) -> bool:
 
 
 def execute(stage: str, out: str | Path) -> None:
-    """Execute a stage's notebook into `out`, and print its cells' output. A folder beside `out` gets its pictures.
+    """Execute a stage's notebook into `out`, and print its cells' output. Its pictures go into a folder beside `out`.
 
     Its parameters cell holds the stage's section of params.yaml. Only the last line of a progress bar is kept.
     Raises UserError before any cell runs for a wrong params.yaml or a folder `data` that DVC cannot track, and later if
-    `out` cannot be written. Raises papermill.PapermillExecutionError with the error of a cell, and RuntimeError if the
+    `out` cannot be written. Raises papermill.PapermillExecutionError for an error in a cell, and RuntimeError if the
     kernel died.
     """
     check_data(Path.cwd())
@@ -207,9 +206,9 @@ def _execute(stage: str, out: str) -> int:
 
 
 def experiment_hint(folder: Path, environment: Mapping[str, str]) -> str:
-    """What a failed `dvc exp run` leaves changed in `folder`, and how to undo it; empty for any other run.
+    """What a failed `dvc exp run` has changed in `folder`, and how to undo it; empty for any other run.
 
-    An experiment of `--temp` or `--queue` runs in a folder of DVC's own and changes nothing.
+    An experiment with `--temp` or `--queue` runs in a folder of DVC and changes nothing here.
     """
     if EXPERIMENT not in environment or TEMPORARY_FOLDER in folder.as_posix():
         return ""

@@ -20,17 +20,16 @@ import yaml
 
 from mlimages.core import scratch
 from mlimages.core.errors import UserError, command
-from mlimages.core.params import SECTIONS, Machine, load
+from mlimages.core.params import STAGES, Machine, load
 
-STAGES = [name for name in SECTIONS if name != "machine"]
-COSTLY = ("acquire", "download")  # the stages whose work cost other people's servers
+COSTLY = ("acquire", "download")  # the stages that download from other people's servers
 KEY = re.compile("[0-9a-f]{16}(-[0-9a-f]+)?")
 SAVED = ("refs/heads", "refs/tags", "refs/exps")
 CURRENT = "params.yaml"
 
 
 class ScratchFolder(NamedTuple):
-    """A folder of a stage: its size in bytes, the time of its last use, and whose parameters need it.
+    """A folder of a stage: its size in bytes, the time of its last use, and the names of the parameters that need it.
 
     `changed` are its parameters that differ from params.yaml; None if the folder does not record its parameters.
     """
@@ -44,7 +43,7 @@ class ScratchFolder(NamedTuple):
 
 
 def folders(machine: Machine) -> Iterator[ScratchFolder]:
-    """Yield every folder of every stage. A folder whose name is no key serves all parameters."""
+    """Yield every folder of every stage. All parameters need a folder whose name is no key."""
     saved = saved_sections()
     for stage in STAGES:
         for path in sorted((scratch.root(machine) / stage).glob("*/")):
@@ -78,7 +77,7 @@ def saved_sections() -> dict[str, dict[str, Any]]:
                 file.flush()
                 try:
                     saved[ref.removeprefix("refs/")] = _sections(Path(file.name))
-                except UserError:  # of another version: its parameters are compared as they are written
+                except UserError:  # of another version: its parameters are compared without a check
                     saved[ref.removeprefix("refs/")] = yaml.safe_load(content)
     return saved
 
@@ -88,7 +87,7 @@ def _sections(path: Path) -> dict[str, Any]:
 
 
 def _output(*command: str) -> bytes:
-    """What a command of git prints; nothing if it fails, as outside of a repository."""
+    """The output of a git command; empty if it fails, as outside of a repository."""
     return subprocess.run(command, capture_output=True, check=False).stdout  # noqa: S603
 
 

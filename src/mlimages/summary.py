@@ -1,4 +1,4 @@
-"""The summary that `make repro` prints: what was made, how good it is, where to look, and what to try next.
+"""The summary that `make repro` prints: what was made, its quality, where to look, and what to try next.
 
     python -m mlimages.summary
 """
@@ -13,7 +13,7 @@ from mlimages.core.publish import read_manifest
 
 
 def summary(data: str | Path = "data") -> str:
-    """Four lines on the folders that the stages published in `data`. Raises UserError for a missing or damaged one."""
+    """Four lines about the results in `data`. Raises UserError if one is missing or damaged."""
     data = Path(data)
     records, trained = read_manifest(data / "tfrecords", "convert"), read_manifest(data / "model", "train")
     fetched = _json("download", data / "images" / "summary.json")

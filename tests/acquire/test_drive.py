@@ -1,4 +1,4 @@
-"""Google Drive puts pages before a file, and other pages in its place: each has its own words, and an end."""
+"""Google Drive may send pages before a file or in place of it. Each gets its own error, and none an endless loop."""
 
 import re
 from pathlib import Path

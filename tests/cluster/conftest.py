@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 480.0
 
 
 class Nodes:
-    """The cluster: `address` is the head's, which has one core; more nodes come and go."""
+    """The cluster. `address` is that of its head, which has one core. Tests add and kill nodes."""
 
     def __init__(self, cluster: Any) -> None:
         self._cluster, self.address = cluster, cluster.address
@@ -38,7 +38,7 @@ class Nodes:
         return self._cluster.add_node(num_cpus=1)
 
     def kill(self, node: Any) -> None:
-        """End all processes of a node without a word, first that which could tell of the others' end."""
+        """Kill all processes of a node, and first the raylet, which could report the end of the others."""
         [raylet] = node.all_processes["raylet"]
         workers = psutil.Process(raylet.process.pid).children(recursive=True)
         node.kill_raylet()
@@ -53,7 +53,7 @@ wait_for = partial(waiting.wait_for, seconds=PATIENCE_SECONDS)
 
 @contextlib.contextmanager
 def meanwhile(action: Callable[[], None]) -> Iterator[None]:
-    """Run `action` in a thread beside the block."""
+    """Run `action` in a thread while the block runs."""
     thread = threading.Thread(target=action)
     thread.start()
     yield
@@ -67,7 +67,7 @@ def node_of(_: object) -> str:
 
 
 def the_node() -> Callable[[object], str]:
-    """Work of a pool: to tell the node it runs on."""
+    """The work of a pool: it returns the id of its node."""
     return node_of
 
 
@@ -94,6 +94,6 @@ def nodes() -> Iterator[Nodes]:
 
 @pytest.fixture
 def on_ray(nodes: Nodes, params: Params, tmp_path: Path) -> Machine:
-    """Two workers of four threads on that cluster, to which this process is attached."""
+    """Two workers of four threads on that cluster. This process is connected to it."""
     return dataclasses.replace(params.machine, engine="ray", ray_address=nodes.address, workers=2, threads=4,
                                scratch=str(tmp_path / "ray"))

@@ -1,4 +1,4 @@
-"""On a real Ray cluster: what the data stages do there, and when nodes and drivers are killed."""
+"""The data stages on a real Ray cluster, also when nodes and drivers are killed."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ def published(folder: Path) -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def a_node_less(nodes: Nodes, folder: Path, pattern: str) -> Iterator[None]:
-    """Beside the block, a second node is killed once there is a file like that."""
+    """While the block runs, kill a second node once a file with this pattern exists."""
     second = nodes.add()
 
     def kill() -> None:
@@ -48,7 +48,7 @@ def a_node_less(nodes: Nodes, folder: Path, pattern: str) -> Iterator[None]:
 
 @pytest.fixture
 def patient(tiny_params: Params) -> Download:
-    """A download that takes longer than it takes to kill a node."""
+    """A download that takes longer than killing a node."""
     return dataclasses.replace(tiny_params.download, rate_per_host=4.0)
 
 
@@ -82,7 +82,7 @@ def test_download_and_convert_publish_the_same_bytes_though_a_node_is_killed_on_
 def test_a_host_sees_no_more_connections_of_the_whole_cluster_than_of_one_machine(
         nodes: Nodes, on_ray: Machine, tiny_params: Params, server: ScriptedServer, jpeg: bytes, lists_of: Lists,
         tmp_path: Path) -> None:
-    """Eight threads, half of them on each of two nodes, and a host that must be asked three at a time."""
+    """Two nodes have four threads each, and a host allows three connections."""
     second = nodes.add()
     for number in range(40):
         server.on(f"/{number}.jpg", body=jpeg, drip_seconds=0.0002)  # so slowly that requests overlap

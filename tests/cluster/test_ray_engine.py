@@ -1,4 +1,4 @@
-"""On a real Ray cluster: what maps and crews do there, and when nodes are killed."""
+"""Maps and worker pools on a real Ray cluster, also when nodes are killed."""
 
 import dataclasses
 import os
@@ -25,21 +25,21 @@ pytestmark = pytest.mark.cluster
 
 
 def where(folder: Path, unit: int) -> tuple[str, str, str]:
-    """Wait for the other unit, so that neither node does both; then tell where this one runs."""
+    """Wait for the other unit, so that no node runs both. Returns the node of this one."""
     (folder / f"met{unit}").touch()
     wait_for(lambda: len(list(folder.glob("met*"))) == 2)
     return node_of(unit), os.getcwd(), str(mlimages.__file__)
 
 
 def wait_here(folder: Path, unit: int) -> int:
-    """Tell that the unit has begun in this process, and end when the test says so."""
+    """Report that the unit has started in this process, and end when the test allows it."""
     (folder / f"{unit}.{os.getpid()}").touch()
     wait_for((folder / "go").exists)
     return unit * unit
 
 
 class Holder:
-    """An actor, which keeps its core."""
+    """An actor that occupies a core."""
 
     def hold(self) -> None:
         """Return once it runs."""

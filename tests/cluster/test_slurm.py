@@ -1,4 +1,4 @@
-"""On a real SLURM cluster of two nodes: batch scripts run on both; the shipped one trains there, preempted or not."""
+"""Batch scripts on a real SLURM cluster of two nodes. The shipped one trains there, also after a preemption."""
 
 import csv
 import dataclasses
@@ -73,7 +73,7 @@ def variables(folder: Path) -> dict[str, str]:
 
 
 def batch(folder: Path, program: str) -> tuple[int, str]:
-    """The exit code and the output of a program that a cluster of its own, in folder/slurm, runs as a job."""
+    """The exit code and the output of a program that runs as a job on a new cluster in folder/slurm."""
     (folder / "job").write_text(program)
     ended = subprocess.run([SCRIPT, folder / "slurm", "sbatch", "--wait", "--nodes=2", "--output=out", "job"],
                            cwd=folder, env={**variables(folder / "slurm"), "PYTHONPATH": str(ROOT / "src")})

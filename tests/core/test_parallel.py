@@ -113,5 +113,5 @@ def test_without_ray_the_error_says_what_to_install(machine: Machine,
 def test_the_address_of_a_ray_cluster_that_does_not_answer_is_reported(machine: Machine) -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install -r requirements-ray.txt")
     nowhere = dataclasses.replace(machine, engine="ray", ray_address="127.0.0.1:9")
-    with pytest.raises(UserError, match=r"nobody answers at machine.ray_address = 127.0.0.1:9 .* `ray start --head"):
+    with pytest.raises(UserError, match=r"nothing listens at machine.ray_address = 127.0.0.1:9 .* `ray start --head"):
         list(map_units(abs, [1], machine=nowhere, ahead=1))

@@ -1,4 +1,4 @@
-"""Augmentation on tensors is the same on the host and on a device, and follows from the seed and n alone."""
+"""Augmentation on tensors is the same on the host and on a device, and depends only on the seed and n."""
 
 import dataclasses
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def differences(one: list[Batch], other: list[Batch]) -> np.ndarray:
 
 
 def test_rotation_and_colour_on_the_device_are_those_of_the_host(augmented: Callable[..., list[Batch]]) -> None:
-    """Colours differ by a few levels, as the host applies a matrix; the third without colour jitter is the same."""
+    """Colours differ by a few levels, since the host applies a matrix. A third of the images has no colour jitter."""
     host, device = (augmented(steps=6, augment_on=place) for place in ("host", "device"))
     different = differences(host, device).reshape(48, -1)
     assert np.sqrt(np.square(different).mean(axis=1)).max() < 1.5 * NEAR_LEVELS
@@ -83,7 +83,7 @@ def test_a_stronger_augmentation_changes_the_images_more(augmented: Callable[...
 @KINDS
 def test_a_batch_is_a_function_of_seed_and_number(augmented: Callable[..., list[Batch]], kind: dict[str, Any],
                                                   place: str) -> None:
-    """To the bit: with any number of readers, from any first step, and for any number of replicas."""
+    """The bits are equal for any number of readers, any first step and any number of replicas."""
     kind = {**kind, "augment_on": place}
     whole = augmented(**kind)
     assert_equal(augmented(readers=3, first=2, **kind), whole[2:])

@@ -1,4 +1,4 @@
-"""The n-th batch is a function of the seed and n; record i has the class i alone, and so is known by its labels."""
+"""The n-th batch depends only on the seed and n. Record i has only the class i, so its labels identify it."""
 
 import dataclasses
 import os
@@ -38,7 +38,7 @@ Batches = list[tuple[np.ndarray, np.ndarray]]
 
 @pytest.fixture
 def batches(small_records: Records, small_train: Train) -> Callable[..., Batches]:
-    """Training batches as arrays; by default two epochs and a half in batches of 10, which span the epochs' ends."""
+    """Training batches as arrays, by default 2.5 epochs in batches of 10. Some batches span two epochs."""
 
     def read(steps: int = 6, first: int = 0, parts: int = 1, mine: Sequence[int] = (0,), readers: int = 2,
              **changed: Any) -> Batches:
@@ -73,7 +73,7 @@ def test_batches_are_square_images_and_dense_labels(batches: Callable[..., Batch
 
 
 def test_images_leave_as_uint8_or_as_float32_from_minus_1_to_1(batches: Callable[..., Batches]) -> None:
-    """The same but for the rounding to 255 levels, which is none where nothing is recoloured."""
+    """They differ only by rounding to 255 levels. Without colour jitter there is no rounding."""
     for recoloured, apart in ((True, 0.501), (False, 1e-4)):
         for (whole, _), (real, _) in zip(batches(rotate_and_color_jitter=recoloured), batches(
                 rotate_and_color_jitter=recoloured, image_dtype="float32"), strict=True):
@@ -163,7 +163,7 @@ def test_starting_late_reads_nothing_from_before(small_records: Records, small_t
 
 @pytest.fixture
 def both_schemas(small_records: Records, tmp_path: Path) -> list[Records]:
-    """The same ten pictures with no, one or several labels, in sparse and in dense records."""
+    """Ten pictures with no, one or several labels, as sparse and as dense records."""
     found = []
     for schema in ("sparse", "dense"):
         work = tmp_path / schema / "work"

@@ -1,4 +1,4 @@
-"""The preprocessing is the released program's arithmetic, as far as is said here."""
+"""The preprocessing equals the released program's within stated tolerances."""
 
 import dataclasses
 import io
@@ -24,7 +24,7 @@ AREA = (0.7, 1.0)
 
 @pytest.fixture(scope="module")
 def jpeg() -> bytes:
-    """A picture with edges, slopes, noise and all colours, each pixel's stored."""
+    """A picture with edges, gradients, noise and all colours, without chroma subsampling."""
     rng = np.random.default_rng(3)
     image = cv2.resize(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8), (320, 240), interpolation=cv2.INTER_CUBIC)
     cv2.circle(image, (120, 90), 50, (250, 40, 30), -1)
@@ -34,7 +34,7 @@ def jpeg() -> bytes:
 
 @pytest.fixture(scope="module")
 def photograph() -> np.ndarray:
-    """A real one, uint8 [600, 512, 3]."""
+    """A photograph, uint8 [600, 512, 3]."""
     return np.array(Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)))
 
 
@@ -49,7 +49,7 @@ def drawn(number: int, **changed: Any) -> AugmentationParams:
 
 
 def made(jpeg: bytes, draw: AugmentationParams, *, coloured: bool = True) -> np.ndarray:
-    """Ours, in levels of 255."""
+    """The picture by this project, in levels of 255."""
     out = np.empty((PIXELS, PIXELS, 3), np.uint8)
     training_image(jpeg, out, area=AREA, crop=draw.crop.tolist(), place=draw.place.tolist(), flip=bool(draw.flip),
                    angle=float(draw.angle) if coloured and draw.case == 0 else None)
@@ -57,14 +57,14 @@ def made(jpeg: bytes, draw: AugmentationParams, *, coloured: bool = True) -> np.
 
 
 def recoloured(picture: np.ndarray, draw: AugmentationParams) -> np.ndarray:
-    """The same recoloured, as the only one of a batch."""
+    """The picture after colour jitter, in a batch of its own."""
     batch = picture[None].copy()
     color_jitter(batch, AugmentationParams(*(np.array([one]) for one in draw)))
     return batch[0]
 
 
 def released(jpeg: bytes, draw: AugmentationParams) -> np.ndarray:
-    """The released sequence of operations with TensorFlow 2's own, on the same crop."""
+    """The released sequence of operations, by TensorFlow 2, on the same crop."""
     whole = decode(jpeg)
     left, top, width, height = crop_box(whole.shape[1], whole.shape[0], AREA, draw.crop.tolist(), draw.place.tolist())
     image = tf.io.decode_jpeg(jpeg, channels=3)[top: top + height, left: left + width]
@@ -73,7 +73,7 @@ def released(jpeg: bytes, draw: AugmentationParams) -> np.ndarray:
 
 
 def released_changes(image: Any, draw: AugmentationParams) -> Any:
-    """Of a picture from 0 to 1: rotation and colours."""
+    """Rotation and colours of a picture with values from 0 to 1."""
     if draw.case == 0:
         cos, sin, centre = math.cos(draw.angle), math.sin(draw.angle), (PIXELS - 1) / 2
         transform = [cos, -sin, centre - cos * centre + sin * centre, sin, cos, centre - sin * centre - cos * centre]
@@ -94,7 +94,7 @@ def released_colours(image: Any, draw: AugmentationParams) -> Any:
 
 
 def levels(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How far apart two pictures are."""
+    """The absolute differences of two pictures."""
     return np.abs(one - other.astype(np.float32))
 
 
@@ -105,7 +105,7 @@ def test_a_picture_that_is_not_recoloured_is_the_released_programs_to_a_level(jp
 
 
 def test_colours_stored_once_for_four_pixels_are_the_released_programs_to_a_level(photograph: np.ndarray) -> None:
-    """On the average of a photograph's pixels; at borders of saturated colours the difference is larger."""
+    """On average over a photograph's pixels; at edges of saturated colours the difference is larger."""
     body = as_jpeg(photograph, "4:2:0")
     for number in range(10):
         draw = drawn(number, case=2)
@@ -114,7 +114,7 @@ def test_colours_stored_once_for_four_pixels_are_the_released_programs_to_a_leve
 
 
 def test_a_rotated_picture_is_the_released_programs(jpeg: bytes) -> None:
-    """To a level, but for the one in a hundred pixels that lies as near to one pixel as to another."""
+    """To a level, except for one in a hundred pixels, whose source lies midway between two pixels."""
     for number in range(20):
         draw = drawn(number, case=0, brightness=0.0, saturation=1.0, hue=0.0, contrast=1.0)
         apart = levels(made(jpeg, draw), released(jpeg, draw)).max(axis=-1)
@@ -123,7 +123,7 @@ def test_a_rotated_picture_is_the_released_programs(jpeg: bytes) -> None:
 
 @pytest.mark.parametrize("case", [0, 1])
 def test_a_photographs_colours_are_the_released_programs_within_a_few_levels(photograph: np.ndarray, case: int) -> None:
-    """By one matrix, which contrast may stretch by a half: on the average of draws and pixels, in its worst draw."""
+    """With one matrix. Contrast can multiply its error by 1.5. Tests the worst draw, and the average over draws."""
     means = []
     for number in range(40):
         draw = drawn(number, case=case, angle=0.0)
@@ -137,7 +137,7 @@ def test_a_photographs_colours_are_the_released_programs_within_a_few_levels(pho
 
 @pytest.mark.parametrize("case", [0, 1])
 def test_colours_that_no_matrix_reaches_are_the_released_programs(case: int) -> None:
-    """To half a level, but for pixels darker than black in all colours."""
+    """To half a level, except for pixels that become darker than black in all colours."""
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     for number in range(30):
         draw = drawn(number, case=case, angle=0.0, saturation=1.5, hue=0.15 + 0.001 * number)
@@ -147,7 +147,7 @@ def test_colours_that_no_matrix_reaches_are_the_released_programs(case: int) -> 
 
 
 def test_what_the_device_does_is_the_released_arithmetic(photograph: np.ndarray, small_train: Train) -> None:
-    """To a hundredth of a level, but for the pixels that a rotation takes from between two."""
+    """To a hundredth of a level, except for pixels whose source a rotation puts between two pixels."""
     pictures = np.stack([cv2.resize(photograph[place:][:300], (PIXELS, PIXELS)) for place in range(0, 288, 12)])
     params = dataclasses.replace(small_train, pixels=PIXELS, rotate_and_color_jitter=True, augment_on="device")
     device, some = TensorAugmentation(params, device=True), draw_augmentation(1, 0, len(pictures))
@@ -175,7 +175,7 @@ def test_without_rotation_and_colours_nothing_but_crop_and_flip_is_left(jpeg: by
 
 
 def test_crops_have_the_areas_and_shapes_of_the_released_programs_sampler() -> None:
-    """Means and spreads of width and height beside those of sample_distorted_bounding_box, for three shapes."""
+    """The means and standard deviations of crops equal those of sample_distorted_bounding_box, for three shapes."""
     all_draws = draw_augmentation(0, 0, 3000)
     for width, height in ((500, 375), (375, 500), (640, 360)):
         ours = np.array([crop_box(width, height, AREA, crop, place)
@@ -217,7 +217,7 @@ def test_draws_belong_to_a_record_whatever_is_drawn_beside_it() -> None:
 @pytest.mark.parametrize("size", [(512, 600), (333, 251), (17, 1)])
 def test_jpegs_decode_as_tensorflow_decodes_them(photograph: np.ndarray, size: tuple[int, int],
                                                  kind: dict[str, Any]) -> None:
-    """To the bit."""
+    """The bits are equal."""
     mode = kind.get("mode", "RGB")
     body = as_jpeg(np.array(Image.fromarray(photograph).resize(size).convert(mode)),
                    **{name: value for name, value in kind.items() if name != "mode"})
@@ -225,7 +225,7 @@ def test_jpegs_decode_as_tensorflow_decodes_them(photograph: np.ndarray, size: t
 
 
 def test_a_jpeg_with_more_colours_than_brightness_decodes() -> None:
-    """TurboJPEG's interface does not know such."""
+    """TurboJPEG's interface does not support such files."""
     buffer = io.BytesIO()
     Image.linear_gradient("L").resize((16, 16)).convert("RGB").save(buffer, "JPEG", subsampling="4:2:0")
     frame = buffer.getvalue().index(b"\xff\xc0")

@@ -1,4 +1,4 @@
-"""What a record draws has the ranges of the released program, and is spread evenly over them."""
+"""The random parameters of a record are distributed evenly over the released program's ranges."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What is wrong with a record is said by the reader that training has, too, with shard and record."""
+"""The reader of the training names the shard and the record of every fault."""
 
 import os
 from collections.abc import Callable

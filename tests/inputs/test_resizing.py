@@ -1,4 +1,4 @@
-"""Pictures are resized for evaluation as the release does it, and for training on a grid whose distance is known."""
+"""Evaluation resizes as the release does. Training resizes on a grid with a known shift."""
 
 import io
 from typing import Any
@@ -20,14 +20,14 @@ def photograph() -> np.ndarray:
 
 
 def as_jpeg(picture: np.ndarray) -> bytes:
-    """Each pixel's colour stored."""
+    """A JPEG without chroma subsampling."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=92, subsampling="4:4:4")
     return buffer.getvalue()
 
 
 def resized_as_released(image: Any, pixels: int) -> np.ndarray:
-    """By TensorFlow 1, which the released program is written for; levels of 255."""
+    """Resized by TensorFlow 1, which the released program uses; levels of 255."""
     return tf.compat.v1.image.resize_bilinear(image[None], [pixels, pixels], align_corners=False)[0].numpy()
 
 
@@ -42,7 +42,7 @@ def test_evaluation_is_the_released_central_crop(photograph: np.ndarray, pixels:
 
 @pytest.mark.parametrize("size", [(640, 427), (427, 640), (500, 375), (300, 300), (90, 301)])
 def test_evaluation_of_the_classification_scripts_is_theirs(photograph: np.ndarray, size: tuple[int, int]) -> None:
-    """In their own words: a shorter side of 256, of which they take the middle 224."""
+    """The released code: a shorter side of 256, and the central 224 pixels."""
     body = as_jpeg(cv2.resize(photograph, size))
     image = tf.io.decode_jpeg(body, channels=3).numpy()
     new_height = new_width = 256.0
@@ -58,15 +58,15 @@ def test_evaluation_of_the_classification_scripts_is_theirs(photograph: np.ndarr
 
 
 def whole(jpeg: bytes, pixels: int) -> np.ndarray:
-    """All of a picture, which is a square, as training resizes it."""
+    """A whole square picture, as training resizes it."""
     out = np.empty((pixels, pixels, 3), np.uint8)
     training_image(jpeg, out, area=(1.0, 1.0), crop=(0.0, 0.0), place=(0.0, 0.0), flip=False, angle=None)
     return out
 
 
 @pytest.mark.parametrize("scale", [1, 3, 5])
-def test_training_resizes_as_released_but_for_a_shift_of_half_of_one_less_than_the_scale(photograph: np.ndarray,
-                                                                                       scale: int) -> None:
+def test_training_resizes_as_released_with_a_known_shift(photograph: np.ndarray, scale: int) -> None:
+    """The shift is (scale - 1) / 2 pixels of the picture."""
     body = as_jpeg(cv2.resize(photograph, (scale * 64, scale * 64)))
     shift = (scale - 1) // 2
     shifted = np.roll(decode(body), (-shift, -shift), axis=(0, 1))
@@ -74,7 +74,7 @@ def test_training_resizes_as_released_but_for_a_shift_of_half_of_one_less_than_t
 
 
 def test_on_a_photograph_that_shift_is_a_few_levels(photograph: np.ndarray) -> None:
-    """At the scale of most pictures, 300 pixels to 224, where it is a sixth of a pixel."""
+    """At the scale of most pictures, from 300 to 224 pixels, the shift is a sixth of a pixel."""
     body = as_jpeg(cv2.resize(photograph[:512], (300, 300), interpolation=cv2.INTER_AREA))
     apart = np.abs(whole(body, 224) - resized_as_released(decode(body), 224))
     assert apart.mean() < 2.5 and np.sqrt(np.square(apart).mean()) < 5

@@ -1,4 +1,4 @@
-"""The order of the records is arithmetic: a function of seed and place, mixed, and every record once an epoch."""
+"""The order of the records depends only on the seed. It is mixed, and has every record once in an epoch."""
 
 import tracemalloc
 from pathlib import Path
@@ -14,7 +14,7 @@ TOTAL = sum(COUNTS)
 
 
 def numbers(positions: np.ndarray, counts: list[int]) -> list[int]:
-    """The records' numbers over all shards."""
+    """The numbers of the records, counted over all shards."""
     starts = np.cumsum([0, *counts])
     return (starts[positions[:, 0]] + positions[:, 1]).tolist()
 
@@ -74,14 +74,14 @@ FIRST = SHARDS * EACH // 10
 
 @pytest.fixture
 def sorted_classes() -> np.ndarray:
-    """The class of each line of a list that is sorted by it, of frequencies that differ: int64 [lines]."""
+    """The class of each line of a list that is sorted by class; frequencies differ. int64 [lines]."""
     rng = np.random.default_rng(0)
     frequency = rng.dirichlet(np.full(CLASSES, 3.0))
     return np.repeat(np.arange(CLASSES), rng.multinomial(SHARDS * EACH, frequency))
 
 
 def mixed(of_class: np.ndarray, folder: Path, seed: int) -> np.ndarray:
-    """The class of each record, as convert puts them into its shards."""
+    """The class of each record after convert has shuffled the records."""
     rows = np.zeros(len(of_class), ROW)
     rows["line"] = of_class
     rows.tofile(folder / "train.listed")
@@ -95,14 +95,14 @@ def first_tenth(seed: int, epoch: int = 0) -> list[int]:
 
 
 def chi_square(of_class: np.ndarray, seed: int) -> float:
-    """How far the classes of an epoch's first tenth are from those of all."""
+    """The chi-square statistic of the classes in an epoch's first tenth."""
     expected = np.bincount(of_class) / 10
     return float(np.sum((np.bincount(of_class[first_tenth(seed)], minlength=CLASSES) - expected) ** 2 / expected))
 
 
 def test_the_first_tenth_of_an_epoch_is_a_fair_sample_of_a_list_sorted_by_class(sorted_classes: np.ndarray,
                                                                               tmp_path: Path) -> None:
-    """By a chi-square test at the 0.001 level, for ten seeds; without convert's part in it, it is far from fair."""
+    """By a chi-square test at the 0.001 level, for ten seeds. Without convert's shuffling the test fails clearly."""
     level = 72.1  # the 0.999 quantile for 39 degrees of freedom
     for seed in range(10):
         assert chi_square(mixed(sorted_classes, tmp_path, seed), seed) < level, seed
@@ -115,7 +115,7 @@ def test_every_epoch_begins_with_other_shards() -> None:
 
 
 def test_a_window_mixes_what_lies_within_it() -> None:
-    """Shards that are sorted by class: within a window the order tells nothing of the class."""
+    """The shards are sorted by class. Within a window the order does not depend on the class."""
     order = RecordSampler([1000] * 4, 3, 4000)
     found = order.positions(0, 4000)
     first_half = found[:2000, 1]

@@ -1,4 +1,4 @@
-"""Before TensorFlow is loaded, workers find that TF_CONFIG is right, that all are there, and that all are the same."""
+"""Before TensorFlow is loaded, workers check TF_CONFIG, wait for each other, and compare themselves."""
 
 import dataclasses
 import json
@@ -96,7 +96,7 @@ def test_a_wrong_tf_config_is_refused_with_what_is_wrong(monkeypatch: pytest.Mon
 
 
 def test_a_port_in_use_is_named_with_its_worker() -> None:
-    with reserve_port(0, "worker 0") as held, pytest.raises(UserError, match="port .*, of worker 1, cannot be had"):
+    with reserve_port(0, "worker 0") as held, pytest.raises(UserError, match="port .*, of worker 1, cannot be used"):
         reserve_port(held.getsockname()[1], "worker 1")
 
 
@@ -106,7 +106,7 @@ def own(small_train: Train, machine: Machine, small_tfrecords: Path, tmp_path: P
 
 
 def ask_all(all_facts: list[Facts | None], seconds: float = PATIENCE_SECONDS) -> list[str]:
-    """What each worker ends with when all agree with each other, "" for nothing; None stands for one that is away."""
+    """The error of each worker after `agree`, or "". None in place of facts means an absent worker."""
     addresses = free_addresses(len(all_facts))
     ports = [host_port(address)[1] for address in addresses]
     held = [reserve_port(port, "a worker") if known else None for port, known in zip(ports, all_facts, strict=True)]
@@ -143,7 +143,7 @@ def test_a_chief_that_does_not_come_is_named(own: Facts) -> None:
 
 def test_two_processes_that_say_they_are_the_same_worker_are_named_to_all(
         own: Facts, small_python: Callable[..., list[str]]) -> None:
-    """Of three, so that one is missing: the chief goes on as soon as all are there."""
+    """With three workers one is missing: the chief continues once all are connected."""
     addresses = free_addresses(3)
     doubles = [subprocess.Popen(small_python(ONE, json.dumps([addresses, own])), stdout=subprocess.PIPE, text=True)
              for _ in range(2)]
@@ -230,8 +230,8 @@ def test_a_worker_refuses_what_is_wrong_before_tensorflow_is_loaded(
     assert "TF_CONFIG is wrong" in said(config([free, free], chief))
     port = host_port(taken)[1]
     with reserve_port(port, "another program"):
-        assert f"UserError: port {port}, of worker 0, cannot be had" in said(config([taken, free], chief))
-    assert "UserError: worker 1 (127.0.0.1:1) did not come" in said(config([free, "127.0.0.1:1"], chief))
+        assert f"UserError: port {port}, of worker 0, cannot be used" in said(config([taken, free], chief))
+    assert "UserError: worker 1 (127.0.0.1:1) did not connect" in said(config([free, "127.0.0.1:1"], chief))
 
 
 def test_a_worker_ends_when_its_supervisor_does_though_it_waits_for_others(

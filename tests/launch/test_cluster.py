@@ -1,4 +1,4 @@
-"""Workers on this machine train as one process would; whatever happens to one of them, all end or go on together."""
+"""Workers on this machine train as one process does. If one of them fails, all end or all restart."""
 
 import dataclasses
 import json
@@ -67,7 +67,7 @@ signal.signal(signal.SIGWINCH, spoil)
 
 @pytest.fixture(scope="module")
 def uneven_tfrecords(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """23 records in two shards, which no number of workers shares evenly."""
+    """23 records in two shards, which workers cannot share evenly."""
     return write_tfrecords(tmp_path_factory.mktemp("uneven_tfrecords"), [13, 10])
 
 
@@ -137,7 +137,7 @@ def test_whatever_happens_to_a_worker_all_begin_again_and_end_with_the_weights_o
                      r"the end of .*worker-1.log\n\[worker 1\] ",
                      rf"UserError: SIGTERM stopped the training after step \d+ of {LONG_STEPS}; .*run the same "):
         assert re.search(expected, said), (expected, said[-6000:])
-    assert "in stick" in running.log(1), "the log tells where it hung"
+    assert "in stick" in running.log(1), "the log shows where it hung"
     resumed = [int(step) for step in re.findall(r"resumed after step (\d+)", running.log(0))]
     assert len(resumed) == len(STRIKES) and 0 < resumed[0] and resumed == sorted(resumed)
 

@@ -1,4 +1,4 @@
-"""With machine.launcher: environment, each process trains in place; if one is lost, all others name it and end."""
+"""With machine.launcher: environment, each process is a worker. If one is lost, all others name it and end."""
 
 import os
 import re
@@ -122,7 +122,7 @@ STRIKES = [
     (1, signal.SIGKILL, r"worker 1 \(\S+\) was lost (in|after) step \d+: its connection was closed"),
     (0, signal.SIGKILL, r"worker 0, the chief \(\S+\) was lost (in|after) step \d+: its connection was closed"),
     (1, signal.SIGSTOP, r"worker 1 \(\S+\) (was lost|hung) (in|after) step \d+"),
-    (0, signal.SIGSTOP, r"worker 0, the chief \(\S+\) was lost (in|after) step \d+: it was silent"),
+    (0, signal.SIGSTOP, r"worker 0, the chief \(\S+\) was lost (in|after) step \d+: it sent nothing"),
 ]
 
 
@@ -160,5 +160,5 @@ def test_a_process_that_hangs_in_python_is_named_to_all_and_ended_with_the_messa
     expected = r"^UserError: .*worker 1 \(\S+\) hung (in|after) step \d+ for \d+ s; training resumes from "
     assert code == 1 and re.search(expected, said, re.M), said
     assert stuck_code == ExitCode.PEER_LOST and re.search(expected, stuck, re.M), stuck
-    assert "in <lambda>" in stuck, "its output says where it hung"
+    assert "in <lambda>" in stuck, "its output shows where it hung"
     assert not any(psutil.pid_exists(process.pid) for process in workers.processes)

@@ -22,7 +22,7 @@ def two(machine: Machine) -> Machine:
 
 
 def shares(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The GPUs that each worker is to see."""
+    """The GPUs that each worker may use."""
     monkeypatch.setattr(base, "WORKER_COMMAND", ["sh", "-c", "echo GPUs $CUDA_VISIBLE_DEVICES"])
     launcher, output = LocalLauncher(machine), queue.SimpleQueue[tuple[str, Any]]()
     found = []

@@ -1,4 +1,4 @@
-"""The supervisor names the worker to blame, restarts all up to max_restarts times, and never waits for ever.
+"""The supervisor names the worker that failed, restarts all up to max_restarts times, and never waits forever.
 
 The workers are real processes that send the reports of workers, and end as workers end.
 """
@@ -56,7 +56,7 @@ def test_half_a_line_of_a_worker_is_no_message_and_goes_to_its_log(play: Play, t
 
 def test_a_worker_that_does_not_come_up_is_named_and_nothing_is_tried_again(
         play: Play, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"^worker 1 \(not up yet\) did not come within machine.start_timeout, 8 s"):
+    with pytest.raises(UserError, match=r"^worker 1 \(not up yet\) did not connect within machine.start_timeout, 8 s"):
         play("join()", "sleep()", start_timeout=8.0, max_restarts=1)
     assert "worker-1.log\n[worker 1] worker 1 starts" in capfd.readouterr().out
 

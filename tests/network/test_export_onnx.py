@@ -1,4 +1,4 @@
-"""The ONNX file of a network computes what the network computes, by ONNX's own runtime."""
+"""The ONNX file of a network gives the network's outputs in ONNX Runtime."""
 
 from pathlib import Path
 

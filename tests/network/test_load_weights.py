@@ -1,4 +1,4 @@
-"""The released program's checkpoints fill the network, number for number; nothing else does."""
+"""The released program's checkpoints load into the network exactly; other files are refused."""
 
 import json
 import pickle
@@ -44,7 +44,7 @@ def reference_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def write(prefix: Path, table: Table, leave_out: Iterable[str] = ()) -> Path:
-    """A checkpoint as TensorFlow 1 writes it, with what a training leaves beside the weights."""
+    """A checkpoint that TensorFlow 1 writes, with the weights and the other variables of a training."""
     tensors = {name: tf.constant(reference_weight(name, shape)) for name, shape in table.items()}
     kernel = "init/init_conv/conv2d/kernel"
     tensors |= {"global_step": tf.constant(440_000, tf.int64), "Variable": tf.zeros(17), "Variable_1": tf.zeros(17),
@@ -149,7 +149,7 @@ def test_a_flipped_bit_or_a_truncated_file_is_reported(small: keras.Model, small
 
 
 class Hostile:
-    """Leaves a mark where a pickle of it is loaded."""
+    """Creates a file if a pickle of it is loaded."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

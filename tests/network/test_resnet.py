@@ -1,4 +1,4 @@
-"""The network is the released one, weight for weight and number for number."""
+"""The network has the weights and the outputs of the released one."""
 
 import ast
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_batch_norm_has_the_released_constants_and_the_momentum_asked_for() -> N
 
 
 def test_blocks_that_start_as_the_identity_leave_a_network_of_first_blocks() -> None:
-    """The first block of each stage starts as it does without: its shortcut alone would skip three of four pixels."""
+    """The first block of each stage is unchanged, since its shortcut alone would skip three of four pixels."""
     deep, shallow = (resnet(depth, 3, width=8, zero_init_residual=True) for depth in ((2, 3), (1, 1)))
     for layer in shallow.layers:
         layer.set_weights(deep.get_layer(layer.name).get_weights() if layer.weights else [])

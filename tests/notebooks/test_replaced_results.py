@@ -54,10 +54,15 @@ def test_a_notebook_with_other_parameters_names_what_it_replaces_and_the_command
     assert "up to date" in run(acquired, "dvc", "status", "acquire").stdout
 
 
-def test_a_failed_experiment_says_what_stays_changed_and_the_commands_bring_it_back(acquired: Path) -> None:
+@pytest.mark.parametrize(("setting", "error"), [
+    ("acquire.classes=[n99999999]", "is not among the WordNet ids"),  # in a cell of the notebook
+    ("acquire.sample=7", "`acquire.sample` is 7")])  # before the notebook runs
+def test_a_failed_experiment_says_what_stays_changed_and_the_commands_bring_it_back(acquired: Path, setting: str,
+                                                                                    error: str) -> None:
     locked = hashes(acquired)
-    failed = run(acquired, "dvc", "exp", "run", "acquire", "-S", "acquire.classes=[n99999999]", check=False)
+    failed = run(acquired, "dvc", "exp", "run", "acquire", "-S", setting, check=False)
     assert failed.returncode and not (acquired / "data/lists").exists()
+    assert error in failed.stdout + failed.stderr
     commands = named_commands((failed.stdout + failed.stderr).partition("NOTE")[2])
     assert commands[0] == ["dvc", "exp", "run"]
     for command in commands[1:]:

@@ -1,4 +1,4 @@
-"""The page of `make report`: all that the notebooks show, without what only its maker needs; no network."""
+"""The page of `make report` shows the notebooks' results, without progress and paths, and needs no network."""
 
 import base64
 import re
@@ -9,7 +9,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from mlimages import report as module
-from mlimages.core.errors import UserError
+from mlimages.core.errors import UserError, report_space
 from mlimages.report import main, report, without_paths
 from mlimages.run_notebook import save_pictures
 
@@ -26,20 +26,22 @@ def shown(**data: str) -> nbformat.NotebookNode:
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
     """Two executed notebooks with every kind of output."""
     monkeypatch.setattr(module, "summary", lambda data: "Made: 3 <images>.\nQuality: 0.5.\nLook: /home/me/x\nTry: y")
     reports = tmp_path / "data/reports"
     reports.mkdir(parents=True)
+    report_space(tmp_path, 1e9, "the table")
+    space = capsys.readouterr().out
+    assert "inodes" in space
     notebook = new_notebook(cells=[
         new_markdown_cell("# Train: a network\n\nSome text."),
         new_code_cell("rate = 0.1  # <fast>", metadata={"tags": ["parameters"]}),
         new_code_cell("train()", outputs=[
             stream("train:  10%|#    | 1/10 [00:01<00:09]\rtrain: 100%|#####| 10/10 [00:10<00:00]\n"
-                   "the table: about 1 GB; 5 GB and 9 inodes are free at /scratch/x\n"
-                   "resumed from /home/me/scratch/step-5\n"),
+                   f"{space}resumed from /home/me/scratch/step-5\n"),
             stream("/usr/lib/python3/a.py:3: odd\n", "stderr"), shown(**{WIDGET: "{}", "text_plain": "Box()"})]),
-        new_markdown_cell("## Loss\n\nThe `curve` answers whether it *learns*. A bad one rises."),
+        new_markdown_cell("## Loss\n\nThe `curve` shows whether it *learns*. A bad one rises."),
         new_code_cell("plot()", outputs=[shown(**{"image_png": PNG, "text_plain": "<Figure>"})]),
         new_code_cell("table()", outputs=[shown(text_html="<table><tr><td>7</td></tr></table>", text_plain="7"),
                                           shown(text_plain="'a' & <b>")]),
@@ -53,7 +55,7 @@ def test_text_tables_pictures_and_parameters_are_shown_and_code_is_folded(data: 
     page = report(data)
     assert page.index('id="1_acquire"') < page.index('id="4_train"') and 'href="#4_train">Train: a network</a>' in page
     assert "Made: 3 &lt;images&gt;." in page and "Look:" not in page
-    assert '<img alt="The curve answers whether it learns." src="data:image/png;base64,' in page
+    assert '<img alt="The curve shows whether it learns." src="data:image/png;base64,' in page
     assert "<table><tr><td>7</td></tr></table>" in page and "&#x27;a&#x27; &amp; &lt;b&gt;" in page
     assert "UserError: no &lt;data&gt;" in page
     unfolded = re.sub(r"<details>.*?</details>", "", page, flags=re.S)

@@ -72,7 +72,7 @@ def test_a_gallery_shows_right_wrong_and_missed_labels(small_stages: SmallStages
     scores = {"truth": 0.9 * (confidences > 0.5), "nothing": np.full_like(confidences, 0.1),
               "everything": np.full_like(confidences, 0.9)}[seen].astype(np.float32)
     gallery(published(tmp_path, confidences, scores), small_stages.tfrecords, small_stages.lists)
-    assert titles()[0] == f"Wholly right: {len(records) if right is None else right} of {len(records)} images"
+    assert titles()[0] == f"All labels right: {len(records) if right is None else right} of {len(records)} images"
     colours = colours_of_texts()
     wanted = {"truth": {Verdict.RIGHT}, "nothing": {Verdict.MISSED}, "everything": {Verdict.RIGHT, Verdict.WRONG}}[seen]
     assert {outcome.value[1] for outcome in wanted} <= colours

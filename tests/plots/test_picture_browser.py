@@ -1,4 +1,4 @@
-"""The browser of one picture: classes on the tree, heat map, nearest images; for any picture, and for what is none."""
+"""The browser of one picture: its classes, heat map and nearest images; and files that are no picture."""
 
 import io
 import re
@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from tests.evaluate.fixtures import SmallStages
 
+from mlimages.acquire.hierarchy import ClassTree
 from mlimages.core.errors import UserError
 from mlimages.network.classifier import Classifier
 from mlimages.plots.explore.pictures import (
@@ -54,7 +55,7 @@ def test_an_uploaded_picture_shows_its_best_classes_below_their_ancestors(classi
     assert [index for _, index in browser.heat_of.options] == best["class"].tolist()
     before = browser.shown
     browser.heat_of.value = browser.heat_of.options[3][1]
-    assert f"where the network sees: {classes.label(browser.heat_of.value)}" in browser.shown != before
+    assert f"heat map of {classes.label(browser.heat_of.value)}" in browser.shown != before
 
 
 def test_bytes_that_are_no_picture_are_named_so(classifier: Classifier) -> None:
@@ -85,14 +86,8 @@ def test_a_heat_map_colours_only_where_it_is_hot() -> None:
     assert (drawn[:, :4] == 90).all() and (drawn[:, 4:] != 90).any(axis=-1).all()
 
 
-def test_names_are_escaped_in_the_tree(classifier: Classifier) -> None:
-    class Named:
-        parents = [-1]
-
-        def label(self, index: int) -> str:
-            return "<script>"
-
-    assert "<script>" not in tree_html(Named(), [0], {0: 0.5})  # type: ignore[arg-type]
+def test_names_are_escaped_in_the_tree() -> None:
+    assert "<script>" not in tree_html(ClassTree(("n1",), (-1,), ("<script>",)), [0], {0: 0.5})
 
 
 def test_without_training_and_without_a_checkpoint_the_command_is_named(tmp_path: Path,

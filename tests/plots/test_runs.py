@@ -93,7 +93,7 @@ def test_gains_by_class_are_sorted_and_leave_out_classes_without_images() -> Non
 
 def test_an_unknown_experiment_and_a_missing_repository_name_what_to_run(tmp_path: Path,
                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="of the experiment slow is not there.*`dvc exp list`"):
+    with pytest.raises(UserError, match="of the experiment slow is missing.*`dvc exp list`"):
         runs.plot_curves(["slow"])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no experiments"):

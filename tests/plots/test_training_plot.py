@@ -166,7 +166,7 @@ def test_both_losses_share_an_axis(trained: Trained) -> None:
     tried = [row for row in rows if not np.isnan(row["validation_loss"])]
     drawn = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in loss.lines}
     assert drawn["training, since the last row"] == [row["loss"] for row in rows]
-    assert drawn["validation, all classes weighted alike"] == [row["validation_loss"] for row in tried]
+    assert drawn["validation, all classes weighted equally"] == [row["validation_loss"] for row in tried]
     found = np.asarray(precision.lines[0].get_ydata()).tolist()
     assert found == [row["validation_mean_average_precision"] for row in tried]
     assert [ax.get_ylabel() for ax in (loss, rate, speed)] == ["loss", "learning rate", "images per second"]

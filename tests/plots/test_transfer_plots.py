@@ -18,7 +18,7 @@ from mlimages.transfer.scores import CONFUSION, PREDICTIONS, example_file, mista
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
-    """Two classes; three cats are right, one is taken for a dog, and a dog for a cat."""
+    """Two classes; three cats are right, one is predicted as a dog, and a dog as a cat."""
     save_network(build("tiny", 2, stock=True), ClassTable(["", ""], [-1, -1], ["cat", "dog"]),
                  Preprocessing(64, "central", 1.0, "softmax"), tmp_path / "model")
     for folder, values in (("model/validation.csv", [0.5, 0.6]), ("from_nothing.csv", [0.1, 0.2])):
@@ -41,14 +41,14 @@ def published(tmp_path: Path) -> Path:
 def test_the_table_has_a_row_for_each_network(published: Path) -> None:
     table = plots.accuracy_table(published)
     assert table.loc["fine-tuned"].tolist() == ["60.0%", "100.0%", "5"]
-    assert table.loc["from nothing"].tolist() == ["20.0%", "", "5"]
+    assert table.loc["from random weights"].tolist() == ["20.0%", "", "5"]
     assert table.loc["features and a linear classifier"].tolist() == ["", "", "5"]
 
 
 def test_both_curves_are_drawn_and_the_accuracy_of_guessing(published: Path) -> None:
     plots.accuracy_curves(published)
     drawn = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in plt.gca().lines}
-    assert drawn == {"from the trained network": [0.5, 0.6], "from nothing": [0.1, 0.2],
+    assert drawn == {"from the trained network": [0.5, 0.6], "from random weights": [0.1, 0.2],
                      "guessing among 2 classes": [0.5, 0.5]}
     plt.close("all")
 

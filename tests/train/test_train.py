@@ -201,7 +201,7 @@ def test_float16_gradients_that_overflow_at_any_loss_scale_stop_the_training(
         small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine], tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch, steps_per_call: int) -> None:
     class Steep(Trainer):
-        """Whose logits, and loss, are float32 and finite, while float16 cannot hold the gradient before them."""
+        """Logits and loss are float32 and finite, but the gradient before them overflows float16."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)

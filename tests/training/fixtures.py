@@ -1,6 +1,6 @@
 """A handful of real records, as convert would publish them, and the settings of a tiny training.
 
-Record i has the class i alone, so that the labels of a batch tell which records are in it.
+Record i has only the class i, so the labels of a batch identify its records.
 """
 
 import dataclasses
@@ -112,7 +112,7 @@ def trained(small_tfrecords: Path, small_train: Train, small_machine: Callable[.
 
 @pytest.fixture(scope="session")
 def small_python() -> Callable[..., list[str]]:
-    """The command that runs a Python program in a process of its own, with this project on its path."""
+    """The command that runs a Python program in another process, with this project on its path."""
 
     def command(program: str, *arguments: str) -> list[str]:
         source = Path(str(mlimages.__file__)).parents[1]
@@ -124,14 +124,14 @@ def small_python() -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="session")
 def cluster_train(small_train: Train) -> Train:
-    """10 steps of 12 images, which two and three workers share alike; small ones, which keep roundings small."""
+    """10 steps of 12 images, which two or three workers can share evenly. Small images keep rounding errors small."""
     return dataclasses.replace(small_train, strategy="multi_worker", batch=12, batch_norm="synchronized",
                                learning_rate=0.01)
 
 
 @pytest.fixture(scope="session")
 def long_train(cluster_train: Train) -> Train:
-    """Long enough for a test to look at, and to strike."""
+    """Long enough for a test to interrupt it."""
     return dataclasses.replace(cluster_train, epochs=None, steps=LONG_STEPS, checkpoint_steps=LONG_CHECKPOINT_STEPS,
                                learning_rate=0.01, validation_images=0)
 

@@ -1,4 +1,4 @@
-"""What two trainings are compared by."""
+"""The results of a training that tests compare."""
 
 import csv
 import dataclasses
@@ -38,7 +38,7 @@ def assert_close(one: Path, other: Path) -> None:
 
 
 def log(folder: Path) -> list[dict[str, str]]:
-    """The rows of the log, without what is measured by the clock."""
+    """The rows of the log, without measured times."""
     with (folder / "training.csv").open(encoding="utf-8", newline="") as file:
         return [{name: value for name, value in row.items() if name not in MEASURED} for row in csv.DictReader(file)]
 
@@ -48,7 +48,7 @@ def as_json(params: Train, machine: Machine, tfrecords: Path, out: Path) -> str:
 
 
 def free_addresses(count: int) -> list[str]:
-    """Addresses of this machine at which nobody listens."""
+    """Addresses of this machine with unused ports."""
     held = [reserve_port(0, "a test") for _ in range(count)]
     addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in held]
     for one in held:

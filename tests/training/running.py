@@ -1,4 +1,4 @@
-"""A training of workers in a process of its own, at which a test may strike."""
+"""A training of workers in another process, which a test can interrupt."""
 
 import csv
 import os
@@ -75,7 +75,7 @@ class Running:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def pids(self, index: int) -> list[int]:
-        """The processes that were worker `index`, the present one last."""
+        """The processes of worker `index`, the current one last."""
         return [int(pid) for pid in re.findall(r"process (\d+) of ", self.log(index))]
 
     def step(self) -> int:
@@ -83,11 +83,11 @@ class Running:
         return int(rows[0][-1]["step"]) if rows and rows[0] else 0
 
     def written(self, name: str) -> int:
-        """When a file of the result was written, 0 where it was not."""
+        """The time when a file of the result was written; 0 if it was not."""
         return max((path.stat().st_mtime_ns for path in self._scratch.glob(f"train/*/out/{name}")), default=0)
 
     def wait(self, start: int, condition: Callable[[], bool]) -> None:
-        """Return when the workers are in their start of this number, and something holds."""
+        """Return when the workers have been started this number of times, and a condition holds."""
         ends = time.monotonic() + PATIENCE_SECONDS
         while any(len(self.pids(index)) < self._before + start for index in range(2)) or not condition():
             assert time.monotonic() < ends and self.process.poll() is None, self.finish()
@@ -100,7 +100,7 @@ class Running:
         os.kill(self.pids(index)[-1], number)
 
     def seconds_to_end(self, start: int) -> float:
-        """How long it still takes until all processes of the start of this number have ended."""
+        """The seconds until all processes of the start of this number have ended."""
         began, pids = time.monotonic(), [self.pids(index)[self._before + start - 1] for index in range(2)]
         self.wait(start, lambda: not any(map(psutil.pid_exists, pids)))
         return time.monotonic() - began

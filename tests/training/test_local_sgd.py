@@ -1,4 +1,4 @@
-"""Local SGD: replicas take several steps alone, then take the mean of their weights and velocities."""
+"""Local SGD: replicas take several steps by their own gradients, then average weights and velocities."""
 
 import dataclasses
 import json
@@ -56,7 +56,7 @@ np.savez(out, **found)
 
 @pytest.fixture(scope="module")
 def parted_train(small_train: Train) -> Train:
-    """A loss in which replicas do not see each other's labels."""
+    """A loss without exchange of labels between replicas."""
     return dataclasses.replace(small_train, loss="sigmoid", local_sgd_steps=LOCAL, ema_decay=0.9, checkpoint_steps=6)
 
 
@@ -82,7 +82,7 @@ def of(found: dict[str, np.ndarray], run: str, part: str) -> list[np.ndarray]:
 def test_local_sgd_sets_the_weights_to_the_mean_of_those_of_single_replicas(
         on_two: dict[str, np.ndarray], parted_train: Train, small_machine: Callable[..., Machine],
         tmp_path: Path) -> None:
-    """Each half of every batch trained by a process alone, which takes up the mean of both after every round."""
+    """Two processes train on the halves of every batch, and continue with the mean of both after every round."""
     trainer = Trainer(dataclasses.replace(parted_train, batch=4), CLASSES,
                       build_strategy(parted_train, small_machine(tmp_path)), steps_per_call=LOCAL)
     losses: list[Any] = []

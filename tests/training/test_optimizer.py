@@ -1,4 +1,4 @@
-"""The optimizer is TensorFlow 1's momentum; what is added to it does what it says."""
+"""The optimizer equals TensorFlow 1's momentum, and its further options have their documented effects."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""What is known of a training while it runs and afterwards: its log, TensorBoard, its record and its model card."""
+"""The log of a training, its TensorBoard, its run record and its model card."""
 
 import csv
 import dataclasses

@@ -56,7 +56,7 @@ def test_in_steps_the_schedule_is_the_released_one_whatever_the_number_of_images
 
 
 def test_params_full_txt_makes_params_yaml_the_released_training(tmp_path: Path) -> None:
-    """By DVC's own reading of its options."""
+    """DVC itself reads the options."""
     path = Path(shutil.copy(ROOT / "params.yaml", tmp_path))
     options = (ROOT / "params-full.txt").read_text().split()
     assert set(options[::2]) == {"-S"}

@@ -1,4 +1,4 @@
-"""Every parameter of the step has its effect, and one step means the same on any number of replicas and parts."""
+"""Every parameter of the step has its effect. A step gives the same result for any number of replicas and parts."""
 
 import dataclasses
 import json
@@ -77,7 +77,7 @@ class Ran:
 
 
 def difference(one: list[np.ndarray], other: list[np.ndarray]) -> float:
-    """The greatest difference of weights, relative to the greatest weight."""
+    """The largest difference of weights, relative to the largest weight."""
     return max(float(np.abs(first - second).max() / np.abs(first).max())
                for first, second in zip(one, other, strict=True) if first.any())
 

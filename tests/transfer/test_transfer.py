@@ -1,4 +1,4 @@
-"""Fine-tuning begins from the trained network, measures itself beside nothing, and resumes."""
+"""Fine-tuning starts from the trained network, is compared with random weights, and resumes."""
 
 import csv
 import dataclasses

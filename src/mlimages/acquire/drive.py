@@ -1,4 +1,4 @@
-"""Ask Google Drive where it sends a file from: it puts pages before the file, and other pages in its place."""
+"""Find the address of a file on Google Drive, which may send pages before the file or in place of it."""
 
 from itertools import islice
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
@@ -22,10 +22,7 @@ OPEN_IT = "open the address in a browser to see what it asks"
 
 
 class NoFile(Exception):
-    """What Google Drive answered instead of a file.
-
-    `found` says what came, `advice` what to do about it.
-    """
+    """Google Drive sent no file. `found` describes what it sent, and `advice` what the user can do."""
 
     def __init__(self, found: str, advice: str) -> None:
         super().__init__(found)
@@ -33,10 +30,10 @@ class NoFile(Exception):
 
 
 def file_url(url: str, timeout: tuple[float, float], retries: int) -> str:
-    """The address that answers with the file, after the pages on which Drive only asks whether to go on.
+    """The address of the file itself, after the pages on which Drive asks for a confirmation.
 
-    A request without a usable answer is repeated `retries` times. Raises NoFile where another answer than the file
-    comes, or more than MAX_PAGES pages, and requests.RequestException where none comes.
+    A failed request is repeated `retries` times. Raises NoFile if Drive sends something else or more than MAX_PAGES
+    pages, and requests.RequestException if it does not answer.
     """
     retry = Retry(retries, backoff_factor=1, status_forcelist=PASSING_FAULTS, raise_on_status=False,
                   respect_retry_after_header=False)
@@ -61,7 +58,7 @@ def _is_file(response: requests.Response) -> bool:
 
 
 def _check_status(status: int) -> None:
-    """NoFile for a status of 400 or above."""
+    """Raise NoFile for a status of 400 or above."""
     if status < 400:
         return
     found = f"the status {status}"
@@ -77,7 +74,7 @@ def _check_status(status: int) -> None:
 
 
 def _next_url(url: str, page: bytes) -> str:
-    """Where the form of Drive's question leads; NoFile for a page without that form."""
+    """The address of the form on Drive's page. Raises NoFile for a page without that form."""
     soup = BeautifulSoup(page, "html.parser")
     title = " ".join(soup.title.get_text().split())[:SHOWN_CHARACTERS] if soup.title else ""
     host = urlsplit(url).hostname

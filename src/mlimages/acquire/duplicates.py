@@ -1,4 +1,4 @@
-"""Find the lines of a list whose source an earlier line has, with a few bytes of memory per line."""
+"""Find the lines of a list that repeat the source of an earlier line, with a few bytes of memory per line."""
 
 import tempfile
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ class LineDigests:
                 file.write(chunk.tobytes())
 
     def duplicates(self) -> Duplicates:
-        """Find the lines whose source an earlier line has."""
+        """Find the lines that repeat the source of an earlier line."""
         ordered = np.concatenate([np.empty(0, np.uint64), *read_digests(self._sources)])
         ordered.sort()
         repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])

@@ -1,4 +1,4 @@
-"""Fetch one released file: whole and accepted it takes its name, or not at all."""
+"""Fetch a released file. It gets its name only when it is complete and accepted."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from mlimages.core.publish import atomic_write, move_into_place
 # Seconds to connect, and seconds without a byte.
 TIMEOUT = (15.0, 60.0)
 ATTEMPTS = 5
-# No released file is nearly as large: what goes on and on is none of them.
+# Much more than any released file has: a longer answer is something else.
 MAX_BYTES = 8 * 10**9
 FROM_A_FOLDER = ("put the lists and the dictionary into a folder by hand and set acquire.source: folder and "
                  "acquire.folder")
@@ -24,7 +24,7 @@ Accept = Callable[[Path], None]
 
 
 def fetch(url: str, path: Path, accept: Accept) -> None:
-    """Fetch `url` over HTTPS; `accept` raises UserError where the file is not what it should be."""
+    """Fetch `url` over HTTPS; `accept` raises UserError for a wrong file."""
     try:
         with atomic_write(path) as file:
             with requests.get(url, stream=True, timeout=TIMEOUT) as response:
@@ -39,7 +39,7 @@ def fetch(url: str, path: Path, accept: Accept) -> None:
 
 
 def fetch_from_drive(url: str, path: Path, accept: Accept, machine: Machine) -> None:
-    """Fetch a large file from Google Drive; what an earlier run had of it is not fetched again."""
+    """Fetch a large file from Google Drive. Continues the unfinished file of an earlier run."""
     import gdown  # only here, so that the later stages need not load it
     from gdown.exceptions import DownloadError
 

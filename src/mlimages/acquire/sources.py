@@ -76,8 +76,7 @@ def collect(params: Acquire, machine: Machine, work: Path) -> Path:
 
 
 def origins(raw: Path) -> dict[str, Any]:
-    """What the manifest says of the files from which the lists in `raw` were made; nothing if they are the user's own.
-    """
+    """For the manifest, the sha256 of the files from which the lists in `raw` were made; empty for the user's own."""
     note = raw / ORIGINS
     return {"made_from": json.loads(note.read_text())} if note.is_file() else {}
 

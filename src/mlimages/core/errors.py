@@ -18,6 +18,7 @@ ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in memory; it differ
 
 Arguments = ParamSpec("Arguments")
 
+INODES_FREE = "inodes are free at"  # in every line about free space
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 
@@ -122,4 +123,4 @@ def _free_space(path: Path) -> str:
     while not path.exists():
         path = path.parent
     disk = os.statvfs(path)
-    return f"{disk.f_bavail * disk.f_frsize / 1e9:,.1f} GB and {disk.f_favail:,} inodes are free at {path.resolve()}"
+    return f"{disk.f_bavail * disk.f_frsize / 1e9:,.1f} GB and {disk.f_favail:,} {INODES_FREE} {path.resolve()}"

@@ -361,6 +361,7 @@ class Params:
 
 
 SECTIONS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Params)}
+STAGES = [name for name in SECTIONS if name != "machine"]
 
 
 def load(path: str | Path = "params.yaml") -> Params:

@@ -1,7 +1,7 @@
-"""A Ray cluster on a shared file system: runs functions, and the workers of a pool, on all its nodes.
+"""Runs functions, and the workers of a pool, on all nodes of a Ray cluster with a shared file system.
 
 Ray is optional, and imported only if `machine.engine` is ray. All nodes use the code of this repository and the current
-folder of this process, so that paths mean the same everywhere. Their work ends when this process ends.
+folder of this process, so that relative paths name the same files. Their work ends when this process ends.
 """
 
 import contextlib
@@ -29,10 +29,7 @@ START_ATTEMPTS = 3  # of a worker
 START_SECONDS = 180.0  # for the cluster to place the workers, and for these to start
 CONNECT_SECONDS = 10.0
 CHECK_SECONDS = 1.0  # between two checks whether Ray has lost a worker
-# How a Ray error says that an actor was lost with its node: only its text does. A test in tests/cluster/test_ray.py
-# kills a node to check it.
-NODE_DIED = "its node has died"
-CAUSE_SECONDS, CAUSE_RETRY_SECONDS = 60.0, 0.5  # for Ray to report why a worker was lost
+LOSS_SECONDS, LOSS_RETRY_SECONDS = 60.0, 0.5  # for Ray to report that a worker was lost
 
 
 def import_ray() -> Any:
@@ -55,8 +52,8 @@ def ray_connection(machine: Machine) -> Iterator[Any]:
     """Connect to the cluster at `machine.ray_address` until the block ends. Yields the module ray.
 
     null means the address in RAY_ADDRESS or, without it, the cluster that runs on this machine. If none runs, and for
-    `local`, a cluster with all cores of this machine starts, and ends with the block. An existing connection is used,
-    and stays open.
+    `local`, a cluster with all cores of this machine starts, and ends with the block. If this process is connected
+    already, it uses that connection and leaves it open.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -71,9 +68,9 @@ def ray_connection(machine: Machine) -> Iterator[Any]:
         ray.init(machine.ray_address, runtime_env={"env_vars": {"PYTHONPATH": path}}, logging_level="WARNING",
                  include_dashboard=False)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-        raise UserError(f"no Ray cluster takes us at machine.ray_address = {machine.ray_address or 'null'} ({error}); "
-                        f"start one with `ray start --head` and the same Ray, Python and token as here, or set it to "
-                        f"null to have one on this machine") from None
+        raise UserError(f"cannot connect to a Ray cluster at machine.ray_address = {machine.ray_address or 'null'} "
+                        f"({error}); start one with `ray start --head` and the same Ray, Python and token as here, or "
+                        f"set it to null to have one on this machine") from None
     try:
         yield ray
     finally:
@@ -87,7 +84,7 @@ def _check_address(address: str | None) -> None:
         try:
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
-            raise UserError(f"nobody answers at machine.ray_address = {address} ({error}); start the cluster "
+            raise UserError(f"nothing listens at machine.ray_address = {address} ({error}); start the cluster "
                             f"there with `ray start --head --port {port}`, or set it to null") from None
 
 
@@ -95,8 +92,8 @@ def _check_address(address: str | None) -> None:
 def remote_function(function: Callable[[Unit], Result], machine: Machine) -> Iterator[Callable[[Unit], Result]]:
     """Yield a function that runs `function` on one core of any node, and returns its result or raises its error.
 
-    It may be called from many threads. A call whose process or node is lost runs again on another one, up to RETRIES
-    times. Raises UserError if no core becomes free within START_SECONDS.
+    It may be called from many threads. If a call's process or node is lost, the call runs again on another one, up to
+    RETRIES times. Raises UserError if no core becomes free within START_SECONDS.
     """
     with ray_connection(machine) as ray:
         _, waiting = ray.wait([ray.remote(num_cpus=1)(_here).remote()], timeout=START_SECONDS)
@@ -130,7 +127,8 @@ def _run(here: tuple[str, Callable[[Unit], Result]], unit: Unit) -> Result:
 class RayWorkerPool(WorkerPool):
     """A pool of actors, spread over the nodes of a cluster. A worker whose node is lost restarts on another node.
 
-    Ray places, monitors and ends the workers. Tasks and results use a pipe, which costs a tenth of a call of Ray.
+    Ray places, monitors and ends the workers. Tasks and results go through a pipe, which takes a tenth of the time of a
+    call by Ray.
     """
 
     def __init__(self, make: Callable[[], Work], machine: Machine) -> None:
@@ -139,6 +137,7 @@ class RayWorkerPool(WorkerPool):
         self._connection = contextlib.ExitStack()
         self._key = secrets.token_bytes(32)
         self._actors: list[Any] = [None] * self.workers
+        self._nodes: list[Any] = [None] * self.workers
         self._addresses: list[Any] = [None] * self.workers
         self._ends: list[Any] = [None] * self.workers
         self._checked_at = 0.0
@@ -165,13 +164,13 @@ class RayWorkerPool(WorkerPool):
 
     def _start(self, worker: int) -> None:
         """Start a worker, in proportion to the nodes' cores. It reserves no core, so it can restart anywhere."""
-        cores = [node["NodeID"] for node in self._ray.nodes() if node["Alive"]
-                 for _ in range(int(node["Resources"].get("CPU", 0)))]
+        cores = [node["NodeID"] for node in self._live_nodes() for _ in range(int(node["Resources"].get("CPU", 0)))]
         if not cores:
             raise UserError("the Ray cluster has no CPUs; start a node with `ray start --address`, see `ray status`")
-        node = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            cores[worker * len(cores) // self.workers], soft=False)  # soft=True places actors without cores at random
-        actor = self._ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=node)(_Worker)
+        self._nodes[worker] = cores[worker * len(cores) // self.workers]
+        strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            self._nodes[worker], soft=False)  # soft=True places actors without cores at random
+        actor = self._ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=strategy)(_Worker)
         self._actors[worker] = actor.remote(_here(), os.getcwd(), self._key, self._make, self.threads)
         self._addresses[worker] = self._actors[worker].address.remote()
         self._ends[worker] = self._actors[worker].serve.remote()
@@ -198,7 +197,7 @@ class RayWorkerPool(WorkerPool):
                         f"lower machine.workers")
 
     def _connect(self, worker: int) -> str:
-        """Open the pipe to a worker that has started. Returns the reason of a failure, or an empty text."""
+        """Open the pipe to a worker that has started. Returns the reason if that fails, otherwise ""."""
         try:
             address = self._ray.get(self._addresses[worker])
             self._pipes[worker] = set_no_delay(Client(address, authkey=self._key))
@@ -224,23 +223,26 @@ class RayWorkerPool(WorkerPool):
             return receive_all(self._pipes[worker])
         except (EOFError, OSError):
             self._pipes[worker].close()
-            cause = self._cause(worker)
+            self._wait_for_loss(worker)
             self.kill(worker)  # it may still run, without a connection
-            return LostWorker(None, with_node=NODE_DIED in cause)
+            live = [node["NodeID"] for node in self._live_nodes()]
+            return LostWorker(None, with_node=self._nodes[worker] not in live)
 
-    def _cause(self, worker: int) -> str:
-        """Why a worker was lost. Ray knows whether its node was lost only some seconds later."""
-        ends, asked = time.monotonic() + CAUSE_SECONDS, self._ends[worker]
+    def _wait_for_loss(self, worker: int) -> None:
+        """Return when Ray knows that a worker was lost, which takes seconds if its node was; or after LOSS_SECONDS."""
+        ends, asked = time.monotonic() + LOSS_SECONDS, self._ends[worker]
         while time.monotonic() < ends:
             try:
-                self._ray.get(asked, timeout=CAUSE_SECONDS)
-                break
+                self._ray.get(asked, timeout=LOSS_SECONDS)
+                return
             except self._ray.exceptions.ActorUnavailableError:
-                time.sleep(CAUSE_RETRY_SECONDS)
+                time.sleep(LOSS_RETRY_SECONDS)
                 asked = self._actors[worker].address.remote()
-            except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as error:
-                return str(error)
-        return "out of reach"
+            except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError):
+                return
+
+    def _live_nodes(self) -> list[Any]:
+        return [node for node in self._ray.nodes() if node["Alive"]]
 
 
 class _Worker:

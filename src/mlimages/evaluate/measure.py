@@ -1,5 +1,6 @@
 """The probabilities of a network, and `measure`: all metrics of any network on any data set."""
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,18 @@ def measure(model: str | Path | keras.Model, dataset: Iterable[Any], *, activati
     tf.data.Dataset, yields batches: images as the network takes them, confidences float [images, classes], and any
     further elements, which are ignored. A negative confidence is unknown and does not count.
 
-    `activation` turns the network's outputs into probabilities. None means the one that was published beside a trained
-    model; "none" if a keras.Model ends in a sigmoid or softmax; "sigmoid" if it ends in plain logits. The other
-    parameters are those of `MetricsAccumulator`; `read_tree(path).parents` are the `parents` of a class tree.
+    `activation` converts the network's outputs to probabilities. None means the activation that a trained model was
+    published with. Pass "none" if a keras.Model ends in a sigmoid or softmax, and "sigmoid" if it returns logits. The
+    other parameters are those of `MetricsAccumulator`; for a class tree, `parents` is `read_tree(path).parents`.
 
-    Raises UserError for a file without a network, outputs of an unknown kind, such as those of a SavedModel from
-    elsewhere, labels of another shape, scores that are not probabilities, and an empty data set. A SavedModel is a
-    program: load it only if you trust it. A .keras file runs no code.
+    Raises UserError for a file without a network, for a network whose activation is not known, such as a SavedModel
+    from elsewhere, for labels of another shape, for scores that are no probabilities, and for an empty data set. A
+    SavedModel is a program: load it only if you trust it. A .keras file runs no code.
     """
     loaded = load_model(model)
     accumulator = None
     batches = tqdm(probabilities(loaded.call, loaded.require_activation(activation), dataset), "measure",
-                   _batch_count(dataset), unit=" batches", disable=None)
+                   operator.length_hint(dataset) or None, unit=" batches", disable=None)
     for scores, confidences in batches:
         if accumulator is None:
             accumulator = MetricsAccumulator(scores.shape[-1], at_k=at_k, threshold=threshold,
@@ -57,11 +58,3 @@ def probabilities(network: Callable[[Any], Any], activation: Activation,
             raise UserError(f"the data set gives {type(batch).__name__}, expected batches (images, confidences)")
         images, labels, *_ = batch
         yield function(images).numpy(), tf.convert_to_tensor(labels).numpy()
-
-
-def _batch_count(dataset: Iterable[Any]) -> int | None:
-    """The number of batches, if the data set knows it."""
-    try:
-        return len(dataset)  # type: ignore[arg-type]
-    except TypeError:
-        return None

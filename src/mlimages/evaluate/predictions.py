@@ -1,6 +1,6 @@
 """The files with the best classes and the labels of each image.
 
-Both are NumPy arrays of rows. They are written batch by batch and read as memory maps, so memory does not grow with
+Both are structured NumPy arrays. They are written batch by batch and read as memory maps, so memory does not grow with
 the number of images.
 """
 
@@ -103,7 +103,7 @@ def open_prediction_writer(folder: Path, key_bytes: int, kept: int) -> Iterator[
 def read_predictions(evaluation: str | Path) -> Predictions:
     """The predictions that `evaluate` published in a folder. Raises UserError for missing and damaged files.
 
-    A pickle inside a file is refused.
+    It does not load pickled objects.
     """
     arrays = []
     for path in (Path(evaluation) / PREDICTIONS, Path(evaluation) / LABELS):

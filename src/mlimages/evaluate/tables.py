@@ -67,7 +67,7 @@ def _write_classes(metrics: MultiLabelMetrics, tree: ClassTree, train_records: n
 
 
 def _write_calibration(metrics: MultiLabelMetrics, path: Path) -> None:
-    """Reliability in bins of equal width, and in bins of the log-odds, which resolve the small probabilities of rare
+    """Reliability in bins of equal width, and in bins of the log-odds, which show the small probabilities of rare
     classes.
     """
     scales = {"probability": metrics.reliability_diagram(),
@@ -79,12 +79,12 @@ def _write_calibration(metrics: MultiLabelMetrics, path: Path) -> None:
 
 
 def _curve(metrics: MultiLabelMetrics, index: int | None = None) -> list[tuple[str, str]]:
-    """Points of a precision-recall curve, evenly spread over the recall, as text."""
+    """Points of a precision-recall curve as text, at evenly spaced recalls."""
     recall, precision = metrics.precision_recall_curve(index)
     chosen = np.unique(np.searchsorted(recall, np.linspace(0, 1, CURVE_POINTS)).clip(0, len(recall) - 1))
     return [(f"{recall[one]:.5f}", f"{precision[one]:.5f}") for one in chosen]
 
 
 def _digits(values: Iterable[float]) -> list[float | str]:
-    """Counts as they are, and shares with six significant digits."""
+    """Shares as text with six significant digits; counts stay integers."""
     return [value if isinstance(value, int) else f"{value:.6g}" for value in values]

@@ -1,9 +1,8 @@
 """The part of augmentation that works on tensors: rotation, colour jitter, RandAugment and mixup.
 
 It runs on the host inside tf.data, or on a device. Rotation and colour jitter are the released program's operations in
-its order. RandAugment and mixup are Keras' own layers. The random parameters come with the images (random_draws.py).
-Keras keeps its random state in a variable, which would depend on the number of calls, replicas and readers, and which
-an exact resume would have to restore.
+its order. RandAugment and mixup are Keras' layers. random_draws.py draws the random parameters. Keras would draw them
+from a state that depends on the number of calls, replicas and readers, and that a resume would have to restore.
 """
 
 from collections.abc import Mapping
@@ -23,10 +22,10 @@ COLOR_JITTER = ("case", "angle", "brightness", "saturation", "hue", "contrast")
 
 
 class TensorAugmentation:
-    """The operations that `params` ask for on the host, or on the device.
+    """The operations that `params` assign to the host, or to the device.
 
-    Calling it with a batch returns images float32 [images, pixels, pixels, 3] from -1 to 1, and labels. `specs` are the
-    tensors that it needs beside the batch, by name: a dictionary of tf.TensorSpec, which may be empty.
+    A call with a batch returns images float32 [images, pixels, pixels, 3] from -1 to 1, and labels. `specs` describes
+    the random values that a call also needs: a dictionary of tf.TensorSpec by name, which may be empty.
     """
 
     def __init__(self, params: Train, *, device: bool) -> None:

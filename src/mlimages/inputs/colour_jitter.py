@@ -2,7 +2,7 @@
 
 The released operations are brightness, contrast, saturation and hue. Brightness and contrast are linear in the colours;
 saturation and hue are not. A matrix is fitted to the change that saturation and hue make on a grid of the image's
-pixels, and then does all four operations at once, in a tenth of the time. Where no matrix comes near, the released
+pixels. It then does all four operations at once, in a tenth of the time. If no matrix is exact enough, the released
 arithmetic runs for every pixel. tests/inputs/test_preprocess.py compares the result with the released program's.
 """
 
@@ -76,7 +76,7 @@ def _fit(grids: np.ndarray, before: np.ndarray, drawn: AugmentationParams) -> tu
 
 
 def _saturation_and_hue(image: np.ndarray, saturation: Any, hue: Any) -> np.ndarray:
-    """The released saturation and hue of float32 [height, width, 3], one value for each row, or one for all."""
+    """The released saturation and hue for float32 [height, width, 3], with a value for each row, or one for all."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     hsv[..., 0] += 360 * (hue % 1)
     hsv[..., 1] *= saturation

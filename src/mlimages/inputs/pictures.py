@@ -1,4 +1,4 @@
-"""Pictures of any kind and place: files, folders, globs and tar files, decoded to RGB pixels."""
+"""Reads pictures from files, folders, glob patterns and tar files, and decodes them to RGB pixels."""
 
 import glob
 import io
@@ -20,7 +20,7 @@ MAX_BYTES = 64 * 2**20  # of one file: no picture that decodes within ImageFile'
 
 
 class NamedPicture(NamedTuple):
-    """The name of a picture, by which results refer to it, and the bytes of its file."""
+    """The name of a picture in results, and the bytes of its file."""
 
     name: str
     body: bytes
@@ -30,10 +30,10 @@ def read_pictures(places: Iterable[str | Path]) -> Iterator[NamedPicture]:
     """Yield the pictures at `places`, one after the other; only one is in memory.
 
     A place is a file, a folder (searched with its subfolders), a glob pattern, or a tar file of pictures such as a
-    shard of data/images. Folders and patterns are read in the order of their names; in folders and tar files only files
-    whose suffix is in SUFFIXES count. A picture in a tar file is named `FILE.tar/MEMBER`.
+    shard of data/images. Files in folders and patterns are sorted by name. In folders and tar files, only files with a
+    suffix in SUFFIXES are read. The name of a picture in a tar file is `FILE.tar/MEMBER`.
 
-    Raises UserError for a place that does not exist, that cannot be read, or that holds no picture.
+    Raises UserError for a place that does not exist, cannot be read, or holds no picture.
     """
     for place in places:
         empty = True
@@ -53,8 +53,8 @@ def count_pictures(places: Iterable[str | Path]) -> int:
 def decode_picture(body: bytes) -> np.ndarray:
     """The pixels of a JPEG, PNG, GIF (first frame) or WebP file: uint8 [height, width, 3], upright, in sRGB.
 
-    A JPEG that convert would store as it is decodes to the same pixels as its record does. Raises Undecodable for a
-    file that is no such picture, or that is damaged.
+    A JPEG that convert would store unchanged decodes to the same pixels as its record. Raises Undecodable for a file
+    of another format, or a damaged one.
     """
     picture = ImageFile(body)
     if picture.is_upright_jpeg and picture.is_srgb and picture.is_flawless():
@@ -106,9 +106,9 @@ def _read_tar(path: Path) -> Iterator[NamedPicture]:
 
 
 def to_pixels(picture: PictureLike) -> np.ndarray:
-    """The pixels of a file, of the bytes of one, of an array or of a PIL image: uint8 [height, width, 3].
+    """The pixels of a file, of the bytes of a file, of an array or of a PIL image: uint8 [height, width, 3].
 
-    Raises Undecodable for bytes that are no sound picture, and UserError for anything else that is none.
+    Raises Undecodable for bytes that do not decode, and UserError for anything else that is no picture.
     """
     if isinstance(picture, str | Path):
         [(_, picture)] = read_pictures([picture])

@@ -1,4 +1,4 @@
-"""Record shards to batches of images and labels. The n-th batch follows from the seed and n alone.
+"""Record shards to batches of images and labels. The n-th batch depends only on the seed and n.
 
     python -m mlimages.inputs.pipeline --help     # a batch as a picture, and what limits the images per second
 """
@@ -26,12 +26,12 @@ PREFETCHED = 2  # batches
 
 
 def count_records(folder: str | Path, manifest: dict[str, Any], part: str) -> list[int]:
-    """The number of records in each shard of a part, by the manifest of data/tfrecords."""
+    """The number of records in each shard of a part, according to the manifest of data/tfrecords."""
     return [manifest["files"][shard.name]["records"] for shard in shard_paths(folder, manifest, part)]
 
 
 class Records:
-    """The records of one part of data/tfrecords, such as "train", as its manifest lists them."""
+    """The records of one part of data/tfrecords, such as "train", according to its manifest."""
 
     def __init__(self, folder: str | Path, manifest: dict[str, Any], part: str) -> None:
         self._shards = shard_paths(folder, manifest, part)
@@ -43,26 +43,26 @@ class Records:
         return sum(self.counts)
 
     def positions(self) -> np.ndarray:
-        """The positions of all records in the order of the shards: int [records, 2], of shard and index in it."""
+        """The shard and the index in it of each record, in the order of the shards: int [records, 2]."""
         return np.concatenate([np.stack([np.full(count, shard), np.arange(count)], axis=1)
                                for shard, count in enumerate(self.counts)])
 
     def evenly_spaced(self, count: int) -> np.ndarray:
-        """`count` of the `positions`, evenly spaced over all; all of them where there are fewer."""
+        """`count` of the `positions`, evenly spaced over all; all of them if there are fewer."""
         count = min(count, len(self))
         return self.positions()[np.arange(count) * len(self) // max(count, 1)]
 
     def keys(self) -> np.ndarray:
         """The names of all records in the order of `positions`: bytes [records]."""
-        # Copied one after the other: a memory map keeps its file open.
+        # Each is copied, since a memory map keeps its file open.
         return np.concatenate([np.array(read_index(shard)["key"]) for shard in self._shards] or [np.empty(0, "S1")])
 
 
 class ReplicaBatches:
     """The batches of one replica, by number, as arrays. Batch 0 has the first `size` records in the training's order.
 
-    `augmentation` is what tf.data must still apply to a batch on the host. `specs` are a batch's shapes and dtypes.
-    Raises UserError for an odd `size` with mixup, which mixes pairs.
+    tf.data must then apply `augmentation` to a batch on the host. `specs` are a batch's shapes and dtypes. Raises
+    UserError for an odd `size` with mixup, which mixes pairs.
     """
 
     def __init__(self, records: Records, params: Train, size: int) -> None:
@@ -86,7 +86,7 @@ class ReplicaBatches:
         return images, batch.dense(self.records.classes), *([values] if values else [])
 
     def read(self, number: int, use: Callable[[int, bytes], Any]) -> RecordBatch:
-        """The records of a batch; `use(index, jpeg)` is called for each, see RecordReader.read."""
+        """The records of a batch. Calls `use(index, jpeg)` for each one, see RecordReader.read."""
         return self.records.reader.read(self._sampler.positions(number * self.size, (number + 1) * self.size), use)
 
     def preprocess(self, number: int, *,
@@ -116,11 +116,11 @@ def training_batches(records: Records, params: Train, *, steps: int, first: int 
                      mine: Sequence[int] = (0,), readers: int = 2) -> Any:
     """A tf.data.Dataset of images [images, pixels, pixels, 3] and confidences float32 [images, classes].
 
-    The images are uint8, or float32 from -1 to 1, as `params.image_dtype` says. With `params.augment_on: device` there
-    may be a third element, the random values that `TensorAugmentation(params, device=True)` takes beside the two.
+    The images are uint8, or float32 from -1 to 1, according to `params.image_dtype`. With `params.augment_on:
+    device` there may be a third element, the random values for `TensorAugmentation(params, device=True)`.
 
-    The dataset holds the global batches `first` to `steps` - 1. Each is cut into `parts` equal parts, and the parts
-    `mine` come one after the other: the content of a global batch does not depend on the number of replicas. No record
+    The dataset holds the global batches `first` to `steps` - 1. Each one is divided into `parts` equal parts, of which
+    it yields the parts `mine`: so the content of a global batch does not depend on the number of replicas. No record
     before `first` is read. `readers` batches are made at the same time. Raises UserError for a part that mixup cannot
     mix in pairs.
     """
@@ -142,7 +142,7 @@ def training_batches(records: Records, params: Train, *, steps: int, first: int 
 
 def evaluation_batches(records: Records, *, batch: int, pixels: int, preprocessing: Preprocessing,
                        central_fraction: float, readers: int = 2, positions: np.ndarray | None = None) -> Any:
-    """A tf.data.Dataset of every record once, in order: images, confidences as in training, and keys (strings).
+    """A tf.data.Dataset of all records in order: images, confidences as in training, and keys (strings).
 
     With `positions`, int [records, 2] as `Records.positions` returns them, it holds only these records.
     """
@@ -165,7 +165,7 @@ def evaluation_batches(records: Records, *, batch: int, pixels: int, preprocessi
 
 
 def build_dataset(numbers: range, make: Callable[[int], tuple[Any, ...]], readers: int, specs: tuple[Any, ...]) -> Any:
-    """A tf.data.Dataset of `make(number)` for these numbers, in order; `readers` of them are made at the same time."""
+    """A tf.data.Dataset of `make(number)` for these numbers, in order. `readers` threads call `make`."""
     flat = tf.nest.flatten(specs)
 
     def element(number: Any) -> Any:
@@ -175,7 +175,7 @@ def build_dataset(numbers: range, make: Callable[[int], tuple[Any, ...]], reader
 
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # Otherwise tf.data uses a thread per core, and a core idles whenever its thread waits for Python's lock.
+    # With tf.data's default of a thread per core, a core is idle whenever its thread waits for Python's lock.
     options.threading.private_threadpool_size = readers
     counted = tf.data.Dataset.range(numbers.start, numbers.stop)
     return counted.map(element, num_parallel_calls=readers, deterministic=True).with_options(options)
@@ -183,7 +183,7 @@ def build_dataset(numbers: range, make: Callable[[int], tuple[Any, ...]], reader
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Raise a UserError of a dataset's functions as it is, not as TensorFlow's error that wraps it."""
+    """Raise the UserError of a dataset's function, not TensorFlow's error that contains its text."""
     try:
         yield
     except tf.errors.OpError as error:

@@ -1,8 +1,8 @@
 """Preprocessing of JPEGs to squares on the host: the released program's operations in libjpeg-turbo and OpenCV.
 
-JPEGs decode to the release's bits. Training resizes to whole levels of 255, on OpenCV's pixel grid, which is
-shifted against the release's by (scale - 1) / 2 of the image's pixels; the colour jitter follows in colour_jitter.py.
-Evaluation differs from the release by rounding alone. tests/inputs compares both with TensorFlow.
+JPEGs decode to the same bits as in the release. Training resizes to uint8 on OpenCV's pixel grid, which is shifted
+against the release's by (scale - 1) / 2 of the image's pixels. The colour jitter is in colour_jitter.py. Evaluation
+differs from the release only by rounding. tests/inputs compares both with TensorFlow.
 """
 
 import math
@@ -35,7 +35,7 @@ def decode(jpeg: bytes, *, smooth_chroma: bool = True) -> np.ndarray:
     """An image as RGB, uint8 [height, width, 3]. It is valid until the same thread decodes another image.
 
     Most JPEGs store one colour for 2 x 2 pixels. `smooth_chroma` interpolates between them, as the release does;
-    without it the four pixels share a colour, which saves a tenth of the time. Raises ValueError where the
+    without it the four pixels share a colour, which saves a tenth of the time. Raises ValueError if the
     bytes do not decode.
     """
     try:
@@ -54,7 +54,7 @@ def decode(jpeg: bytes, *, smooth_chroma: bool = True) -> np.ndarray:
 
 def training_image(jpeg: bytes, out: np.ndarray, *, area: Sequence[float], crop: Sequence[float],
                    place: Sequence[float], flip: bool, angle: float | None) -> None:
-    """Decode, crop, resize and, where asked, flip and rotate an image into `out`, uint8 [pixels, pixels, 3].
+    """Decode, crop, resize and, optionally, flip and rotate an image into `out`, uint8 [pixels, pixels, 3].
 
     `area`, `crop` and `place` are the arguments of `crop_box`; `angle` is in radians.
     """
@@ -77,7 +77,7 @@ def _rotate(image: np.ndarray, angle: float, out: np.ndarray) -> None:
 
 
 def evaluation_image(jpeg: bytes, *, pixels: int, preprocessing: Preprocessing, central_fraction: float) -> np.ndarray:
-    """`evaluation_crop` of a JPEG; ValueError where it does not decode."""
+    """`evaluation_crop` of a JPEG. Raises ValueError if it does not decode."""
     return evaluation_crop(decode(jpeg), pixels=pixels, preprocessing=preprocessing, central_fraction=central_fraction)
 
 
@@ -86,8 +86,8 @@ def evaluation_crop(image: np.ndarray, *, pixels: int, preprocessing: Preprocess
     """The central part of an image, uint8 [height, width, 3], as float32 [pixels, pixels, 3] from -1 to 1.
 
     `central`: the part of `central_fraction` of each side, resized to the square, as the released program does.
-    `shorter_side`: the picture resized to a shorter side of 8/7 of `pixels`, and of it the central square, as its
-    classification scripts do with 256 and 224, in whole levels.
+    `shorter_side`: the central square of the picture resized to a shorter side of 8/7 of `pixels`, in uint8. The
+    release's classification scripts do that with 256 and 224.
     """
     if preprocessing == "central":
         height, width = image.shape[:2]

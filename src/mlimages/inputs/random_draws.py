@@ -1,4 +1,4 @@
-"""The random parameters of augmentation. Those of the n-th record of a training follow from the seed and n alone."""
+"""The random parameters of augmentation. Those of the n-th record of a training depend only on the seed and n."""
 
 import math
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ def crop_box(width: int, height: int, area: Sequence[float], crop: Sequence[floa
              place: Sequence[float]) -> tuple[int, int, int, int]:
     """A random crop of an image: left, top, width and height, in pixels.
 
-    The crop covers between area[0] and area[1] of the image; where no such crop fits, it is the whole image. As in
+    The crop covers between area[0] and area[1] of the image; if no such crop fits, it is the whole image. As in
     TensorFlow's sample_distorted_bounding_box, the aspect ratio is uniform among those of ASPECT_RANGE for which some
     height fits, and then the height is uniform among those that fit. `crop` and `place` are two draws from 0 to 1 each.
     """

@@ -1,4 +1,4 @@
-"""Random access to the records of shards. Every fault is an error that names the shard and the record."""
+"""Random access to the records of shards. Every error names the shard and the record."""
 
 import os
 import struct
@@ -41,9 +41,9 @@ class RecordBatch(NamedTuple):
 
 
 class RecordReader:
-    """Reads records of these shards, which have `counts` records by the manifest.
+    """Reads records of these shards, which have `counts` records according to the manifest.
 
-    The offsets of all records stay in memory, `index_bytes` in all, 12 for each record. No file stays open for them.
+    The offsets of all records stay in memory: 12 bytes for each record, `index_bytes` in all. Index files are closed.
 
     Raises UserError, which names the shard and the record, for a missing or compressed shard, an index of another
     length, and a record that is cut off, damaged, unreadable, of another schema or labelled outside `classes`.
@@ -99,7 +99,7 @@ class RecordReader:
             raise record_error(self._shards[shard], number, str(problem)) from None
 
     def serialized(self, shard: int, number: int) -> bytes:
-        """The bytes of that record, a tf.train.Example, whose checksums were compared."""
+        """The bytes of that record, a tf.train.Example, after a check of its checksums."""
         path, place = self._shards[shard], self._starts[shard] + number
         offset, length = int(self._offsets[place]), int(self._lengths[place])
         file = self._open(path)  # the reference keeps it open

@@ -1,8 +1,8 @@
-"""The order of the training records, computed from positions, so that a training can begin at any step at once.
+"""The order of the training records, computed from their positions, so that a training can start at any step.
 
 An epoch reads every record once. It takes the shards in a random order, INTERLEAVED of them at a time, and one record
-of each in turn. It then shuffles the sequence within windows of a fixed length. The seed alone decides the order. Only
-a few windows are kept in memory.
+of each in turn. It then shuffles the sequence within windows of a fixed length. The order depends only on the seed.
+Only a few windows are kept in memory.
 """
 
 from collections.abc import Iterator, Sequence

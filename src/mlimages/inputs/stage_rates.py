@@ -1,4 +1,4 @@
-"""The speed of the input pipeline: images per second with one stage after the other switched on."""
+"""The speed of the input pipeline: images per second up to each of its stages."""
 
 import contextlib
 import time
@@ -26,9 +26,9 @@ class StageRate(NamedTuple):
 
 
 def measure_stages(records: Records, params: Train, *, readers: int, seconds: float) -> list[StageRate]:
-    """Measure the stages of `training_batches` in order, each for `seconds`, as a training would run them.
+    """Measure `training_batches` up to each of its stages in order, for `seconds` each.
 
-    Stages that these parameters switch off are left out. Raises UserError for damaged records.
+    Stages that the parameters switch off are left out. Raises UserError for damaged records.
     """
     replica_batches = ReplicaBatches(records, params, params.batch)
     on_host = params.augment_on == "host"
@@ -67,7 +67,7 @@ def measure_stages(records: Records, params: Train, *, readers: int, seconds: fl
 def _rate(stream: Callable[[], Iterable[Any]], images: int, readers: int, seconds: float) -> float:
     """Images per second, without the first batch of each reader.
 
-    Closing the iterator ends the pipeline, which would otherwise fill its buffers beside the next one.
+    Closing the iterator ends the pipeline, which would otherwise fill its buffers while the next one is measured.
     """
     with contextlib.closing(with_user_errors(stream())) as iterator:
         for _ in range(readers):

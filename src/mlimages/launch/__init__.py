@@ -1,4 +1,4 @@
-"""Workers that train together, each in a process of its own: how they are started, compared, watched and ended.
+"""Starts, compares, monitors and ends workers that train together, each in its own process.
 
-Except for `environment`, it does not import TensorFlow, which can block a process that waits for another worker.
+Only `environment` imports TensorFlow, which can block a process that waits for another worker.
 """

@@ -1,7 +1,7 @@
 """Before the training, all workers check that they have the same parameters, code, packages, data and weights.
 
-The chief listens at the very address where TensorFlow will listen later. So nothing but TF_CONFIG is needed, and a
-worker that does not come is named before TensorFlow would wait for it.
+The chief listens at the address that TensorFlow uses later, so TF_CONFIG is the only setting. A worker that does not
+connect is named before TensorFlow waits for it.
 """
 
 import dataclasses
@@ -18,9 +18,7 @@ from mlimages.core.publish import MANIFEST, sha256
 from mlimages.core.tuning import ONEDNN, onednn_setting, package_versions
 from mlimages.launch.connection import (
     ANSWER_SECONDS,
-    RETRY_SECONDS,
     Peer,
-    PeerConnection,
     accept_workers,
     chief_absence,
     connect_to_chief,
@@ -29,9 +27,9 @@ from mlimages.launch.tf_config import ClusterTask
 from mlimages.network.checkpoint_files import CHECKPOINTS, initial_weight_files, newest_checkpoint
 from mlimages.network.initial_weights import find_initial_weights
 
-# The parameters of `machine` that all workers must have alike: they decide the order of collective operations.
+# The parameters of `machine` that must be equal on all workers: they decide the order of collective operations.
 COLLECTIVE_PARAMETERS = ("all_reduce", "all_reduce_pack_mib", "steps_per_call")
-SHOWN = 3
+SHOWN = 3  # differences in an error
 
 Facts = dict[str, dict[str, Any]]
 
@@ -55,13 +53,13 @@ def facts(params: Train, machine: Machine, tfrecords: Path, work: Path) -> Facts
 
 def agree(task: ClusterTask, own: Facts, listener: socket.socket, seconds: float,
           stopped: Callable[[], Any] = bool) -> list[Peer]:
-    """Wait for all workers and compare their facts. `listener`, at this worker's port, is closed.
+    """Wait for all workers and compare their facts. Closes `listener`, which listens at this worker's port.
 
-    Returns open connections: the chief's to all other workers, and another worker's to the chief. Without an error,
-    returns early, with any connections, if `stopped` returns something true.
+    Returns open connections: from the chief to all other workers, and from another worker to the chief. If `stopped`
+    returns something true, it returns early, without an error, and with the connections so far.
 
-    Raises UserError, the same on all workers: it names the workers that did not come in this time, two processes that
-    claim the same index, or what differs.
+    Raises the same UserError on all workers. It names the workers that did not connect within `seconds`, two processes
+    that claim the same index, or what differs.
     """
     peers: list[Peer] = []
     try:
@@ -76,7 +74,7 @@ def agree(task: ClusterTask, own: Facts, listener: socket.socket, seconds: float
 
 
 def close(peers: list[Peer], task: ClusterTask) -> None:
-    """Close the connections, those of the chief last: its port would else stay in use for a while."""
+    """Close the connections. The chief's side closes last, since its port would otherwise stay in use for a while."""
     for peer in peers:
         if task.index == 0:
             peer.connection.receive(ANSWER_SECONDS)
@@ -85,7 +83,7 @@ def close(peers: list[Peer], task: ClusterTask) -> None:
 
 def _compare(task: ClusterTask, own: Facts, listener: socket.socket, seconds: float, stopped: Callable[[], Any],
              peers: list[Peer]) -> str:
-    """As the chief, compare the facts of all, and send the problem, or "", to all. Returns it."""
+    """As the chief, compare the facts of all workers. Sends the problem, or "", to all of them, and returns it."""
     problem = accept_workers(task, listener, seconds, peers, stopped)
     problem = problem or _differences({0: own} | {peer.worker: peer.hello["facts"] for peer in peers})
     if not stopped():
@@ -95,22 +93,13 @@ def _compare(task: ClusterTask, own: Facts, listener: socket.socket, seconds: fl
 
 
 def _submit(task: ClusterTask, own: Facts, seconds: float, stopped: Callable[[], Any], peers: list[Peer]) -> str:
-    """As another worker, send the facts to the chief. Returns the problem that it answers, or ""."""
+    """As another worker, send the facts to the chief. Returns the problem that the chief sends, or ""."""
     connection = connect_to_chief(task, seconds, stopped, facts=own)
     if connection is None:
         return chief_absence(task, seconds)
     peers.append(Peer(0, connection, "the chief", {}))
-    answer = _receive(connection, seconds + ANSWER_SECONDS, stopped)
+    answer = connection.wait(time.monotonic() + seconds + ANSWER_SECONDS, stopped)
     return str(answer["problem"]) if answer else chief_absence(task, seconds)
-
-
-def _receive(connection: PeerConnection, seconds: float, stopped: Callable[[], Any]) -> dict[str, Any] | None:
-    """The next message; None if none arrives in this time, the connection is lost, or `stopped` returns true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and not connection.lost and not stopped():
-        if (message := connection.receive(RETRY_SECONDS)) is not None:
-            return message
-    return None
 
 
 def _differences(found: Mapping[int, Facts]) -> str:

@@ -1,6 +1,6 @@
-"""What a launcher is: it starts the worker processes, and passes on their output and their end.
+"""The interface of a launcher, which starts the worker processes and passes on their output and exit codes.
 
-Each launcher is a module of its own: local, slurm and ray. Another cluster manager needs a module like them, a name in
+The launchers are the modules local, slurm and ray. Another cluster manager needs a module like these, a name in
 `open_launcher` of the supervisor, and a value of `machine.launcher`.
 """
 
@@ -18,7 +18,8 @@ from mlimages.core.signals import Interrupts, TrainingStopped
 from mlimages.network.checkpoint_files import CHECKPOINTS, newest_checkpoint
 
 WORKER_COMMAND = [sys.executable, "-u", "-m", "mlimages.launch.worker"]
-# Receives a process's output and end: ("out", line), ("err", line), and last ("exit", code), negative for a signal.
+# Receives the output of a process, ("out", line) and ("err", line), and at its end ("exit", code), with the negative
+# number of a signal that ended it.
 OnOutput = Callable[[str, Any], None]
 
 
@@ -45,7 +46,7 @@ class Launcher(Protocol):
 
 
 class ChildProcess:
-    """A process of this machine, in a session of its own: Ctrl-C reaches only the supervisor."""
+    """A process on this machine, in its own session, so that Ctrl-C reaches only the supervisor."""
 
     def __init__(self, command: list[str], environment: dict[str, str], on_output: OnOutput) -> None:
         self._popen = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE,  # noqa: S603
@@ -71,7 +72,7 @@ class ChildProcess:
         self._popen.send_signal(number)
 
     def has_ended(self, seconds: float) -> bool:
-        """Wait up to this long for its end; whether it has ended."""
+        """Whether the process has ended. Waits for that up to `seconds`."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(seconds)
         return self._popen.returncode is not None
@@ -89,7 +90,7 @@ def worker_environment() -> dict[str, str]:
 
 
 def resume_point(work: Path) -> str:
-    """From where training resumes, for errors."""
+    """The checkpoint from which training resumes, as text for errors."""
     found = newest_checkpoint(work / CHECKPOINTS)
     return f"training resumes from {found}" if found else "there is no checkpoint yet: training starts at step 1"
 

@@ -1,6 +1,6 @@
-"""How workers on several machines talk before and during a training: each connects to the chief's address.
+"""Connections between workers on several machines. Each worker connects to the chief's address.
 
-Messages are JSON objects, one in a line.
+A message is a JSON object on one line.
 """
 
 import contextlib
@@ -20,8 +20,7 @@ ANSWER_SECONDS, RETRY_SECONDS = 5.0, 0.2
 
 
 class PeerConnection:
-    """A connection to another process. It is `lost` after the other side closes it or sends something else than
-    messages."""
+    """A connection to another process. It is `lost` after the other side has closed it or sent invalid data."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket, self._sending = connection, threading.Lock()
@@ -30,7 +29,7 @@ class PeerConnection:
         self.lost = False
 
     def send(self, **message: Any) -> None:
-        """Send a message. A lost connection shows in `receive`, not here."""
+        """Send a message. Only `receive` reports a lost connection."""
         with self._sending, contextlib.suppress(OSError):
             self._socket.sendall(json.dumps(message).encode() + b"\n")
 
@@ -50,8 +49,16 @@ class PeerConnection:
             if isinstance(message, dict):
                 return message
         except (OSError, ValueError):
-            pass  # neither is a message
+            pass  # the connection failed, or the line is no message
         self.lost = True
+        return None
+
+    def wait(self, deadline: float, stopped: Callable[[], Any]) -> dict[str, Any] | None:
+        """The next message; None if the connection is lost, at `deadline` (of `time.monotonic`), or if `stopped`
+        returns something true."""
+        while time.monotonic() < deadline and not self.lost and not stopped():
+            if (message := self.receive(RETRY_SECONDS)) is not None:
+                return message
         return None
 
     def close(self) -> None:
@@ -62,7 +69,7 @@ class PeerConnection:
 
 
 class Peer(NamedTuple):
-    """Another worker, its open connection, its process and host for errors, and the first message that it sent."""
+    """Another worker: its index, its open connection, its process and host for errors, and its first message."""
 
     worker: int
     connection: PeerConnection
@@ -117,9 +124,8 @@ def connect_to_chief(task: ClusterTask, seconds: float, stopped: Callable[[], An
         with contextlib.suppress(OSError):
             connection = PeerConnection(socket.create_connection(host_port(task.addresses[0]), ANSWER_SECONDS))
             connection.send(worker=task.index, process=process, **message)
-            while not connection.lost and time.monotonic() < deadline and not stopped():
-                if (answer := connection.receive(RETRY_SECONDS)) is not None and "accepted" in answer:
-                    return connection
+            if "accepted" in (connection.wait(deadline, stopped) or {}):
+                return connection
             connection.close()
         time.sleep(RETRY_SECONDS)
     return None
@@ -131,5 +137,5 @@ def chief_absence(task: ClusterTask, seconds: float) -> str:
 
 
 def _absence(missing: str, seconds: float) -> str:
-    return (f"{missing} did not come, or was not reached, within machine.start_timeout, {seconds:g} s; its own log "
-            f"says what it did instead")
+    return (f"{missing} did not connect, or could not be reached, within machine.start_timeout, {seconds:g} s; see its "
+            f"own log")

@@ -1,10 +1,9 @@
 """Trains in this process, as the worker that TF_CONFIG describes (`machine.launcher: environment`).
 
-Somebody started this process on its machine, and the others on theirs: Kubernetes' training operator, srun, a person.
-When a worker is lost, all others end with an error that names it. Whoever started them starts them again, and the same
-command resumes from the last checkpoint.
+Kubernetes' training operator, srun or a person starts a process on each machine. When a worker is lost, all others end
+with an error that names it. When they are started again, the same command resumes from the last checkpoint.
 
-TensorFlow itself waits for ever in some of these cases. So the connections of the agreement stay open: every worker
+In some of these cases TensorFlow itself would wait forever. So the connections of the agreement stay open: every worker
 reports its progress to the chief, and both sides send a message at least every PING_SECONDS.
 """
 
@@ -32,17 +31,17 @@ from mlimages.training.worker_role import WorkerRole
 
 PING_SECONDS, POLL_SECONDS = 1.0, 0.05
 SILENT_SECONDS = 20.0  # without a message, after which a worker is lost
-LATE_SECONDS = 5.0  # without a message, after which a worker is to blame if all hang
-VERDICT_SECONDS = SILENT_SECONDS + 10.0  # for the lost worker to be named, after TensorFlow failed
-ABORT_SECONDS = 10.0  # for the training to end by an exception, before the process is ended
-_unfinished: list[Any] = []  # iterators of batches: destroying them while they are at work can hang
+LATE_SECONDS = 5.0  # without a message, after which a worker is the cause if all hang
+VERDICT_SECONDS = SILENT_SECONDS + 10.0  # until the lost worker is named, after TensorFlow failed
+ABORT_SECONDS = 10.0  # for the training to end by an exception; then the process exits
+_unfinished: list[Any] = []  # iterators of batches: destroying an active one can hang
 
 
 def train_in_place(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -> None:
     """Train to the end as one of the workers of TF_CONFIG. The chief writes to `work`.
 
-    Raises UserError, on all workers, if they do not agree, if one does not come, fails or is lost, and after SIGTERM or
-    SIGINT to any of them, which save first.
+    Raises UserError on all workers if they differ, or if one does not connect, fails or is lost. After SIGTERM or
+    SIGINT to any worker, the chief saves a checkpoint, and all raise TrainingStopped.
     """
     task = read_environment()
     if _tensorflow_is_initialized():
@@ -88,10 +87,10 @@ def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, monitor
 
 
 class Monitor:
-    """Watches the other workers over the connections of the agreement, until the block ends.
+    """Monitors the other workers over the connections of the agreement, until the block ends.
 
-    The chief learns of a loss first, and sends what happened to all. Each worker then aborts TensorFlow's collective
-    operations, so that its training ends by an exception. If that has no effect, the process ends with the message.
+    The chief detects a loss and sends an error to all workers. Each worker then aborts TensorFlow's collective
+    operations, so that its training ends by an exception. If that has no effect, the process prints the error and ends.
     """
 
     def __init__(self, task: ClusterTask, peers: list[Peer], machine: Machine, work: Path) -> None:
@@ -153,12 +152,12 @@ class Monitor:
             self._send(report=report.as_json())
 
     def finish(self) -> None:
-        """This worker has ended as it should: its end is no loss to the others."""
+        """Send to the other workers that this one has finished, so that they do not report it as lost."""
         self._closed.set()
         self._send(finished=True)
 
     def fail(self, message: str) -> None:
-        """End the training of all workers with this error. This worker raises it itself."""
+        """End the training of all workers with this error. The caller raises it in this process."""
         with self._lock:
             if self._failed.is_set() or self._closed.is_set():
                 return
@@ -167,7 +166,7 @@ class Monitor:
         self._send(failure=message)
 
     def wait_for_failure(self, default: str) -> str:
-        """The message that names the lost worker; `default` if none comes within VERDICT_SECONDS."""
+        """The error that names the lost worker; `default` if none arrives within VERDICT_SECONDS."""
         return self._failure if self._failed.wait(VERDICT_SECONDS) else self._with_advice(default)
 
     def _send(self, **message: Any) -> None:
@@ -198,12 +197,12 @@ class Monitor:
                 return
         chief_writes = self.task.index == 0 and all(worker.trained for worker in self._workers)
         if not self._closed.is_set() and not chief_writes:
-            how = "its connection was closed" if peer.connection.lost else f"it was silent for {seconds:g} s"
-            self._lose(f"{self.task.name(peer.worker)} was lost {self._where(peer.worker)}: {how}; its own output "
-                       f"says more")
+            how = "its connection was closed" if peer.connection.lost else f"it sent nothing for {seconds:g} s"
+            self._lose(f"{self.task.name(peer.worker)} was lost {self._where(peer.worker)}: {how}; see its own "
+                       f"output")
 
     def _where(self, index: int) -> str:
-        """How far a worker has come; another one than the chief knows only its own step."""
+        """The step of a worker, as text for errors. Workers other than the chief know only their own step."""
         return self._workers[index if self.task.index == 0 else self.task.index].where
 
     def _check_progress(self) -> None:
@@ -234,7 +233,7 @@ class Monitor:
             from tensorflow.python.eager import context
             from tensorflow.python.framework import errors
 
-            # It is what TensorFlow's own health checks call.
+            # TensorFlow's own health checks call this function.
             context.context().abort_collective_ops(errors.UNAVAILABLE, message)
         if not self._closed.wait(ABORT_SECONDS):
             faulthandler.dump_traceback(sys.__stderr__ or 2)
@@ -245,7 +244,7 @@ class Monitor:
 
 
 def _tensorflow_is_initialized() -> bool:
-    """Whether TensorFlow has taken this process's devices as they are. Importing it does not."""
+    """Whether TensorFlow has initialized its devices in this process. Importing TensorFlow does not."""
     if "tensorflow" not in sys.modules:
         return False
     import tensorflow as tf

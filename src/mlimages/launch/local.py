@@ -37,8 +37,8 @@ class LocalLauncher:
 
 
 def _visible_gpus() -> list[str]:
-    """The GPUs that this process may use, named as in CUDA_VISIBLE_DEVICES. TensorFlow, which would reserve them, is
-    not asked."""
+    """The GPUs that this process may use, named as in CUDA_VISIBLE_DEVICES. Does not use TensorFlow, which would
+    reserve them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name and name != "-1"]

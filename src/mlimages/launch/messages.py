@@ -1,4 +1,4 @@
-"""What a worker process reports to whoever watches it, and the codes with which it exits."""
+"""The reports of a worker process to its supervisor or to the chief, and its exit codes."""
 
 import dataclasses
 import enum
@@ -8,10 +8,10 @@ PREFIX = "\x1emlimages "
 
 
 class ExitCode(enum.IntEnum):
-    """How a worker process ends, when it neither finishes nor is killed."""
+    """The exit codes of a worker process that neither finishes nor is killed."""
 
     REFUSED = 2  # an error that the user must correct
-    PEER_LOST = 3  # another worker is gone
+    PEER_LOST = 3  # another worker was lost
     STOPPED = 4  # a signal stopped the training
 
 
@@ -27,7 +27,7 @@ class WorkerReport:
     validated: int | None = None  # validation images that were evaluated
     writing: bool = False  # it writes, or waits for the chief to write
     trained: bool = False  # all steps are done
-    error: str | None = None  # an error that the user must correct; no restart helps
+    error: str | None = None  # an error that the user must correct; a restart would not help
     lost: str | None = None  # TensorFlow's error after another worker was lost
     stopped: str | None = None  # the message of a training that a signal stopped
     signal: str | None = None  # the name of that signal, if this worker received it
@@ -43,7 +43,7 @@ class WorkerReport:
 
 
 def parse_json(text: str) -> WorkerReport | None:
-    """The report that a JSON text holds; None if it holds none."""
+    """The report in a JSON text; None for other text."""
     try:
         return WorkerReport(**json.loads(text))
     except (ValueError, TypeError):

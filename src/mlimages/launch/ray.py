@@ -17,10 +17,10 @@ POLL_SECONDS, SIGNAL_SECONDS = 1.0, 3.0
 
 
 class WorkerActor:
-    """The actor. It lives in a process of the node, and has the worker as its child."""
+    """The actor. It runs in a process on the node and starts the worker as its child."""
 
     def __init__(self, folder: str) -> None:
-        os.chdir(folder)  # the driver's, on the shared disk, so that paths mean the same
+        os.chdir(folder)  # the driver's, on the shared disk, so that relative paths name the same files
         environment = worker_environment()
         environment.pop("OMP_NUM_THREADS", None)  # which Ray sets for its own tasks
         self._output: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
@@ -69,7 +69,7 @@ class RemoteProcess:
 
 
 class RayLauncher:
-    """Starts `machine.train_workers`, in turn on the nodes that are alive. Workers of a node share its resources."""
+    """Starts `machine.train_workers` on the live nodes in turn. Workers on the same node share its resources."""
 
     def __init__(self, ray: Any, machine: Machine) -> None:
         self.indices = list(range(machine.train_workers))

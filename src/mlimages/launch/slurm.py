@@ -1,4 +1,4 @@
-"""Workers on the nodes of a SLURM allocation, each in a job step of its own."""
+"""Workers on the nodes of a SLURM allocation, each in its own job step."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from mlimages.launch.messages import parse_line
 # srun's exit code for a step that a signal ended is this plus the signal's number.
 SIGNAL_EXIT = 128
 TOOL_SECONDS, END_SECONDS = 30.0, 5.0  # for a command of SLURM to answer; for srun to end after its step
-# Names a file that is made when SIGTERM has stopped the training: cluster/train.slurm then requeues its job.
+# The variable names a file. It is created if SIGTERM stopped the training: cluster/train.slurm then requeues its job.
 STOPPED_FILE = "MLIMAGES_STOPPED_FILE"
 
 
@@ -75,7 +75,7 @@ class SlurmLauncher:
 
 @contextlib.contextmanager
 def slurm_launcher(machine: Machine) -> Iterator[SlurmLauncher]:
-    """The launcher. If SIGTERM stops the training in the block, the file that STOPPED_FILE names is made."""
+    """The launcher. If SIGTERM stops the training in the block, it creates the file that STOPPED_FILE names."""
     try:
         yield SlurmLauncher()
     except TrainingStopped as stopped:

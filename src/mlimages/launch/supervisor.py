@@ -1,4 +1,4 @@
-"""Starts the workers, watches them from outside, and starts them again from the last checkpoint when one is lost."""
+"""Starts the workers, monitors them, and restarts them from the last checkpoint when one is lost."""
 
 import contextlib
 import json
@@ -25,12 +25,13 @@ from mlimages.network.checkpoint_files import METRICS
 
 LOGS = "workers"
 TICK_SECONDS = 0.2
-# TensorFlow finds by itself within 5 to 10 s that a worker is gone; killed processes end within a few seconds.
+# TensorFlow detects the loss of a worker within 5 to 10 s; killed processes end within a few seconds.
 GRACE_SECONDS, KILL_SECONDS = 15.0, 5.0
+STACK_SECONDS = 5.0  # for hung workers to write their stacks, which takes some time on busy cores
 
 
 def run_training(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -> None:
-    """Train to the end as `params.strategy` and `machine.launcher` say. The result lies in `work`/out.
+    """Train to the end with the strategy `params.strategy` and the launcher `machine.launcher`. Writes to `work`/out.
 
     Raises UserError as `mlimages.training.loop.fit` and `supervise` do.
     """
@@ -49,10 +50,11 @@ class WorkerLost(Exception):
 
 
 def supervise(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -> None:
-    """Train to the end with the workers of `machine.launcher`. The chief writes to `work`, and the logs lie there.
+    """Train to the end with the workers of `machine.launcher`. The chief writes to `work`, which also holds the logs.
 
-    Raises UserError for an error of a worker, for a worker that does not come, after SIGTERM or SIGINT, which save
-    first, and when a worker is lost more than `machine.max_restarts` times. No process is left.
+    Raises UserError for an error of a worker, for a worker that does not connect, and if workers are lost more than
+    `machine.max_restarts` times. After SIGTERM or SIGINT the chief saves a checkpoint, and it raises TrainingStopped.
+    All processes have ended when it returns or raises.
     """
     task = describe_task(params, machine, tfrecords=tfrecords, work=work)
     interrupts = Interrupts()  # entered last: Ray installs its own handler of SIGTERM
@@ -64,7 +66,7 @@ def supervise(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -
                     return
                 except WorkerLost as error:
                     attempt.end()
-                    if (work / "out" / METRICS).exists():  # all is written, so the loss does not matter
+                    if (work / "out" / METRICS).exists():  # the result is complete
                         return
                     problem = f"{error}; {resume_point(work)}"
                     if interrupts.received:
@@ -117,7 +119,7 @@ class SupervisedWorker(WorkerState):
 
 
 class Attempt:
-    """All workers, from one start to its end."""
+    """All workers, from their start to their end or to the loss of one of them."""
 
     def __init__(self, launcher: Launcher, machine: Machine, task: dict[str, Any], work: Path,
                  interrupts: Interrupts) -> None:
@@ -141,10 +143,10 @@ class Attempt:
             worker.log.close()
 
     def run(self) -> None:
-        """Return when all workers have ended well. Raises WorkerLost or UserError if they do not."""
+        """Return when all workers have finished. Raises WorkerLost or UserError if they do not finish."""
         for worker in self._workers:
             self._start(worker)
-        for worker in self._workers:  # starting them may have taken long
+        for worker in self._workers:  # the start of all may have taken long
             worker.reported = time.monotonic()
         while any(worker.code is None for worker in self._workers) and time.monotonic() < self._deadline:
             self._process_events()
@@ -154,12 +156,10 @@ class Attempt:
         self._check_results()
 
     def end(self) -> None:
-        """Kill the workers that still run, and wait for their end."""
-        deadline = time.monotonic() + KILL_SECONDS
+        """Kill the running workers, and wait until they have ended."""
         for worker in self._running():
             worker.signal_process(signal.SIGKILL)
-        while self._running() and time.monotonic() < deadline:
-            self._process_events()
+        self._process_events_for(KILL_SECONDS)
 
     def show_tails(self) -> None:
         """Print the last lines of each worker's log."""
@@ -183,6 +183,12 @@ class Attempt:
                 self._process(*event)
                 event = self._events.get_nowait()
 
+    def _process_events_for(self, seconds: float) -> None:
+        """Process the output for some time, or until no worker runs."""
+        deadline = time.monotonic() + seconds
+        while self._running() and time.monotonic() < deadline:
+            self._process_events()
+
     def _process(self, worker: SupervisedWorker, kind: str, content: Any) -> None:
         if kind == "exit":
             worker.code = content
@@ -198,7 +204,7 @@ class Attempt:
 
     @property
     def _grace(self) -> float:
-        """How long the others may run after one has ended: once all have trained, the chief may go on writing."""
+        """How long the others may run after one has ended, in seconds. The chief may still write the result."""
         chief_writes = self._workers[0].code is None and all(worker.trained for worker in self._workers)
         return self._machine.start_timeout if chief_writes else GRACE_SECONDS
 
@@ -220,16 +226,16 @@ class Attempt:
             worker.signal_process(signal.SIGTERM)
 
     def _check_progress(self) -> None:
-        """Raises UserError for workers that did not come, and WorkerLost for workers that hang."""
+        """Raises UserError for workers that did not connect, and WorkerLost for workers that hang."""
         if self._deadline < float("inf"):
             return
         timeout = self._machine.start_timeout
-        # After they have joined, a worker that waits for others names them itself.
+        # Once all workers are connected, one that waits for others names them itself.
         late = [worker for worker in without_first_step(self._workers, timeout + GRACE_SECONDS * self._joined)
                 if worker in self._running()]
         if late and not self._joined:
             missing = ", ".join(str(worker) for worker in self._workers if not worker.address)
-            raise UserError(f"{missing} did not come within machine.start_timeout, {timeout:g} s; the logs are in "
+            raise UserError(f"{missing} did not connect within machine.start_timeout, {timeout:g} s; the logs are in "
                             f"{self._logs}")
         if late:
             raise WorkerLost(f"{', '.join(map(str, late))} did not end a first step within machine.start_timeout, "
@@ -237,26 +243,26 @@ class Attempt:
         blamed, seconds = hung(self._workers, self._machine)
         if blamed:
             for worker in self._running():
-                worker.signal_process(signal.SIGUSR1)  # its log then says where it is
-            self._process_events()
+                worker.signal_process(signal.SIGUSR1)  # it writes its stack to its log
+            self._process_events_for(STACK_SECONDS)
             raise WorkerLost(f"{', '.join(map(str, blamed))} hung {blamed[0].where} for {seconds:.0f} s")
 
     def _check_results(self) -> None:
-        """Return if all workers ended well. Raises the error of the worker that is to blame."""
+        """Return if all workers finished. Raises the error of the worker that caused the end."""
         for worker in self._workers:
             if worker.error is not None:
                 raise UserError(worker.error)
         signalled = [worker for worker in self._workers if worker.signal]
         if signalled and (self._signalled or len(signalled) == len(self._workers)):
             raise TrainingStopped(signalled[0].stopped or "", signalled[0].signal)
-        if signalled:  # one worker was to end, not the training
+        if signalled:  # the signal was for one worker, not for the training
             raise WorkerLost(f"{signalled[0]} was ended by {signalled[0].signal} {signalled[0].where}")
         failed = [worker for worker in self._workers if worker.code != 0]
         silent = [worker for worker in failed if worker.code is None]
         if silent:
             raise WorkerLost(f"{', '.join(map(str, silent))} was stopped or hung {silent[0].where}, while the others "
                              f"ended")
-        # A worker that only lost another one is not to blame, nor one that TensorFlow aborted.
+        # The cause is rarely a worker that lost another one, or one that TensorFlow aborted.
         order = {int(ExitCode.PEER_LOST): 2, -int(signal.SIGABRT): 1}
         for worker in sorted(failed, key=lambda one: order.get(one.code or 0, 0)):
             if worker.code == ExitCode.PEER_LOST:

@@ -1,5 +1,4 @@
-"""TF_CONFIG, the variable from which TensorFlow learns the addresses of all workers. It is checked before TensorFlow
-reads it."""
+"""TF_CONFIG, from which TensorFlow reads the addresses of all workers. This module checks it first."""
 
 import dataclasses
 import json
@@ -90,8 +89,8 @@ def reserve_port(port: int, owner: str) -> socket.socket:
         listener.listen()
     except OSError as error:
         listener.close()
-        raise UserError(f"port {port}, of {owner}, cannot be had here ({error.strerror}); end what uses it (`ss -ltnp` "
-                        f"says what), or name another port in {NAME}") from None
+        raise UserError(f"port {port}, of {owner}, cannot be used here ({error.strerror}); end the process that uses "
+                        f"it (`ss -ltnp` shows it), or set another port in {NAME}") from None
     return listener
 
 

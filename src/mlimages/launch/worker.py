@@ -1,9 +1,9 @@
-"""A worker process that a supervisor starts: it agrees with the other workers, then trains with them.
+"""A worker process that a supervisor starts. It compares itself with the other workers, then trains with them.
 
     python -m mlimages.launch.worker
 
-The supervisor writes two lines of JSON to its input: its task, and, once all workers have reported their addresses,
-the list of these. When the input ends, so does the worker. Its reports are lines of its output (see messages.py).
+The supervisor writes two lines of JSON to its standard input: its task and, once all workers have reported their
+addresses, the list of these. The worker ends when its input ends. Its reports are lines of its output (messages.py).
 """
 
 import dataclasses
@@ -89,7 +89,7 @@ def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, role: W
 
 
 def _exit(code: int) -> NoReturn:
-    """End this process at once. TensorFlow would wait for workers that have ended, and for batches nobody needs."""
+    """End this process at once. Otherwise TensorFlow would wait for other workers and for unused batches."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

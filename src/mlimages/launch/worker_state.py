@@ -1,4 +1,4 @@
-"""The state of a worker, from what it reports, and the rules by which it counts as hung."""
+"""The state of a worker according to its reports, and the rules by which it counts as hung."""
 
 import time
 from collections import deque
@@ -20,9 +20,9 @@ class WorkerState:
     def __init__(self, index: int, address: str | None = None) -> None:
         self.index, self.address = index, address
         self.entered = 0  # the last step of the call that it began
-        self.calls = 0  # that it has finished
+        self.calls = 0  # finished ones
         self.slowest = 0.0  # seconds; the first call, which is traced and compiled, counts until the second ends
-        self.writing = False  # it writes, or waits for the chief to write
+        self.writing = False  # it writes, or waits until the chief has written
         self.trained = False
         self.reported = time.monotonic()
         self.error: str | None = None
@@ -36,7 +36,7 @@ class WorkerState:
 
     @property
     def where(self) -> str:
-        """How far it has come, for errors."""
+        """Its step, as text for errors."""
         if not self.entered:
             return "before its first step"
         return f"{'after' if self.writing else 'in'} step {self.entered}"
@@ -47,7 +47,7 @@ class WorkerState:
 
     @property
     def under_way(self) -> bool:
-        """Whether its first call is done."""
+        """Whether its first call has finished."""
         return bool(self.calls) or self.trained
 
     def update(self, report: WorkerReport) -> None:
@@ -86,15 +86,15 @@ class WorkerLog:
 
 
 def without_first_step(workers: Sequence[WorkerState], seconds: float) -> list[WorkerState]:
-    """The workers that did not end a first call within this time since their last report."""
+    """The workers whose first call has not finished, and which sent no report in the last `seconds`."""
     now = time.monotonic()
     return [worker for worker in workers if not worker.under_way and now - worker.reported > seconds]
 
 
 def hung(workers: Sequence[WorkerState], machine: Machine) -> tuple[list[WorkerState], float]:
-    """The workers that are furthest behind if no worker has reported for a time, and this time in seconds.
+    """The workers that are furthest behind, if no worker has sent a report for too long, and that limit in seconds.
 
-    The first worker is the chief. While it writes, the time is `machine.start_timeout`.
+    The first worker is the chief. While it writes, the limit is `machine.start_timeout`.
     """
     patience = max(machine.step_timeout, SLOWEST_FACTOR * max(worker.slowest for worker in workers))
     if workers[0].writing:

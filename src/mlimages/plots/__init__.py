@@ -1,1 +1,1 @@
-"""Every plot and table of the notebooks: a module for each stage. A function shows one figure of published files."""
+"""The plots and tables of the notebooks, a module for each stage. A function draws one figure from published files."""

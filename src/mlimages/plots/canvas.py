@@ -1,6 +1,7 @@
-"""What all plots share: colours, labelled axes, bars, grids of images, and tables."""
+"""Shared parts of the plots: colours, labelled axes, bars, grids of images, and tables."""
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -40,10 +41,20 @@ def read_table(path: str | Path | TextIO) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=TEXT_COLUMNS)
 
 
+def read_json(folder: str | Path, name: str) -> dict[str, Any]:
+    """The content of a published JSON file."""
+    return json.loads((Path(folder) / name).read_text(encoding="utf-8"))
+
+
+def both_ends(frame: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The first and the last rows, half of `count` each; all rows if there are no more than `count`."""
+    return frame if len(frame) <= count else pd.concat([frame.head(count - count // 2), frame.tail(count // 2)])
+
+
 def display_table(frame: pd.DataFrame, formats: Mapping[str, str]) -> pd.DataFrame:
     """The columns of `formats`, in that order, as text in these formats; NaN becomes empty text.
 
-    Names are shown without underscores. The result is for display and `to_latex()`; the numbers are in the CSV files.
+    Underscores in names become spaces. The result is for display and `to_latex()`; the numbers are in the CSV files.
     """
     columns = {name: frame[name].map(lambda value, form=form: "" if pd.isna(value) else form.format(value))
                for name, form in formats.items()}
@@ -57,7 +68,7 @@ def decode_image(body: bytes) -> Image.Image:
 
 
 def image_grid(title: str, images: Sequence[tuple[bytes, str]], *, columns: int = 6) -> None:
-    """Show encoded images, each with its caption below."""
+    """Show encoded images, each above its caption."""
     if not images:
         print(f"{title}: there are none")
         return

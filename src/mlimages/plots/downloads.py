@@ -1,4 +1,4 @@
-"""Plots and tables of data/images: what the URLs gave."""
+"""Plots and tables of data/images: the results of the list lines."""
 
 import math
 from collections import Counter
@@ -39,7 +39,7 @@ def failures(images: str | Path) -> None:
 
 
 def hosts(images: str | Path, count: int = 15) -> None:
-    """Show how many list lines gave an image, for the hosts with the most lines."""
+    """Show how many list lines have an image, for the hosts with the most lines."""
     gave: Counter[str] = Counter()
     lines: Counter[str] = Counter()
     for row in _rows(images):
@@ -48,7 +48,7 @@ def hosts(images: str | Path, count: int = 15) -> None:
         gave[host] += row.reason is Reason.OK
     most = [host for host, _ in lines.most_common(count)]
     names = [f"{host or '(no host)'}: {gave[host] / lines[host]:.0%}" for host in most]
-    ax = axes(f"What the {len(most)} most frequent of {len(lines):,} hosts gave", "list lines", "",
+    ax = axes(f"The {len(most)} most frequent of {len(lines):,} hosts", "list lines", "",
               height=1.4 + 0.28 * len(most))
     ax.barh(names, [gave[host] for host in most], color=GOOD, label="an image")
     ax.barh(names, [lines[host] - gave[host] for host in most], left=[gave[host] for host in most], color=BAD,
@@ -60,7 +60,7 @@ def hosts(images: str | Path, count: int = 15) -> None:
 
 
 def repeated_images(images: str | Path, count: int = 10) -> pd.DataFrame:
-    """The images that came for SUSPECT_LINES list lines or more, by their hash: likely placeholders."""
+    """The images that SUSPECT_LINES list lines or more have in common, by their hash: probably placeholders."""
     counts = np.zeros(2**HASH_BITS, np.uint32)
     for row in _images(images):
         counts[_bits(row)] += 1

@@ -1,6 +1,5 @@
 """Plots and tables of data/evaluation."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mlimages.evaluate.tables import BY_DEPTH, BY_FREQUENCY, CALIBRATION, CLASS_CURVES, CURVE, METRICS, PER_CLASS
-from mlimages.plots.canvas import COUNT, DECIMALS, MUTED, TRAIN, VALIDATION, axes, display_table, label, read_table
+from mlimages.plots.canvas import (
+    COUNT,
+    DECIMALS,
+    MUTED,
+    TRAIN,
+    VALIDATION,
+    axes,
+    both_ends,
+    display_table,
+    label,
+    read_json,
+    read_table,
+)
 
 ENDS = (1e-7, 1 - 1e-7)  # the drawn range of probabilities
 MOST_NAMES = 80  # classes that have room for a bar and a name each
@@ -21,8 +32,8 @@ SHARES = {name: DECIMALS for name in ("average_precision", "base_rate", "precisi
 
 
 def metrics_table(evaluation: str | Path) -> pd.DataFrame:
-    """The mean average precision beside that of a random ranking, and the other metrics of metrics.json."""
-    metrics = _metrics(evaluation)
+    """The mean average precision, that of a random ranking, and the other metrics of metrics.json."""
+    metrics = read_json(evaluation, METRICS)
     rows = {}
     for mean, base_rate in MEANS.items():
         found, random = metrics.pop(f"mean_average_precision_{mean}"), metrics.pop(base_rate)
@@ -37,7 +48,7 @@ def metrics_table(evaluation: str | Path) -> pd.DataFrame:
 
 def precision_recall_table(evaluation: str | Path) -> pd.DataFrame:
     """Precision, recall and F1 of metrics.json, with a column for each cutoff."""
-    cutoffs = {name: value for name, value in _metrics(evaluation).items() if isinstance(value, dict)}
+    cutoffs = {name: value for name, value in read_json(evaluation, METRICS).items() if isinstance(value, dict)}
     rows = [f"{mean}_{share}" for mean in ("micro", "macro", "instance") for share in ("f1", "precision", "recall")]
     frame = pd.DataFrame(cutoffs).loc[[*rows, "without_parent"]]
     columns = ["at_threshold", *(name for name in cutoffs if name != "at_threshold")]
@@ -45,11 +56,9 @@ def precision_recall_table(evaluation: str | Path) -> pd.DataFrame:
 
 
 def class_table(evaluation: str | Path, count: int = 100) -> pd.DataFrame:
-    """The classes with the best average precision first; of more than `count`, half of them from each end."""
+    """The classes, the best average precision first. Of more than `count` classes, the first and the last ones."""
     classes = _evaluated_classes(evaluation).sort_values("average_precision", ascending=False, kind="stable")
-    if len(classes) > count:
-        classes = pd.concat([classes.head(count - count // 2), classes.tail(count // 2)])
-    return display_table(classes.set_index("name"),
+    return display_table(both_ends(classes, count).set_index("name"),
                          {**SHARES, "images": COUNT, "train_records": COUNT, "depth": COUNT, "class": "{}"})
 
 
@@ -64,7 +73,7 @@ def frequency_table(evaluation: str | Path) -> pd.DataFrame:
 
 
 def precision_by_class(evaluation: str | Path) -> None:
-    """Show the average precision of each class beside its base rate, that of a random ranking."""
+    """Show the average precision of each class, and its base rate, which a random ranking has."""
     classes = _evaluated_classes(evaluation).sort_values("average_precision", ascending=False, kind="stable")
     places, few = range(len(classes)), len(classes) <= MOST_NAMES
     ax = axes("Average precision of each class", "" if few else "classes, the best first", "average precision",
@@ -112,7 +121,7 @@ def precision_by_group(evaluation: str | Path) -> None:
 
 
 def precision_recall_curves(evaluation: str | Path) -> None:
-    """Show the curve of all label decisions, and those of the most frequent classes that not every image has."""
+    """Show the curve of all label decisions, and the curves of frequent classes that not every image has."""
     ax = axes("Precision and recall", "recall", "precision", width=7, height=4.6)
     _curve(ax, read_table(Path(evaluation) / CURVE), color="black", lw=2, label="all label decisions (micro)")
     for name, points in read_table(Path(evaluation) / CLASS_CURVES).groupby("name", sort=False):
@@ -123,24 +132,24 @@ def precision_recall_curves(evaluation: str | Path) -> None:
 
 
 def calibration(evaluation: str | Path) -> None:
-    """Show reliability diagrams: the share of decisions that is true over their mean probability.
+    """Show reliability diagrams: the share of true decisions over their mean probability.
 
-    The right one has logit axes, which spread out the probabilities of rare classes.
+    The right one has logit axes, which show the probabilities of rare classes.
     """
     bins = read_table(Path(evaluation) / CALIBRATION)
-    error = _metrics(evaluation)["expected_calibration_error"]
+    error = read_json(evaluation, METRICS)["expected_calibration_error"]
     _, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
-    for ax, scale, title in ((left, "probability", f"ReliabilityDiagram; expected calibration error {error:.4f}"),
+    for ax, scale, title in ((left, "probability", f"Reliability diagram; expected calibration error {error:.4f}"),
                              (right, "log_odds", "The same on logit axes")):
         chosen = bins[bins["scale"] == scale]
-        if scale == "log_odds":  # logit axes have no place for 0 and 1
+        if scale == "log_odds":  # logit axes cannot show 0 and 1
             chosen = chosen.query("0 < true_share < 1")
             ax.set(xscale="logit", yscale="logit")
-        label(ax, title, "mean probability of the decisions in a bin", "share of them that is true")
+        label(ax, title, "mean probability of the decisions in a bin", "share of true decisions")
         ax.plot(ENDS, ENDS, color=MUTED, ls="--", label="perfectly calibrated")
         ax.plot(chosen["probability"], chosen["true_share"], color=TRAIN, lw=1)
         ax.scatter(chosen["probability"], chosen["true_share"], s=10 + 8 * np.log10(chosen["decisions"]) ** 2,
-                   color=VALIDATION, zorder=3, label="bins, the larger the more decisions")
+                   color=VALIDATION, zorder=3, label="bins; a larger point has more decisions")
         ax.minorticks_off()
         ax.legend(fontsize=8)
     plt.show()
@@ -158,7 +167,3 @@ def _evaluated_classes(evaluation: str | Path) -> pd.DataFrame:
 def _group_table(path: Path) -> pd.DataFrame:
     groups = read_table(path)
     return display_table(groups.set_index(groups.columns[0]), {**SHARES, "classes": COUNT, "true_labels": COUNT})
-
-
-def _metrics(evaluation: str | Path) -> dict[str, Any]:
-    return json.loads((Path(evaluation) / METRICS).read_text())

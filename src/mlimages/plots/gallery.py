@@ -1,4 +1,4 @@
-"""Validation images with their labels: right, wrong or missed."""
+"""Validation images with their right, wrong and missed labels."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ class Verdict(Enum):
 
 
 class LabelOutcome(NamedTuple):
-    """The class of a label, its probability (NaN where it was not published) and its outcome."""
+    """The class of a label, its probability (NaN if it was not published) and its outcome."""
 
     label: int
     score: float
@@ -43,9 +43,9 @@ class LabelOutcome(NamedTuple):
 class LabelOutcomes:
     """The outcomes of the labels of the validation images in data/evaluation.
 
-    A class is true where its confidence reaches the threshold of the evaluation, and predicted where its probability
-    reaches the score threshold. Left out are classes of unknown confidence, ancestors of a true class, wrong classes
-    that are ancestors of a shown one, and, unless `common`, classes that are true of nearly every image.
+    A class is true if its confidence is at least the threshold of the evaluation, and predicted if its probability is
+    at least the score threshold. These classes are left out: classes of unknown confidence, ancestors of a true class,
+    wrong classes that are ancestors of a shown one and, unless `common`, true classes of nearly every image.
     """
 
     def __init__(self, evaluation: str | Path, tree: ClassTree, *, common: bool = False) -> None:
@@ -92,8 +92,8 @@ def gallery(evaluation: str | Path, tfrecords: str | Path, lists: str | Path, co
              if of_image and all(label.outcome is Verdict.RIGHT for label in of_image)]
     mistaken = sorted((image for image, of_image in enumerate(labels) if any(_severity(of_image))),
                       key=lambda image: _severity(labels[image]), reverse=True)
-    rows = {f"Wholly right: {len(right):,} of {len(labels):,} images": spread(right, columns),
-            "Evenly spread over all images": np.unique(np.linspace(0, len(labels) - 1, columns).astype(int)).tolist(),
+    rows = {f"All labels right: {len(right):,} of {len(labels):,} images": spread(right, columns),
+            "Evenly spaced over all images": np.unique(np.linspace(0, len(labels) - 1, columns).astype(int)).tolist(),
             "The worst mistakes: the wrong labels with the highest probabilities": mistaken[:columns]}
     records = Records(tfrecords, read_manifest(tfrecords, "convert"), "val")
     positions = records.positions()
@@ -118,7 +118,7 @@ def gallery(evaluation: str | Path, tfrecords: str | Path, lists: str | Path, co
 
 
 def spread(images: Sequence[int], count: int) -> list[int]:
-    """`count` of the images, evenly spread; all of them where there are fewer."""
+    """`count` evenly spaced images; all of them if there are fewer."""
     count = min(count, len(images))
     return [images[place * len(images) // count] for place in range(count)]
 
@@ -131,7 +131,7 @@ def _severity(labels: Iterable[LabelOutcome]) -> tuple[float, int]:
 
 
 def _caption(tree: ClassTree, labels: Sequence[LabelOutcome]) -> list[tuple[str, str]]:
-    """Lines and their colours; the last line of a long caption counts the labels without a line."""
+    """Lines and their colours. The last line of a long caption counts the other labels."""
     named = len(labels) if len(labels) <= MAX_LINES else MAX_LINES - 1
     lines = []
     for index, score, outcome in labels[:named]:

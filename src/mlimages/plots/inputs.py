@@ -95,13 +95,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _added(measured: list[StageRate], machine: Machine) -> list[float]:
-    """The microseconds that each stage adds to an image on one reader; noise can make one near 0 negative."""
+    """The microseconds that each stage adds to an image on one reader. Noise can make a small one negative."""
     until = [1e6 * machine.workers / stage.images_per_second for stage in measured]
     return [time - before for time, before in zip(until, [0.0, *until], strict=False)]
 
 
 def _rarest_classes(confidences: Any, classes: pd.DataFrame) -> str:
-    """The names of an image's rarest classes, which are the most specific ones, a line for each."""
+    """The names of an image's rarest and so most specific classes, one on each line."""
     rarest = classes[confidences > 0].nsmallest(CLASSES_NAMED, "train_records")
     return "\n".join(textwrap.shorten(name, NAME_LETTERS) for name in rarest["name"])
 

@@ -1,30 +1,28 @@
-"""Plots and tables of data/lists: what the lists name."""
+"""Plots and tables of data/lists: their images and classes."""
 
-import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from mlimages.acquire.formats import CLASSES, DICTIONARY, STATISTICS, TRAINABLE_IMAGES
 from mlimages.acquire.hierarchy import ClassTree, read_tree
-from mlimages.plots.canvas import BAD, COUNT, TRAIN, VALIDATION, axes, bars, display_table, read_table
+from mlimages.plots.canvas import BAD, COUNT, TRAIN, VALIDATION, axes, bars, display_table, read_json, read_table
 
 
 def lists_table(lists: str | Path) -> pd.DataFrame:
     """The numbers of lines of each list that were taken, rejected or repeated."""
-    frame = pd.DataFrame.from_dict(_statistics(lists)["lists"], orient="index").select_dtypes("number")
+    frame = pd.DataFrame.from_dict(read_json(lists, STATISTICS)["lists"], orient="index").select_dtypes("number")
     formats = {"images": COUNT, "mean_labels_per_image": "{:.1f}"}
     formats |= {name: COUNT for name in frame if name not in formats}
     return display_table(frame.rename_axis("list"), formats)
 
 
 def images_per_class(lists: str | Path) -> None:
-    """Show the images of each class, in descending order, and how many classes are too rare to learn."""
+    """Show the number of images of each class in descending order, and how many classes have too few to train."""
     classes = read_table(Path(lists) / CLASSES)
-    few = _statistics(lists)["classes"]["with_fewer_images"]
+    few = read_json(lists, STATISTICS)["classes"]["with_fewer_images"]
     ax = axes(f"Images per class: {few:,} of {len(classes):,} classes have fewer than {TRAINABLE_IMAGES} training "
               "images", "classes, the most frequent first", "images")
     for part, colour in (("train", TRAIN), ("val", VALIDATION)):
@@ -40,7 +38,7 @@ def images_per_class(lists: str | Path) -> None:
 def labels_per_image(lists: str | Path) -> None:
     """Show how many classes an image has, ancestors included."""
     ax = axes("Labels per image", "labels of an image, ancestors included", "share of the list's images")
-    for name, statistics in _statistics(lists)["lists"].items():
+    for name, statistics in read_json(lists, STATISTICS)["lists"].items():
         if statistics["images"]:
             images = statistics["labels_per_image"]
             counts = range(1, 1 + max(map(int, images)))
@@ -52,8 +50,8 @@ def labels_per_image(lists: str | Path) -> None:
 
 
 def classes_by_depth(lists: str | Path) -> None:
-    """Show how many classes lie at each depth of the tree."""
-    depths = _statistics(lists)["classes"]["by_depth"]
+    """Show the number of classes at each depth of the tree."""
+    depths = read_json(lists, STATISTICS)["classes"]["by_depth"]
     ordered = sorted(depths, key=int)
     bars("Depth of the class tree", "classes", [f"depth {depth}" for depth in ordered],
          [depths[depth] for depth in ordered])
@@ -62,7 +60,7 @@ def classes_by_depth(lists: str | Path) -> None:
 def hosts(lists: str | Path, count: int = 15) -> None:
     """Show the hosts with the most images in the lists of URLs."""
     images: Counter[str] = Counter()
-    for statistics in _statistics(lists)["lists"].values():
+    for statistics in read_json(lists, STATISTICS)["lists"].values():
         images.update(statistics["hosts"])
     frequent = images.most_common(count)
     bars(f"Images by host: the {len(frequent)} most frequent", "images", [host or "(no host)" for host, _ in frequent],
@@ -87,10 +85,6 @@ def class_tree(lists: str | Path, root: int | None = None, depth: int = 3) -> st
 def training_images(lists: str | Path) -> list[int]:
     """The number of training images of each class."""
     return read_table(Path(lists) / CLASSES)["train_images"].tolist()
-
-
-def _statistics(lists: str | Path) -> dict[str, Any]:
-    return json.loads((Path(lists) / STATISTICS).read_text())
 
 
 def _branch(tree: ClassTree, counts: list[int], index: int, depth: int, indent: str) -> list[str]:

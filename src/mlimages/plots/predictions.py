@@ -1,4 +1,4 @@
-"""Plots of confusions: classes with high scores where other classes are true."""
+"""Plots of confusions: classes that get high scores on images of other classes."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ MAX_CLASSES = 50  # of a matrix
 
 
 def true_threshold(evaluation: str | Path) -> float:
-    """The confidence from which a class counted as true in the evaluation."""
+    """The confidence from which a class counts as true in the evaluation."""
     return read_manifest(evaluation, "evaluate")["threshold"]
 
 
@@ -129,7 +129,7 @@ def best_leaves(evaluation: str | Path, tree: ClassTree) -> tuple[np.ndarray, np
 
 def _look_up(keys: np.ndarray, known: np.ndarray, classes: np.ndarray,
              scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The class and the score of each key, by the `known` keys, ascending; -1 and -1 for an unknown key."""
+    """The class and the score of each key. `known` are the ascending keys that have them; others get -1 and -1."""
     if not len(known):
         return np.full(len(keys), -1), np.full(len(keys), -1.0)
     place = np.searchsorted(known, keys).clip(0, len(known) - 1)
@@ -175,7 +175,10 @@ def _scores_except(predictions: Predictions, excluded: np.ndarray, leaves: np.nd
 
 def _join(image: np.ndarray, first: np.ndarray, other: np.ndarray, second: np.ndarray,
           values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs of a first and a second class of the same image; both are sorted by image, values are the second's."""
+    """All pairs of a first and a second class of the same image, with the values of the second ones.
+
+    Both are sorted by image.
+    """
     begins, ends = (np.searchsorted(other, image, side=side) for side in ("left", "right"))
     lengths = ends - begins
     place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths) + np.repeat(begins, lengths)

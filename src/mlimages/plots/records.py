@@ -1,6 +1,5 @@
-"""Plots of data/tfrecords: what the records hold."""
+"""Plots of data/tfrecords: records, missing images, shards."""
 
-import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,12 +14,24 @@ from mlimages.convert.example import read_example
 from mlimages.convert.records import HEADER_BYTES, parse_sparse, read_index, shard_paths
 from mlimages.convert.report import CLASSES, SUMMARY
 from mlimages.core.publish import read_manifest
-from mlimages.plots.canvas import BAD, COUNT, GOOD, MUTED, TRAIN, axes, bars, display_table, image_grid, read_table
+from mlimages.plots.canvas import (
+    BAD,
+    COUNT,
+    GOOD,
+    MUTED,
+    TRAIN,
+    axes,
+    bars,
+    display_table,
+    image_grid,
+    read_json,
+    read_table,
+)
 
 
 def coverage(tfrecords: str | Path) -> None:
     """Show the records, and the missing images by reason."""
-    summary = json.loads((Path(tfrecords) / SUMMARY).read_text())
+    summary = read_json(tfrecords, SUMMARY)
     missing = summary["train"]["imagenet_missing"] + summary["val"]["imagenet_missing"]
     found = {"train records": summary["train"]["records"], "val records": summary["val"]["records"],
              "ImageNet ids without an image": missing, **summary["failures_by_reason"]}
@@ -29,7 +40,7 @@ def coverage(tfrecords: str | Path) -> None:
 
 
 def images_per_class(tfrecords: str | Path, lists: str | Path) -> None:
-    """Show the training images of each class in the lists, in descending order, and those that became records."""
+    """Show the number of training images of each class in the lists, in descending order, and in the records."""
     listed = read_table(Path(lists) / LISTED)["train_images"]
     order = listed.sort_values(ascending=False, kind="stable").index
     records = read_table(Path(tfrecords) / CLASSES)["train_records"]
@@ -59,7 +70,7 @@ def imagenet_per_class(tfrecords: str | Path) -> None:
 
 
 def shard_bytes(tfrecords: str | Path) -> None:
-    """Show the sizes of the shards: bars of up to 24, a histogram of more."""
+    """Show the sizes of the shards, as bars or, for more than 24, as a histogram."""
     sizes = {name: round(facts["bytes"] / 2**20, 2) for name, facts in
              read_manifest(tfrecords, "convert")["files"].items() if name.endswith(".tfrecord")}
     if len(sizes) <= 24:
@@ -89,7 +100,7 @@ def first_records(tfrecords: str | Path, count: int = 16) -> None:
 def duplicates_table(tfrecords: str | Path) -> pd.DataFrame:
     """How many images repeat an earlier one: within train, within val, and of val in train. Empty if none was sought.
     """
-    counts = json.loads((Path(tfrecords) / SUMMARY).read_text()).get("duplicates", {})
+    counts = read_json(tfrecords, SUMMARY).get("duplicates", {})
     frame = pd.DataFrame.from_dict(counts, orient="index", columns=["train", "val", "val_in_train"])
     return display_table(frame.rename_axis("duplicates"), dict.fromkeys(frame.columns, COUNT))
 

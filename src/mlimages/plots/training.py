@@ -1,8 +1,7 @@
-"""Plots of a training: its learning rate, its log while it runs, and the time of a step."""
+"""Plots of a training: its learning rate, its log, and the time of a step."""
 
 import contextlib
 import io
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from mlimages.core.params import Machine, Train
 from mlimages.core.publish import read_manifest
 from mlimages.inputs.pipeline import count_records
 from mlimages.network.checkpoint_files import METRICS, PROFILE
-from mlimages.plots.canvas import GOOD, MUTED, TRAIN, VALIDATION, axes, bars, label
+from mlimages.plots.canvas import GOOD, MUTED, TRAIN, VALIDATION, axes, bars, label, read_json
 from mlimages.train.run import work_folder
 from mlimages.training.metrics_log import LOG, read_log
 from mlimages.training.schedule import build_schedule
@@ -28,7 +27,7 @@ WIDTH, PANEL_HEIGHT = 9.0, 2.4  # inches
 
 
 def learning_rate_plan(params: Train, tfrecords: str | Path) -> None:
-    """Show the learning rate of every step of the training to come."""
+    """Show the learning rate of every step of a training with these parameters."""
     schedule = build_schedule(params, sum(count_records(tfrecords, read_manifest(tfrecords, "convert"), "train")))
     ax = axes(f"Learning rate over {schedule.total_steps:,} steps of {params.batch} images", "step", "learning rate")
     steps = np.unique(np.linspace(0, schedule.total_steps - 1, 2000).astype(int))
@@ -37,12 +36,12 @@ def learning_rate_plan(params: Train, tfrecords: str | Path) -> None:
 
 
 def step_profile(model: str | Path) -> None:
-    """Show the time of one step, beside the times that its all-reduce and its input take alone.
+    """Show the time of one step, and the times that its all-reduce and its input take alone.
 
-    On one replica nothing is exchanged; the title then says whether computing or the input limits the speed.
+    With one replica there is no all-reduce. The title then states whether computing or the input limits the speed.
     """
-    profile = json.loads((Path(model) / PROFILE).read_text(encoding="utf-8"))
-    # Measured times are differences of a clock, and noise may turn one of nearly 0 negative.
+    profile = read_json(model, PROFILE)
+    # Noise can make a small measured difference negative.
     step, all_reduce, input_time = (max(profile[f"{name}_seconds"], 0.0) for name in ("step", "exchange", "input"))
     times = {"one step of the training": (step, TRAIN),
              "input pipeline, alone, while other steps run": (input_time, MUTED)}
@@ -61,16 +60,16 @@ def step_profile(model: str | Path) -> None:
 
 @contextlib.contextmanager
 def live_plot(params: Train, machine: Machine, tfrecords: str | Path = "data/tfrecords") -> Iterator[None]:
-    """Show the log of the training that the block runs, and draw it again whenever the log grows.
+    """Plot the log of the training that the block runs, and update the plot whenever the log grows.
 
-    A thread reads the log, so the training does not depend on the plot: it goes on where drawing fails, and a message
-    takes the plot's place. For a training that finished before, the finished plot is shown. Raises UserError as `train`
-    does for missing records, or a missing checkpoint to start from.
+    A thread draws the plot, so the training does not depend on it: if drawing fails, the training continues, and a
+    message replaces the plot. If the training has finished before, its plot is shown. Raises UserError as `train` does
+    for missing records, or a missing checkpoint to start from.
     """
     work, ended = work_folder(params, machine, tfrecords), threading.Event()
     if (work / "out" / METRICS).exists():
-        display("This training finished before, with the same parameters, records and code. Its result is published "
-                "again, and this is its plot.", display_id=True)
+        display("This training has finished before, with the same parameters, records and code. Its result is "
+                "published again. This is its plot.", display_id=True)
         display(Image(_png(read_log(work / "out" / LOG)), format="png"), display_id=True)
         yield
         return
@@ -89,8 +88,8 @@ def live_plot(params: Train, machine: Machine, tfrecords: str | Path = "data/tfr
                 if rows := read_log(work / LOG):
                     plot.update(Image(_png(rows), format="png"))
                 drawn = version
-            except Exception as error:  # of any kind: the next plot may succeed
-                plot.update(f"The plot could not be drawn ({type(error).__name__}: {error}); the training goes on.")
+            except Exception as error:  # whatever it is, the next plot may succeed
+                plot.update(f"The plot could not be drawn ({type(error).__name__}: {error}); the training continues.")
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -118,8 +117,8 @@ def draw_log(figure: Figure, rows: list[dict[str, float]]) -> None:
         validated_steps = [row["step"] for row in validated]
         validation_losses = [row["validation_loss"] for row in validated]
         loss.plot(validated_steps, validation_losses, "o-", color=GOOD,
-                  label="validation, all classes weighted alike")
-        # In the first steps the averages of batch norm lag behind, and losses of thousands would flatten the rest.
+                  label="validation, all classes weighted equally")
+        # In the first steps, batch norm's averages are not accurate yet. Losses of thousands would hide all others.
         loss.set_ylim(0.8 * min(losses + validation_losses), 1.5 * max(*losses, float(np.median(validation_losses))))
         ax.plot(validated_steps, [row["validation_mean_average_precision"] for row in validated], "o-", color=GOOD)
         ax.set_ylim(0, 1)
@@ -139,7 +138,7 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 
 def _file_version(path: Path) -> tuple[int, ...]:
-    """Numbers that change with a file; empty for a missing one."""
+    """Numbers that change when a file changes; empty for a missing file."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -148,7 +147,7 @@ def _file_version(path: Path) -> tuple[int, ...]:
 
 
 def _png(rows: list[dict[str, float]]) -> bytes:
-    """The plot of a log as PNG; without pyplot, which is not safe in threads."""
+    """The plot of a log as PNG. Does not use pyplot, which is not thread-safe."""
     figure, body = Figure(layout="constrained"), io.BytesIO()
     draw_log(figure, rows)
     figure.savefig(body, format="png", dpi=80)

@@ -1,4 +1,4 @@
-"""Plots and tables of data/transfer: what fine-tuning reaches, beside the same training from nothing."""
+"""Plots and tables of data/transfer: fine-tuning compared with the same training from random weights."""
 
 import json
 from pathlib import Path
@@ -25,16 +25,17 @@ from mlimages.plots.canvas import (
 )
 from mlimages.transfer.scores import CONFUSION, PREDICTIONS, example_file
 
-CURVES = {"from the trained network": ("model/validation.csv", GOOD), "from nothing": ("from_nothing.csv", MUTED)}
+CURVES = {"from the trained network": ("model/validation.csv", GOOD),
+          "from random weights": ("from_nothing.csv", MUTED)}
 MAX_CLASSES = 50  # of a confusion matrix
 COLUMNS = 4  # of mistakes
 CELL_INCHES = 0.42
 
 
 def accuracy_table(transfer: str | Path) -> pd.DataFrame:
-    """The shares of validation pictures whose class is the likeliest (top 1), or one of the five likeliest."""
+    """The shares of validation pictures whose class is the most probable one (top 1), or among the first five."""
     metrics = json.loads((Path(transfer) / METRICS).read_text(encoding="utf-8"))
-    rows = {"fine-tuned": ("top_1", "top_5"), "from nothing": ("top_1_from_nothing", None),
+    rows = {"fine-tuned": ("top_1", "top_5"), "from random weights": ("top_1_from_nothing", None),
             "features and a linear classifier": ("top_1_linear", None)}
     frame = pd.DataFrame({"network": list(rows), "top_1": [metrics[first] for first, _ in rows.values()],
                           "top_5": [metrics[five] if five else None for _, five in rows.values()],
@@ -51,7 +52,7 @@ def examples(transfer: str | Path) -> None:
 
 
 def accuracy_curves(transfer: str | Path) -> None:
-    """Show the accuracy on validation pictures over the steps, with and without the trained network."""
+    """Show the accuracy on validation pictures over the steps, with and without pretraining."""
     ax = axes("Accuracy while the network is trained", "step", "top-1 accuracy\non validation pictures")
     for name, (file, colour) in CURVES.items():
         if (path := Path(transfer) / file).exists():
@@ -65,7 +66,7 @@ def accuracy_curves(transfer: str | Path) -> None:
 
 
 def confusions(transfer: str | Path, max_classes: int = MAX_CLASSES) -> None:
-    """Show how often each class is taken for each other one; of many classes, those with the most mistakes."""
+    """Show how often each class is predicted for each class; of many classes, those with the most mistakes."""
     counts = read_table(Path(transfer) / CONFUSION)
     wrong = counts[counts["class"] != counts["predicted"]]
     mistakes = wrong.groupby("class")["images"].sum().add(wrong.groupby("predicted")["images"].sum(), fill_value=0)
@@ -76,7 +77,7 @@ def confusions(transfer: str | Path, max_classes: int = MAX_CLASSES) -> None:
     matrix = matrix.reindex(index=names, columns=names, fill_value=0).to_numpy()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = 2.5 + CELL_INCHES * len(names)
-    ax = axes("Share of the pictures of a class (row) that are taken for a class (column)", "predicted class",
+    ax = axes("Share of the pictures of a class (row) that are predicted as a class (column)", "predicted class",
               "true class", width=side + 1, height=side)
     ax.grid(visible=False)
     drawn = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -91,7 +92,7 @@ def confusions(transfer: str | Path, max_classes: int = MAX_CLASSES) -> None:
 
 
 def mistakes(transfer: str | Path) -> None:
-    """Show the most confident mistakes, each beside a map of where the network saw the wrong class.
+    """Show the most confident mistakes, each with the heat map of the wrong class.
 
     There is no map for a network whose last layer has one position, as with pictures of 32 pixels.
     """
@@ -111,7 +112,7 @@ def mistakes(transfer: str | Path) -> None:
     count = -(-len(wrong) // COLUMNS)
     figure, grid = plt.subplots(count, 2 * COLUMNS, figsize=(2 * COLUMNS * 1.5, 2.0 * count + 0.5), squeeze=False,
                                 layout="constrained")
-    figure.suptitle("The most confident mistakes; bright is where the network saw the wrong class")
+    figure.suptitle("The most confident mistakes, and the heat maps of the wrong classes")
     for ax in grid.flat:
         ax.axis("off")
     for number, row in enumerate(wrong.itertuples()):

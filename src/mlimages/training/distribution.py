@@ -1,4 +1,4 @@
-"""The distribution of a training over replicas and workers: strategies, batches, all-reduce and roles."""
+"""The distribution of a training over replicas and workers: strategies, batches, all-reduce and errors."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +14,10 @@ AllReduce = Callable[[Sequence[Any]], list[Any]]
 
 
 def build_strategy(params: Train, machine: Machine) -> Any:
-    """The strategy that `train.strategy` names.
+    """Create the strategy that `train.strategy` names.
 
-    For `multi_worker`, TF_CONFIG lists the workers, and this waits for all of them. Raises UserError for devices that
-    are absent, or that TensorFlow already uses in another configuration.
+    For `multi_worker`, it waits for all workers that TF_CONFIG lists. Raises UserError for missing devices, and for
+    devices that TensorFlow already uses in another configuration.
     """
     if params.strategy == "one_device":
         return tf.distribute.OneDeviceStrategy("GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0")
@@ -42,9 +42,9 @@ def shared_input(params: Train, gpus: int) -> str:
 
 
 def mirrored_strategy(machine: Machine) -> Any:
-    """A MirroredStrategy over every GPU, or over the CPU, split into `machine.logical_devices`.
+    """A MirroredStrategy over all GPUs, or over `machine.logical_devices` parts of the CPU.
 
-    Raises UserError where TensorFlow uses the CPU already, which then cannot be split.
+    Raises UserError if TensorFlow uses the CPU already, since it can no longer be split then.
     """
     if gpus := tf.config.list_physical_devices("GPU"):
         return tf.distribute.MirroredStrategy([f"GPU:{index}" for index in range(len(gpus))])
@@ -54,8 +54,8 @@ def mirrored_strategy(machine: Machine) -> Any:
         if len(tf.config.get_logical_device_configuration(cpu) or [None]) != machine.logical_devices:
             tf.config.set_logical_device_configuration(cpu, split)
     except RuntimeError:
-        raise UserError(f"machine.logical_devices is {machine.logical_devices}, but TensorFlow has already taken the "
-                        f"CPU as it is; restart the kernel") from None
+        raise UserError(f"machine.logical_devices is {machine.logical_devices}, but TensorFlow has already initialized "
+                        f"the CPU; restart the kernel") from None
     return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(machine.logical_devices)],
                                           cross_device_ops=tf.distribute.ReductionToOneDevice())
 
@@ -63,7 +63,7 @@ def mirrored_strategy(machine: Machine) -> Any:
 def distribute(strategy: Any, pipeline: Callable[[Any], Any]) -> Iterator[Any]:
     """An iterator of global batches. `pipeline` returns a dataset with one element for each replica in turn.
 
-    Batches are prefetched to GPUs alone: a CPU needs no copy, and closing the prefetch can hang there.
+    Batches are prefetched only to GPUs: a CPU needs no copy, and ending the prefetch can hang there.
     """
     ahead = bool(tf.config.list_physical_devices("GPU"))
     options = tf.distribute.InputOptions(experimental_fetch_to_device=ahead)
@@ -71,7 +71,7 @@ def distribute(strategy: Any, pipeline: Callable[[Any], Any]) -> Iterator[Any]:
 
 
 def replica_batch(params: Train, replicas: int) -> int:
-    """The images of one replica in a global batch; raises UserError where they do not divide evenly."""
+    """The number of images of one replica in a global batch. Raises UserError if they do not divide evenly."""
     if params.batch % (replicas * params.gradient_accumulation):
         parts = f" in {params.gradient_accumulation} parts each" if params.gradient_accumulation > 1 else ""
         raise UserError(f"train.batch is {params.batch}, which {replicas} replicas cannot share evenly{parts}; "
@@ -80,7 +80,7 @@ def replica_batch(params: Train, replicas: int) -> int:
 
 
 def all_reduce(tensors: Sequence[Any]) -> list[Any]:
-    """The sums of tensors over all replicas, by the strategy's own options. Every replica must call it."""
+    """The sums of tensors over all replicas, with the strategy's options. Every replica must call it."""
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(tensors))
 
 
@@ -91,34 +91,36 @@ def sum_over_replicas(tensor: Any) -> Any:
 def barrier(strategy: Any) -> None:
     """Return when every worker has called this.
 
-    If a worker ends right afterwards, another one may still be waiting for it, and fails.
+    If a worker ends directly afterwards, another one may still wait for it, and fail.
     """
     all_equal(strategy, "")
 
 
 def any_worker(strategy: Any, flag: bool) -> bool:
     """Whether at least one worker passes true. It waits for all workers."""
-    value = tf.constant(float(flag))
-    total = tf.function(lambda: strategy.run(lambda: sum_over_replicas(value)), autograph=False)()
-    return bool(strategy.experimental_local_results(total)[0] > 0)
+    return bool(_total(strategy, tf.constant(float(flag))) > 0)
 
 
 def all_equal(strategy: Any, text: str) -> bool:
     """Whether all workers pass the same text, in ASCII and of equal length. It waits for all workers."""
     letters = tf.constant([0, *text.encode()], tf.float32)
-    total = tf.function(lambda: strategy.run(lambda: sum_over_replicas(letters)), autograph=False)()
-    # All texts are equal where each equals the mean.
-    mean = strategy.experimental_local_results(total)[0] / strategy.num_replicas_in_sync
-    return bool(tf.reduce_all(mean == letters))
+    # All texts are equal if each equals the mean.
+    return bool(tf.reduce_all(_total(strategy, letters) / strategy.num_replicas_in_sync == letters))
+
+
+def _total(strategy: Any, tensor: Any) -> Any:
+    """The sum over all replicas of a tensor that each of them has. Every worker must call it."""
+    total = tf.function(lambda: strategy.run(lambda: sum_over_replicas(tensor)), autograph=False)()
+    return strategy.experimental_local_results(total)[0]
 
 
 class LocalSGD:
     """Local SGD: replicas take several steps by their own gradients, and then average their weights.
 
     It averages `variables`. Each of `replicas` replicas changes its own copy of them. `all_reduce` sums over replicas.
-    Sources: Stich, arXiv 1805.09767; averaging the velocities too: Yu, Jin and Yang, arXiv 1905.03817.
+    Sources: Stich, arXiv 1805.09767; for averaging the velocities as well, Yu, Jin and Yang, arXiv 1905.03817.
 
-    The replicas send the changes since the last average, since changes lose less than values in half precision. Every
+    The replicas send the changes since the last average: in half precision, changes are more exact than values. Every
     replica must call both methods.
     """
 
@@ -141,23 +143,24 @@ class LocalSGD:
             tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=start + total / self._replicas)
 
 
-# TensorFlow's status codes do not say whether an error is this worker's own: an error that ends the collective
-# operations on one worker reaches the others with the same code. Only the text tells, which is read here alone.
+# When an error ends the collective operations of one worker, TensorFlow raises an error with the same status code on
+# the others. Only its text differs. This is the only place that reads such a text; tests/launch/test_cluster.py checks
+# it with a worker that fails.
 # Lines that TensorFlow writes above the error of a graph.
 TRACE = re.compile(r"^(Graph execution error:|Detected at node .*| +File .*)$", re.MULTILINE)
-# How a message starts, in every release of TensorFlow so far, if another worker's error ended a collective operation.
+# The first words of the message after the error of another worker.
 ABORTED = "Collective ops is aborted by"
 
 
 def first_line(error: Any) -> str:
-    """The first line of an OpError that says something."""
+    """The first line of an OpError's message, without the lines of TRACE."""
     return TRACE.sub("", str(error.message)).strip().partition("\n")[0]
 
 
 def own_failure(error: Any, role: WorkerRole) -> str:
-    """The message of an OpError by which this worker itself failed; "" if it follows from the loss of another one."""
+    """The message for an OpError of this worker itself; "" for one that follows from the loss of another worker."""
     line = first_line(error)
     if ABORTED in line or not isinstance(error, tf.errors.InvalidArgumentError | tf.errors.ResourceExhaustedError):
         return ""
-    return (f"worker {role.index} failed by itself: {line}; where it is memory that it lacks, lower train.batch or "
-            f"raise train.gradient_accumulation, else please report this with its log")
+    return (f"worker {role.index} failed by itself: {line}; if memory is short, lower train.batch or raise "
+            f"train.gradient_accumulation; otherwise please report this with its log")

@@ -1,4 +1,4 @@
-"""A training from its last checkpoint to its last step, on the devices of one process or as one of several workers."""
+"""The training loop, from the last checkpoint to the last step, in one process or as one of several workers."""
 
 import contextlib
 import dataclasses
@@ -41,7 +41,7 @@ from mlimages.training.validation import Validation
 from mlimages.training.worker_role import SINGLE_WORKER, WorkerRole
 
 LOGGED_STEPS = 5
-# The chief leaves this much later than the others: TensorFlow on them fails without it.
+# The chief ends this much later than the others: without it, TensorFlow fails on them.
 CHIEF_LEAVES_LATER_SECONDS = 2.0
 
 
@@ -59,7 +59,7 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path,
 
     Returns the training. With several workers its iterators of batches are still active, and destroying them can hang.
     Raises UserError for a loss, gradients or weights that are not finite, and TrainingStopped after SIGTERM or SIGINT
-    to any worker. The last good checkpoint stays in both cases.
+    to any worker. In both cases the last good checkpoint is kept.
     """
     training = Training(params, machine, tfrecords=tfrecords, work=work, role=role)
     training.announce()
@@ -71,7 +71,7 @@ def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path,
 
 
 class Training:
-    """What a training consists of, built in the order in which one part needs another."""
+    """A training: its data, network, checkpoints and schedule, and the loop over its steps."""
 
     def __init__(self, params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: WorkerRole) -> None:
         began = time.monotonic()
@@ -104,7 +104,7 @@ class Training:
         self.batches = self._distribute_batches(self.resumed.step)
 
     def announce(self) -> None:
-        """Print what is trained, and from which step on."""
+        """Print what is trained, and the step from which the training resumes."""
         replicas = "replica" if self.replicas == 1 else "replicas"
         resumed = f", resumed after step {self.resumed.step}" if self.resumed.step else ""
         print(f"{self.params.architecture}, {self.trainer.model.count_params():,} weights, {self.replicas} {replicas} "
@@ -124,8 +124,9 @@ class Training:
     def run(self) -> None:
         """The training loop.
 
-        One call of the trainer takes machine.steps_per_call steps, or fewer up to the next checkpoint. So the log has
-        the same rows however many steps a call takes. With several workers, only the chief validates, logs and saves.
+        A call of the trainer takes machine.steps_per_call steps, or fewer if a checkpoint comes first. So the rows of
+        the log do not depend on the number of steps in a call. With several workers, only the chief validates, logs
+        and saves.
         """
         done, losses, _ = self.resumed
         ended = self.early_stopping.is_due(self.params.patience)
@@ -172,7 +173,7 @@ class Training:
                 f"training ended after step {self.last_step} of {self.schedule.total_steps}")
 
     def write_result(self) -> None:
-        """Measure where the time of a step goes, and as the chief write the network, its log and its record."""
+        """Measure the parts of a step's time. The chief writes the network, its log and its record."""
         exchange = exchange_seconds(self.trainer) if self.replicas > 1 else 0.0
         self.role.report(trained=True)
         if not self.role.chief:
@@ -197,7 +198,7 @@ class Training:
                           [row.get("synonyms") or row["name"] for row in rows])
 
     def leave(self) -> None:
-        """Wait for the other workers, and as the chief for them to leave first."""
+        """Wait for the other workers. The chief waits until they have ended."""
         if not self.role.single:
             barrier(self.strategy)
             if self.role.chief:
@@ -213,7 +214,7 @@ class Training:
         return trainer
 
     def _batches(self, steps: range, pixels: int, replicas: range) -> Any:
-        """The dataset of some steps, for some of the replicas."""
+        """The dataset of these steps for these replicas."""
         return training_batches(self.records, dataclasses.replace(self.params, pixels=pixels), steps=steps.stop,
                                 first=steps.start, parts=self.replicas, mine=replicas, readers=self.machine.workers)
 
@@ -258,9 +259,9 @@ class Training:
                 "set train.precision to mixed_bfloat16 or float32 and train.all_reduce_dtype to bfloat16 or float32, ")
 
     def _log_rows(self, losses: list[float], done: int, saving: bool) -> tuple[list[float], list[LogRow]]:
-        """Split the losses of the last steps until `done` into those of complete rows, as rows, and the rest.
+        """Make rows of the log from the losses of the last steps. Returns the losses without a row, and the rows.
 
-        A row ends every LOGGED_STEPS steps and at a checkpoint.
+        `done` is the last step. A row ends every LOGGED_STEPS steps and at a checkpoint.
         """
         rows = []
         for step in range(done - len(losses) + 1, done + 1):
@@ -271,7 +272,7 @@ class Training:
         return losses, rows
 
     def _validate_log_and_save(self, log: TrainingLog, rows: list[LogRow], speed: float, saving: bool) -> None:
-        """As the chief: write rows, and at a checkpoint validate and save first. `speed` is in images per second."""
+        """As the chief, write rows. At a checkpoint, validate first, and save afterwards. `speed` is in images/s."""
         done = rows[-1].step
         tried = self.validation.run(self.trainer, self.role.report) if self.validation and saving else None
         for row in rows:
@@ -301,21 +302,21 @@ class Training:
         return flag if self.role.single else any_worker(self.strategy, flag)
 
     def _save_and_stop(self, done: int, losses: list[float], signal: str | None, *, saved: bool) -> None:
-        """Save a checkpoint unless that was `saved` already, and raise TrainingStopped, on all workers."""
+        """Save a checkpoint, unless it is `saved` already, and raise TrainingStopped, on all workers."""
         if not saved:
             self._prepare_to_save(done)
             if self.role.chief:
                 self.checkpoints.save(done, losses, early_stopping=self.early_stopping)
                 self.role.report(saved=done)
         if not self.role.single:
-            with contextlib.suppress(tf.errors.OpError):  # one of them leaves first
+            with contextlib.suppress(tf.errors.OpError):  # another worker may end first
                 barrier(self.strategy)
         raise TrainingStopped(
             f"{signal or 'A signal to another worker'} stopped the training after step {done} of "
             f"{self.schedule.total_steps}; its checkpoint is kept: run the same command to continue", signal)
 
     def _diverged(self, what: str, step: int, advice: str = "") -> UserError:
-        """The error for values that are not finite, with the ways to go on."""
+        """The error for values that are not finite, with advice."""
         kept = newest_checkpoint(self.work / CHECKPOINTS)
         begin = f", or begin from it with other parameters: `-S train.initialize_from={kept}`" if kept else ""
         return UserError(f"{what} at step {step}, with the learning rate {float(self.schedule(step - 1)):.3g}; the "

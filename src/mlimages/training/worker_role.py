@@ -12,7 +12,7 @@ def _ignore(**facts: object) -> None:
 class WorkerRole:
     """Worker `index` of `workers`. The first one is the chief, which writes all files.
 
-    `report(name=value)` tells a supervisor, if there is one, how far the worker is.
+    `report(name=value)` reports the worker's progress to a supervisor, if there is one.
     """
 
     index: int = 0

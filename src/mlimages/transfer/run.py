@@ -1,4 +1,4 @@
-"""The stage transfer: what a trained network has learnt, put to use on another task with one class an image."""
+"""The stage transfer: fine-tune a trained network for other classes, of which each image has one."""
 
 import dataclasses
 import os
@@ -43,7 +43,7 @@ from mlimages.transfer.scores import (
 
 VALIDATION = "validation.csv"  # of a training
 FROM_NOTHING = "from_nothing"
-# What this stage decides itself, or has under a name of its own.
+# Parameters of `train` that this stage sets itself, or that its own section has under another name.
 FIXED = ("seed", "initialize_from", "initialize_logits", "pixels", "earlier_pixels", "earlier_shares", "loss")
 
 
@@ -133,7 +133,7 @@ def _run(params: Transfer, settings: Train, machine: Machine, records: Path, wor
         network = _finetune(settings, machine, records, work / "finetune")
         scored = list(_scored(Classifier(network), records))
         if params.compare:
-            print("the same training, from nothing:", flush=True)
+            print("the same training from random weights:", flush=True)
             nothing = _top_1(Classifier(_finetune(random, machine, records, work / FROM_NOTHING)), records)
             linear = _top_1(FittedClassifier(settings, machine, records).classifier, records)
     scores = {**accuracy(scored), "top_1_from_nothing": nothing, "top_1_linear": linear, "images": len(scored)}

@@ -54,12 +54,12 @@ def confident_mistakes(scored: Iterable[ScoredPicture]) -> list[ScoredPicture]:
 
 
 def mistake_file(number: int) -> str:
-    """Where the picture of a mistake lies, by its number in `confident_mistakes`."""
+    """The path of the picture of a mistake, by its number in `confident_mistakes`."""
     return f"mistakes/{number:02d}.jpg"
 
 
 def example_file(label: int) -> str:
-    """Where the example of a class lies."""
+    """The path of the example of a class."""
     return f"examples/{label:03d}.jpg"
 
 

@@ -1,1 +1,1 @@
-"""Lists that are not in Tencent's format: tables of any columns, and lists whose labels are names."""
+"""Converts tables with any columns, and lists whose labels are names, to lists in Tencent's format."""

@@ -17,7 +17,7 @@ HEADER = "category_index\tcategory_id\tindex_of_parent_category\tcategory name"
 
 
 class LabelClass(NamedTuple):
-    """A class as its files name it: the text that stands for it in tables, its name, and its parent ("" at a root)."""
+    """A class of the files: its label in tables, its name, and its parent ("" for a root)."""
 
     label: str
     name: str

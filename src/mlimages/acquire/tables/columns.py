@@ -1,4 +1,4 @@
-"""Choose the columns of a table, and say in SQL which rows are read in which order."""
+"""Choose the columns of a table, and write the SQL query that reads its rows in order."""
 
 import difflib
 import fnmatch
@@ -22,7 +22,7 @@ MAX_COLUMNS = 10_000
 
 
 class Columns(NamedTuple):
-    """The columns of a table: of the image, of its labels, and, where there is one, of the confidence and the part.
+    """The columns of the image, its labels and, if the table has them, the confidence and the part.
 
     With `by_class` each of the columns `labels` is a class, and its values are confidences. Otherwise `labels` is one
     column. With `one_label` a row has one label, and the rows of an image are merged.
@@ -37,7 +37,7 @@ class Columns(NamedTuple):
 
 
 def source_of(files: Sequence[Path], reader: str, query: str | None, database: "duckdb.DuckDBPyConnection") -> str:
-    """What follows FROM: the query, or the call that reads the files. All columns of text files are text.
+    """The text after FROM: the query, or the call that reads the files. All columns of text files are text.
 
     Raises UserError if the query is not a single SELECT.
     """
@@ -60,9 +60,9 @@ def describe(source: str, database: "duckdb.DuckDBPyConnection") -> list[tuple[s
 
 
 def choose(described: Sequence[tuple[str, str]], table: Table, where: str) -> Columns:
-    """The columns that `table` names, or else those with the usual names.
+    """The columns that `table` names or, if it names none, those with the usual names. `where` names the table.
 
-    Raises UserError, listing the columns that there are, for one that is not there. `where` names the table.
+    Raises UserError for a missing column. It lists the columns of the table.
     """
     names = [name for name, _ in described]
     if len(names) > MAX_COLUMNS:
@@ -115,7 +115,7 @@ def _checked_query(query: str, database: "duckdb.DuckDBPyConnection") -> str:
 
 
 def _named(parameter: str, wanted: str, names: Sequence[str], where: str) -> str:
-    """The column of that name. Names that differ only in case are taken where no other is equal."""
+    """The column of that name, or the only one whose name differs just in case."""
     for name in names:
         if name == wanted:
             return name

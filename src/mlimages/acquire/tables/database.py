@@ -11,8 +11,8 @@ from mlimages.core.errors import DiskError, UserError
 if TYPE_CHECKING:
     import duckdb
 
-MEMORY_MIB = 250  # what does not fit into it goes to the disk; the process takes some 150 MiB more
-THREADS = 1  # each takes memory of its own, for a row group of Parquet, and Python is the slower part
+MEMORY_MIB = 250  # DuckDB stores the rest on the disk; the process takes about 150 MiB more
+THREADS = 1  # each thread needs memory for a row group of Parquet, and Python is the slower part
 SHOWN_CHARACTERS = 400  # of DuckDB's own message
 
 
@@ -20,8 +20,8 @@ SHOWN_CHARACTERS = 400  # of DuckDB's own message
 def open_database(files: Sequence[Path], work: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
     """A database in memory that spills into `work`.
 
-    Tables and queries may be hostile. They reach no other file than `files`, no network, no extension, no variable of
-    Python, and they cannot change these settings. Raises UserError for DuckDB's errors in the block.
+    Tables and queries may be malicious. They can read no file except `files`, and cannot use the network, extensions or
+    variables of Python, nor change these settings. Raises UserError for DuckDB's errors in the block.
     """
     import duckdb  # only here, so that the later stages need not load it
 

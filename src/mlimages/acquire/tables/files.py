@@ -15,9 +15,9 @@ GLOB_CHARACTERS = "*?["
 
 
 def table_files(params: Acquire) -> list[Path]:
-    """The files of `table.files`, in the given order and those of a pattern by name, each once.
+    """The files of `table.files`, each once, in the given order. The files of a pattern are sorted by name.
 
-    Raises UserError if there is none, if a pattern matches none, or for a file outside of `acquire.folder`.
+    Raises UserError if there is no file, if a pattern matches none, or for a file outside of `acquire.folder`.
     """
     files = [path for pattern in params.table.files for path in _matches(params, "files", pattern)]
     if not files:
@@ -49,7 +49,7 @@ def reader_of(files: Sequence[Path]) -> str:
 
 
 def _suffix(path: Path) -> str:
-    """The ending of a file's name that says its format, without that of a compression."""
+    """The suffix of a file that states its format, not that of a compression."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     return next((suffix for suffix in reversed(suffixes) if suffix not in COMPRESSIONS), "")
 

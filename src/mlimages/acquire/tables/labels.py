@@ -1,4 +1,4 @@
-"""Read the labels of a row: names and confidences, both as text. What is wrong with them is found later.
+"""Read the labels of a row: names and confidences, both as text. A later step finds wrong ones.
 
 A label is written as `name:confidence`. Without a confidence it has 1. The confidence -1 means that it is not known
 whether the image has the label.
@@ -41,8 +41,7 @@ def labels_of(value: str | None, confidence: str | None, separator: str | None) 
     """The labels in the value of a row: JSON, or a text that is split at `separator` if there is one.
 
     `confidence` is the value of the column of that name: one number for all of them, or a JSON list of as many numbers.
-    It is None if there is no such column: then a label may be written as `name:confidence`. A confidence that is
-    missing is "".
+    It is None if there is no such column: then a label may be written as `name:confidence`. A missing confidence is "".
     """
     items = _items(value, separator)
     if confidence is None:
@@ -54,7 +53,7 @@ def labels_of(value: str | None, confidence: str | None, separator: str | None) 
 
 
 def by_class(names: tuple[str, ...], values: tuple[str | None, ...]) -> Iterator[tuple[str, str]]:
-    """Yield the labels of a row in which each class has a column of confidences. An empty one says 0."""
+    """Yield the labels of a row in which each class has a column of confidences. An empty value means 0."""
     for name, value in zip(names, values, strict=True):
         text = (value or "").strip()
         if text:
@@ -62,7 +61,7 @@ def by_class(names: tuple[str, ...], values: tuple[str | None, ...]) -> Iterator
 
 
 def _items(value: str | None, separator: str | None) -> list[tuple[str, str]]:
-    """Names, and confidences where JSON gives them."""
+    """The names, each with its confidence in JSON or ""."""
     text = (value or "").strip()
     if text.startswith(("[", "{")):
         try:

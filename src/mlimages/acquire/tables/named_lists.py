@@ -1,4 +1,4 @@
-"""Turn lists that name their classes, or that lack a validation list, into lists in Tencent's format."""
+"""Convert lists with class names, or without a validation list, to lists in Tencent's format."""
 
 import hashlib
 import shutil
@@ -31,9 +31,10 @@ class ClassIndex:
         self.without_labels = 0
 
     def translate(self, line: bytes) -> bytes:
-        """A line without its line end, with indices in place of names. Labels of no class and of confidence 0 go.
+        """A line without its line end, with class indices in place of names.
 
-        A line that then has no label is empty, unless `unlabelled` keeps it.
+        It removes labels that are no class or have the confidence 0. Returns an empty line if no label is left, unless
+        `unlabelled` keeps the image.
         """
         source, *fields = line.split(b"\t")
         try:
@@ -61,7 +62,7 @@ class ClassIndex:
 
 
 def count_classes(folder: Path, split: SplitLabel, min_images: int, machine: Machine) -> list[LabelClass]:
-    """The labels that at least `min_images` images of the lists have with a confidence above 0, by name.
+    """The labels that at least `min_images` images have with a confidence above 0, sorted by name.
 
     Raises UserError if there is none, or if there are more than MAX_LABELS different labels.
     """
@@ -96,10 +97,10 @@ def count_classes(folder: Path, split: SplitLabel, min_images: int, machine: Mac
 
 def write_lists(folder: Path, out: Path, classes: list[LabelClass] | None, split: SplitLabel, table: Table,
                 machine: Machine) -> None:
-    """Write the lists of `folder` and the dictionary into `out`, where `classes` give the dictionary if it lacks one.
+    """Write the lists of `folder`, and the dictionary, into `out`. `classes` are the dictionary if `folder` has none.
 
-    Without a validation list, `val_share` of the images are for validation, by a hash of the address. A line that is
-    left out leaves an empty line.
+    Without a validation list, a hash of the address selects `val_share` of the images for validation. An empty line
+    takes the place of a line that is left out.
     """
     index = ClassIndex(classes, split, table.unlabelled) if classes is not None else None
     if classes is not None:

@@ -1,4 +1,4 @@
-"""Turn a table into lists in the format of Tencent's, but with the names of the classes instead of their numbers."""
+"""Convert a table to lists in Tencent's format, but with class names in place of class numbers."""
 
 import itertools
 import re
@@ -39,7 +39,7 @@ def write_named_lists(params: Acquire, files: list[Path], folder: Path, machine:
         described = sql.describe(source, database)
         where = "acquire.table.query" if table.query else str(files[0])
         columns = sql.choose(described, table, where)
-        # The rows of a query have no order that repeats.
+        # The rows of a query may come in another order each time.
         mixed = columns.one_label or table.query is not None
         rows = database.execute(sql.rows_query(source, columns, described, mixed=mixed))
         parts = PARTS if columns.part else PARTS[:1]
@@ -68,7 +68,7 @@ def _fetched(rows: "duckdb.DuckDBPyConnection", bar: ProgressBar) -> Iterator[tu
 
 def _write(rows: Iterator[tuple[Any, ...]], columns: Columns, table: Table,
            lists: dict[Part, BinaryIO]) -> Counter[str]:
-    """Write a line for each image. Returns how many images have which other part."""
+    """Write a line for each image of a part in `lists`. Returns the number of images of each other part."""
     others: Counter[str] = Counter()
     groups = itertools.groupby(rows, key=lambda row: row[0]) if columns.one_label else ((row[0], [row]) for row in rows)
     for image, group in groups:

@@ -1,1 +1,1 @@
-"""Which URL is asked for when: hosts, politeness, retries and lost networks."""
+"""Decides when each URL is requested: hosts, politeness, retries and network outages."""

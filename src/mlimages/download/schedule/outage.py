@@ -1,4 +1,4 @@
-"""Tells dead hosts from a network outage, so that no line fails because this machine's network is down."""
+"""Distinguishes dead hosts from a network outage, so that no line fails because this machine's network is down."""
 
 from typing import NamedTuple
 

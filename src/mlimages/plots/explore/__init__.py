@@ -1,1 +1,1 @@
-"""Widgets and plots of the notebooks explore_*.ipynb, which read data/ and publish nothing."""
+"""The widgets and plots of the notebooks explore_*.ipynb, which only read data/."""

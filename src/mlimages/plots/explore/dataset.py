@@ -1,4 +1,4 @@
-"""The browser of explore_dataset.ipynb: classes by tree or by name, and the pictures of their records."""
+"""The browser of explore_dataset.ipynb, for classes and the pictures of their records."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ SAMPLED_RECORDS = 1000  # for classes that occur together
 
 
 class DatasetBrowser:
-    """A widget to find a class in the tree or by its name; it pages through the records that name the class."""
+    """A widget that finds a class in the tree or by its name, and shows pages of its records."""
 
     def __init__(self, lists: str | Path, tfrecords: str | Path) -> None:
         self._tree: ClassTree = read_tree(Path(lists) / DICTIONARY)
@@ -66,7 +66,7 @@ class DatasetBrowser:
             self.go(change["new"])
 
     def _list_classes(self, _: Any) -> None:
-        """Offer the classes that match the search, else the children of the shown class."""
+        """List the classes that match the search or, without a search, the children of the shown class."""
         words = self.search.value.lower()
         if words:
             found = [index for index, (name, wnid) in enumerate(zip(self._tree.names, self._tree.wnids, strict=True))
@@ -76,7 +76,7 @@ class DatasetBrowser:
         else:
             found = list(self._tree.children[self._class])
         counts = self._counts["train"]
-        # New options select one of them, which is no choice of the user.
+        # New options select one of themselves, which the user has not chosen.
         self.choice.unobserve(self._choose, "value")
         self.choice.options = [(f"{self._tree.label(index)}  ({counts[index]:,})", index) for index in found]
         self.choice.value = None
@@ -101,11 +101,6 @@ class DatasetBrowser:
         return PagePicture(found.jpeg, [CaptionLine(found.key, TRAIN), *lines], found.source)
 
 
-def dataset_browser(lists: str | Path, tfrecords: str | Path) -> Any:
-    """The widget of a DatasetBrowser."""
-    return DatasetBrowser(lists, tfrecords).widget
-
-
 def ancestor_counts(lists: str | Path, index: int) -> None:
     """Show the training images of a class and of each of its ancestors."""
     tree = read_tree(Path(lists) / DICTIONARY)
@@ -116,9 +111,9 @@ def ancestor_counts(lists: str | Path, index: int) -> None:
 
 
 def occurring_together(lists: str | Path, tfrecords: str | Path, index: int, count: int = 20) -> pd.DataFrame:
-    """The classes that training records of a class name most often beside it and its relatives in the tree.
+    """The classes that occur most often in the training records of a class, except its ancestors and descendants.
 
-    At most SAMPLED_RECORDS records are read, evenly spaced over all of the class.
+    At most SAMPLED_RECORDS evenly spaced records of the class are read.
     """
     tree, catalogue = read_tree(Path(lists) / DICTIONARY), RecordCatalogue(tfrecords, "train")
     records = catalogue.of_class(index)

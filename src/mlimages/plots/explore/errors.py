@@ -1,6 +1,6 @@
 """The mistakes of a network by class: images with wrong labels, images with missed ones, and thresholds.
 
-All from the published predictions of data/evaluation. A class that was not published for an image has a score of 0.
+They come from the predictions in data/evaluation. A class that was not published for an image has the score 0.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from mlimages.plots.canvas import COUNT, DECIMALS, display_table
 
 
 class ClassScores(NamedTuple):
-    """The images that matter to a class: those with a published score for it, and those with a true label.
+    """The images with a published score for a class or with the class as a true label.
 
     `image` int64, a row of the predictions, in ascending order; `score` float32; `true` bool. Images whose confidence
     is unknown are left out.
@@ -40,7 +40,7 @@ class ClassScores(NamedTuple):
         return self._images(self.true, descending=True)
 
     def precision_recall(self, threshold: float) -> tuple[float, float]:
-        """Precision and recall of the class if it is predicted from this score on; NaN for one without a basis."""
+        """Precision and recall of the class if it is predicted from this score on; NaN if one is not defined."""
         predicted = self.score >= threshold
         right = np.count_nonzero(predicted & self.true)
         counts = np.count_nonzero(predicted), np.count_nonzero(self.true)

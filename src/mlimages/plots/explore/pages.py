@@ -1,4 +1,4 @@
-"""Pages of pictures with captions, as HTML, and the buttons that turn them."""
+"""Pages of pictures with captions as HTML, and buttons to change the page."""
 
 import base64
 import html
@@ -29,7 +29,7 @@ class PagePicture(NamedTuple):
 
 
 def page_html(title: str, pictures: Sequence[PagePicture]) -> str:
-    """A page of pictures; its text says so where there are none."""
+    """A page of pictures, or a text if there are none."""
     figures = "".join(map(_figure, pictures)) or "<p>There are no such images.</p>"
     return f"<div><b>{html.escape(title)}</b><div>{figures}</div></div>"
 
@@ -47,8 +47,7 @@ def _figure(picture: PagePicture) -> str:
 
 
 class Pager:
-    """Buttons that go through the pages of `count` items; `show(first, last)` returns the HTML of items first to last.
-    """
+    """Buttons that change the page. `show(first, last)` returns the HTML of the items `first` to `last` - 1."""
 
     def __init__(self, show: Callable[[int, int], str], per_page: int = PER_PAGE) -> None:
         self._show, self._per_page = show, per_page
@@ -90,7 +89,7 @@ class Pager:
 
 
 def class_choice(names: Sequence[str], description: str = "class") -> Any:
-    """A text field that completes the names of classes; its `value` is one of `option_names`, or empty."""
+    """A text field that completes the names of classes. Its `value` is one of `option_names`, or empty."""
     return ipywidgets.Combobox(options=option_names(names), description=description, ensure_option=True,
                                placeholder="type a part of a name", continuous_update=False, layout={"width": "26em"})
 

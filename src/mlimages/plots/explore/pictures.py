@@ -1,4 +1,4 @@
-"""The browser of explore_images.ipynb: what a network says of one picture, where it sees a class, and what is alike."""
+"""The browser of explore_images.ipynb: the classes of a picture, their heat maps, and similar pictures."""
 
 import html
 import io
@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from mlimages.acquire.hierarchy import ClassTree
 from mlimages.core.errors import UserError
 from mlimages.core.publish import MANIFEST
 from mlimages.images.decode import Undecodable
 from mlimages.inputs.pictures import PictureLike, to_pixels
 from mlimages.network.classifier import Classifier
-from mlimages.network.model_files import ClassTable
 from mlimages.notebook import enter_repository, published
 from mlimages.plots.canvas import DECIMALS, MUTED, TRAIN, display_table
+from mlimages.plots.downloads import specific_classes
 from mlimages.plots.explore.pages import CaptionLine, PagePicture, page_html
 from mlimages.plots.explore.records import RecordCatalogue
 
@@ -30,14 +31,16 @@ HEAT_OPACITY = 0.55
 
 
 class PictureBrowser:
-    """A widget that classifies a picture of one's own or a validation image.
+    """A widget that classifies an uploaded picture or a validation image.
 
-    It shows the best classes on the class tree and the heat map of a chosen class. With `tfrecords` it also offers the
-    validation images, and shows those of COMPARED_RECORDS evenly spaced ones whose features are nearest.
+    It shows the most probable classes in the class tree, and the heat map of a chosen class. With `tfrecords` it also
+    classifies validation images. It compares a picture with COMPARED_RECORDS of these, evenly spaced, and shows those
+    with the nearest features.
     """
 
     def __init__(self, classifier: Classifier, tfrecords: str | Path | None = None) -> None:
-        self._classifier = classifier
+        self._classifier, known = classifier, classifier.classes
+        self._tree = ClassTree(tuple(known.wnids), tuple(known.parents), tuple(known.names))
         self._records = None if tfrecords is None else RecordCatalogue(tfrecords, "val")
         self._neighbours: NeighbourSearch | None = None
         self._body = b""
@@ -68,7 +71,7 @@ class PictureBrowser:
             self.show(self._records.read(number).jpeg)
 
     def show(self, body: bytes) -> None:
-        """Classify the picture in the bytes of a file. A file that is no picture is named so."""
+        """Classify the picture in the bytes of a file, or show why it is no picture."""
         self._alike.value = ""
         try:
             scores = self._classifier.predict([body], top=len(self._classifier.classes))
@@ -78,10 +81,9 @@ class PictureBrowser:
         self._body = body
         probabilities = dict(zip(scores["class"].tolist(), scores["probability"].tolist(), strict=True))
         best = scores["class"].tolist()[:TOP]
-        self._classes.value = tree_html(self._classifier.classes, best, probabilities)
+        self._classes.value = tree_html(self._tree, best, probabilities)
         self.heat_of.unobserve(self._show_heat, "value")
-        self.heat_of.options = [(f"{self._classifier.classes.label(one)} {probabilities[one]:.3f}", one)
-                                for one in best]
+        self.heat_of.options = [(f"{self._tree.label(one)} {probabilities[one]:.3f}", one) for one in best]
         self.heat_of.observe(self._show_heat, "value")
         self._show_heat(None)
 
@@ -97,8 +99,8 @@ class PictureBrowser:
         pictures = []
         for record, similarity in found:
             one = self._records.read(record)
-            names = [self._classifier.classes.label(index) for index in _specific(
-                self._classifier.classes, [index for index, confidence in one.confidences.items() if confidence > 0])]
+            classes = tuple(index for index, confidence in one.confidences.items() if confidence > 0)
+            names = [self._tree.label(index) for index in specific_classes(self._tree, classes)]
             pictures.append(PagePicture(one.jpeg, [CaptionLine(f"{one.key}: {similarity:.3f}", TRAIN),
                                                    *map(CaptionLine, names)]))
         self._alike.value = page_html(f"The nearest of {len(self._neighbours):,} validation images, by the cosine of "
@@ -115,11 +117,11 @@ class PictureBrowser:
         heat = self._classifier.heatmap(self._body, index)
         picture = overlay(to_pixels(self._body), heat)
         self._heat.value = page_html("", [PagePicture(picture, [CaptionLine(
-            f"where the network sees: {self._classifier.classes.label(index)}")])])
+            f"heat map of {self._tree.label(index)}")])])
 
 
 class NeighbourSearch:
-    """The features of evenly spaced records, to find those nearest to a picture by the cosine."""
+    """Finds the records whose features are nearest to those of a picture. Compares evenly spaced records."""
 
     def __init__(self, classifier: Classifier, records: RecordCatalogue, count: int = COMPARED_RECORDS) -> None:
         self._classifier = classifier
@@ -136,10 +138,10 @@ class NeighbourSearch:
 
 
 def open_classifier(checkpoint: str | None, dictionary: str) -> tuple[Classifier, Path | None]:
-    """The network in data/model, or that of a released `checkpoint` with its `dictionary`; and data/tfrecords.
+    """The network in data/model, or of a released `checkpoint` with its `dictionary`, and the folder data/tfrecords.
 
-    None for the records where none are published, or those of other classes. Raises UserError where nothing is trained
-    and no checkpoint is named.
+    The folder is None if there are no records, or records of other classes. Raises UserError if there is neither a
+    trained network nor a checkpoint.
     """
     if checkpoint is None:
         model, tfrecords = published("model", "tfrecords")
@@ -150,11 +152,6 @@ def open_classifier(checkpoint: str | None, dictionary: str) -> tuple[Classifier
     return classifier, tfrecords if known else None
 
 
-def picture_browser(classifier: Classifier, tfrecords: str | Path | None = None) -> Any:
-    """The widget of a PictureBrowser."""
-    return PictureBrowser(classifier, tfrecords).widget
-
-
 def similarities(classifier: Classifier, pictures: Sequence[PictureLike]) -> pd.DataFrame:
     """The cosine of the features of each pair of pictures."""
     features = _unit(classifier.features(pictures))
@@ -163,21 +160,21 @@ def similarities(classifier: Classifier, pictures: Sequence[PictureLike]) -> pd.
     return display_table(frame, dict.fromkeys(names, DECIMALS))
 
 
-def tree_html(classes: ClassTable, best: Sequence[int], probabilities: dict[int, float]) -> str:
+def tree_html(tree: ClassTree, best: Sequence[int], probabilities: dict[int, float]) -> str:
     """The best classes, and their ancestors, as an indented tree with a bar for each probability."""
-    shown = {one for index in best for one in [index, *_ancestors(classes, index)]}
+    shown = {one for index in best for one in [index, *tree.ancestors(index)]}
     rows: list[str] = []
 
     def add(index: int, depth: int) -> None:
         colour = TRAIN if index in best else MUTED
         share = probabilities[index]
-        rows.append(f'<tr><td style="padding-left:{1.2 * depth}em;text-align:left">{html.escape(classes.label(index))}'
+        rows.append(f'<tr><td style="padding-left:{1.2 * depth}em;text-align:left">{html.escape(tree.label(index))}'
                     f'</td><td style="text-align:right">{share:.3f}</td><td style="text-align:left"><div style="'
                     f'background:{colour};height:0.8em;width:{share * 12:.2f}em"></div></td></tr>')
-        for child in sorted((one for one in shown if classes.parents[one] == index), key=lambda c: -probabilities[c]):
+        for child in sorted((one for one in shown if tree.parents[one] == index), key=lambda c: -probabilities[c]):
             add(child, depth + 1)
 
-    for root in sorted((one for one in shown if classes.parents[one] < 0), key=lambda one: -probabilities[one]):
+    for root in sorted((one for one in shown if tree.parents[one] < 0), key=lambda one: -probabilities[one]):
         add(root, 0)
     return f"<table><tr><th>class</th><th>probability</th><th></th></tr>{''.join(rows)}</table>"
 
@@ -191,19 +188,6 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def _ancestors(classes: ClassTable, index: int) -> list[int]:
-    found = []
-    while (index := classes.parents[index]) >= 0:
-        found.append(index)
-    return found
-
-
-def _specific(classes: ClassTable, indices: Sequence[int]) -> list[int]:
-    """Those classes that are no ancestor of another one of them."""
-    ancestors = {ancestor for index in indices for ancestor in _ancestors(classes, index)}
-    return [index for index in indices if index not in ancestors]
-
-
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float32; a row of zeros stays."""
+    """The rows scaled to length 1, float32. A row of zeros stays."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)

@@ -1,4 +1,4 @@
-"""The error browser: validation images of a class or of a confused pair, the worst mistakes first."""
+"""The error browser: validation images of a class or of a confused pair, with the worst mistakes first."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,13 +21,13 @@ from mlimages.plots.predictions import confused_pairs
 PAIRS = 50  # confusions to choose from
 KINDS: dict[str, Callable[[ClassScores], np.ndarray]] = {
     "worst false positives": ClassScores.false_positives, "worst misses": ClassScores.misses,
-    "surest true labels": ClassScores.found}
+    "most confident true labels": ClassScores.found}
 
 
 class ErrorBrowser:
-    """A widget that pages through the mistakes of a class or of a confused pair.
+    """A widget with pages of the mistakes of a class or of a confused pair.
 
-    Every true label of an image is shown, a missed one with its sign. Ancestors of a shown class are left out.
+    Every true label of an image is shown, and a sign marks the missed ones. Ancestors of a shown class are left out.
     """
 
     def __init__(self, evaluation: str | Path, tfrecords: str | Path, lists: str | Path) -> None:
@@ -106,11 +106,6 @@ class ErrorBrowser:
             shown = "not published" if np.isnan(probability) else f"{probability:.2f}"
             labels.append(CaptionLine(f"{sign} {self._tree.label(index)} {shown}", colour))
         return PagePicture(example.jpeg, [CaptionLine(f"{image:,}: {example.key.decode()}"), *score, *labels])
-
-
-def error_browser(evaluation: str | Path, tfrecords: str | Path, lists: str | Path) -> Any:
-    """The widget of an ErrorBrowser."""
-    return ErrorBrowser(evaluation, tfrecords, lists).widget
 
 
 def threshold_curves(evaluation: str | Path, lists: str | Path, index: int) -> None:

@@ -1,4 +1,4 @@
-"""Random access to single records of data/tfrecords, also by class. Only the shards that are read are opened."""
+"""Random access to single records of data/tfrecords, by number and by class. Opens only the shards that it reads."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -10,13 +10,14 @@ from mlimages.convert.class_index import RecordsByClass
 from mlimages.convert.example_message import ExampleMessage
 from mlimages.convert.records import shard_paths
 from mlimages.core.publish import read_manifest
+from mlimages.inputs.pipeline import count_records
 from mlimages.inputs.reader import RecordReader
 
 OPEN_SHARDS = 64
 
 
 class RecordPicture(NamedTuple):
-    """A record: its JPEG, its key, its source (ImageNet id or URL), and its labels, a confidence for each class."""
+    """A record: its JPEG, its key, its source (ImageNet id or URL), and the confidence of each of its classes."""
 
     jpeg: bytes
     key: str
@@ -31,7 +32,7 @@ class RecordCatalogue:
         manifest = read_manifest(tfrecords, "convert")
         self.classes: int = manifest["classes"]
         self._shards = shard_paths(tfrecords, manifest, part)
-        self._counts = [manifest["files"][path.name]["records"] for path in self._shards]
+        self._counts = count_records(tfrecords, manifest, part)
         self._ends = np.cumsum([0, *self._counts])
         self._index = RecordsByClass(tfrecords, manifest, part)
         self._reader = lru_cache(OPEN_SHARDS)(self._open)

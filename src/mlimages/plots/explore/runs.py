@@ -11,7 +11,7 @@ from dvc.exceptions import DvcException
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import SECTIONS
-from mlimages.plots.canvas import BAD, DECIMALS, GOOD, axes, display_table, label, read_table
+from mlimages.plots.canvas import BAD, DECIMALS, GOOD, axes, both_ends, display_table, label, read_table
 
 WORKSPACE = "workspace"
 FACTS = ("Experiment", "rev", "typ", "parent", "State", "Executor", "Created")  # of exp_show, about the run itself
@@ -21,9 +21,9 @@ PER_CLASS = "data/evaluation/per_class.csv"
 
 
 def experiments() -> dict[str, dict[str, Any]]:
-    """What DVC knows of the workspace, the last commit and its experiments, by name.
+    """DVC's rows of the workspace, the last commit and its experiments, by name.
 
-    Raises UserError where DVC cannot list them, as outside of a git repository.
+    Raises UserError if DVC cannot list them, as outside of a git repository.
     """
     try:
         rows = dvc.api.exp_show()
@@ -34,7 +34,7 @@ def experiments() -> dict[str, dict[str, Any]]:
 
 
 def experiments_with_results() -> list[str]:
-    """The names of those experiments whose results lie in this repository or in DVC's cache."""
+    """The names of the experiments whose results are in this repository or in DVC's cache."""
     return [name for name in experiments() if _has_results(name)]
 
 
@@ -73,7 +73,7 @@ def plot_curves(names: Sequence[str]) -> None:
 
 
 def class_differences(first: str, second: str) -> pd.DataFrame:
-    """The average precision of each class in two experiments, and how much the second one gains; the most first."""
+    """The average precision of each class in two experiments, with the largest gains of the second one first."""
     frames = [read_table_of(name, PER_CLASS).set_index("class") for name in (first, second)]
     both = pd.DataFrame({"name": frames[0]["name"], "first": frames[0]["average_precision"],
                          "second": frames[1]["average_precision"]}).dropna()
@@ -83,18 +83,14 @@ def class_differences(first: str, second: str) -> pd.DataFrame:
 
 def difference_table(first: str, second: str, count: int = 20) -> pd.DataFrame:
     """The classes with the largest gains and losses, half of `count` each."""
-    frame = class_differences(first, second)
-    if len(frame) > count:
-        frame = pd.concat([frame.head(count - count // 2), frame.tail(count // 2)])
+    frame = both_ends(class_differences(first, second), count)
     columns = {"first": f"A: {first}", "second": f"B: {second}", "gain": "gain"}
     return display_table(frame.set_index("name").rename(columns=columns), dict.fromkeys(columns.values(), DECIMALS))
 
 
 def plot_differences(first: str, second: str, count: int = 30) -> None:
     """Show the largest gains and losses in average precision, half of `count` each."""
-    frame = class_differences(first, second)
-    if len(frame) > count:
-        frame = pd.concat([frame.head(count - count // 2), frame.tail(count // 2)])
+    frame = both_ends(class_differences(first, second), count)
     ax = axes(f"Average precision by class: {second} above {first}", f"gain of {second}", "",
               height=1.4 + 0.26 * len(frame))
     ax.barh(range(len(frame)), frame["gain"], color=[GOOD if gain > 0 else BAD for gain in frame["gain"]])
@@ -105,13 +101,13 @@ def plot_differences(first: str, second: str, count: int = 30) -> None:
 
 
 def read_table_of(name: str, path: str) -> pd.DataFrame:
-    """A published table as an experiment made it; "workspace" means the files as they are.
+    """A published table of an experiment. The name "workspace" means the files in this folder.
 
-    Raises UserError where DVC has no copy of it.
+    Raises UserError if DVC has no copy of the table.
     """
     try:
         text = dvc.api.read(path, rev=None if name == WORKSPACE else name)
     except (DvcException, FileNotFoundError) as error:
-        raise UserError(f"{path} of the experiment {name} is not there ({error}); run `dvc exp list` for their names, "
+        raise UserError(f"{path} of the experiment {name} is missing ({error}); run `dvc exp list` for their names, "
                         f"and `dvc pull` for files that another machine made") from None
     return read_table(io.StringIO(text))

@@ -1,1 +1,1 @@
-"""What the full data set costs, and how its training scales: a model, and its pictures."""
+"""A model of the costs of the full data set and of the scaling of its training, with plots."""

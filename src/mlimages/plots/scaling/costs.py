@@ -1,6 +1,6 @@
-"""Estimates of what the full data set costs, and of how training scales, for notebooks/explore_scale.ipynb.
+"""Estimates of the costs of the full data set and of the scaling of training, for notebooks/explore_scale.ipynb.
 
-Nothing here is measured: every rate is a field or an argument, named with its unit.
+Every rate is an argument or a field whose name states its unit; nothing is measured here.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ BACKWARD_SHARE = 2 / 3  # of a step: it multiplies twice where the forward pass 
 class DatasetVolume:
     """Images `downloaded` by URL and `archived` in ImageNet's tars, and their mean bytes.
 
-    `share_ok` of the URLs still give an image.
+    The share `share_ok` of the URLs still have an image.
     """
 
     downloaded: int
@@ -39,7 +39,7 @@ class StorageEstimate:
 def storage(dataset: DatasetVolume, *, label_bytes: float, record_image_bytes: float | None = None) -> StorageEstimate:
     """The bytes of ImageNet's archive, of the download's tar shards, and of the records of both.
 
-    A record takes `label_bytes` beside its image, and the image `record_image_bytes`; None: the bytes as they came.
+    A record has `label_bytes` of labels and an image of `record_image_bytes`. None means unchanged images.
     """
     downloaded = dataset.downloaded * dataset.share_ok
     shards, archive = downloaded * dataset.downloaded_bytes, dataset.archived * dataset.archived_bytes
@@ -50,7 +50,7 @@ def storage(dataset: DatasetVolume, *, label_bytes: float, record_image_bytes: f
 
 def download_hours(dataset: DatasetVolume, *, requests_per_second: float, connections: int, seconds_per_answer: float,
                    images_per_second: float) -> float:
-    """The hours to request every URL of one domain, as those of Open Images are. The slowest of three limits counts.
+    """The hours to request all URLs, which belong to one domain, as in Open Images. The slowest of three limits counts.
 
     The limits are `requests_per_second` to the domain, `connections` with one answer at a time each, and the
     `images_per_second` that the machines check and store.
@@ -60,7 +60,7 @@ def download_hours(dataset: DatasetVolume, *, requests_per_second: float, connec
 
 
 def training_hours(images: float, *, epochs: float, images_per_second: float) -> float:
-    """The hours of a training at a speed of all devices together."""
+    """The hours of a training, given the speed of all devices together."""
     return images * epochs / images_per_second / 3600
 
 
@@ -73,7 +73,7 @@ def images_per_second(images: float, *, epochs: float, hours: float, devices: in
 class StepEstimate:
     """One training step: the bytes that each replica sends, the seconds of its parts, and the rates of all replicas.
 
-    `exposed_seconds` are those of the all-reduce that no computing hides.
+    `exposed_seconds` is the part of the all-reduce that does not overlap with computing.
     """
 
     replicas: int
@@ -89,7 +89,7 @@ class StepEstimate:
 
 @dataclass(frozen=True)
 class ScalingModel:
-    """The assumptions of weak scaling: every replica keeps its batch, and all replicas are alike.
+    """The assumptions of weak scaling: the batch of a replica is constant, and all replicas are equally fast.
 
     A replica alone has a speed of `images_per_second` at a batch of `batch`. A ring all-reduce adds up gradients of
     `gradient_bytes` over links of `link_bytes_per_second` each way, in messages of `message_bytes`; each message takes
@@ -110,8 +110,8 @@ class ScalingModel:
     def step(self, replicas: int) -> StepEstimate:
         """The estimate for a number of replicas.
 
-        A replica sends 2 (n - 1) / n of the gradients, the least that an all-reduce of n replicas can do (Patarasuk and
-        Yuan, Journal of Parallel and Distributed Computing 69, 2009).
+        A replica sends 2 (n - 1) / n times the bytes of the gradients, the minimum for an all-reduce of n replicas
+        (Patarasuk and Yuan, Journal of Parallel and Distributed Computing 69, 2009).
         """
         compute = self.batch / self.images_per_second
         sent = 2 * (replicas - 1) / replicas * self.gradient_bytes
@@ -125,6 +125,6 @@ class ScalingModel:
 
 
 def by_link(gigabits_per_second: Sequence[float], **assumptions: float) -> dict[str, ScalingModel]:
-    """Models with the same replicas and links of several speeds, by the link's name."""
+    """A model for each speed of the links, by the name of the link."""
     return {f"{gigabits:g} Gbit/s": ScalingModel(link_bytes_per_second=gigabits * 1e9 / 8, **assumptions)  # type: ignore[arg-type]
             for gigabits in gigabits_per_second}

@@ -1,6 +1,5 @@
-"""Tables and plots of costs and scaling, for notebooks/explore_scale.ipynb."""
+"""Tables and plots of costs and scaling for notebooks/explore_scale.ipynb."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from mlimages.network.checkpoint_files import METRICS
-from mlimages.plots.canvas import COUNT, display_table, label
+from mlimages.plots.canvas import COUNT, display_table, label, read_json
 from mlimages.plots.scaling import costs
 from mlimages.plots.scaling.costs import DatasetVolume, ScalingModel
 
@@ -16,16 +15,16 @@ REPLICAS = tuple(2**power for power in range(8))
 
 
 def last_training(model: str | Path) -> dict[str, float]:
-    """The images per second of the training in `model`, by a name for it; empty, with a printed hint, without one."""
+    """The images per second of the training in `model`, by a name. Without one, it prints a hint and returns {}."""
     path = Path(model) / METRICS
     if not path.exists():
         print(f"{path} is missing; run `make repro` to see the speed of your own training here")
         return {}
-    return {"this repository's last training": json.loads(path.read_text())["images_per_second"]}
+    return {"this repository's last training": read_json(model, METRICS)["images_per_second"]}
 
 
 def storage_table(dataset: DatasetVolume, kinds: Mapping[str, tuple[float, float | None]]) -> pd.DataFrame:
-    """Terabytes by kind of record, given as bytes of its labels and of its image (None: as it came)."""
+    """Terabytes for each kind of record, which is given as bytes of labels and of the image (None: unchanged)."""
     found = {name: costs.storage(dataset, label_bytes=labels, record_image_bytes=image)
              for name, (labels, image) in kinds.items()}
     rows = [(one.total / 1e12, one.records / 1e12, one.shards / 1e12, one.archive / 1e12) for one in found.values()]
@@ -35,7 +34,7 @@ def storage_table(dataset: DatasetVolume, kinds: Mapping[str, tuple[float, float
 
 def download_table(dataset: DatasetVolume, requests_per_second: Sequence[float], seconds_per_answer: Sequence[float],
                    *, connections: int, images_per_second: float) -> pd.DataFrame:
-    """Hours by the requests per second to the domain, and by the seconds of an answer."""
+    """Hours for each number of requests per second to the domain, and for each duration of an answer."""
     hours = {f"hours at {seconds:g} s an answer": [
         costs.download_hours(dataset, requests_per_second=rate, connections=connections, seconds_per_answer=seconds,
                              images_per_second=images_per_second) for rate in requests_per_second]
@@ -45,7 +44,7 @@ def download_table(dataset: DatasetVolume, requests_per_second: Sequence[float],
 
 
 def training_table(images: float, epochs: float, devices: Mapping[str, float]) -> pd.DataFrame:
-    """Hours and years of all epochs on one device, by its images per second; the fastest device first."""
+    """Hours and years of all epochs on one device, with the fastest device first."""
     rates = pd.Series(devices).sort_values(ascending=False)
     hours = costs.training_hours(images, epochs=epochs, images_per_second=rates)
     frame = pd.DataFrame({"device-hours": hours, "device-years": hours / 24 / 365, "images/s": rates})
@@ -68,7 +67,7 @@ def scaling_table(models: Mapping[str, ScalingModel], replicas: Sequence[int]) -
 def plot_scaling(models: Mapping[str, ScalingModel]) -> None:
     """Show the efficiency, and the bytes of records to read, over the number of replicas, for each kind of link.
 
-    Links whose curves are the same to the eye share a line, which names all of them.
+    Links with nearly equal curves share a line, whose label names all of them.
     """
     alone = next(iter(models.values())).images_per_second
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
