@@ -36,6 +36,7 @@ from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, LISTS
 from mlimages.core.params import load
 from mlimages.core.publish import fsync
+from mlimages.demo import world
 
 ROOT = Path(__file__).parents[1]
 PARAMS = load(ROOT / "params.yaml")
@@ -219,6 +220,9 @@ def scale(folder: Path, options: argparse.Namespace) -> None:
 def grown(folder: Path, options: argparse.Namespace) -> None:
     """A list that grew by one in a hundred, beside a download of the new lines alone and a copy of the old shards."""
     photographs(folder / "photos", options.photos, 1, 48_000)
+    if options.pixels:
+        [image_id] = world.image_ids(0, "benchmark", 1)
+        (folder / "photos" / "0.jpg").write_bytes(world.draw(image_id, options.pixels))
     urls = [f"http://images.example/same/{number}.jpg" for number in range(options.images)]
     new = [f"http://images.example/same/new{number}.jpg" for number in range(options.images // 100)]
     mixed = [*urls, *new]
@@ -255,6 +259,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="a folder of photographs to cut the pictures from")
     parser.add_argument("--img2dataset", help="the path of its program")
     parser.add_argument("--images", type=int, default=8000)
+    parser.add_argument("--pixels", type=int, help="with `grown`, a drawn picture of this side instead of a photograph")
     parser.add_argument("--lines", type=int, default=1_000_000)
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")

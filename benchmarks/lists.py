@@ -73,7 +73,7 @@ def measure_planning(folder: str) -> dict[str, float]:
     imports = resident_bytes()
     began = time.monotonic()
     plan = Plan(work, lists, read_manifest(lists, "acquire"), params)
-    left = sum(plan.left(shard) for shard in plan.todo)
+    left = plan.remaining().lines
     plan.request(plan.todo[0])
     return {"seconds": time.monotonic() - began, "bytes": most_bytes() - imports, "lines": left}
 

@@ -46,4 +46,5 @@ def small_demo(params: Params, tmp_path_factory: pytest.TempPathFactory,
 @pytest.fixture(scope="session")
 def small_convert(small_demo: SmallDemo) -> Convert:
     return Convert(seed=0, imagenet=str(small_demo.lists / "imagenet.tar"), labels="sparse", train_shards=3,
-                   val_shards=2, shard_mib=None, shorter_side=None, quality=90, to_srgb=False)
+                   val_shards=2, shard_mib=None, shorter_side=None, quality=90, to_srgb=False, duplicates=None,
+                   drop_val_duplicates=False)

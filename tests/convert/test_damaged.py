@@ -13,11 +13,12 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from mlimages.convert.encode_image import to_jpeg
-from mlimages.download.check_image import check_image
+from mlimages.download.check_image import Limits, check_image
 from mlimages.download.http.address_guard import Failure
 from mlimages.images.decode import ORIENTATION, Defect, ImageFile, Undecodable
 from mlimages.images.jpeg import LONGEST_SIDE
 
+LIMITS = Limits(2**31, 10**6)
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
 
 
@@ -86,7 +87,7 @@ def test_a_damaged_picture_is_accepted_or_refused_with_a_reason(kind: str, short
         except Undecodable as error:
             assert error.detail not in ("", "Pillow: ")
         try:
-            assert check_image(body, max_pixels=10**6, shorter_side=shorter_side, quality=90).body
+            assert check_image(body, limits=LIMITS, shorter_side=shorter_side, quality=90).body
             kept["download"] += 1
         except Failure:
             pass
@@ -103,7 +104,7 @@ def test_a_picture_with_an_unusual_exif_block_is_rotated() -> None:
     body = encoded(NOISE, "JPEG", exif=float_for_a_description(6))
     jpeg = to_jpeg(body, quality=90)
     assert (jpeg.width, jpeg.height) == (24, 32)
-    small = check_image(body, max_pixels=10**6, shorter_side=12, quality=90)
+    small = check_image(body, limits=LIMITS, shorter_side=12, quality=90)
     assert (small.width, small.height) == (12, 16)
 
 
@@ -125,12 +126,12 @@ def test_a_side_too_long_for_a_jpeg_is_refused(size: tuple[int, int]) -> None:
     assert caught.value.reason is Defect.TOO_MANY_PIXELS
     assert max(to_jpeg(body, quality=90, shorter_side=2)[1:]) == max(size) // 2
     with pytest.raises(Failure) as failure:
-        check_image(body, max_pixels=10**6, shorter_side=None, quality=90)
+        check_image(body, limits=LIMITS, shorter_side=None, quality=90)
     assert failure.value.reason == "too_many_pixels"
-    assert max(check_image(body, max_pixels=10**6, shorter_side=2, quality=90)[2:]) == max(size) // 2
+    assert max(check_image(body, limits=LIMITS, shorter_side=2, quality=90)[2:]) == max(size) // 2
 
 
 def test_a_side_too_long_for_a_jpeg_after_downscaling_is_refused() -> None:
     with pytest.raises(Failure) as caught:
-        check_image(encoded(Image.new("1", (80_000, 10)), "PNG"), max_pixels=10**6, shorter_side=9, quality=90)
+        check_image(encoded(Image.new("1", (80_000, 10)), "PNG"), limits=LIMITS, shorter_side=9, quality=90)
     assert caught.value.reason == "too_many_pixels"

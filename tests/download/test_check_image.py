@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlimages.download.check_image import CheckedImage, check_image
+from mlimages.download.check_image import CheckedImage, Limits, check_image
 from mlimages.download.http.address_guard import Failure
 from mlimages.download.ledger import Reason
 
 ROTATED = 6  # EXIF: turn a quarter clockwise to see it upright
 
 
-def check(body: bytes, **changes: Any) -> CheckedImage:
-    return check_image(body, **{"max_pixels": 1_000_000, "shorter_side": None, "quality": 90, **changes})
+def check(body: bytes, max_pixels: int = 1_000_000, *, shorter_side: int | None = None, quality: int = 90,
+          orientation: int = 1, **limits: Any) -> CheckedImage:
+    return check_image(body, limits=Limits(2**31, max_pixels, **limits), shorter_side=shorter_side, quality=quality,
+                       orientation=orientation)
 
 
 def encoded(image: Image.Image, form: str, **how: Any) -> bytes:
@@ -51,6 +53,25 @@ GREY = Image.linear_gradient("L")
 def test_a_small_image_is_returned_unchanged(form: str, extension: str, shorter_side: int | None) -> None:
     body = encoded(GREY.resize((20, 30)), form)
     assert check(body, max_pixels=600, shorter_side=shorter_side) == (body, extension, 20, 30)
+
+
+@pytest.mark.parametrize("shorter_side", [None, 20])
+@pytest.mark.parametrize(("limit", "refusing", "accepting", "reason"), [
+    ("min_bytes", 1, 0, Reason.TOO_FEW_BYTES), ("min_side", 41, 40, Reason.TOO_SMALL),
+    ("max_aspect_ratio", 2.99, 3.0, Reason.ASPECT_RATIO)])
+@pytest.mark.parametrize("size", [(40, 120), (120, 40)])
+def test_an_image_beyond_a_limit_is_refused_by_its_size_before_it_is_made_smaller(
+        size: tuple[int, int], limit: str, refusing: float, accepting: float, reason: Reason,
+        shorter_side: int | None) -> None:
+    body = encoded(GREY.resize(size), "PNG")
+    more = len(body) if limit == "min_bytes" else 0
+    accepts: dict[str, Any] = {limit: accepting + more}
+    refuses: dict[str, Any] = {limit: refusing + more}
+    assert check(body, shorter_side=shorter_side, **accepts).width
+    with pytest.raises(Failure) as refused:
+        check(body, shorter_side=shorter_side, **refuses)
+    assert refused.value.reason is reason
+    assert refused.value.detail == (f"{more} bytes" if more else f"{size[0]} x {size[1]} pixels")
 
 
 @pytest.mark.parametrize(("body", "reason"), [

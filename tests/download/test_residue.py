@@ -41,5 +41,5 @@ def test_a_finished_download_leaves_only_its_shards(quick: Download, here: Machi
     download(quick, here, lists=lists_of(urls, VAL), out=tmp_path / "images")
     [work] = (tmp_path / "scratch" / "download").iterdir()
     assert {path.relative_to(work).parts[0] for path in work.rglob("*") if path.is_file()} == {
-        "accounts", "fetched_with.json", "out", "params.json", "published"}
+        "accounts", "fetched_with.json", "out", "params.json", "published", "results.json"}
     assert sum(jpeg in content for content in kept(work)) == 2, "one shard of each part"

@@ -10,7 +10,7 @@ from tests.images.crafted import CMYK, PHOTO, PLAIN_CMYK, encoded, scene
 from tests.images.profiles import SPACES, Space, grey_profile, in_srgb, profile
 
 from mlimages.convert.encode_image import to_jpeg
-from mlimages.download.check_image import check_image
+from mlimages.download.check_image import Limits, check_image
 from mlimages.images.decode import ImageFile
 
 SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -51,7 +51,7 @@ def test_a_profile_that_changes_nothing_needs_no_conversion(body: bytes) -> None
 def test_pictures_that_download_downscales_are_in_srgb() -> None:
     space = SPACES["ProPhoto"]
     body = encoded(SOFT, icc_profile=profile(space), quality=100, subsampling=0)
-    small = check_image(body, max_pixels=10**6, shorter_side=45, quality=100).body
+    small = check_image(body, limits=Limits(2**31, 10**6), shorter_side=45, quality=100).body
     with Image.open(io.BytesIO(small)) as image:
         assert "icc_profile" not in image.info
     expected = in_srgb(np.asarray(SOFT.resize((60, 45), Image.Resampling.BOX)), space)

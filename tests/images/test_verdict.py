@@ -5,18 +5,18 @@ import tensorflow as tf
 from tests.images.crafted import HEIGHT, OK, VERDICTS
 
 from mlimages.convert.encode_image import to_jpeg
-from mlimages.download.check_image import check_image
+from mlimages.download.check_image import Limits, check_image
 from mlimages.download.http.address_guard import Failure
 from mlimages.images.decode import Undecodable
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged metadata
-MAX_PIXELS = 100_000_000
+LIMITS = Limits(2**31, 100_000_000)
 
 
 def verdict_of_download(body: bytes, shorter_side: int | None) -> tuple[str, bytes]:
     """The verdict, and the picture that is kept or the detail of the failure."""
     try:
-        return OK, check_image(body, max_pixels=MAX_PIXELS, shorter_side=shorter_side, quality=90).body
+        return OK, check_image(body, limits=LIMITS, shorter_side=shorter_side, quality=90).body
     except Failure as failure:
         return str(failure.reason), failure.detail.encode()
 

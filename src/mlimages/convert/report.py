@@ -2,9 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,9 +52,9 @@ def is_finished(note: Path, folder: Path) -> bool:
     return all(path.is_file() for path in files) and sum(path.stat().st_size for path in files) == found.bytes
 
 
-def summarise(notes: Sequence[Path], coverage: ArchiveCoverage, table: ImageTable, finished: Path,
-              tree: ClassTree) -> tuple[dict[str, int], dict[str, str]]:
-    """Write the failures, missing ids, counts by class and the summary into the folder `finished`.
+def summarise(notes: Sequence[Path], coverage: ArchiveCoverage, table: ImageTable, finished: Path, tree: ClassTree,
+              duplicates: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, str]]:
+    """Write the failures, missing ids, counts by class and the summary, with `duplicates`, into the folder `finished`.
 
     Returns the number of records and the sha256 of each shard and index, by file name.
     """
@@ -80,7 +81,7 @@ def summarise(notes: Sequence[Path], coverage: ArchiveCoverage, table: ImageTabl
     write_json(finished / SUMMARY, {
         **{part: {**totals[part], "imagenet_listed": coverage.listed[part], "imagenet_missing": coverage.missing[part]}
            for part in PARTS},
-        "failures": reasons.total(), "failures_by_reason": dict(reasons)})
+        "failures": reasons.total(), "failures_by_reason": dict(reasons), **duplicates})
     return counts, known
 
 

@@ -1,12 +1,13 @@
 """The stage convert: write shuffled TFRecord shards from the downloaded shards and ImageNet's archive."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from mlimages.acquire.formats import DICTIONARY, PARTS, Part
 from mlimages.acquire.hierarchy import read_tree
 from mlimages.convert import members, records, report, shard_writer
 from mlimages.convert.class_index import class_index, class_index_path
+from mlimages.convert.duplicates import find
+from mlimages.convert.duplicates.fingerprints import fingerprint, write_fingerprints
 from mlimages.convert.encode_image import to_jpeg
 from mlimages.convert.imagenet import open_archive
 from mlimages.convert.members import ImageTable, open_table
@@ -24,7 +27,7 @@ from mlimages.core.errors import UserError, required_space
 from mlimages.core.parallel import map_units
 from mlimages.core.params import Convert, Machine
 from mlimages.core.progress import progress_bar
-from mlimages.core.publish import atomic_write, publish, sha256, verify
+from mlimages.core.publish import atomic_write, publish, sha256, verify, write_csv
 from mlimages.download.shards import Sample
 from mlimages.images.decode import Undecodable
 
@@ -44,13 +47,15 @@ class ShardPlan(NamedTuple):
 class ConvertJob:
     """What all shards of a run have in common. It is pickled for processes on other machines.
 
-    `finished` is the folder of the shards, and `notes` that of the notes on them.
+    `finished` is the folder of the shards, and `notes` that of the notes on them. `dropped` are the keys of images that
+    become no record, with the reason and its detail.
     """
 
     params: Convert
     table: ImageTable
     finished: str
     notes: str
+    dropped: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/lists",
@@ -73,9 +78,9 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
         job = ConvertJob(params, table, str(work / "out"), str(work / "notes"))
         units = _plan(job)
         _remove_others(job, units)
-        _write(job, units, machine, work)
+        found = _write_all(job, units, machine, work)
         counts, known = summarise([report.note_path(Path(job.notes), unit.name) for unit in units], coverage,
-                                  table, Path(job.finished), read_tree(Path(lists) / DICTIONARY))
+                                  table, Path(job.finished), read_tree(Path(lists) / DICTIONARY), found)
         _check_parts(job, units, counts)
         publish(Path(job.finished), out, stage="convert", records=counts, digests=known, classes=table.classes,
                 labels=params.labels)
@@ -133,6 +138,43 @@ def _files(job: ConvertJob, unit: ShardPlan) -> tuple[Path, Path, Path]:
     return path, records.index_path(path), class_index_path(path)
 
 
+def _write_all(job: ConvertJob, units: list[ShardPlan], machine: Machine, work: Path) -> dict[str, Any]:
+    """Write the shards and the list of duplicates. Returns what the summary says of these; nothing without them.
+
+    The validation images are fingerprinted before they are written, when the training images are known.
+    """
+    kind, by_part = job.params.duplicates, {part: [unit for unit in units if unit.part == part] for part in PARTS}
+    if kind is None:
+        _write(job, units, machine, work)
+        return {}
+    _write(job, by_part["train"], machine, work)
+    unhashed = [unit for unit in by_part["val"] if not _fingerprints_path(job, unit).exists()]
+    for _ in map_units(partial(_fingerprint_unit, job), unhashed, machine=machine, ahead=2):
+        pass
+    train, val = ([_fingerprints_path(job, unit) for unit in by_part[part]] for part in PARTS)
+    duplicates = find.find_duplicates(train, val, near=kind == "near")
+    if job.params.drop_val_duplicates:
+        leaks = find.rows(duplicates.where(duplicates.in_train), train + val)
+        job = replace(job, dropped={key: (f"{kind}_duplicate", f"of {original}") for kind, _, key, original in leaks})
+    _write(job, by_part["val"], machine, work)
+    write_csv(Path(job.finished) / find.DUPLICATES, find.COLUMNS, find.rows(duplicates, train + val))
+    return {"duplicates": duplicates.counts()}
+
+
+def _fingerprints_path(job: ConvertJob, unit: ShardPlan) -> Path:
+    return Path(job.notes) / f"{unit.name}.fingerprints"
+
+
+def _fingerprint_unit(job: ConvertJob, unit: ShardPlan) -> None:
+    """Write the fingerprints of the images of a shard that decode."""
+    found = []
+    for row in job.table.rows(unit.part)[unit.first: unit.last]:
+        sample = job.table.read(unit.part, row)
+        with contextlib.suppress(Undecodable):
+            found.append(fingerprint(sample.key, sample.body, near=job.params.duplicates == "near"))
+    write_fingerprints(_fingerprints_path(job, unit), found)
+
+
 def _write(job: ConvertJob, units: list[ShardPlan], machine: Machine, work: Path) -> None:
     """Write the shards that are not finished yet, or were removed since."""
     todo = [unit for unit in units
@@ -140,7 +182,7 @@ def _write(job: ConvertJob, units: list[ShardPlan], machine: Machine, work: Path
     if not todo:
         return
     left, total = (sum(unit.last - unit.first for unit in group) for group in (todo, units))
-    expected = sum(_expected_bytes(job, part) for part in PARTS)
+    expected = sum(_expected_bytes(job, part) for part in {unit.part for unit in units})
     with (required_space(work, round(expected * left / total), f"converting {left:,} images"),
           progress_bar("convert", total=total, done=total - left, unit=" images", machine=machine) as bar):
         for unit in map_units(partial(write_unit, job), todo, machine=machine, ahead=2):
@@ -151,16 +193,25 @@ def write_unit(job: ConvertJob, unit: ShardPlan) -> ShardPlan:
     """Write a shard, and then its note, which marks it as finished."""
     failures: list[tuple[str, str, str, str]] = []
     named: list[tuple[int, ...]] = []
+    fingerprints: list[tuple[int, int, bytes]] = []
+    hashed = job.params.duplicates if unit.part == "train" else None
     files = _files(job, unit)
     with shard_writer.open_shard(files[0]) as add:
         for row in job.table.rows(unit.part)[unit.first: unit.last]:
             sample = job.table.read(unit.part, row)
+            if sample.key in job.dropped:
+                failures.append((sample.key, sample.url, *job.dropped[sample.key]))
+                continue
             try:
                 add(_record(job, sample), sample.key)
+                if hashed:
+                    fingerprints.append(fingerprint(sample.key, sample.body, near=hashed == "near"))
             except Undecodable as error:
                 failures.append((sample.key, sample.url, error.reason, error.detail))
             else:
                 named.append(sample.labels.classes)
+    if hashed:
+        write_fingerprints(_fingerprints_path(job, unit), fingerprints)
     index = class_index(named, job.table.classes)
     with atomic_write(files[2]) as file:
         np.save(file, index, allow_pickle=False)

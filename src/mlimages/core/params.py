@@ -109,6 +109,9 @@ class Download:
     outage_seconds: Annotated[float, Field(ge=0, le=86_400)]
     max_bytes: Annotated[int, Field(ge=1024, le=2**31)]
     max_pixels: Annotated[int, Field(ge=1024, le=178_956_970)]  # Pillow opens nothing larger
+    min_bytes: Annotated[int, Field(ge=1, le=2**31)] | None
+    min_side: Annotated[int, Field(ge=1, le=65_535)] | None
+    max_aspect_ratio: Annotated[float, Field(ge=1, le=65_535)] | None
     shorter_side: Annotated[int, Field(ge=16, le=8192)] | None
     quality: Annotated[int, Field(ge=1, le=100)]
     ports: Annotated[list[Annotated[int, Field(ge=1, le=65_535)]], Field(min_length=1)]
@@ -141,8 +144,12 @@ class Convert:
     shorter_side: Annotated[int, Field(ge=16, le=8192)] | None
     quality: Annotated[int, Field(ge=1, le=100)]
     to_srgb: bool
+    duplicates: Literal["exact", "near"] | None
+    drop_val_duplicates: bool
 
     def __post_init__(self) -> None:
+        if self.drop_val_duplicates and self.duplicates is None:
+            raise ValueError("drop_val_duplicates is true, expected duplicates: exact or near, which finds them")
         if (None in (self.train_shards, self.val_shards)) == (self.shard_mib is None):
             raise ValueError(f"train_shards is {self.train_shards}, val_shards {self.val_shards} and shard_mib "
                              f"{self.shard_mib}, expected a number for shard_mib if one of the others is null, and "

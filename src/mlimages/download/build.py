@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlimages.acquire.formats import read_list
+from mlimages.acquire.formats import LOCAL, read_list
 from mlimages.core.errors import UserError, rebuild_hint
 from mlimages.core.publish import fsync, sha256, write_json
 from mlimages.download.ledger import LedgerRow, Reason, read_ledger, write_ledger
@@ -17,6 +17,7 @@ from mlimages.download.lines import Shard
 from mlimages.download.shards import Sample, index_shard, key_of, ledger_path, shard_path, write_shard
 from mlimages.download.spool import Journal, LineResult, Spools
 
+LOCAL_PICTURES = "files"  # in an account
 UNREADABLE = {errno.ENOENT, errno.EIO}
 
 
@@ -62,13 +63,14 @@ def build(request: BuildRequest) -> BuildResult:
     """
     shard, path = request.shard, shard_path(request.finished, request.shard.part, request.shard.number)
     account = account_path(request.accounts, shard)
+    stamps = local_pictures(account)
     if account.exists():
         account.unlink()
         fsync(request.accounts)
     rows: list[LedgerRow] = []
     damaged: list[int] = []
     try:
-        digest = write_shard(path, _samples(request, path, rows, damaged))
+        digest = write_shard(path, _samples(request, path, rows, damaged, stamps))
     except _Damaged:
         return BuildResult(shard.name, tuple(damaged))
     write_ledger(ledger_path(path), rows)
@@ -78,6 +80,7 @@ def build(request: BuildRequest) -> BuildResult:
         "reasons": Counter(row.reason for row in rows),
         "sha256": {"tar": digest, "ledger": sha256(ledger_path(path))},
         "source": source_digest(shard, request.list),
+        **({LOCAL_PICTURES: stamps} if stamps else {}),
     })
     return BuildResult(shard.name)
 
@@ -89,8 +92,14 @@ def read_account(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
 
 
-def _samples(request: BuildRequest, path: Path, rows: list[LedgerRow], damaged: list[int]) -> Iterator[Sample]:
-    """Yield the shard's images in list order, and add a ledger row for each line to `rows`.
+def local_pictures(account: Path) -> dict[str, str]:
+    """The stamps of the local pictures of a finished shard, by their sources; empty without an account."""
+    return read_account(account).get(LOCAL_PICTURES, {}) if account.exists() else {}
+
+
+def _samples(request: BuildRequest, path: Path, rows: list[LedgerRow], damaged: list[int],
+             stamps: dict[str, str]) -> Iterator[Sample]:
+    """Yield the shard's images in list order. Add a ledger row for each line to `rows`, and new `stamps`.
 
     Raises _Damaged at the end if images are damaged, with their lines in `damaged`.
     """
@@ -104,6 +113,8 @@ def _samples(request: BuildRequest, path: Path, rows: list[LedgerRow], damaged: 
         result = results.get(entry.line)
         row = _row(result, entry.source, key) if result else before[entry.line]
         rows.append(row)
+        if result and entry.source.startswith(LOCAL):
+            stamps[entry.source] = result.stamp
         if row.reason is not Reason.OK:
             continue
         try:

@@ -43,9 +43,8 @@ def reuse(plan: Plan, kept: KeptImages) -> None:
     print(f"{reused:,} list lines have results of other downloads, which are kept", flush=True)
 
 
-def fetch(plan: Plan, params: Download, machine: Machine, network: Network, tables: Path) -> None:
-    """Fetch the lines of the plan and build its shards. The folder `tables` holds the indexes of mirrors' tables."""
-    left = sum(plan.left(shard) for shard in plan.todo)
+def fetch(plan: Plan, left: int, params: Download, machine: Machine, network: Network, tables: Path) -> None:
+    """Fetch the `left` lines of the plan and build its shards. The folder `tables` is for mirrors' indexes."""
     total = sum(shard.lines for shard in plan.shards)
     make_worker = partial(_worker, params, network, plan.spools)
     images = _images(plan) if machine.download_log else 0  # counting reads all accounts, and only the log needs it
@@ -103,14 +102,14 @@ class _Fetching:
 
     def _lines(self) -> Iterator[PendingLine]:
         for shard in self._plan.todo:
-            self._left[shard] = self._plan.left(shard)
-            if self._left[shard]:
-                yield from self._plan.to_fetch(shard, self._mirrors, self._numbers)
-            else:
+            lines = list(self._plan.to_fetch(shard, self._mirrors, self._numbers))
+            self._left[shard] = len(lines)
+            if not lines:
                 self._complete.append(shard)
+            yield from lines
 
     def _on_line_result(self, line: PendingLine, entry: LineResult) -> None:
-        self._unwritten[line.shard].append(entry)
+        self._unwritten[line.shard].append(entry._replace(stamp=line.stamp))
         self._report.count(line.url, entry)
 
     def _build(self) -> None:

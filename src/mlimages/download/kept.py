@@ -11,9 +11,10 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +24,18 @@ from mlimages.core.errors import UserError, explain_disk_errors
 from mlimages.core.params import Download, Machine
 from mlimages.core.publish import write_json
 from mlimages.download.build import read_account
-from mlimages.download.ledger import Reason, read_ledger
+from mlimages.download.check_image import Limits, limits_of
+from mlimages.download.ledger import LedgerRow, Reason, read_ledger
 from mlimages.download.shards import ledger_path, named_places
 from mlimages.download.spool import LineResult, StoredImage, read_journal
 
 FETCHED_WITH = "fetched_with.json"
 # The parameters that change an image or whether a response counts as one, and with which it is found again.
 DECISIVE = ("shorter_side", "quality", "ports", "respect_opt_out")
-# A failure for one of these reasons counts only under the same limit.
-LIMITS = {Reason.TOO_LARGE: "max_bytes", Reason.TOO_MANY_PIXELS: "max_pixels"}
+# A failure for one of these reasons counts unless the limit is looser now.
+LIMITS = {Reason.TOO_LARGE: "max_bytes", Reason.TOO_MANY_PIXELS: "max_pixels", Reason.TOO_FEW_BYTES: "min_bytes",
+          Reason.TOO_SMALL: "min_side", Reason.ASPECT_RATIO: "max_aspect_ratio"}
+ACCEPTED = (Reason.OK, "")
 SCHEMA = 1
 FILES_IN_A_TRANSACTION = 1000
 CACHE_KIB = 65_536
@@ -48,27 +52,29 @@ CREATE INDEX files_of_shards ON files (shard);
 
 
 class FetchedWith(NamedTuple):
-    """With which parameters the images of a work folder were fetched: a hash, and the greatest limits."""
+    """With which parameters the images of a work folder were fetched: a hash, and the limits."""
 
     key: str
     max_bytes: int
     max_pixels: int
+    min_bytes: int | None = None
+    min_side: int | None = None
+    max_aspect_ratio: float | None = None
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(*self[1:])
 
 
 def fetched_with(params: Download, format_version: int, *, verified: bool) -> FetchedWith:
-    """What these parameters make of a response; `verified` says whether all certificates were checked."""
+    """What these parameters make of a response; `verified` says whether certificates were checked."""
     values = {name: getattr(params, name) for name in DECISIVE}
-    return FetchedWith(scratch.key({"format": format_version, "verified": verified, **values}), params.max_bytes,
-                       params.max_pixels)
+    return FetchedWith(scratch.key({"format": format_version, "verified": verified, **values}), *limits_of(params))
 
 
-def record_fetched_with(work: Path, current: FetchedWith, *, fetching: bool) -> None:
-    """Record the parameters of a work folder, and if images are `fetching` into it, the limits from now on."""
-    before = _read_fetched_with(work)
-    if before and fetching:
-        current = FetchedWith(current.key, max(before.max_bytes, current.max_bytes),
-                              max(before.max_pixels, current.max_pixels))
-    if before is None or (fetching and before != current):
+def record_fetched_with(work: Path, current: FetchedWith) -> None:
+    """Record the parameters of a work folder if it has no record yet."""
+    if _read_fetched_with(work) is None:
         write_json(work / FETCHED_WITH, current._asdict())
 
 
@@ -81,11 +87,18 @@ def _read_fetched_with(work: Path) -> FetchedWith | None:
 
 
 class KeptImages:
-    """The results of all downloads with the parameters `current`, for the one that runs in the work folder `work`."""
+    """The results of all downloads with the parameters `params`, for the one that runs in the work folder `work`.
 
-    def __init__(self, machine: Machine, work: Path, current: FetchedWith) -> None:
-        self._work, self._downloads, self._current = work, work.parent, current
-        self._path = scratch.root(machine) / "fetched" / f"{current.key}.sqlite"
+    Without `params.verify`, those whose certificates were verified count too.
+    """
+
+    def __init__(self, machine: Machine, work: Path, params: Download, format_version: int) -> None:
+        self._work, self._downloads, self._params = work, work.parent, params
+        self._limits = limits_of(params)
+        self._keys = {fetched_with(params, format_version, verified=verified).key
+                      for verified in {True, params.verify}}
+        name = fetched_with(params, format_version, verified=params.verify).key
+        self._path = scratch.root(machine) / "fetched" / f"{name}.sqlite"
         self._lock = self._path.with_suffix(".lock")
         self._folders: dict[str, FetchedWith] = {}
         self._database: sqlite3.Connection | None = None
@@ -93,7 +106,7 @@ class KeptImages:
     def update(self) -> None:
         """Bring the index up to date with the work folders. Raises DiskError if the disk is full or fails."""
         self._folders = {folder.name: record for folder in self._downloads.iterdir()
-                         if (record := _read_fetched_with(folder)) and record.key == self._current.key}
+                         if (record := _read_fetched_with(folder)) and record.key in self._keys}
         if not self._path.exists() and not any(map(any, map(self._files, self._folders))):
             return
         with explain_disk_errors(self._path), self._locked():
@@ -125,11 +138,10 @@ class KeptImages:
                 reason = Reason(text)  # type: ignore[call-arg]
             except ValueError:
                 continue
-            if not self.allows(folder, reason):
-                continue
             stored = f"../../{folder}/spools/{spool}" if spool else f"../../{folder}/{_tar_of(shard)}"
             image = StoredImage(stored, offset, size, sha256.hex(), width, height, extension) if size else None
-            return LineResult(0, reason, status, mirror, image, detail, url)
+            if result := self._judged(folder, LineResult(0, reason, status, mirror, image, detail, url)):
+                return result
         return None
 
     def accounts(self, source: str) -> Iterator[Path]:
@@ -138,15 +150,47 @@ class KeptImages:
                  "ORDER BY shards.id DESC")
         return (self._downloads / path for path, in self._select(query, source))
 
-    def allows(self, folder: str, reason: Reason) -> bool:
-        """Whether the current limits give the same result as those of a work folder."""
+    def keeps(self, folder: str, reasons: Iterable[Reason], ledger: Path) -> bool:
+        """Whether a download with the current limits gives the same rows as a ledger of a work folder.
+
+        `reasons` are those of the rows. The ledger is read only if a limit is stricter now.
+        """
         fetched = self._folders.get(folder)
-        if fetched is None:
+        if fetched is None or not all(self._counts(fetched, reason) for reason in reasons):
             return False
-        if reason is Reason.OK:
-            return fetched.max_bytes <= self._current.max_bytes and fetched.max_pixels <= self._current.max_pixels
-        limit = LIMITS.get(reason)
-        return limit is None or getattr(fetched, limit) == getattr(self._current, limit)
+        return not self._limits.stricter_than(fetched.limits) or all(
+            row.reason is not Reason.OK or self._verdict(fetched, row) == ACCEPTED for row in read_ledger(ledger))
+
+    def _judged(self, folder: str, result: LineResult) -> LineResult | None:
+        """The result under the current limits: unchanged, refused by one of them, or None if it must be fetched again.
+        """
+        fetched = self._folders.get(folder)
+        if fetched is None or not self._counts(fetched, result.reason):
+            return None
+        if result.image is None:
+            return result
+        verdict = self._verdict(fetched, result.image)
+        if verdict is None or (verdict != ACCEPTED and len(self._params.mirrors) > 1):  # another mirror's may do
+            return None
+        reason, detail = verdict
+        return result if reason is Reason.OK else result._replace(reason=reason, detail=detail, image=None)
+
+    def _counts(self, fetched: FetchedWith, reason: Reason) -> bool:
+        """Whether a reason still holds: that of a limit does unless the limit is looser now."""
+        return LIMITS.get(reason) not in fetched.limits.stricter_than(self._limits)
+
+    def _verdict(self, fetched: FetchedWith, image: StoredImage | LedgerRow) -> tuple[Reason, str] | None:
+        """The reason and the detail that the current limits give an image; None if that is not known.
+
+        An image that was made smaller has other sides and bytes than the one that came.
+        """
+        stricter = self._limits.stricter_than(fetched.limits)
+        shorter, longer = sorted((image.width, image.height))
+        if not stricter or shorter != self._params.shorter_side:
+            return (self._limits.refusal(image.bytes, image.width, image.height) if stricter else None) or ACCEPTED
+        certain = {"min_side": shorter >= (self._limits.min_side or 0),
+                   "max_aspect_ratio": longer + 1 <= (self._limits.max_aspect_ratio or math.inf) * shorter}
+        return ACCEPTED if all(certain.get(name) for name in stricter) else None
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

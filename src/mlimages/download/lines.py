@@ -38,18 +38,18 @@ class Address(NamedTuple):
 class PendingLine:
     """A line that is being fetched: the untried `addresses`, the next `url` (after redirects), tries and time left.
 
-    `source` is the URL in the list.
+    `source` is the URL in the list, and `stamp` is as in spool.LineResult.
     `tries` counts the failed tries of the current address, `refusals` the responses that asked to come back later,
     `lost` the workers that died while fetching the line. `failed_at` is the time of the first failed try. `doubted`
     says that a possible network outage has already been taken into account.
     """
 
     __slots__ = ("address", "addresses", "doubted", "failed_at", "hops", "line", "lost", "number", "refusals",
-                 "seconds_left", "sent_at", "shard", "source", "tries", "url")
+                 "seconds_left", "sent_at", "shard", "source", "stamp", "tries", "url")
 
     def __init__(self, number: int, shard: Shard, line: int, source: str, addresses: list[Address],
-                 seconds: float) -> None:
-        self.number, self.shard, self.line, self.source = number, shard, line, source
+                 seconds: float, stamp: str = "") -> None:
+        self.number, self.shard, self.line, self.source, self.stamp = number, shard, line, source, stamp
         self.addresses = addresses
         self.seconds_left = seconds
         self.lost = 0

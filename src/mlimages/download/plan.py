@@ -8,23 +8,31 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlimages.acquire.formats import PARTS, ListEntry, Part, line_offsets, list_file, read_list
 from mlimages.core.errors import UserError
 from mlimages.core.params import Download
 from mlimages.core.publish import write_json
-from mlimages.download.build import BuildRequest, account_path, read_account, source_digest
+from mlimages.download.build import BuildRequest, account_path, local_pictures, read_account, source_digest
+from mlimages.download.http.local_files import stamp
 from mlimages.download.kept import KeptImages
 from mlimages.download.ledger import LedgerRow, Reason, read_ledger
 from mlimages.download.lines import PendingLine, Shard
 from mlimages.download.mirrors import Mirrors
 from mlimages.download.shards import ledger_path, shard_path
-from mlimages.download.spool import Journal, remove_orphans
+from mlimages.download.spool import Journal, LineResult, remove_orphans
 
 ROUND = "round.json"
 PUBLISHED = "published"
-UNVERIFIED = "unverified"
+
+
+class Remaining(NamedTuple):
+    """The list lines to fetch, and the number and the bytes of the images to copy from other downloads."""
+
+    lines: int
+    copies: int
+    copied_bytes: int
 
 
 class Plan:
@@ -39,7 +47,7 @@ class Plan:
         self.finished, self.accounts, self.spools = work / "out", work / "accounts", work / "spools"
         for folder in (self.accounts, self.spools):
             folder.mkdir(exist_ok=True)
-        self._round, self._published, self._unverified = work / "round", work / PUBLISHED, work / UNVERIFIED
+        self._round, self._published = work / "round", work / PUBLISHED
         self._lists, self._manifest, self._params = lists, manifest, params
         self.shards = [shard for part in PARTS for shard in self._shards(part)]
         remove_orphans(self.spools)
@@ -47,16 +55,6 @@ class Plan:
             self._forget_lost(shard)
         self._retried = self._begin_round() if params.retry and self._published.exists() else set()
         self.todo = self._find_todo()
-
-    def begin_fetching(self) -> None:
-        """Record permanently if certificates are not verified."""
-        if not self._params.verify:
-            self._unverified.touch()
-
-    @property
-    def verified(self) -> bool:
-        """Whether certificates were verified in every run that fetched something."""
-        return not self._unverified.exists()
 
     def reuse(self, kept: KeptImages) -> Iterator[int]:
         """Take over what other downloads have fetched, shard by shard. Yields the number of lines of each.
@@ -76,11 +74,14 @@ class Plan:
                 yield len(found)
         self.todo = self._find_todo()
 
-    def reused(self) -> tuple[int, int]:
-        """The number and the bytes of the images that remain to be copied from other downloads."""
-        sizes = [result.image.bytes for shard in self.todo for result in Journal(self.spools, shard.name).read()
-                 if result.image and "/" in result.image.path]
-        return len(sizes), sum(sizes)
+    def remaining(self) -> Remaining:
+        """What remains to be done. Reads each journal once."""
+        lines, sizes = 0, []
+        for shard in self.todo:
+            results = self._results(shard)
+            lines += shard.lines - len(self._known(shard, results))
+            sizes += [result.image.bytes for result in results.values() if result.image and "/" in result.image.path]
+        return Remaining(lines, len(sizes), sum(sizes))
 
     def to_fetch(self, shard: Shard, mirrors: Mirrors, numbers: Iterator[int],
                  again: Collection[int] | None = None) -> Iterator[PendingLine]:
@@ -88,11 +89,7 @@ class Plan:
         for entry in self._unknown(shard) if again is None else self._entries(shard):
             if again is None or entry.line in again:
                 yield PendingLine(next(numbers), shard, entry.line, entry.source, mirrors.addresses(entry.source),
-                                  self._params.deadline_seconds)
-
-    def left(self, shard: Shard) -> int:
-        """How many lines `to_fetch` yields."""
-        return shard.lines - len(self._known(shard))
+                                  self._params.deadline_seconds, stamp(self._params.files, entry.source))
 
     def images(self, shard: Shard) -> int:
         """How many of the shard's lines have an image, in the shard or stored for it."""
@@ -143,15 +140,26 @@ class Plan:
 
     def _unknown(self, shard: Shard) -> Iterator[ListEntry]:
         """The list lines of the shard without a final result."""
-        known = self._known(shard)
+        known = self._known(shard, self._results(shard))
         return (entry for entry in self._entries(shard) if entry.line not in known)
 
-    def _known(self, shard: Shard) -> set[int]:
-        known = {result.line for result in Journal(self.spools, shard.name).read()}
+    def _results(self, shard: Shard) -> dict[int, LineResult]:
+        """The results in the shard's journal, the last one of each line."""
+        return {result.line: result for result in Journal(self.spools, shard.name).read()}
+
+    def _known(self, shard: Shard, results: Mapping[int, LineResult]) -> set[int]:
+        """The lines with a final result, in `results` of the shard's journal or in its ledger."""
+        known = {line for line, result in results.items() if self._is_current(result.url, result.stamp)}
         ledger = ledger_path(shard_path(self.finished, shard.part, shard.number))
         if ledger.exists():
-            known |= {row.line for row in read_ledger(ledger) if not self._again(row)}
+            stamps = local_pictures(account_path(self.accounts, shard)) if self._params.files else {}
+            known |= {row.line for row in read_ledger(ledger) if row.line not in results and not self._again(row)
+                      and self._is_current(row.url, stamps.get(row.url, ""))}
         return known
+
+    def _is_current(self, url: str, known: str) -> bool:
+        """Whether a local picture is the one that was read, which had the stamp `known`; true for other URLs."""
+        return stamp(self._params.files, url) == known
 
     def _forget_lost(self, shard: Shard) -> None:
         """Make a finished shard unfinished if its tar or its ledger is missing."""
@@ -173,7 +181,11 @@ class Plan:
         return [shard for shard in self.shards if self._unfinished(shard) or self._to_retry(shard)]
 
     def _unfinished(self, shard: Shard) -> bool:
-        return not account_path(self.accounts, shard).exists() or Journal(self.spools, shard.name).path.exists()
+        account = account_path(self.accounts, shard)
+        if not account.exists() or Journal(self.spools, shard.name).path.exists():
+            return True
+        return self._params.files is not None and not all(
+            self._is_current(url, known) for url, known in local_pictures(account).items())
 
     def _to_retry(self, shard: Shard) -> bool:
         if not self._retried or (self._round / shard.name).exists():
@@ -201,7 +213,8 @@ class Plan:
             other_tar = shard_path(other.parents[1] / "out", shard.part, shard.number)
             with contextlib.suppress(OSError, UserError):  # gone or damaged, or a disk without hard links
                 reasons = [Reason(name) for name in read_account(other)["reasons"]]  # type: ignore[call-arg]
-                if all(kept.allows(other.parents[1].name, reason) and self._accepts(reason, "") for reason in reasons):
+                if (all(self._accepts(reason, "") for reason in reasons)
+                        and kept.keeps(other.parents[1].name, reasons, ledger_path(other_tar))):
                     for source, target in ((other_tar, tar), (ledger_path(other_tar), ledger_path(tar)),
                                            (other, account)):
                         target.unlink(missing_ok=True)

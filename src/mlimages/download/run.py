@@ -17,12 +17,14 @@ from mlimages.core.publish import publish, verify, write_csv, write_json
 from mlimages.core.ray_backend import node_address
 from mlimages.demo import server, world
 from mlimages.download.build import account_path, read_account
+from mlimages.download.check_image import Limits
 from mlimages.download.fetching import fetch, reuse
 from mlimages.download.http.local_files import check_folder
 from mlimages.download.http.transport import Network
 from mlimages.download.kept import DECISIVE, KeptImages, fetched_with, record_fetched_with
 from mlimages.download.ledger import LedgerRow, Reason
 from mlimages.download.mirrors import readable_tables
+from mlimages.download.outcome.results_table import write_results
 from mlimages.download.plan import Plan
 from mlimages.download.shards import ledger_path, shard_path
 
@@ -34,6 +36,7 @@ BYTES_PER_PIXEL = 0.35  # of a resized photograph
 # when their shard is built again. tests/download/test_key.py holds the bytes of the current format.
 FORMAT = 3
 
+UNVERIFIED = "unverified"  # marks folders of older versions that were filled without a check of certificates
 REASONS = "reasons.csv"
 SUMMARY = "summary.json"
 
@@ -42,6 +45,7 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
              out: str | Path = "data/images") -> Path:
     """Publish `out/PART/NNNNN.tar` and `NNNNN.ledger.csv` for every `images_per_shard` lines of each list.
 
+    `out/results.parquet` has the rows of all ledgers.
     Nothing that an earlier run fetched with these parameters, for whatever list, is fetched again. A URL that fails is
     a ledger row, not an error. Raises UserError if lists are missing or damaged, if another process makes the same
     result, if the disk is full, and if the network stays down.
@@ -54,27 +58,29 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
     with (scratch.workspace("download", machine, key, out, settings) as work,
           _demo_hosts(manifest["source"], machine) as demo_hosts):
         plan = Plan(work, Path(lists), manifest, params)
-        if plan.todo:
-            plan.begin_fetching()
-        kept = None if manifest["source"] == "demo" else _kept_images(plan, params, machine, work)
+        kept = None if manifest["source"] == "demo" else _kept_images(params, machine, work, lists)
         if plan.todo and kept:
             reuse(plan, kept)
         if plan.todo:
-            _preflight(plan, params)
+            left = _preflight(plan, params)
             proxies = getproxies() if machine.proxies_from_environment else {}
-            fetch(plan, params, machine, Network({**demo_hosts, **machine.connect_to}, proxies), work)
+            fetch(plan, left, params, machine, Network({**demo_hosts, **machine.connect_to}, proxies), work)
         if kept:
             kept.update()
-        records, known = _summarise(plan)
-        publish(plan.finished, out, stage="download", records=records, digests=known, classes=manifest["classes"])
+        records, known = _summarise(plan, verified=params.verify)
+        rows, digests = write_results(work, known, Path(lists), params.images_per_shard)
+        publish(plan.finished, out, stage="download", records=records | rows, digests=known | digests,
+                classes=manifest["classes"])
         plan.end_round()
     return Path(out)
 
 
-def _preflight(plan: Plan, params: Download) -> None:
-    """Report how much space is needed. Raises UserError if the size is known from finished shards and is missing."""
-    left = sum(plan.left(shard) for shard in plan.todo)
-    copies, copied_bytes = plan.reused()
+def _preflight(plan: Plan, params: Download) -> int:
+    """Report how much space is needed. Returns the number of lines to fetch.
+
+    Raises UserError if the size is known from finished shards and is missing.
+    """
+    left, copies, copied_bytes = plan.remaining()
     what = f"the images of {left:,} list lines" + (f" and copies of {copies:,} kept images" if copies else "")
     paths = [account_path(plan.accounts, shard) for shard in plan.shards]
     finished = [read_account(path) for path in paths if path.exists()]
@@ -84,12 +90,17 @@ def _preflight(plan: Plan, params: Download) -> None:
     else:
         pixels = (params.shorter_side or 0) ** 2 * 4 / 3
         report_space(plan.finished, left * min(pixels * BYTES_PER_PIXEL or BYTES_PER_IMAGE, BYTES_PER_IMAGE), what)
+    return left
 
 
-def _kept_images(plan: Plan, params: Download, machine: Machine, work: Path) -> KeptImages:
-    """What other downloads fetched with these parameters; records those of this one."""
-    record_fetched_with(work, fetched_with(params, FORMAT, verified=plan.verified), fetching=bool(plan.todo))
-    return KeptImages(machine, work, fetched_with(params, FORMAT, verified=params.verify))
+def _kept_images(params: Download, machine: Machine, work: Path, lists: str | Path) -> KeptImages:
+    """What other downloads fetched; records the parameters of this one."""
+    record_fetched_with(work, fetched_with(params, FORMAT, verified=params.verify))
+    values = {name: value for name, value in _decisive(params, "").items() if name not in ("verify", *Limits._fields)}
+    before = work.with_name(scratch.key({"format": FORMAT, **values}, inputs=[lists]))  # as older versions called it
+    if before.is_dir():
+        record_fetched_with(before, fetched_with(params, FORMAT, verified=not (before / UNVERIFIED).exists()))
+    return KeptImages(machine, work, params, FORMAT)
 
 
 def _key(params: Download, lists: str | Path, source: str) -> str:
@@ -109,7 +120,7 @@ def _decisive(params: Download, source: str) -> dict[str, Any]:
     """The parameters in the key."""
     if source == "demo":
         return {name: value for name, value in dataclasses.asdict(params).items() if name != "retry"}
-    values = {name: getattr(params, name) for name in ("images_per_shard", *DECISIVE)}
+    values = {name: getattr(params, name) for name in ("images_per_shard", "verify", *Limits._fields, *DECISIVE)}
     return values | ({"files": os.path.abspath(params.files)} if params.files else {})
 
 
@@ -133,7 +144,7 @@ def _demo_hosts(source: str, machine: Machine) -> contextlib.AbstractContextMana
     return server.serving(node_address()) if machine.engine == "ray" else server.serving()
 
 
-def _summarise(plan: Plan) -> tuple[dict[str, int], dict[str, str]]:
+def _summarise(plan: Plan, *, verified: bool) -> tuple[dict[str, int], dict[str, str]]:
     """Write the table of reasons and the totals. Returns the numbers of records and the sha256s of all files."""
     reasons: Counter[tuple[str, Reason]] = Counter()
     records, known, totals = {}, {}, Counter(lines=0, images=0, bytes=0)
@@ -150,5 +161,5 @@ def _summarise(plan: Plan) -> tuple[dict[str, int], dict[str, str]]:
               [(part, reason, reasons[part, reason], reason.meaning)
                for part in PARTS for reason in Reason if reasons[part, reason]])
     share = round(totals["images"] / max(totals["lines"], 1), 4)
-    write_json(plan.finished / SUMMARY, {**totals, "share_ok": share, "certificates_verified": plan.verified})
+    write_json(plan.finished / SUMMARY, {**totals, "share_ok": share, "certificates_verified": verified})
     return records, known

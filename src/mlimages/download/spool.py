@@ -30,7 +30,10 @@ class StoredImage(NamedTuple):
 
 
 class LineResult(NamedTuple):
-    """The result of a list line with this `url`; the other fields are as in ledger.LedgerRow."""
+    """The result of a list line with this `url`; the other fields are as in ledger.LedgerRow.
+
+    `stamp` is the `local_files.stamp` of a local picture before it was read.
+    """
 
     line: int
     reason: Reason
@@ -39,6 +42,7 @@ class LineResult(NamedTuple):
     image: StoredImage | None
     detail: str = ""
     url: str = ""
+    stamp: str = ""
 
 
 class Spools:
@@ -122,7 +126,7 @@ def _append(path: Path, content: bytes) -> int:
 def _parse(line: bytes) -> LineResult | None:
     """The result in a line of a journal; None if the line is incomplete or damaged."""
     try:
-        number, reason, status, mirror, image, *more = json.loads(line)  # older journals lack detail and URL
+        number, reason, status, mirror, image, *more = json.loads(line)  # older journals lack the last fields
         result = LineResult(number, Reason(reason), status, mirror,  # type: ignore[call-arg]
                             StoredImage(*image) if image else None, *more)
     except (ValueError, TypeError):

@@ -3,13 +3,30 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import tensorflow as tf
 
 from mlimages.acquire.formats import CLASSES as LISTED
-from mlimages.convert.records import parse_sparse, read_index, shard_paths
+from mlimages.acquire.formats import PARTS
+from mlimages.convert.duplicates.find import DUPLICATES
+from mlimages.convert.example import read_example
+from mlimages.convert.records import HEADER_BYTES, parse_sparse, read_index, shard_paths
 from mlimages.convert.report import CLASSES, SUMMARY
 from mlimages.core.publish import read_manifest
-from mlimages.plots.canvas import BAD, GOOD, MUTED, TRAIN, axes, bars, image_grid, read_json, read_table
+from mlimages.plots.canvas import (
+    BAD,
+    COUNT,
+    GOOD,
+    MUTED,
+    TRAIN,
+    axes,
+    bars,
+    display_table,
+    image_grid,
+    read_json,
+    read_table,
+)
 
 
 def coverage(tfrecords: str | Path) -> None:
@@ -78,3 +95,44 @@ def first_records(tfrecords: str | Path, count: int = 16) -> None:
     records = [parse_sparse(serialized) for serialized in tf.data.TFRecordDataset(str(shard)).take(count)]
     image_grid(f"The first records of {shard.name}",
                  [(record["encoded"].numpy(), record["key"].numpy().decode()) for record in records], columns=8)
+
+
+def duplicates_table(tfrecords: str | Path) -> pd.DataFrame:
+    """How many images repeat an earlier one: within train, within val, and of val in train. Empty if none was sought.
+    """
+    counts = read_json(tfrecords, SUMMARY).get("duplicates", {})
+    frame = pd.DataFrame.from_dict(counts, orient="index", columns=["train", "val", "val_in_train"])
+    return display_table(frame.rename_axis("duplicates"), dict.fromkeys(frame.columns, COUNT))
+
+
+def duplicate_pictures(tfrecords: str | Path, count: int = 8) -> None:
+    """Show pairs of duplicates: each image beside the earlier one, those of val in train first."""
+    path = Path(tfrecords) / DUPLICATES
+    if not path.exists():
+        print("Duplicates were not sought: convert.duplicates is null")
+        return
+    found = read_table(path)
+    in_train = found["key"].str.startswith("val-") & found["duplicate_of"].str.startswith("train-")
+    # Of both kinds, as copies look the same and only alike pictures show whether the hash is right.
+    order = found.assign(place=~in_train, number=found.groupby([in_train, "kind"]).cumcount())
+    chosen = order.sort_values(["place", "number"], kind="stable").head(count)
+    wanted = [*chosen["key"], *chosen["duplicate_of"]]
+    pictures = _pictures(tfrecords, wanted)
+    captions = [f"{kind}, {bits} bits\n{key}" for kind, bits, key in chosen[["kind", "different_bits", "key"]].values]
+    pairs = zip(captions, chosen["key"], chosen["duplicate_of"], strict=True)
+    image_grid("Duplicates, each beside the image that it repeats; a validation image that was left out is missing",
+               [(pictures[key], caption) for label, one, other in pairs
+                for key, caption in ((one, label), (other, f"of\n{other}")) if key in pictures], columns=8)
+
+
+def _pictures(tfrecords: str | Path, keys: list[str]) -> dict[str, bytes]:
+    """The JPEGs of records by their keys, of those keys that have a record."""
+    manifest, wanted = read_manifest(tfrecords, "convert"), np.array(keys, "S")
+    found = {}
+    for shard in (path for part in PARTS for path in shard_paths(tfrecords, manifest, part)):
+        index = read_index(shard)
+        for row in index[np.isin(index["key"], wanted)]:
+            with shard.open("rb") as file:
+                file.seek(int(row["offset"]) + HEADER_BYTES)
+                found[row["key"].decode()] = read_example(file.read(int(row["length"])), manifest["classes"]).jpeg
+    return found

@@ -1,6 +1,5 @@
 """What was fetched is kept by URL: another list, sample, order or size of shards fetches only what is new."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +100,8 @@ def test_what_a_retry_changed_is_what_is_kept(grown: Grown, server: ScriptedServ
     assert grown.equals_fresh(lists)
 
 
-@pytest.mark.parametrize("changes", [{"shorter_side": 16}, {"quality": 50}, {"ports": [80]}, {"respect_opt_out": False},
-                                     {"verify": False}, {"max_pixels": 10**6}, {"max_bytes": 2**20}])
+@pytest.mark.parametrize("changes", [{"shorter_side": 16}, {"quality": 50}, {"ports": [80]},
+                                     {"respect_opt_out": False}])
 def test_images_fetched_with_other_parameters_count_as_not_fetched(grown: Grown, changes: dict[str, Any]) -> None:
     grown.download(URLS[:5])
     lists = grown.download(URLS[:6], **changes)
@@ -112,20 +111,6 @@ def test_images_fetched_with_other_parameters_count_as_not_fetched(grown: Grown,
     assert grown.asked == {"/6.jpg": 1}
 
 
-@pytest.mark.parametrize(("limit", "reason"), [("max_pixels", Reason.TOO_MANY_PIXELS), ("max_bytes", Reason.TOO_LARGE)])
-def test_under_a_looser_limit_images_are_kept_and_what_exceeded_the_limit_is_fetched(
-        grown: Grown, server: ScriptedServer, jpeg: bytes, limit: str, reason: Reason) -> None:
-    server.on("/large.jpg", body=jpeg + bytes(9000))
-    strict: dict[str, Any] = {"max_bytes": len(jpeg) + 5000} if limit == "max_bytes" else {limit: 47 * 40}
-    urls = [f"{HOST}/large.jpg", GONE]
-    grown.download(urls, **strict)
-    assert rows_of(grown.out, "train")[0].reason is reason
-    lists = grown.download([*urls, URLS[0]])
-    kept = {"/val.jpg"} if limit == "max_bytes" else set()
-    assert grown.asked == {path: 1 for path in {"/large.jpg", "/0.jpg", "/val.jpg"} - kept}
-    assert grown.equals_fresh(lists)
-
-
 def test_known_placeholders_are_not_kept(grown: Grown) -> None:
     grown.download(URLS[:7])
     known = [rows_of(grown.out, "train")[3].sha256]
@@ -133,17 +118,6 @@ def test_known_placeholders_are_not_kept(grown: Grown) -> None:
     assert grown.asked == {"/3.jpg": 1, "/7.jpg": 1}
     assert rows_of(grown.out, "train")[3].reason is Reason.PLACEHOLDER
     assert grown.equals_fresh(lists, placeholders=known)
-
-
-def test_certificates_that_were_not_verified_stay_recorded(grown: Grown) -> None:
-    grown.download(URLS[:5], verify=False)
-    grown.download(URLS[:6], verify=False)
-    assert json.loads((grown.out / "summary.json").read_text())["certificates_verified"] is False
-    grown.download(URLS[:6])
-    assert grown.asked.total() == 0, "the same list is not fetched again"
-    grown.download(URLS[:7])
-    assert grown.asked.total() == 8, "an image of a host without a certificate was used"
-    assert json.loads((grown.out / "summary.json").read_text())["certificates_verified"] is True
 
 
 def test_the_demo_keeps_nothing(tmp_path: Path, tiny_lists: Path, machine: Machine, quick: Download) -> None:

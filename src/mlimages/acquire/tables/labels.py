@@ -7,15 +7,18 @@ whether the image has the label.
 import json
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from mlimages.acquire.formats import CONTROL
 
+CACHED = 2**16  # different labels; tables have few
 CERTAIN = "1"
 WITH_CONFIDENCE = re.compile(r"(?P<name>.+):\s*(?P<confidence>-?[0-9][0-9.eE+-]*)", re.DOTALL)
 TRUTHS = {"true": "1", "false": "0", "yes": "1", "no": "0", "t": "1", "f": "0"}
 
 
+@lru_cache(CACHED)
 def split_label(text: str) -> tuple[str, str]:
     """The name and the confidence of a label that may be written as `name:confidence`."""
     found = WITH_CONFIDENCE.fullmatch(text)
@@ -28,27 +31,25 @@ def split_last(text: str) -> tuple[str, str]:
     return name, confidence
 
 
+@lru_cache(CACHED)
 def clean_name(text: str) -> str:
     """A name on one line, without white space at its ends and without control characters."""
     return " ".join(CONTROL.sub(" ", text).split())
 
 
-def labels_of(value: str | None, confidence: str | None, separator: str | None) -> Iterator[tuple[str, str]]:
-    """Yield the labels in the value of a row: JSON, or a text that is split at `separator` if there is one.
+def labels_of(value: str | None, confidence: str | None, separator: str | None) -> list[tuple[str, str]]:
+    """The labels in the value of a row: JSON, or a text that is split at `separator` if there is one.
 
     `confidence` is the value of the column of that name: one number for all of them, or a JSON list of as many numbers.
     It is None if there is no such column: then a label may be written as `name:confidence`. A missing confidence is "".
     """
-    items = list(_items(value, separator))
+    items = _items(value, separator)
     if confidence is None:
-        yield from ((name, given) if given else split_label(name) for name, given in items)
-        return
+        return [(name, given) if given else split_label(name) for name, given in items]
     numbers = _list_of(confidence)
-    for place, (name, _) in enumerate(items):
-        if numbers is None:
-            yield name, confidence
-        else:
-            yield name, _text(numbers[place]) if place < len(numbers) else ""
+    if numbers is None:
+        return [(name, confidence) for name, _ in items]
+    return [(name, _text(numbers[place]) if place < len(numbers) else "") for place, (name, _) in enumerate(items)]
 
 
 def by_class(names: tuple[str, ...], values: tuple[str | None, ...]) -> Iterator[tuple[str, str]]:
@@ -59,7 +60,7 @@ def by_class(names: tuple[str, ...], values: tuple[str | None, ...]) -> Iterator
             yield name, TRUTHS.get(text.lower(), text)
 
 
-def _items(value: str | None, separator: str | None) -> Iterator[tuple[str, str]]:
+def _items(value: str | None, separator: str | None) -> list[tuple[str, str]]:
     """The names, each with its confidence in JSON or ""."""
     text = (value or "").strip()
     if text.startswith(("[", "{")):
@@ -68,14 +69,10 @@ def _items(value: str | None, separator: str | None) -> Iterator[tuple[str, str]
         except (ValueError, RecursionError):
             parsed = None
         if isinstance(parsed, dict):
-            yield from ((name, _text(number)) for name, number in parsed.items() if number is not None)
-            return
+            return [(name, _text(number)) for name, number in parsed.items() if number is not None]
         if isinstance(parsed, list):
-            yield from ((_text(one), "") for one in parsed if one is not None)
-            return
-    for name in text.split(separator) if separator else [text]:
-        if name.strip():
-            yield name.strip(), ""
+            return [(_text(one), "") for one in parsed if one is not None]
+    return [(name.strip(), "") for name in (text.split(separator) if separator else [text]) if name.strip()]
 
 
 def _list_of(text: str) -> list[Any] | None:
@@ -90,4 +87,6 @@ def _list_of(text: str) -> list[Any] | None:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     return TRUTHS[str(value).lower()] if isinstance(value, bool) else str(value)

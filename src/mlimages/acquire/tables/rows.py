@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -13,7 +14,7 @@ from mlimages.acquire.tables import columns as sql
 from mlimages.acquire.tables.columns import Columns
 from mlimages.acquire.tables.database import open_database, shown
 from mlimages.acquire.tables.files import reader_of
-from mlimages.acquire.tables.labels import by_class, clean_name, labels_of
+from mlimages.acquire.tables.labels import CACHED, by_class, clean_name, labels_of
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire, Machine, Table
 from mlimages.core.progress import ProgressBar, progress_bar
@@ -87,9 +88,14 @@ def _write(rows: Iterator[tuple[Any, ...]], columns: Columns, table: Table,
 
 
 def _line(image: str | None, labels: list[tuple[str, str]]) -> bytes:
-    pairs = "".join(f"\t{clean}:{clean_name(confidence)}" for name, confidence in labels
-                    if (clean := clean_name(name)))
-    return f"{_address(image or '')}{pairs}\n".encode("utf-8", "replace")
+    return f"{_address(image or '')}{''.join(map(_pair, labels))}\n".encode("utf-8", "replace")
+
+
+@lru_cache(CACHED)
+def _pair(label: tuple[str, str]) -> str:
+    """A label as it stands in a list; nothing without a name."""
+    name, confidence = map(clean_name, label)
+    return f"\t{name}:{confidence}" if name else ""
 
 
 def _address(image: str) -> str:

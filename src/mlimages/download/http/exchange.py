@@ -11,7 +11,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from mlimages.acquire.formats import LOCAL
 from mlimages.core.params import Download
-from mlimages.download.check_image import check_image
+from mlimages.download.check_image import check_image, limits_of
 from mlimages.download.http.address_guard import Failure
 from mlimages.download.http.encodings import decoded
 from mlimages.download.http.local_files import LocalFiles
@@ -123,7 +123,7 @@ class Exchange:
         digest = hashlib.sha256(body).hexdigest()
         if digest in self._params.placeholders:
             raise Failure(Reason.PLACEHOLDER, detail=f"sha256 {digest}")
-        picture = check_image(body, max_pixels=self._params.max_pixels, shorter_side=self._params.shorter_side,
+        picture = check_image(body, limits=limits_of(self._params), shorter_side=self._params.shorter_side,
                               quality=self._params.quality, orientation=task.orientation)
         if picture.body is not body:
             digest = hashlib.sha256(picture.body).hexdigest()

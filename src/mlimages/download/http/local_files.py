@@ -63,6 +63,17 @@ class LocalFiles:
             os.close(parent)
 
 
+def stamp(folder: str | None, source: str) -> str:
+    """The size and the modification time of a local picture; "" for a URL, and if there is no such file."""
+    if folder is None or not source.startswith(LOCAL):
+        return ""
+    try:
+        state = os.stat(os.path.join(folder, source.removeprefix(LOCAL)))
+    except (OSError, ValueError):
+        return ""
+    return f"{state.st_size}-{state.st_mtime_ns}"
+
+
 def check_folder(folder: str | None, needed: bool) -> None:
     """Raise UserError if the folder is missing, or if it is null although a list names local pictures."""
     if folder is None and needed:

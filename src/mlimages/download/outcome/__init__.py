@@ -1,0 +1,1 @@
+"""What a finished download publishes for other programs."""
