@@ -20,6 +20,7 @@ Arguments = ParamSpec("Arguments")
 
 INODES_FREE = "inodes are free at"  # in every line about free space
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+DUCKDB_NO_SPACE = "No space left"  # in the message of DuckDB, which has no error of its own for a full disk
 
 
 def one_line(text: str) -> str:

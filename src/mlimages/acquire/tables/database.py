@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlimages.core.errors import DiskError, UserError
+from mlimages.core.errors import DUCKDB_NO_SPACE, DiskError, UserError
 
 if TYPE_CHECKING:
     import duckdb
@@ -46,7 +46,7 @@ def open_database(files: Sequence[Path], work: Path) -> Iterator["duckdb.DuckDBP
             raise UserError(f"acquire.table.query may read nothing but acquire.table.files, {names}: {shown(error)}"
                             ) from None
         except duckdb.Error as error:
-            if "No space left" in str(error):
+            if DUCKDB_NO_SPACE in str(error):
                 raise DiskError(f"{work}: no space left on the device, to sort the table; make room there, or set "
                                 f"machine.scratch to another disk, and run the same command again") from None
             raise UserError(f"acquire.table cannot be read: {shown(error)}") from None

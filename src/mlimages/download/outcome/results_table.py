@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mlimages.acquire.formats import PARTS, list_file
-from mlimages.core.errors import UserError, one_line, rebuild_hint
+from mlimages.core.errors import DUCKDB_NO_SPACE, UserError, one_line, rebuild_hint
 from mlimages.core.publish import atomic_write, sha256, write_json
 from mlimages.download.ledger import LedgerRow
 
 RESULTS = "results.parquet"
 MEMORY_MIB = 250
-NO_SPACE = "No space left"  # in DuckDB's message
 # A row for each line of a part's list. No line of a list holds the byte 1.
 QUERY = """
 SELECT ledger.url AS url, key, printf('{part}/%05d.tar', (line::BIGINT - 1) // $lines_per_shard) AS shard,
@@ -70,8 +69,8 @@ def _write(path: Path, ledgers: Iterable[str], lists: Path, lines_per_shard: int
                                       f"USE_TMP_FILE false)", values)
             [[rows]] = copied.fetchall()
         except duckdb.Error as error:
-            if NO_SPACE in str(error):
-                raise OSError(errno.ENOSPC, NO_SPACE) from None
+            if DUCKDB_NO_SPACE in str(error):
+                raise OSError(errno.ENOSPC, DUCKDB_NO_SPACE) from None
             raise UserError(f"the ledgers in {path.parent} are damaged ({one_line(str(error))}); "
                             f"{rebuild_hint('download')}") from None
     return rows
