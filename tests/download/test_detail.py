@@ -140,7 +140,7 @@ def test_journals_and_ledgers_without_details_are_read(tmp_path: Path) -> None:
     entry = LineResult(7, Reason.OK, 200, 0, StoredImage("train-00000.f00.spool", 0, 43, "abc", 1, 1, "gif"))
     journal = Journal(tmp_path, "train-00000")
     journal.add([entry])
-    journal.path.write_text(re.sub(r', "", ""\]$', "]", journal.path.read_text().strip()) + "\n")
+    journal.path.write_text(re.sub(r'(, "")+\]$', "]", journal.path.read_text().strip()) + "\n")
     assert list(journal.path.read_text().strip())[-2:] == ["]", "]"]
     assert list(journal.read()) == [entry]
     row = LedgerRow(1, f"{HOST}/a.jpg", "train-00000001", Reason.GONE, 404, detail="status 404")

@@ -145,7 +145,7 @@ def test_a_notebook_that_is_run_saved_and_loaded_again_has_no_outputs(page: Any,
                                                                       repository: Path) -> None:
     lab = Lab(page, jupyter.url, repository, "notebooks/explore_dataset.ipynb")
     lab.run_all()
-    browser = lab.cell("dataset_browser(LISTS").locator(".jp-OutputArea")
+    browser = lab.cell("DatasetBrowser(LISTS").locator(".jp-OutputArea")
     lab.expect(browser).to_contain_text("all classes: train")
     every_image = images(browser)
     page.get_by_placeholder("search by name or WordNet id").fill("triangle")
@@ -160,7 +160,7 @@ def test_a_notebook_that_is_run_saved_and_loaded_again_has_no_outputs(page: Any,
     assert unchanged(repository)
     page.reload()
     lab.wait_until_idle()
-    lab.expect(lab.cell("dataset_browser(LISTS")).to_be_visible()
+    lab.expect(lab.cell("DatasetBrowser(LISTS")).to_be_visible()
     lab.expect(page.locator(f"{CELL} .jp-OutputArea-output")).to_have_count(0)
 
 
@@ -177,7 +177,7 @@ def test_the_walk_worst_class_and_mislabelled_image(page: Any, jupyter: Jupyter,
     lab = Lab(page, jupyter.url, repository, "notebooks/explore_predictions.ipynb")
     lab.run_all()
     worst = lab.cell("threshold_table(").locator("tbody th").first.inner_text()
-    browser = lab.cell("error_browser(EVALUATION").locator(".jp-OutputArea")
+    browser = lab.cell("ErrorBrowser(EVALUATION").locator(".jp-OutputArea")
     lab.expect(browser).to_contain_text("all validation images")
     completed = browser.locator(f"datalist option[value^='{worst} [']").get_attribute("value")
     page.get_by_placeholder("type a part of a name").fill(completed)
@@ -209,7 +209,7 @@ def test_the_walk_a_photograph(page: Any, jupyter: Jupyter, repository: Path, tm
     Image.linear_gradient("L").resize((640, 480)).convert("RGB").save(photograph)
     lab = Lab(page, jupyter.url, repository, "notebooks/explore_images.ipynb")
     lab.run_all()
-    browser = lab.cell("picture_browser(classifier").locator(".jp-OutputArea")
+    browser = lab.cell("PictureBrowser(classifier").locator(".jp-OutputArea")
     lab.expect(browser.locator("img")).to_have_count(1)
     [before] = images(browser)
     with page.expect_file_chooser() as chooser:
@@ -219,7 +219,7 @@ def test_the_walk_a_photograph(page: Any, jupyter: Jupyter, repository: Path, tm
     lab.expect(browser.locator("table")).to_contain_text("probability")
     second = browser.locator("select option").nth(1).inner_text().replace("\N{NO-BREAK SPACE}", " ").rpartition(" ")[0]
     browser.locator("select").select_option(index=1)
-    lab.expect(browser.locator("figcaption")).to_contain_text(f"where the network sees: {second}")
+    lab.expect(browser.locator("figcaption")).to_contain_text(f"heat map of {second}")
     lab.button("find similar images").click()
     lab.expect(browser).to_contain_text("validation images, by the cosine of their features")
     assert len(images(browser)) > 2

@@ -54,7 +54,7 @@ def test_an_uploaded_picture_shows_its_best_classes_below_their_ancestors(classi
         assert shown[classes.label(index)] == (pytest.approx(depth), f"{probability:.3f}")
     assert [index for _, index in browser.heat_of.options] == best["class"].tolist()
     before = browser.shown
-    assert f"where the network sees: {classes.label(best['class'].tolist()[0])}" in before
+    assert f"heat map of {classes.label(best['class'].tolist()[0])}" in before
     browser.heat_of.value = browser.heat_of.options[3][1]
     assert f"heat map of {classes.label(browser.heat_of.value)}" in browser.shown != before
 

@@ -46,6 +46,11 @@ def shard_paths(folder: str | Path, manifest: dict[str, Any], part: str) -> list
             if name.startswith(f"{part}-") and name.endswith(".tfrecord")]
 
 
+def count_records(folder: str | Path, manifest: dict[str, Any], part: str) -> list[int]:
+    """The number of records in each shard of a part, according to the manifest of data/tfrecords."""
+    return [manifest["files"][shard.name]["records"] for shard in shard_paths(folder, manifest, part)]
+
+
 def records_by_class(folder: str | Path, part: str) -> np.ndarray:
     """The number of a part's records that name each class, int64 [classes], from data/tfrecords."""
     return np.array([int(row[f"{part}_records"]) for row in read_class_table(folder)])

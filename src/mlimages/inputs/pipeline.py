@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mlimages.convert.records import read_index, shard_paths
+from mlimages.convert.records import count_records, read_index, shard_paths
 from mlimages.core.errors import UserError
 from mlimages.core.params import Train
 from mlimages.core.tuning import aligned_empty
@@ -23,11 +23,6 @@ from mlimages.inputs.reader import RecordBatch, RecordReader
 from mlimages.inputs.sampler import RecordSampler
 
 PREFETCHED = 2  # batches
-
-
-def count_records(folder: str | Path, manifest: dict[str, Any], part: str) -> list[int]:
-    """The number of records in each shard of a part, according to the manifest of data/tfrecords."""
-    return [manifest["files"][shard.name]["records"] for shard in shard_paths(folder, manifest, part)]
 
 
 class Records:

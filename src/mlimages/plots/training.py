@@ -12,9 +12,9 @@ from IPython.display import Image, display
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
+from mlimages.convert.records import count_records
 from mlimages.core.params import Machine, Train
 from mlimages.core.publish import read_manifest
-from mlimages.inputs.pipeline import count_records
 from mlimages.network.checkpoint_files import METRICS, PROFILE
 from mlimages.plots.canvas import GOOD, MUTED, TRAIN, VALIDATION, axes, bars, label, read_json
 from mlimages.train.run import work_folder

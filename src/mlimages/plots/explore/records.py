@@ -8,9 +8,8 @@ import numpy as np
 
 from mlimages.convert.class_index import RecordsByClass
 from mlimages.convert.example_message import ExampleMessage
-from mlimages.convert.records import shard_paths
+from mlimages.convert.records import count_records, shard_paths
 from mlimages.core.publish import read_manifest
-from mlimages.inputs.pipeline import count_records
 from mlimages.inputs.reader import RecordReader
 
 OPEN_SHARDS = 64
