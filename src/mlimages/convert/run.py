@@ -62,19 +62,22 @@ def convert(params: Convert, machine: Machine, *, lists: str | Path = "data/list
             images: str | Path = "data/images", out: str | Path = "data/tfrecords") -> Path:
     """Publish `train-*` and `val-*` shards with their indices, the images that failed, and counts by class in `out`.
 
-    `params.seed` shuffles the training records over all shards; validation records stay in list order. Raises UserError
-    for missing or damaged inputs, if no image of a part is left, and for a full disk.
+    `params.seed` shuffles the training records over all shards; validation records stay in list order.
+    `params.imagenet` is needed only if the lists name images of ImageNet. Raises UserError for missing or damaged
+    inputs, if no image of a part is left, and for a full disk.
     """
     listed = verify(lists, "acquire")
     downloaded = verify(images, "download", stamps=scratch.stamps(machine))
-    archive = open_archive(Path(params.imagenet), machine) if params.imagenet else None
+    records_of = {one: listed["files"][one.name]["records"] for one in formats.LISTS}
+    with_imagenet = any(count for one, count in records_of.items() if one.origin == "imagenet")
+    archive = open_archive(Path(params.imagenet), machine) if params.imagenet and with_imagenet else None
     key = scratch.key(params, inputs=[lists, images], stage="convert")
     if archive:
         key = f"{key}-{archive.fingerprint[:8]}"
     with scratch.workspace("convert", machine, key, out, scratch.settings(params, inputs=[lists, images])) as work:
         table, coverage = open_table(work / "table", lists=Path(lists), shards=members.shard_paths(images, downloaded),
                                      archive=archive, classes=listed["classes"], seed=params.seed,
-                                     lines=sum(listed["files"][one.name]["records"] for one in formats.LISTS))
+                                     lines=sum(records_of.values()))
         job = ConvertJob(params, table, str(work / "out"), str(work / "notes"))
         units = _plan(job)
         _remove_others(job, units)
