@@ -42,9 +42,15 @@ def jupyter_server(repository: Path, root: Path, folder: Path) -> Iterator[Jupyt
              "--no-browser", "--allow-root", "--ServerApp.port=0", f"--IdentityProvider.token={TOKEN}",
              f"--ServerApp.root_dir={root}"], cwd=repository, env=environment, stdout=file, stderr=subprocess.STDOUT)
     try:
-        wait_for(lambda: "?token=" in output.read_text() or process.poll() is not None, PATIENCE_SECONDS)
-        [path] = info.glob("jpserver-*.json")
-        yield Jupyter(json.loads(path.read_text())["url"], output)
+        # The server writes this file after it has printed its address.
+        wait_for(lambda: _description(info) or process.poll() is not None, PATIENCE_SECONDS)
+        assert _description(info), output.read_text()
+        yield Jupyter(json.loads(_description(info))["url"], output)
     finally:
         process.terminate()
         process.wait(PATIENCE_SECONDS)
+
+
+def _description(folder: Path) -> str:
+    """The JSON by which a running server describes itself in its `folder`; nothing until all of it is written."""
+    return "".join(text for path in folder.glob("jpserver-*.json") if (text := path.read_text()).endswith("}"))
