@@ -18,6 +18,7 @@ from mlimages.core.signals import TrainingStopped
 from mlimages.launch import base, supervisor
 from mlimages.launch.messages import ExitCode
 from mlimages.launch.supervisor import supervise
+from mlimages.training.jobs import TrainingJob
 
 Play = Callable[..., None]
 LOST, STOPPED = int(ExitCode.PEER_LOST), int(ExitCode.STOPPED)
@@ -32,7 +33,7 @@ def play(small_train: Train, small_machine: Callable[..., Machine], tmp_path: Pa
     def run(chief: str, other: str, **changes: Any) -> None:
         monkeypatch.setattr(base, "WORKER_COMMAND", [sys.executable, "-u", "-c", ACTOR, chief, other])
         machine = dataclasses.replace(small_machine(tmp_path), **{"max_restarts": 0, "start_timeout": 60.0, **changes})
-        supervise(small_train, machine, tfrecords=tmp_path, work=tmp_path)
+        supervise([TrainingJob(small_train, tmp_path, tmp_path)], machine)
 
     return run
 
