@@ -62,8 +62,11 @@ def fit(jobs: Sequence[TrainingJob], machine: Machine, role: WorkerRole = SINGLE
     UserError for a loss, gradients or weights that are not finite, and TrainingStopped after SIGTERM or SIGINT to any
     worker. In both cases the last good checkpoint is kept.
     """
+    tuning.keep_freed_memory(tuning.FOR_STEPS)
+    if jobs[0].params.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy = build_strategy(jobs[0].params, machine)
     waiting = [job for job in jobs if not job.finished]
-    strategy = build_strategy(waiting[0].params, machine) if waiting else None
     trainer: Trainer | None = None
     iterators: list[Any] = []
     for number, job in enumerate(waiting):
@@ -80,7 +83,7 @@ def fit(jobs: Sequence[TrainingJob], machine: Machine, role: WorkerRole = SINGLE
         alike = number + 1 < len(waiting) and job.is_alike(waiting[number + 1])
         trainer = training.trainer if alike else None
         del training  # its memory, before the next one begins
-    if waiting and role.chief and not role.single:
+    if role.chief and not role.single:
         time.sleep(CHIEF_LEAVES_LATER_SECONDS)
     return iterators
 
@@ -95,9 +98,6 @@ class Training:
                  trainer: Trainer | None = None) -> None:
         began = time.monotonic()
         params, tfrecords = job.params, job.tfrecords
-        tuning.keep_freed_memory(tuning.FOR_STEPS)
-        if params.deterministic:
-            tf.config.experimental.enable_op_determinism()
         self.job, self.params, self.machine, self.role = job, params, machine, role
         manifest = read_manifest(tfrecords, "convert")
         self.classes = manifest["classes"]
