@@ -90,7 +90,7 @@ class Classifier:
                             f"the {CLASSES} that was published with this network")
         self._crop = crop or found.crop
         self._batch = batch
-        self._functions: dict[str, Any] = {}
+        self._functions: dict[bool, Any] = {}
 
     @classmethod
     def released(cls, checkpoint: str | Path, dictionary: str | Path, *, depth: int = 101, pixels: int = 224,
@@ -236,34 +236,29 @@ class Classifier:
         if squares:
             crops = np.stack(squares)
             flat = crops.reshape(-1, *crops.shape[-3:])
-            found = self._function("both" if features else "probabilities")(flat)
+            found = self._function(features)(flat)
             arrays = [array.numpy().reshape(len(squares), -1, array.shape[-1]).mean(axis=1) for array in found]
             outputs = iter(zip(arrays[0], arrays[1] if features else [None] * len(squares), strict=True))
         for name, square, error in batch:
             probabilities, vector = next(outputs) if square is not None else (None, None)
             yield Prediction(name, probabilities, vector, error)
 
-    def _function(self, kind: Literal["probabilities", "both"]) -> Any:
-        """The compiled function from images to probabilities, or to both probabilities and features."""
-        if kind not in self._functions:
-            call, activation = self._model.call, ACTIVATIONS[self._activation]
+    def _function(self, features: bool) -> Any:
+        """The compiled function from images to a list: the probabilities and, with `features`, the features."""
+        if features not in self._functions:
+            call, activation, side = self._model.call, ACTIVATIONS[self._activation], self._preprocessing.pixels
+            if features:
+                network = self._keras_model()
+                part = keras.Model(network.inputs, [network.outputs[0], self._layer(FEATURES).output])
 
-            def probabilities(images: Any) -> list[Any]:
-                return [activation(tf.cast(call(images), tf.float32))]
+            def outputs(images: Any) -> list[Any]:
+                logits, *others = part(images, training=False) if features else [call(images)]
+                return [activation(tf.cast(logits, tf.float32)), *(tf.cast(other, tf.float32) for other in others)]
 
-            def both(images: Any) -> list[Any]:
-                logits, features = part(images, training=False)
-                return [activation(tf.cast(logits, tf.float32)), tf.cast(features, tf.float32)]
-
-            if kind == "both":
-                network, layer = self._keras_model(), self._layer(FEATURES)
-                part = keras.Model(network.inputs, [network.outputs[0], layer.output])
-            functions = {"probabilities": probabilities, "both": both}
-            side = self._preprocessing.pixels
             # One trace for batches of every length.
-            self._functions[kind] = tf.function(functions[kind], input_signature=[
+            self._functions[features] = tf.function(outputs, input_signature=[
                 tf.TensorSpec([None, side, side, 3], tf.float32)])
-        return self._functions[kind]
+        return self._functions[features]
 
     def _keras_model(self) -> keras.Model:
         if self._model.keras_model is None:
