@@ -26,7 +26,7 @@ FORMATS = {"acquire.formats", "acquire.hierarchy", "download.ledger", "download.
             "convert.shard_writer"}
 # The packages that each package may import; those of `plots` are not restricted.
 IMPORTS = {
-    "core": set(), "commands": {"core"}, "images": {"core"}, "metrics": {"core"}, "demo": {"core", "acquire"},
+    "core": set(), "commands": {"core"}, "images": {"core"}, "metrics": {"core"}, "demo": {"core"},
     "acquire": {"core", "demo"}, "download": {"core", "images", "demo", "acquire"},
     "convert": {"core", "images", "acquire", "download"},
     "inputs": {"core", "images", "convert"}, "network": {"core", "images", "acquire", "inputs"},

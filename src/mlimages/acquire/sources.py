@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlimages.acquire import demo_release
 from mlimages.acquire.fetch_files import BY_HAND, Accept, fetch, fetch_from_drive
 from mlimages.acquire.formats import DICTIONARY, LISTS, PARTS, list_file
 from mlimages.acquire.hierarchy import ClassTree, read_tree
@@ -21,7 +22,6 @@ from mlimages.core import scratch
 from mlimages.core.errors import UserError, check_space
 from mlimages.core.params import Acquire, Machine
 from mlimages.core.publish import atomic_write, sha256, write_json
-from mlimages.demo import release
 
 RELEASE = "https://raw.githubusercontent.com/Tencent/tencent-ml-images/master/data/"
 DRIVE = "https://drive.google.com/uc?id="
@@ -59,7 +59,7 @@ class FileStats(NamedTuple):
 def collect(params: Acquire, machine: Machine, work: Path) -> Path:
     """Return a folder with the dictionary and the lists of `params.source`. It may lack some of the four lists."""
     if params.source == "demo":
-        release.write_release(work / "release", params.demo)
+        demo_release.write_release(work / "release", params.demo)
         return work / "release"
     if params.source == "table":
         return _from_table(params, machine, work / "raw")
