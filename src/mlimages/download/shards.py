@@ -28,21 +28,6 @@ class Sample(NamedTuple):
     labels: Labels
 
 
-class Member(NamedTuple):
-    """The position of an image: `size` bytes at `offset` of the file `path`; `source` is its URL or id."""
-
-    key: str
-    path: Path
-    offset: int
-    size: int
-    source: str
-    labels: Labels
-    extension: str = "jpg"
-
-    def read(self) -> bytes:
-        return read_at(self.path, self.offset, self.size)
-
-
 class Place(NamedTuple):
     """The position of a sample in a shard: the image's `offset` and `size`, and the size of its JSON, in bytes."""
 
@@ -102,17 +87,9 @@ def _padding(content: bytes) -> bytes:
     return bytes(-len(content) % tarfile.BLOCKSIZE)
 
 
-def index_shard(path: Path) -> Iterator[Member]:
-    """Yield the position of each image of a shard, in order. Raises UserError if the shard is damaged."""
-    try:
-        with tarfile.open(path) as tar:
-            while image := tar.next():
-                facts = json.loads(_read(tar, tar.next()))
-                labels = Labels(tuple(facts["classes"]), tuple(facts["confidences"]))
-                key, _, extension = image.name.partition(".")
-                yield Member(key, path, image.offset_data, image.size, facts["url"], labels, extension)
-    except (tarfile.TarError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
+def read_shard(path: Path) -> Iterator[Sample]:
+    """Yield the samples of a shard, in order. Raises UserError if the shard is damaged."""
+    return (read_sample(path, place) for place in places(path))
 
 
 def places(path: Path) -> Iterator[Place]:
@@ -169,7 +146,7 @@ def read_sample(path: Path, place: Place) -> Sample:
         key, _, extension = name.partition(".")
         body = content[tarfile.BLOCKSIZE: tarfile.BLOCKSIZE + place.size]
         return Sample(key, extension, body, facts["url"], labels)
-    except (tarfile.TarError, ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
 
 
@@ -185,10 +162,3 @@ def read_at(path: Path, offset: int, size: int) -> bytes:
 def _facts_at(offset: int, length: int) -> int:
     """The offset of an image's JSON: after the padded image and a header."""
     return offset + -(-length // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE + tarfile.BLOCKSIZE
-
-
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> bytes:
-    content = tar.extractfile(member) if member else None
-    if content is None:
-        raise ValueError("an image without its JSON")
-    return content.read()
