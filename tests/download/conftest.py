@@ -256,7 +256,8 @@ class Fetcher:
         self.scheduler = Scheduler(self.params, cast(WorkerPool, self.pool), on_line_result=self._on_line_result,
                                    on_result=lambda result: None, on_lost=lambda worker: None,
                                    other_work=lambda worker: self.other_work(worker))
-        yield from self.scheduler.run(self._lines(urls), lambda: False)
+        lines = self._lines(urls)
+        yield from self.scheduler.run(lambda: next(lines, None), lambda: False)
 
     def fetch_all(self, urls: Sequence[str]) -> list[Outcome]:
         for _ in self.run(urls):

@@ -8,11 +8,9 @@ from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-import google_crc32c
-
 from mlimages.acquire.formats import PARTS
 from mlimages.convert.example import check_example
-from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, index_path, read_index, shard_paths
+from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, checksum, index_path, read_index, shard_paths
 from mlimages.core.errors import UserError, command, read_error, rebuild_hint
 from mlimages.core.publish import read_manifest
 
@@ -73,19 +71,13 @@ def record_in(frame: bytes, length: int, path: Path, number: int) -> bytes:
         raise _frame_error(path, number, "its length or the checksum of its length is damaged")
     if len(footer) < FOOTER_BYTES:
         raise _frame_error(path, number, "it is cut off")
-    if _checksum(data) != footer:
+    if checksum(data) != footer:
         raise record_error(path, number, "its data or the checksum of its data is damaged")
     return data
 
 
 def _is_valid_header(header: bytes) -> bool:
-    return _checksum(header[:8]) == header[8:]
-
-
-def _checksum(data: bytes) -> bytes:
-    """CRC-32C, rotated and shifted as in tensorflow/core/lib/hash/crc32c.h."""
-    crc = google_crc32c.value(data)
-    return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+    return checksum(header[:8]) == header[8:]
 
 
 def missing_error(path: Path) -> UserError:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mlimages.convert.records import shard_paths
+from mlimages.convert.records import load_array, shard_paths
 from mlimages.core.errors import UserError, rebuild_hint
 
 
@@ -52,12 +52,7 @@ class RecordsByClass:
         return rows[first:last].astype(np.int64)
 
     def _read(self, path: Path) -> np.ndarray:
-        try:
-            rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError:
-            raise UserError(f"{path} is missing; {rebuild_hint('convert')}") from None
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path} is no index of classes ({error}); {rebuild_hint('convert')}") from None
+        rows = load_array(path, "index of classes")
         if rows.dtype != np.dtype("<u4") or len(rows) != self._classes + 1 + int(rows[self._classes:][:1].sum()):
             raise UserError(f"{path} is no index of {self._classes} classes; {rebuild_hint('convert')}")
         return rows

@@ -104,7 +104,7 @@ def _samples(request: BuildRequest, path: Path, rows: list[LedgerRow], damaged: 
     Raises _Damaged at the end if images are damaged, with their lines in `damaged`.
     """
     shard, spools = request.shard, Spools(request.spools)
-    results = {result.line: result for result in Journal(request.spools, shard.name).read()}
+    results = Journal(request.spools, shard.name).results()
     before = {row.line: row for row in read_ledger(ledger_path(path))} if ledger_path(path).exists() else {}
     built = {name.partition(".")[0]: (name, place) for name, place in named_places(path)} if before else {}
     lines = read_list(request.list, "openimages", request.classes, first=shard.first, offset=shard.offset)

@@ -55,34 +55,27 @@ class FetchedWith(NamedTuple):
     """With which parameters the images of a work folder were fetched: a hash, and the limits."""
 
     key: str
-    max_bytes: int
-    max_pixels: int
-    min_bytes: int | None = None
-    min_side: int | None = None
-    max_aspect_ratio: float | None = None
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(*self[1:])
+    limits: Limits
 
 
 def fetched_with(params: Download, format_version: int, *, verified: bool) -> FetchedWith:
     """What these parameters make of a response; `verified` says whether certificates were checked."""
     values = {name: getattr(params, name) for name in DECISIVE}
-    return FetchedWith(scratch.key({"format": format_version, "verified": verified, **values}), *limits_of(params))
+    return FetchedWith(scratch.key({"format": format_version, "verified": verified, **values}), limits_of(params))
 
 
 def record_fetched_with(work: Path, current: FetchedWith) -> None:
     """Record the parameters of a work folder if it has no record yet."""
     if _read_fetched_with(work) is None:
-        write_json(work / FETCHED_WITH, current._asdict())
+        write_json(work / FETCHED_WITH, {"key": current.key, **current.limits._asdict()})
 
 
 def _read_fetched_with(work: Path) -> FetchedWith | None:
     """The record of a work folder; None if there is none, as in folders of older versions, or if it is damaged."""
     try:
-        return FetchedWith(**json.loads((work / FETCHED_WITH).read_text()))
-    except (OSError, ValueError, TypeError):
+        found = json.loads((work / FETCHED_WITH).read_text())
+        return FetchedWith(found.pop("key"), Limits(**found))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return None
 
 
@@ -257,11 +250,11 @@ class KeptImages:
             content, source = "".join(account["sha256"].values()), account.get("source", "")
         row = database.execute("SELECT id FROM shards WHERE content = ?", (content,)).fetchone()
         if row is None:
-            lines = list(_journal_lines(file) if path.endswith(".journal") else _shard_lines(file))
+            results = list(_journal_results(file) if path.endswith(".journal") else _shard_results(file))
             row = database.execute("INSERT INTO shards (content, source) VALUES (?, ?) RETURNING id",
                                    (content, source)).fetchone()
             database.executemany("INSERT OR REPLACE INTO lines VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                                 [(url, *row, *line) for url, *line in lines])
+                                 [_row(result, *row) for result in results])
         database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (path, stamp, *row))
 
 
@@ -292,31 +285,33 @@ def _finished(journal: str, found: Collection[str]) -> bool:
     return kind == "spools" and f"{folder}/accounts/{name.removesuffix('.journal')}.json" in found
 
 
-def _shard_lines(account: Path) -> Iterator[tuple[Any, ...]]:
-    """The rows of the table `lines` for a finished shard, without the shard."""
+def _shard_results(account: Path) -> Iterator[LineResult]:
+    """The results of a finished shard."""
     tar = account.parents[1] / _tar_of(account.name)
     places = dict((name.partition(".")[0], (name, place)) for name, place in named_places(tar))
     for row in read_ledger(ledger_path(tar)):
-        if row.reason is not Reason.OK:
-            yield _line(row.url, row.reason, row.http_status, row.mirror, row.detail, None)
-        elif row.key in places:
+        image = None
+        if row.reason is Reason.OK:
+            if row.key not in places:
+                continue
             name, place = places[row.key]
             image = StoredImage("", place.offset, place.size, row.sha256, row.width, row.height, name.partition(".")[2])
-            yield _line(row.url, row.reason, row.http_status, row.mirror, row.detail, image)
+        yield LineResult(row.line, row.reason, row.http_status, row.mirror, image, row.detail, row.url)
 
 
-def _journal_lines(journal: Path) -> Iterator[tuple[Any, ...]]:
-    """The rows of the table `lines` for the spools of an unfinished shard, without the shard."""
+def _journal_results(journal: Path) -> Iterator[LineResult]:
+    """The results of an unfinished shard whose images are in its own spools."""
     for result in read_journal(journal):
         if result.url and not (result.image and "/" in result.image.path):  # else it is in another file
-            yield _line(result.url, result.reason, result.http_status, result.mirror, result.detail, result.image)
+            yield result
 
 
-def _line(url: str, reason: Reason, status: int, mirror: int, detail: str,
-          image: StoredImage | None) -> tuple[Any, ...]:
-    stored = ((image.path, image.offset, image.bytes, bytes.fromhex(image.sha256), image.width, image.height,
-               image.extension) if image else ("", 0, 0, b"", 0, 0, ""))
-    return (_digest(url), reason.value, status, mirror, detail, *stored)
+def _row(result: LineResult, shard: int) -> tuple[Any, ...]:
+    """A row of the table `lines`."""
+    image = result.image or StoredImage("", 0, 0, "", 0, 0, "")
+    return (_digest(result.url), shard, result.reason.value, result.http_status, result.mirror, result.detail,
+            image.path, image.offset, image.bytes, bytes.fromhex(image.sha256), image.width, image.height,
+            image.extension)
 
 
 def _tar_of(account: str) -> str:
