@@ -71,7 +71,11 @@ def collect(params: Acquire, machine: Machine, work: Path) -> Path:
             _fetch_missing(raw, TINY, partial(_check_lines, TINY, TINY_LINES))
             _split_tiny(raw)
         else:
-            _fetch_full(raw, machine)
+            missing = {name: one for name, one in RELEASED_LISTS.items() if not (raw / name).exists()}
+            lines = sum(one.lines for one in missing.values())
+            check_space(raw, BYTES_PER_LINE * lines, f"{len(missing)} released lists")
+            for name, one in missing.items():
+                fetch_from_drive(DRIVE + one.drive_id, raw / name, partial(_check_lines, name, one.lines), machine)
         return raw
 
 
@@ -180,13 +184,6 @@ def _is_made(raw: Path, digests: Mapping[str, str]) -> bool:
     shutil.rmtree(raw, ignore_errors=True)
     raw.mkdir()
     return False
-
-
-def _fetch_full(raw: Path, machine: Machine) -> None:
-    missing = {name: one for name, one in RELEASED_LISTS.items() if not (raw / name).exists()}
-    check_space(raw, BYTES_PER_LINE * sum(one.lines for one in missing.values()), f"{len(missing)} released lists")
-    for name, one in missing.items():
-        fetch_from_drive(DRIVE + one.drive_id, raw / name, partial(_check_lines, name, one.lines), machine)
 
 
 def _fetch_missing(raw: Path, name: str, accept: Accept) -> None:

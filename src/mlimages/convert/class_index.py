@@ -47,12 +47,9 @@ class RecordsByClass:
                          np.concatenate([np.empty(0, np.int64), *found])], axis=1)
 
     def _records(self, path: Path, index: int) -> np.ndarray:
-        rows = self._read(path)
-        first, last = (self._classes + 1 + rows[index: index + 2].astype(np.int64)).tolist()
-        return rows[first:last].astype(np.int64)
-
-    def _read(self, path: Path) -> np.ndarray:
+        """The numbers of a shard's records that name a class, int64 [records]."""
         rows = load_array(path, "index of classes")
         if rows.dtype != np.dtype("<u4") or len(rows) != self._classes + 1 + int(rows[self._classes:][:1].sum()):
             raise UserError(f"{path} is no index of {self._classes} classes; {rebuild_hint('convert')}")
-        return rows
+        first, last = (self._classes + 1 + rows[index: index + 2].astype(np.int64)).tolist()
+        return rows[first:last].astype(np.int64)

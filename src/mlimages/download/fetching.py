@@ -72,16 +72,18 @@ class _Fetching:
         self._building: list[dict[str, BuildRequest]] = [{} for _ in range(pool.workers)]
         self._lost: Counter[Shard] = Counter()
         self._complete: deque[Shard] = deque()
-        self._ends: float | None = None
         self._next_builder = itertools.cycle(range(pool.workers))
 
     def run(self) -> None:
         """Run until everything is done. After a signal, raises UserError once the requests in progress have ended."""
+        ends = None
         with Interrupts() as interrupts:
             for _ in self._scheduler.run(self._next_line, lambda: bool(self._complete) or any(self._building)):
                 self._write()
                 if interrupts.received:
-                    self._stop(interrupts.received)
+                    ends = ends or time.monotonic() + STOPPING_SECONDS
+                    if self._scheduler.stopped() or time.monotonic() > ends:
+                        raise _stopped(interrupts.received)
                 self._build()
                 self._report.show(self._scheduler)
 
@@ -93,11 +95,6 @@ class _Fetching:
             if not self._left[shard]:
                 self._complete.append(shard)
         self._unwritten.clear()
-
-    def _stop(self, signal: str) -> None:
-        self._ends = self._ends or time.monotonic() + STOPPING_SECONDS
-        if self._scheduler.stopped() or time.monotonic() > self._ends:
-            raise _stopped(signal)
 
     def _next_line(self) -> PendingLine | None:
         """The next line that must be fetched again or, without one, of the plan."""

@@ -92,7 +92,6 @@ class KeptImages:
                       for verified in {True, params.verify}}
         name = fetched_with(params, format_version, verified=params.verify).key
         self._path = scratch.root(machine) / "fetched" / f"{name}.sqlite"
-        self._lock = self._path.with_suffix(".lock")
         self._folders: dict[str, FetchedWith] = {}
         self._database: sqlite3.Connection | None = None
 
@@ -102,14 +101,17 @@ class KeptImages:
                          if (record := _read_fetched_with(folder)) and record.key in self._keys}
         if not self._path.exists() and not any(map(any, map(self._files, self._folders))):
             return
-        with explain_disk_errors(self._path), self._locked():
-            for _ in range(2):
-                try:
-                    self._database = self._database or _open(self._path)
-                    return self._update(self._database)
-                except sqlite3.DatabaseError as error:
-                    _raise_disk_error(error)
-                    self._discard()
+        with explain_disk_errors(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.with_suffix(".lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time updates the index
+                for _ in range(2):
+                    try:
+                        self._database = self._database or _open(self._path)
+                        return self._update(self._database)
+                    except sqlite3.DatabaseError as error:
+                        _raise_disk_error(error)
+                        self._discard()
         raise OSError(errno.EIO, "the index is damaged again")
 
     def others(self) -> bool:
@@ -184,14 +186,6 @@ class KeptImages:
         certain = {"min_side": shorter >= (self._limits.min_side or 0),
                    "max_aspect_ratio": longer + 1 <= (self._limits.max_aspect_ratio or math.inf) * shorter}
         return ACCEPTED if all(certain.get(name) for name in stricter) else None
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One process at a time updates the index."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def _files(self, folder: str) -> Iterator[tuple[str, str]]:
         """The accounts and then the journals of a work folder, with what changes when they do."""
