@@ -11,7 +11,7 @@ from pathlib import Path
 from mlimages.acquire.formats import PARTS
 from mlimages.convert.example import check_example
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, checksum, index_path, read_index, shard_paths
-from mlimages.core.errors import UserError, command, read_error, rebuild_hint
+from mlimages.core.errors import UserError, command, explain_read_errors, rebuild_hint
 from mlimages.core.publish import read_manifest
 
 
@@ -45,18 +45,13 @@ def check_shard(path: Path, classes: int) -> int:
 
 def _read(path: Path) -> Iterator[bytes]:
     """Yield the serialized records. Raises UserError at the first one that is damaged or truncated."""
-    try:
-        with path.open("rb") as file:
-            number, size = 0, path.stat().st_size
-            while header := file.read(HEADER_BYTES):
-                length = int.from_bytes(header[:8], "little")
-                rest = file.read(min(length + FOOTER_BYTES, size)) if _is_valid_header(header) else b""
-                yield record_in(header + rest, length, path, number)
-                number += 1
-    except FileNotFoundError:
-        raise missing_error(path) from None
-    except OSError as error:
-        raise read_error(path, error) from None
+    with explain_read_errors(path, "convert"), path.open("rb") as file:
+        number, size = 0, path.stat().st_size
+        while header := file.read(HEADER_BYTES):
+            length = int.from_bytes(header[:8], "little")
+            rest = file.read(min(length + FOOTER_BYTES, size)) if _is_valid_header(header) else b""
+            yield record_in(header + rest, length, path, number)
+            number += 1
 
 
 def record_in(frame: bytes, length: int, path: Path, number: int) -> bytes:
@@ -78,11 +73,6 @@ def record_in(frame: bytes, length: int, path: Path, number: int) -> bytes:
 
 def _is_valid_header(header: bytes) -> bool:
     return checksum(header[:8]) == header[8:]
-
-
-def missing_error(path: Path) -> UserError:
-    """The error to raise for a shard that does not exist."""
-    return UserError(f"{path} is missing; {rebuild_hint('convert')}")
 
 
 def record_error(path: Path, number: int, problem: str) -> UserError:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mlimages.convert.records import load_array, shard_paths
-from mlimages.core.errors import UserError, rebuild_hint
+from mlimages.convert.records import shard_paths
+from mlimages.core.errors import UserError, explain_read_errors, rebuild_hint
 
 
 def class_index_path(shard: Path) -> Path:
@@ -48,7 +48,8 @@ class RecordsByClass:
 
     def _records(self, path: Path, index: int) -> np.ndarray:
         """The numbers of a shard's records that name a class, int64 [records]."""
-        rows = load_array(path, "index of classes")
+        with explain_read_errors(path, "convert"):
+            rows = np.load(path, mmap_mode="r", allow_pickle=False)
         if rows.dtype != np.dtype("<u4") or len(rows) != self._classes + 1 + int(rows[self._classes:][:1].sum()):
             raise UserError(f"{path} is no index of {self._classes} classes; {rebuild_hint('convert')}")
         first, last = (self._classes + 1 + rows[index: index + 2].astype(np.int64)).tolist()

@@ -25,7 +25,7 @@ import numpy as np
 from mlimages.acquire.formats import Labels
 from mlimages.convert.encode_image import Jpeg
 from mlimages.convert.example_message import ExampleMessage
-from mlimages.core.errors import UserError, read_error, rebuild_hint
+from mlimages.core.errors import UserError, explain_read_errors, rebuild_hint
 
 Schema = Literal["sparse", "dense"]
 Feature = tuple[str, Sequence[Any]]  # the kind of list, and its values
@@ -99,22 +99,11 @@ def read_index(shard: Path) -> np.ndarray:
     Raises UserError if the index is missing or damaged.
     """
     path = index_path(shard)
-    rows = load_array(path, "index of records")
+    with explain_read_errors(path, "convert"):
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
     if rows.dtype.names != ("offset", "length", "key"):
         raise UserError(f"{path} has rows of {rows.dtype}, expected offset, length and key; {rebuild_hint('convert')}")
     return rows
-
-
-def load_array(path: Path, what: str) -> np.ndarray:
-    """The array in a file beside a shard, mapped into memory. Raises UserError if it is missing or damaged."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; {rebuild_hint('convert')}") from None
-    except OSError as error:
-        raise read_error(path, error) from None
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is no {what} ({error}); {rebuild_hint('convert')}") from None
 
 
 def serialize(jpeg: Jpeg, labels: Labels, *, filename: str, key: str) -> bytes:

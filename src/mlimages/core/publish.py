@@ -20,7 +20,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlimages.core.errors import UserError, check_space, command, explain_disk_errors, read_error, rebuild_hint
+from mlimages.core.errors import (
+    UserError,
+    check_space,
+    command,
+    explain_disk_errors,
+    explain_read_errors,
+    read_error,
+    rebuild_hint,
+)
 
 MANIFEST = "manifest.json"
 STAGE = "verb"  # the key of the stage in a manifest. Under another name, no folder of scratch/ would be found again
@@ -120,15 +128,11 @@ def publish(folder: Path, out: str | Path, *, stage: str, records: Mapping[str, 
 def read_manifest(folder: str | Path, stage: str) -> dict[str, Any]:
     """Read the manifest of `stage` in `folder`. Raises UserError if it is missing, damaged or another stage's."""
     path = Path(folder) / MANIFEST
-    try:
+    with explain_read_errors(path, stage):
+        if not path.exists():
+            raise UserError(f"{path} is missing: the stage {stage} has not finished; run `dvc repro {stage}`")
         manifest = json.loads(path.read_text(encoding="utf-8"))
         found, _ = manifest[STAGE], manifest["files"]
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: the stage {stage} has not finished; run `dvc repro {stage}`") from None
-    except OSError as error:
-        raise read_error(path, error) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); {rebuild_hint(stage)}") from None
     if found != stage:
         raise UserError(f"{path} was written by {found}, expected {stage}; {rebuild_hint(stage)}")
     return manifest

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlimages.acquire.formats import LOCAL, read_list
-from mlimages.core.errors import UserError, rebuild_hint
+from mlimages.core.errors import explain_read_errors
 from mlimages.core.publish import fsync, sha256, write_json
 from mlimages.download.ledger import LedgerRow, Reason, read_ledger, write_ledger
 from mlimages.download.lines import Shard
@@ -86,10 +86,8 @@ def build(request: BuildRequest) -> BuildResult:
 
 
 def read_account(path: Path) -> dict[str, Any]:
-    try:
+    with explain_read_errors(path, "download"):
         return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
 
 
 def local_pictures(account: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from mlimages.acquire.formats import Labels, Part
-from mlimages.core.errors import UserError, rebuild_hint
+from mlimages.core.errors import explain_read_errors
 from mlimages.core.publish import atomic_write
 
 HEADER = tarfile.TarInfo().tobuf()  # with an empty name
@@ -99,21 +99,18 @@ def places(path: Path) -> Iterator[Place]:
 
 def named_places(path: Path) -> Iterator[tuple[str, Place]]:
     """`places`, each with the file name of its image."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            at = 0
-            while header := _header_at(file, at):
-                name, size = header
-                offset = at + tarfile.BLOCKSIZE
-                facts_at = _facts_at(offset, size)
-                header = _header_at(file, facts_at - tarfile.BLOCKSIZE)
-                if header is None:
-                    raise ValueError(f"an image without its JSON ends at byte {facts_at - tarfile.BLOCKSIZE}")
-                _, facts = header
-                yield name, Place(offset, size, facts)
-                at = facts_at + -(-facts // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
+    with explain_read_errors(path, "download"), path.open("rb", buffering=0) as file:
+        at = 0
+        while header := _header_at(file, at):
+            name, size = header
+            offset = at + tarfile.BLOCKSIZE
+            facts_at = _facts_at(offset, size)
+            header = _header_at(file, facts_at - tarfile.BLOCKSIZE)
+            if header is None:
+                raise ValueError(f"an image without its JSON ends at byte {facts_at - tarfile.BLOCKSIZE}")
+            _, facts = header
+            yield name, Place(offset, size, facts)
+            at = facts_at + -(-facts // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def _header_at(file: BinaryIO, at: int) -> tuple[str, int] | None:
@@ -138,16 +135,13 @@ def read_sample(path: Path, place: Place) -> Sample:
     """Read the sample at one of `places`. Raises UserError if the shard has changed since."""
     header = place.offset - tarfile.BLOCKSIZE
     facts_at = _facts_at(place.offset, place.size)
-    try:
+    with explain_read_errors(path, "download"):
         content = read_at(path, header, facts_at + place.facts - header)
-        name = _name(content)
         facts = json.loads(content[facts_at - header:])
         labels = Labels(tuple(facts["classes"]), tuple(facts["confidences"]))
-        key, _, extension = name.partition(".")
+        key, _, extension = _name(content).partition(".")
         body = content[tarfile.BLOCKSIZE: tarfile.BLOCKSIZE + place.size]
         return Sample(key, extension, body, facts["url"], labels)
-    except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
 
 
 def read_at(path: Path, offset: int, size: int) -> bytes:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlimages.convert.check_records import missing_error, record_error, record_in
+from mlimages.convert.check_records import record_error, record_in
 from mlimages.convert.example import Example, read_example
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, read_index
-from mlimages.core.errors import read_error
+from mlimages.core.errors import explain_read_errors
 from mlimages.core.tuning import aligned_empty
 
 OPEN_SHARDS = 64  # more than the sampler interleaves, fewer than a process may have open
@@ -112,10 +112,6 @@ class _OpenFile:
     """A file that closes with the last reference to this object."""
 
     def __init__(self, path: Path) -> None:
-        try:
+        with explain_read_errors(path, "convert"):
             self.descriptor = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            raise missing_error(path) from None
-        except OSError as error:
-            raise read_error(path, error) from None
         weakref.finalize(self, os.close, self.descriptor)
