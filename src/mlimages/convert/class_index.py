@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlimages.convert.records import shard_paths
-from mlimages.core.errors import UserError, explain_read_errors, rebuild_hint
+from mlimages.core.errors import UserError, rebuild_hint
 
 
 def class_index_path(shard: Path) -> Path:
@@ -47,10 +47,17 @@ class RecordsByClass:
                          np.concatenate([np.empty(0, np.int64), *found])], axis=1)
 
     def _records(self, path: Path, index: int) -> np.ndarray:
-        """The numbers of a shard's records that name a class, int64 [records]."""
-        with explain_read_errors(path, "convert"):
-            rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        if rows.dtype != np.dtype("<u4") or len(rows) != self._classes + 1 + int(rows[self._classes:][:1].sum()):
-            raise UserError(f"{path} is no index of {self._classes} classes; {rebuild_hint('convert')}")
+        rows = self._read(path)
         first, last = (self._classes + 1 + rows[index: index + 2].astype(np.int64)).tolist()
         return rows[first:last].astype(np.int64)
+
+    def _read(self, path: Path) -> np.ndarray:
+        try:
+            rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing; {rebuild_hint('convert')}") from None
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path} is no index of classes ({error}); {rebuild_hint('convert')}") from None
+        if rows.dtype != np.dtype("<u4") or len(rows) != self._classes + 1 + int(rows[self._classes:][:1].sum()):
+            raise UserError(f"{path} is no index of {self._classes} classes; {rebuild_hint('convert')}")
+        return rows
