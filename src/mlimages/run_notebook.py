@@ -30,10 +30,10 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import Type
 
+from mlimages.commands.repository import check_data
 from mlimages.core.errors import UserError, command, explain_disk_errors
 from mlimages.core.params import STAGES, load
 from mlimages.notebook import with_parameters
-from mlimages.repository import check_data
 
 EXPERIMENT = "DVC_EXP_NAME"  # the environment variable that DVC sets for the commands of an experiment
 TEMPORARY_FOLDER = "/.dvc/tmp/"  # where DVC runs experiments of --temp and --queue

@@ -226,7 +226,7 @@ def test_the_walk_a_photograph(page: Any, jupyter: Jupyter, repository: Path, tm
 
 
 def test_the_walk_one_page_for_a_colleague(browser: Any, repository: Path) -> None:
-    run(repository, "env", "PYTHONPATH=src", "python", "-m", "mlimages.report")
+    run(repository, "env", "PYTHONPATH=src", "python", "-m", "mlimages.commands.report")
     context = browser.new_context(offline=True)
     page = context.new_page()
     failed: list[str] = []

@@ -13,7 +13,7 @@ from mlimages.acquire.formats import LISTS
 from mlimages.core.params import Acquire, Download, Machine
 from mlimages.download import download
 from mlimages.download.ledger import Reason
-from mlimages.download.shards import index_shard
+from mlimages.download.shards import read_shard
 
 GONE = f"{HOST}/gone.jpg"
 
@@ -45,7 +45,7 @@ def test_changed_labels_fetch_nothing(grown: Grown, release: Path, from_release:
     (release / LISTS[1].name).write_text("".join(f"{url}\t3:0.5\n" for url in URLS[:7]))
     lists = acquire(from_release, grown.machine, out=grown.out.parent / "lists")
     download(grown.params, grown.machine, lists=lists, out=grown.out)
-    assert {member.labels for member in index_shard(grown.out / "train" / "00000.tar")} == {((3,), (0.5,))}
+    assert {member.labels for member in read_shard(grown.out / "train" / "00000.tar")} == {((3,), (0.5,))}
     assert grown.equals_fresh(lists)
 
 

@@ -1,6 +1,6 @@
 """One HTML page of all executed notebooks, to send to others: `make report`.
 
-    python -m mlimages.report
+    python -m mlimages.commands.report
 
 The page needs no network and no other file. Code is folded; parameters, text, tables and pictures are shown.
 """
@@ -15,10 +15,10 @@ from typing import Any
 import nbformat
 from nbconvert.filters import markdown2html
 
+from mlimages.commands.summary import summary
 from mlimages.core.errors import INODES_FREE, command
 from mlimages.core.publish import atomic_write
 from mlimages.notebook import PARAMETERS_TAG
-from mlimages.summary import summary
 
 REPORT = "report.html"
 SUMMARY_LINES = 2  # what was made, and its quality; the other lines are hints for the person who ran it

@@ -10,9 +10,9 @@ import pytest
 from tests.faults import environment, needs_unshare
 
 DVC = [sys.executable, "-m", "dvc"]
-CHECK = [sys.executable, "-m", "mlimages.repository"]
+CHECK = [sys.executable, "-m", "mlimages.commands.repository"]
 STAGE = [sys.executable, "-m", "mlimages.run_notebook", "acquire", "data/reports/1_acquire.ipynb"]
-CONFIG = Path(__file__).parents[1] / ".dvc/config"
+CONFIG = Path(__file__).parents[2] / ".dvc/config"
 ACCENTED = "recherche \u00e9t\u00e9"
 
 
