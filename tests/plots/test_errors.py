@@ -14,7 +14,6 @@ from mlimages.core.publish import publish, read_manifest
 from mlimages.evaluate.predictions import open_prediction_writer
 from mlimages.inputs.pipeline import Records
 from mlimages.metrics.decisions import top_classes
-from mlimages.plots.downloads import specific_classes
 from mlimages.plots.explore.errors import ClassErrors, best_thresholds
 from mlimages.plots.explore.predictions import ErrorBrowser
 
@@ -96,7 +95,7 @@ def test_every_true_label_of_every_image_is_on_some_page(small_stages: SmallStag
     assert sorted(captions) == list(range(len(records)))
     assert browser.pager.shown.count('alt="') == browser.pager.shown.count("<img") > 0
     for image, lines in captions.items():
-        true = specific_classes(tree, tuple(np.flatnonzero(confidences[image] >= 0.5).tolist()))
+        true = tree.specific(np.flatnonzero(confidences[image] >= 0.5).tolist())
         shown = [re.sub(r" (\d\.\d\d|not published)$", "", line[2:]) for line in lines if line[0] in "✓○"]
         assert sorted(shown) == sorted(tree.label(index) for index in true)
     assert any("○" in line and line.endswith("not published") for lines in captions.values() for line in lines)

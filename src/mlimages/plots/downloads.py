@@ -101,12 +101,6 @@ def contact_sheet(images: str | Path, lists: str | Path, count: int = 24) -> Non
                  columns=8)
 
 
-def specific_classes(tree: ClassTree, classes: tuple[int, ...]) -> list[int]:
-    """Those of `classes` that are not an ancestor of another one of them."""
-    ancestors = {ancestor for index in classes for ancestor in tree.ancestors(index)}
-    return [index for index in classes if index not in ancestors]
-
-
 def _rows(images: str | Path) -> Iterator[LedgerRow]:
     for path in sorted(Path(images).glob("*/*.ledger.csv")):
         yield from read_ledger(path)
@@ -127,4 +121,4 @@ def _lines_by_reason(images: str | Path) -> pd.Series:
 
 
 def _caption(tree: ClassTree, member: Member) -> str:
-    return "\n".join(tree.label(index) for index in specific_classes(tree, member.labels.classes)[:3])
+    return "\n".join(tree.label(index) for index in tree.specific(member.labels.classes)[:3])

@@ -20,7 +20,6 @@ from mlimages.inputs.pictures import PictureLike, to_pixels
 from mlimages.network.classifier import Classifier
 from mlimages.notebook import enter_repository, published
 from mlimages.plots.canvas import DECIMALS, MUTED, TRAIN, display_table
-from mlimages.plots.downloads import specific_classes
 from mlimages.plots.explore.pages import CaptionLine, PagePicture, page_html
 from mlimages.plots.explore.records import RecordCatalogue
 
@@ -39,8 +38,7 @@ class PictureBrowser:
     """
 
     def __init__(self, classifier: Classifier, tfrecords: str | Path | None = None) -> None:
-        self._classifier, known = classifier, classifier.classes
-        self._tree = ClassTree(tuple(known.wnids), tuple(known.parents), tuple(known.names))
+        self._classifier, self._tree = classifier, classifier.classes
         self._records = None if tfrecords is None else RecordCatalogue(tfrecords, "val")
         self._neighbours: NeighbourSearch | None = None
         self._body = b""
@@ -100,8 +98,8 @@ class PictureBrowser:
         pictures = []
         for record, similarity in found:
             one = self._records.read(record)
-            classes = tuple(index for index, confidence in one.confidences.items() if confidence > 0)
-            names = [self._tree.label(index) for index in specific_classes(self._tree, classes)]
+            classes = [index for index, confidence in one.confidences.items() if confidence > 0]
+            names = [self._tree.label(index) for index in self._tree.specific(classes)]
             pictures.append(PagePicture(one.jpeg, [CaptionLine(f"{one.key}: {similarity:.3f}", TRAIN),
                                                    *map(CaptionLine, names)]))
         self._alike.value = page_html(f"The nearest of {len(self._neighbours):,} validation images, by the cosine of "
