@@ -1,6 +1,7 @@
 """Experiments of `dvc exp run` side by side: changed parameters, metrics, curves, and average precision by class."""
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import dvc.api
 import matplotlib.pyplot as plt
 import pandas as pd
 from dvc.exceptions import DvcException
+from dvc_data.index import DataIndexDirError
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import SECTIONS
@@ -15,13 +17,14 @@ from mlimages.plots.canvas import BAD, DECIMALS, GOOD, axes, both_ends, display_
 
 WORKSPACE = "workspace"
 FACTS = ("Experiment", "rev", "typ", "parent", "State", "Executor", "Created")  # of exp_show, about the run itself
+MISSING = "!"  # of exp_show, for a metric whose file is not in this repository
 CURVES = {"training loss": ("data/model/training.csv", "loss"),
           "validation: mean average precision (macro)": ("data/model/validation.csv", "mean_average_precision")}
 PER_CLASS = "data/evaluation/per_class.csv"
 
 
 def experiments() -> dict[str, dict[str, Any]]:
-    """DVC's rows of the workspace, the last commit and its experiments, by name.
+    """DVC's rows of the workspace, the last commit and its experiments, by name. Metrics that are not here are NaN.
 
     Raises UserError if DVC cannot list them, as outside of a git repository.
     """
@@ -30,7 +33,8 @@ def experiments() -> dict[str, dict[str, Any]]:
     except DvcException as error:
         raise UserError(f"DVC lists no experiments ({error}), expected a git repository; run `make repro` in a "
                         f"clone") from None
-    return {row["Experiment"] or row["rev"]: row for row in rows}
+    return {row["Experiment"] or row["rev"]: {name: math.nan if value == MISSING else value
+                                              for name, value in row.items()} for row in rows}
 
 
 def experiments_with_results() -> list[str]:
@@ -107,7 +111,7 @@ def read_table_of(name: str, path: str) -> pd.DataFrame:
     """
     try:
         text = dvc.api.read(path, rev=None if name == WORKSPACE else name)
-    except (DvcException, FileNotFoundError) as error:
+    except (DvcException, DataIndexDirError, FileNotFoundError) as error:
         raise UserError(f"{path} of the experiment {name} is missing ({error}); run `dvc exp list` for their names, "
                         f"and `dvc pull` for files that another machine made") from None
     return read_table(io.StringIO(text))
