@@ -38,8 +38,8 @@ def confused_pairs(evaluation: str | Path, tree: ClassTree, count: int = 20) -> 
     """
     predictions, leaves = read_predictions(evaluation), _leaves(tree)
     true = _leaf_labels(predictions.labels, leaves, true_threshold(evaluation))
-    scores = _leaf_scores(predictions, leaves)
-    scores = scores[~_is_in(scores, true, len(tree))]
+    scores = published_scores(predictions)
+    scores = scores[leaves[scores["class"]] & ~is_labelled(scores, true)]
     shape = len(predictions.best), len(tree)
     is_true = csr_array((np.ones(len(true)), (true["image"], true["class"])), shape)
     wrong = csr_array((scores["score"].astype(float), (scores["image"], scores["class"])), shape)
@@ -103,16 +103,15 @@ def best_leaves(evaluation: str | Path, tree: ClassTree) -> tuple[np.ndarray, np
     """
     predictions, threshold, leaves = read_predictions(evaluation), true_threshold(evaluation), _leaves(tree)
     roots = np.array([(index, *lineage)[-1] for index, lineage in enumerate(tree.lineages)])
-    labels = predictions.labels
-    true = pd.DataFrame(_leaf_labels(labels, leaves, threshold))
-    scores = _leaf_scores(predictions, leaves)
+    labels, scores = predictions.labels, published_scores(predictions)
+    true = _leaf_labels(labels, leaves, threshold)
     unknown_or_true = labels[(labels["confidence"] >= threshold) | (labels["confidence"] < 0)]
-    rivals = scores[~_is_in(scores, unknown_or_true, len(tree))]
+    rivals = scores[leaves[scores["class"]] & ~is_labelled(scores, unknown_or_true)]
     # Scores of an image are in descending order, so the first one of a root is its highest.
     rivals = rivals.assign(root=roots[rivals["class"]]).drop_duplicates(["image", "root"])
-    found = true.assign(root=roots[true["class"]]).merge(
-        scores[_is_in(scores, true, len(tree))], "left", ["image", "class"]).merge(
-        rivals, "left", ["image", "root"], suffixes=("", "_of_rival"))
+    found = pd.DataFrame(true).assign(root=roots[true["class"]])
+    found = found.merge(scores[is_labelled(scores, true)], "left", ["image", "class"])
+    found = found.merge(rivals, "left", ["image", "root"], suffixes=("", "_of_rival"))
     is_best = found["score"].fillna(-1) > found["score_of_rival"].fillna(-1)
     found["best"] = found["class"].where(is_best, found["class_of_rival"].fillna(-1)).astype(int)
     counts = found.groupby(["class", "best"]).size()
@@ -135,17 +134,16 @@ def _leaf_labels(labels: np.ndarray, leaves: np.ndarray, threshold: float) -> np
     return labels[(labels["confidence"] >= threshold) & leaves[labels["class"]]]
 
 
-def _leaf_scores(predictions: Predictions, leaves: np.ndarray) -> pd.DataFrame:
-    """The published scores of leaf classes, with the columns image, class and score, in the order of the images."""
+def published_scores(predictions: Predictions) -> pd.DataFrame:
+    """The published scores: columns image, class and score, in the order of the images, then from the highest down."""
     best = predictions.best
     image = np.repeat(np.arange(len(best)), best["class"].shape[1])
-    scores = pd.DataFrame({"image": image, "class": best["class"].ravel(), "score": best["score"].ravel()})
-    return scores[leaves[scores["class"]]]
+    return pd.DataFrame({"image": image, "class": best["class"].ravel(), "score": best["score"].ravel()})
 
 
-def _is_in(scores: pd.DataFrame, labels: np.ndarray | pd.DataFrame, classes: int) -> np.ndarray:
-    """Whether each score is that of one of `labels`, bool [scores]."""
-    image_and_class = [rows["image"].astype(np.int64) * classes + rows["class"] for rows in (scores, labels)]
+def is_labelled(scores: pd.DataFrame, labels: np.ndarray) -> np.ndarray:
+    """Whether each score is that of an image and a class in `labels`, bool [scores]."""
+    image_and_class = [rows["image"].astype(np.int64) * 2**32 + rows["class"] for rows in (scores, labels)]
     return np.isin(*image_and_class)
 
 
