@@ -11,7 +11,7 @@ from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.core.publish import read_manifest
 from mlimages.evaluate.predictions import Predictions, read_predictions
-from mlimages.plots.canvas import VALIDATION, axes
+from mlimages.plots.canvas import VALIDATION, axes, share_matrix
 
 # Fewer images with one class and without the other are no evidence of a confusion.
 MIN_IMAGES = 5
@@ -79,17 +79,12 @@ def confusion_matrix(evaluation: str | Path, lists: str | Path, max_classes: int
         if true in place:
             shares[place[true], place.get(highest, len(chosen))] += count / images[true]
     names = [tree.label(index) for index in chosen]
-    side = 3.5 + 0.2 * len(chosen)
     title = (f"The leaf class with the highest score\n{counts[pairs[:, 0] == pairs[:, 1]].sum() / counts.sum():.0%} of "
              f"{counts.sum():,} true leaf labels are right")
-    ax = axes(title, "leaf class of the same root with the highest score, without other true ones",
-              "true leaf class (images)", width=side + 1, height=side)
-    ax.grid(visible=False)
-    drawn = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    ax.set_xticks(range(len(chosen) + 1), [*names, "another class, or none"], rotation=90, fontsize=7)
     counted = [f"{name} ({images[index]:,})" for name, index in zip(names, chosen, strict=True)]
-    ax.set_yticks(range(len(chosen)), counted, fontsize=7)
-    plt.colorbar(drawn, ax=ax, label="share of the images with the true class", shrink=0.6)
+    share_matrix(title, shares, counted, [*names, "another class, or none"], cell_inches=0.2,
+                 x="leaf class of the same root with the highest score, without other true ones",
+                 y="true leaf class (images)")
     plt.show()
 
 
