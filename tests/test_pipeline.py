@@ -55,7 +55,7 @@ def test_dvc_shows_metrics_plots_and_the_graph(finished: Path) -> None:
     shown = run(finished, "dvc", "metrics", "show", "--json").stdout
     assert '"mAP_macro"' in shown and '"images_per_second"' in shown
     table = run(finished, "dvc", "exp", "show", "--csv").stdout
-    assert "Executor,base_rate,mAP_macro,mAP_micro,transfer_top_1,images_per_second," in table
+    assert ",base_rate,mAP_macro,mAP_micro,transfer_top_1,images_per_second," in table
     run(finished, "dvc", "plots", "show", "--out", "plots")
     page = (finished / "plots/index.html").read_text()
     assert all(title in page for title in ("Training loss", "Precision and recall", "Average precision of each class"))
