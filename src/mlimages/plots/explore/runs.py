@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from dvc.exceptions import DvcException
 from dvc_data.index import DataIndexDirError
+from matplotlib.ticker import MaxNLocator
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import SECTIONS
@@ -66,10 +67,13 @@ def plot_curves(names: Sequence[str]) -> None:
     figure, both = plt.subplots(1, len(CURVES), figsize=(12, 4), layout="constrained")
     for ax, (title, (path, column)) in zip(both, CURVES.items(), strict=True):
         label(ax, title, "step", column.replace("_", " "))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         for number, name in enumerate(names):
             frame = read_table_of(name, path)
             if column in frame:
-                ax.plot(frame["step"], frame[column], color=f"C{number}", label=name,
+                # The workspace often has the curve of an experiment: its wide line shows below the other one.
+                width, alpha = (1.5, 1.0) if number else (6, 0.4)
+                ax.plot(frame["step"], frame[column], color=f"C{number}", lw=width, alpha=alpha, label=name,
                         marker="." if len(frame) < 50 else "")
     handles = {text: handle for ax in both for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside right center")
@@ -95,11 +99,12 @@ def difference_table(first: str, second: str, count: int = 20) -> pd.DataFrame:
 def plot_differences(first: str, second: str, count: int = 30) -> None:
     """Show the largest gains and losses in average precision, half of `count` each."""
     frame = both_ends(class_differences(first, second), count)
-    ax = axes(f"Average precision by class: {second} above {first}", f"gain of {second}", "",
+    ax = axes(f"Average precision by class: {second} minus {first}", f"gain of {second}", "",
               height=1.4 + 0.26 * len(frame))
     ax.barh(range(len(frame)), frame["gain"], color=[GOOD if gain > 0 else BAD for gain in frame["gain"]])
     ax.set_yticks(range(len(frame)), frame["name"])
     ax.axvline(0, color="black", lw=0.8)
+    ax.margins(y=0.01)
     ax.invert_yaxis()
     plt.show()
 
