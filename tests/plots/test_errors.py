@@ -116,6 +116,7 @@ def test_a_class_and_a_pair_are_chosen_by_name(small_stages: SmallStages, tmp_pa
     browser.threshold.value = 0.3
     precision, recall = ClassErrors(evaluation).scores(index).precision_recall(0.3)
     assert f"precision of {precision:.3f} and a recall of {recall:.3f}" in browser.facts
+    assert browser.pair.label == "(choose a confused pair)"
     _, pair = browser.pair.options[1]
     browser.pair.value = pair
     assert browser.chosen_class.value == "" and tree.label(pair[1]) in browser.pager.shown
