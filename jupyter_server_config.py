@@ -12,7 +12,6 @@ c = get_config()  # type: ignore[name-defined]  # noqa: F821 - Jupyter puts it h
 source = str(Path(__file__).resolve().parent / "src")
 if source not in sys.path:
     sys.path.insert(0, source)
-c.ServerApp.kernel_spec_manager_class = "mlimages.kernel_spec.ThisInterpreter"
 c.ServerApp.contents_manager_class = "mlimages.jupyter_contents.RepositoryContents"
 
 # Kernels inherit the server's environment.

@@ -24,14 +24,15 @@ from typing import Any, cast
 
 import nbformat
 import papermill
+from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.asynchronous import AsyncKernelClient
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import Type
 
 from mlimages.core.errors import UserError, command, explain_disk_errors
 from mlimages.core.noise import filtered_stderr
 from mlimages.core.params import STAGES, load
-from mlimages.kernel_spec import ThisInterpreter
 from mlimages.notebook import with_parameters
 from mlimages.repository import check_data
 
@@ -49,6 +50,14 @@ class Cells(AsyncKernelClient):
     def execute(self, *arguments: Any, **options: Any) -> str:
         cast(Kernel, self.parent).begin_cell()
         return super().execute(*arguments, **options)
+
+
+class ThisInterpreter(KernelSpecManager):
+    """Finds the kernel of this Python, whatever other kernels are installed under its name."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        """The kernel writes the output of C libraries to its own standard error, line by line, and not to cells."""
+        return KernelSpec(**get_kernel_dict(extra_arguments=["--IPKernelApp.capture_fd_output=False"]))
 
 
 class Kernel(AsyncKernelManager):
