@@ -100,9 +100,9 @@ def test_a_cell_has_a_comment_for_each_key_that_has_one(tmp_path: Path) -> None:
 
 def test_the_command_writes_params_yaml_into_the_notebooks(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(copy)
-    before = {path.name: path.read_text() for path in (copy / "notebooks").iterdir()}
+    before = {path.name: path.read_text() for path in (copy / "notebooks").glob("*.ipynb")}
     assert main() == 0
-    assert {path.name: path.read_text() for path in (copy / "notebooks").iterdir()} == before
+    assert {path.name: path.read_text() for path in (copy / "notebooks").glob("*.ipynb")} == before
     params = (copy / "params.yaml").read_text()
     (copy / "params.yaml").write_text(re.sub("learning_rate: 0.001.*", "learning_rate: 0.5  # higher", params))
     explore = copy / "notebooks/explore_dataset.ipynb"

@@ -53,7 +53,9 @@ def test_a_second_repro_runs_nothing(finished: Path) -> None:
 
 def test_dvc_shows_metrics_plots_and_the_graph(finished: Path) -> None:
     shown = run(finished, "dvc", "metrics", "show", "--json").stdout
-    assert "mean_average_precision_macro" in shown and "images_per_second" in shown
+    assert '"mAP_macro"' in shown and '"images_per_second"' in shown
+    table = run(finished, "dvc", "exp", "show", "--csv").stdout
+    assert ",base_rate,mAP_macro,mAP_micro,transfer_top_1,images_per_second," in table
     run(finished, "dvc", "plots", "show", "--out", "plots")
     page = (finished / "plots/index.html").read_text()
     assert all(title in page for title in ("Training loss", "Precision and recall", "Average precision of each class"))

@@ -29,7 +29,7 @@ MARKUP = re.compile(r"[`*_#]")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #222; }
 img { max-width: 100%; }
-pre { overflow-x: auto; background: #f6f6f6; padding: 0.7em; font-size: 13px; }
+pre { white-space: pre-wrap; background: #f6f6f6; padding: 0.7em; font-size: 13px; }
 table { border-collapse: collapse; font-size: 13px; margin: 0.7em 0; }
 th, td { padding: 0.2em 0.7em; text-align: right; border-bottom: 1px solid #ddd; }
 .output { overflow-x: auto; }

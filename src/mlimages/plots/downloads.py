@@ -102,12 +102,6 @@ def contact_sheet(images: str | Path, lists: str | Path, count: int = 24) -> Non
                [(sample.body, _caption(tree, sample)) for sample in itertools.islice(samples, count)], columns=8)
 
 
-def specific_classes(tree: ClassTree, classes: tuple[int, ...]) -> list[int]:
-    """Those of `classes` that are not an ancestor of another one of them."""
-    ancestors = {ancestor for index in classes for ancestor in tree.ancestors(index)}
-    return [index for index in classes if index not in ancestors]
-
-
 def _rows(images: str | Path) -> Iterator[LedgerRow]:
     for path in sorted(Path(images).glob("*/*.ledger.csv")):
         yield from read_ledger(path)
@@ -128,4 +122,4 @@ def _lines_by_reason(images: str | Path) -> pd.Series:
 
 
 def _caption(tree: ClassTree, sample: Sample) -> str:
-    return "\n".join(tree.label(index) for index in specific_classes(tree, sample.labels.classes)[:3])
+    return "\n".join(tree.label(index) for index in tree.specific(sample.labels.classes)[:3])
