@@ -5,13 +5,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 from mlimages.acquire.formats import CLASSES as LISTED
 from mlimages.acquire.formats import PARTS
 from mlimages.convert.duplicates.find import DUPLICATES
-from mlimages.convert.example import read_example
-from mlimages.convert.records import HEADER_BYTES, parse_sparse, read_index, shard_paths
+from mlimages.convert.example import Example, read_example
+from mlimages.convert.records import HEADER_BYTES, read_index, shard_paths
 from mlimages.convert.report import CLASSES, SUMMARY
 from mlimages.core.publish import read_manifest
 from mlimages.plots.canvas import (
@@ -91,10 +90,11 @@ def record_bytes(tfrecords: str | Path) -> None:
 
 def first_records(tfrecords: str | Path, count: int = 16) -> None:
     """Show the images of the first records of the first training shard."""
-    shard = shard_paths(tfrecords, read_manifest(tfrecords, "convert"), "train")[0]
-    records = [parse_sparse(serialized) for serialized in tf.data.TFRecordDataset(str(shard)).take(count)]
-    image_grid(f"The first records of {shard.name}",
-                 [(record["encoded"].numpy(), record["key"].numpy().decode()) for record in records], columns=8)
+    manifest = read_manifest(tfrecords, "convert")
+    shard = shard_paths(tfrecords, manifest, "train")[0]
+    records = _examples(shard, read_index(shard)[:count], manifest["classes"])
+    image_grid(f"The first records of {shard.name}", [(record.jpeg, record.key.decode()) for record in records],
+               columns=8)
 
 
 def duplicates_table(tfrecords: str | Path) -> pd.DataFrame:
@@ -131,8 +131,17 @@ def _pictures(tfrecords: str | Path, keys: list[str]) -> dict[str, bytes]:
     found = {}
     for shard in (path for part in PARTS for path in shard_paths(tfrecords, manifest, part)):
         index = read_index(shard)
-        for row in index[np.isin(index["key"], wanted)]:
-            with shard.open("rb") as file:
-                file.seek(int(row["offset"]) + HEADER_BYTES)
-                found[row["key"].decode()] = read_example(file.read(int(row["length"])), manifest["classes"]).jpeg
+        rows = index[np.isin(index["key"], wanted)]
+        for key, record in zip(rows["key"], _examples(shard, rows, manifest["classes"]), strict=True):
+            found[key.decode()] = record.jpeg
+    return found
+
+
+def _examples(shard: Path, rows: np.ndarray, classes: int) -> list[Example]:
+    """The records of these rows of a shard's index."""
+    found = []
+    with shard.open("rb") as file:
+        for row in rows:
+            file.seek(int(row["offset"]) + HEADER_BYTES)
+            found.append(read_example(file.read(int(row["length"])), classes))
     return found
