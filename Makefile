@@ -16,7 +16,7 @@ report: .venv/installed
 
 # Files of tests side by side, as much of a test is waiting for a server or a process; those of workers that train
 # together wait less. The longest come first.
-PYTEST := pytest --dist loadfile --no-loadscope-reorder
+PYTEST := pytest -p no:nbval --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST) -n 3 -m "not cluster"
@@ -30,7 +30,7 @@ quick: lint
 
 lint: .venv/installed
 	ruff check
-	mypy
+	mypy --num-workers 2
 
 lab: .venv/installed
 	jupyter lab --config jupyter_server_config.py
