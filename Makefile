@@ -15,7 +15,7 @@ report: .venv/installed
 	@PYTHONPATH=src python -m mlimages.report
 
 # Files of tests side by side, as much of a test is waiting for a server or a process; those of workers that train
-# together wait less. The longest come first.
+# together, and of Ray, wait most. The longest come first.
 PYTEST := pytest -p no:nbval --dist loadfile --no-loadscope-reorder
 
 test: lint
@@ -23,7 +23,7 @@ test: lint
 
 # Training on several workers, Ray and SLURM, for real; without their packages, Ray's and SLURM's tests are skipped.
 cluster: .venv/installed
-	$(PYTEST) -n 3 -m cluster
+	$(PYTEST) -n 4 -m cluster
 
 quick: lint
 	$(PYTEST) -n 3 -m "not slow and not cluster"
