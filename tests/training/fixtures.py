@@ -113,6 +113,15 @@ def trained(small_tfrecords: Path, small_train: Train, small_machine: Callable[.
     return Trained(out, trainers)
 
 
+@pytest.fixture
+def no_saved_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write no SavedModel, which takes a third of a tiny training's processor time, where no test reads it.
+
+    That of `trained`, which is made before a test's own fixtures, is there.
+    """
+    monkeypatch.setattr("mlimages.network.serving.save_for_serving", lambda *arguments: None)
+
+
 @pytest.fixture(scope="session")
 def small_python() -> Callable[..., list[str]]:
     """The command that runs a Python program in another process, with this project on its path."""
