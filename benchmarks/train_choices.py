@@ -29,16 +29,22 @@ def plain_convolutions() -> None:
     replace(layers, "_on_tensorflows_cpu", lambda: False)
 
 
-def kernel_gradient_as_product() -> None:
+def rule_for_avx512() -> None:
     from mlimages.network import layers
 
     replace(layers, "onednn_uses_avx512", lambda: True)
 
 
-def kernel_gradient_as_convolution() -> None:
+def rule_without_avx512() -> None:
     from mlimages.network import layers
 
     replace(layers, "onednn_uses_avx512", lambda: False)
+
+
+def kernel_gradients_as_convolutions() -> None:
+    from mlimages.network import layers
+
+    replace(layers, "FEW_POSITIONS", 0)
 
 
 def batch_norm_of_keras() -> None:
@@ -77,8 +83,9 @@ def threads_that_sleep_at_once() -> None:
 
 
 CHOICES: dict[str, Callable[[], None]] = {choice.__name__: choice for choice in (
-    as_it_is, plain_convolutions, kernel_gradient_as_product, kernel_gradient_as_convolution, batch_norm_of_keras,
-    memory_given_back, without_layout_pass, one_operation_at_a_time, threads_that_sleep_at_once)}
+    as_it_is, plain_convolutions, rule_for_avx512, rule_without_avx512, kernel_gradients_as_convolutions,
+    batch_norm_of_keras, memory_given_back, without_layout_pass, one_operation_at_a_time,
+    threads_that_sleep_at_once)}
 
 
 def measure(sizes: Sequence[tuple[int, int]]) -> None:

@@ -29,7 +29,6 @@ from jupyter_client.manager import AsyncKernelManager
 from traitlets import Type
 
 from mlimages.core.errors import UserError, command, explain_disk_errors
-from mlimages.core.noise import filtered_stderr
 from mlimages.core.params import STAGES, load
 from mlimages.notebook import with_parameters
 from mlimages.quick_import import quick_jsonschema
@@ -42,7 +41,6 @@ with quick_jsonschema():
 EXPERIMENT = "DVC_EXP_NAME"  # the environment variable that DVC sets for the commands of an experiment
 TEMPORARY_FOLDER = "/.dvc/tmp/"  # where DVC runs experiments of --temp and --queue
 KILL_AT = 3  # signals
-FLUSH_SECONDS = 2.0  # for a kernel's last lines; its child processes may keep the pipe open
 POLL_SECONDS = 0.05
 BEGUN_SECONDS = 0.5  # from the start of a cell; then its own code runs, no longer the kernel's
 
@@ -73,24 +71,11 @@ class Kernel(AsyncKernelManager):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(kernel_spec_manager=ThisInterpreter(), transport_encryption="auto", **options)
-        self._errors: threading.Thread | None = None
         self._signals: list[str] = []
         self._began = math.inf  # the cell that runs
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._interrupt)
-
-    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
-        end, self._errors = filtered_stderr()
-        try:
-            await super().start_kernel(stderr=end, **options)
-        finally:
-            os.close(end)
-
-    async def cleanup_resources(self, restart: bool = False) -> None:  # type: ignore[override]
-        await super().cleanup_resources(restart)
-        if self._errors is not None:
-            self._errors.join(FLUSH_SECONDS)
 
     async def _async_interrupt_kernel(self) -> None:
         """Do nothing: before a shutdown no cell runs, and an idle kernel would print the interrupt."""

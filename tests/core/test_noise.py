@@ -1,18 +1,18 @@
 """Noise is dropped from the terminal and the report. Every other line passes unchanged."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 from tests.evaluate.fixtures import SmallStages
 from tests.faults import environment
 
 from mlimages.core import noise
-from mlimages.core.noise import filtered_stderr, has_nvidia_gpu, is_noise
+from mlimages.core.noise import has_nvidia_gpu, is_noise
 from mlimages.launch.worker_state import WorkerLog
 
 ROOT = Path(__file__).parents[2]
@@ -105,14 +105,35 @@ def test_a_gpu_is_found_by_its_device_or_on_the_bus(tmp_path: Path, files: dict[
     assert has_nvidia_gpu(tmp_path) == expected
 
 
-def test_lines_of_another_process_pass_in_order_without_noise(capfd: pytest.CaptureFixture[str]) -> None:
-    end, thread = filtered_stderr()
-    said = "".join(f"{line}\n" for pair in zip(NOISE, SAID, strict=True) for line in pair)
-    subprocess.run([sys.executable, "-c", "import os, sys; os.write(2, sys.argv[1].encode()); os.abort()",
-                    f"{said}  caf\u00e9\r 10 %\r\nthe last words"], stderr=end)
-    os.close(end)
-    thread.join()
-    assert capfd.readouterr().err == "".join(f"{line}\n" for line in SAID) + "  caf\u00e9\r 10 %\r\nthe last words"
+def test_lines_of_a_process_pass_in_order_without_noise_also_when_it_crashes() -> None:
+    lines = "".join(f"{line}\n" for pair in zip(NOISE, SAID, strict=True) for line in pair)
+    last = "  caf\u00e9\r 10 %\r\nthe last words"
+    crashes = ("import os, sys; from mlimages.core.noise import filter_stderr; filter_stderr(); "
+               "os.write(2, sys.argv[1].encode()); os.abort()")
+    ended = subprocess.run([sys.executable, "-c", crashes, lines + last], stderr=subprocess.PIPE,
+                           env={**environment(), "TF_CPP_MIN_LOG_LEVEL": "2"})
+    assert ended.stderr.decode() == "".join(f"{line}\n" for line in SAID) + last
+
+
+@pytest.mark.skipif(has_nvidia_gpu(), reason="there is a GPU here, of which TensorFlow has something to say")
+def test_a_command_shows_its_own_lines_alone(tmp_path: Path) -> None:
+    kept = {name: value for name, value in environment().items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    ended = subprocess.run([sys.executable, "-m", "mlimages.network.classifier", tmp_path, "--model", tmp_path],
+                           capture_output=True, text=True, env=kept)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("ERROR: ")
+
+
+@pytest.mark.skipif(has_nvidia_gpu(), reason="there is a GPU here, of which TensorFlow has something to say")
+def test_a_notebook_in_jupyterlab_shows_its_own_lines_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    # Where pytest's variable is set, a kernel does not show what libraries write.
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(f"{USES_TENSORFLOW}{WARNS}")])
+    NotebookClient(notebook).execute()
+    lines = "".join(output.get("text", "") for output in notebook.cells[0].outputs).splitlines()
+    assert sorted(lines) == ["WARNING:tensorflow:TensorFlow warns", "a cell complains", "a library fails", "ours"]
 
 
 def test_the_tail_of_a_workers_log_holds_no_noise(tmp_path: Path) -> None:
@@ -157,7 +178,7 @@ def test_warnings_and_errors_pass(tmp_path: Path) -> None:
 
 
 def test_the_last_lines_of_a_kernel_that_dies_pass(tmp_path: Path) -> None:
-    ended, _ = execute(tmp_path, "import os\nos.write(2, b'F0000 Check failed')\nos.abort()")
+    ended, _ = execute(tmp_path, "import os\nos.write(2, b'F0000 Check failed\\n')\nos.abort()")
     assert ended.returncode == 1
     assert ended.stderr.startswith("F0000 Check failed") and "ERROR: the notebook's kernel died" in ended.stderr
 

@@ -6,8 +6,8 @@ With TF_CPP_MIN_LOG_LEVEL=0 or 1 in the environment, every line passes.
 import functools
 import os
 import re
+import subprocess
 import sys
-import threading
 from pathlib import Path
 
 _LOGGED = r"[IWE]\d{4} \d\d:\d\d:\d+\.\d+ +\d+ "
@@ -53,21 +53,27 @@ def _read(path: Path) -> str:
         return ""
 
 
-def filtered_stderr() -> tuple[int, threading.Thread]:
-    """Make a pipe for another process to use as its standard error, filtered into that of this process.
+def filter_stderr() -> None:
+    """Filter what C and C++ libraries write to standard error, in this process and in those that it starts.
 
-    Returns the file descriptor of the pipe, which the caller closes once the process has started, and the thread that
-    copies the lines. The thread ends after the last process that holds the pipe.
+    A child process copies the lines, so that a crash of this process loses none. Python's `sys.stderr` does not pass
+    through it: a progress bar on a terminal stays one.
     """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") not in QUIET_LEVELS:
+        return
     source, end = os.pipe()
-    thread = threading.Thread(target=_copy_lines, args=[source], daemon=True)
-    thread.start()
-    return end, thread
+    with os.fdopen(source, "rb") as lines:
+        # In a session of its own: Ctrl-C ends this process, and its last lines are still to be copied.
+        subprocess.Popen([sys.executable, "-S", __file__],  # noqa: S603 - this module
+                         stdin=lines, stdout=subprocess.DEVNULL, start_new_session=True)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    os.dup2(end, 2)
+    os.close(end)
 
 
-def _copy_lines(source: int) -> None:
-    with os.fdopen(source, encoding="utf-8", errors="replace", newline="\n") as lines:
-        for line in lines:
-            if not is_noise(line):
-                sys.stderr.write(line)
-                sys.stderr.flush()
+if __name__ == "__main__":
+    for line in open(0, encoding="utf-8", errors="replace", newline="\n"):
+        if not is_noise(line):
+            sys.stderr.write(line)
+            sys.stderr.flush()

@@ -11,6 +11,8 @@ from keras import ops
 
 from mlimages.core.tuning import onednn_uses_avx512
 
+FEW_POSITIONS = 512  # of a batch: the last stage at 224 px with 8 images, and the last two at 32 px with 32
+
 
 @keras.saving.register_keras_serializable("mlimages")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
@@ -41,49 +43,76 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 class Convolution(keras.layers.Conv2D):
     """Convolution of [batch, height, width, channels] without bias or activation.
 
-    It has the weights and the outputs of Keras' layer. On CPUs, kernels of 1 x 1 are products of matrices.
+    It has the weights and the outputs of Keras' layer. On CPUs, it computes parts of them as products of matrices:
+    kernels of 1 x 1, and the gradients of kernels with few positions (`_gradient_by_kernel`).
     """
 
     def call(self, inputs: Any) -> Any:
-        if self.kernel_size != (1, 1) or not _on_tensorflows_cpu():
+        pointwise = self.kernel_size == (1, 1)
+        if not _on_tensorflows_cpu() or (inputs.dtype != "float32" and not pointwise):
             return super().call(inputs)
-        rows, columns = self.strides
-        pixels = inputs[:, ::rows, ::columns] if self.strides != (1, 1) else inputs
-        product = _product if onednn_uses_avx512() or pixels.dtype != "float32" else _product_with_convolved_gradient
-        return product(pixels, self.kernel)
+        if not pointwise:
+            return _convolve(inputs, self.kernel, self.strides, self.padding)
+        # A pool of one pixel takes every second one, like a slice, but on all cores.
+        pixels = ops.average_pool(inputs, 1, self.strides) if self.strides != (1, 1) else inputs
+        if onednn_uses_avx512() or pixels.dtype != "float32":
+            return _product(pixels, self.kernel)
+        return _convolve(pixels, self.kernel, (1, 1), self.padding)
 
 
-def _product(pixels: Any, kernel: Any) -> Any:
-    """Multiply [batch, height, width, channels] by a kernel [1, 1, channels, filters].
+def _product(pixels: Any, kernel: Any, *, transposed: bool = False) -> Any:
+    """Multiply [batch, height, width, channels] by a kernel [1, 1, channels, filters], or by the transposed one.
 
     Returns [batch, height, width, filters].
     """
+    import tensorflow as tf  # here, since other backends do not have it
+
     *places, channels = ops.shape(pixels)
-    filters = kernel.shape[-1]
-    product = ops.matmul(ops.reshape(pixels, (-1, channels)), ops.reshape(kernel, (channels, filters)))
-    return ops.reshape(product, (*places, filters))
+    product = tf.matmul(tf.reshape(pixels, (-1, channels)), tf.reshape(kernel, kernel.shape[2:]),
+                        transpose_b=transposed)
+    return tf.reshape(product, (*places, product.shape[-1]))
 
 
-def _product_with_convolved_gradient(pixels: Any, kernel: Any) -> Any:
-    """The same product. The gradient with respect to the kernel is computed as that of a convolution.
+def _convolve(pixels: Any, kernel: Any, strides: tuple[int, int], padding: str) -> Any:
+    """Convolve float32 [batch, height, width, channels] with a kernel [rows, columns, channels, filters].
 
-    This is faster on processors without AVX-512.
+    Returns float32 [batch, height, width, filters].
     """
     import tensorflow as tf  # here, since other backends do not have it
 
+    window = {"strides": [1, *strides, 1], "padding": padding.upper()}
+
     @tf.custom_gradient
-    def product(pixels: Any, kernel: Any) -> Any:
+    def convolve(pixels: Any, kernel: Any) -> Any:
         def gradient(upstream: Any) -> tuple[Any, Any]:
-            channels, filters = kernel.shape[2:]
-            by_pixels = tf.matmul(tf.reshape(upstream, (-1, filters)), tf.reshape(kernel, (channels, filters)),
-                                  transpose_b=True)
-            by_kernel = tf.raw_ops.Conv2DBackpropFilter(input=pixels, filter_sizes=kernel.shape, out_backprop=upstream,
-                                                        strides=[1] * 4, padding="VALID")
-            return tf.reshape(by_pixels, tf.shape(pixels)), by_kernel
+            by_pixels = (_product(upstream, kernel, transposed=True) if kernel.shape[:2] == (1, 1) else
+                         tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(pixels), filter=kernel,
+                                                        out_backprop=upstream, **window))
+            return by_pixels, _gradient_by_kernel(pixels, kernel.shape, upstream, window)
 
-        return _product(pixels, kernel), gradient
+        outputs = _product(pixels, kernel) if kernel.shape[:2] == (1, 1) else tf.nn.conv2d(pixels, kernel, **window)
+        return outputs, gradient
 
-    return product(pixels, tf.convert_to_tensor(kernel))
+    return convolve(pixels, tf.convert_to_tensor(kernel))
+
+
+def _gradient_by_kernel(pixels: Any, shape: Any, upstream: Any, window: dict[str, Any]) -> Any:
+    """The gradient of a convolution with respect to its kernel, which has this shape.
+
+    With few positions, the product of the patches below them with `upstream` is faster than oneDNN's gradient; with
+    many, it takes longer to copy the patches than the product saves (docs/benchmarks.md).
+    """
+    import tensorflow as tf
+
+    rows, columns, _, filters = shape
+    positions = upstream.shape[:-1].num_elements()
+    if positions is None or positions >= FEW_POSITIONS:
+        return tf.raw_ops.Conv2DBackpropFilter(input=pixels, filter_sizes=shape, out_backprop=upstream, **window)
+    patches = pixels if (rows, columns) == (1, 1) else tf.image.extract_patches(
+        pixels, sizes=[1, rows, columns, 1], rates=[1] * 4, **window)
+    product = tf.matmul(tf.reshape(patches, (positions, -1)), tf.reshape(upstream, (positions, filters)),
+                        transpose_a=True)
+    return tf.reshape(product, shape)
 
 
 def _on_tensorflows_cpu() -> bool:
