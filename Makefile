@@ -15,22 +15,22 @@ report: .venv/installed
 	@PYTHONPATH=src python -m mlimages.commands.report
 
 # Files of tests side by side, as much of a test is waiting for a server or a process; those of workers that train
-# together wait less. The longest come first.
-PYTEST := pytest --dist loadfile --no-loadscope-reorder
+# together, and of Ray, wait most. The longest come first.
+PYTEST := pytest -p no:nbval --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST) -n 3 -m "not cluster"
 
 # Training on several workers, Ray and SLURM, for real; without their packages, Ray's and SLURM's tests are skipped.
 cluster: .venv/installed
-	$(PYTEST) -n 3 -m cluster
+	$(PYTEST) -n 4 -m cluster
 
 quick: lint
 	$(PYTEST) -n 3 -m "not slow and not cluster"
 
 lint: .venv/installed
 	ruff check
-	mypy
+	mypy --num-workers 2
 
 lab: .venv/installed
 	jupyter lab --config jupyter_server_config.py

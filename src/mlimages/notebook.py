@@ -17,12 +17,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from mlimages.core.errors import UserError, command
 from mlimages.core.param_errors import checked, read_yaml
 from mlimages.core.params import SECTIONS, Machine, load
 from mlimages.core.publish import MANIFEST
+from mlimages.quick_import import quick_jsonschema
+
+with quick_jsonschema():
+    import nbformat
 
 PARAMS, LOCK = "params.yaml", "dvc.lock"
 REPORTS = "data/reports/"

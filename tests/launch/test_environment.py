@@ -10,9 +10,9 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.training.fixtures import FIRST_CHECKPOINT_SAVED, LONG_STEPS
+from tests.training.fixtures import LONG_STEPS
 from tests.training.outcomes import as_json, assert_close, free_addresses, log
-from tests.training.running import PATIENCE_SECONDS
+from tests.training.running import FIRST_CHECKPOINT_SAVED, PATIENCE_SECONDS
 from tests.waiting import wait_for
 
 from mlimages.core.params import Machine, Train

@@ -25,6 +25,8 @@ from mlimages.network.resnet import build, resnet
 from mlimages.train import train
 from mlimages.training.checkpoints import CheckpointManager
 
+pytestmark = pytest.mark.usefixtures("no_saved_model")
+
 Write = Callable[[keras.Model, Path], Path]
 
 

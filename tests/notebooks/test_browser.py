@@ -13,7 +13,7 @@ import requests
 from PIL import Image
 from tests.conftest import PATIENCE_SECONDS
 from tests.notebooks.lab import HEADERS, TOKEN, Jupyter, jupyter_server
-from tests.pipeline import ONE_REPLICA, change, run
+from tests.pipeline import EXPERIMENT, EXPERIMENTS_RATE, run
 
 playwright = pytest.importorskip("playwright.sync_api",
                                  reason="needs Playwright: pip install -r requirements-browser.txt")
@@ -74,23 +74,10 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def repository(finished: Path) -> Path:
-    """A repository with committed results."""
-    change(finished, ONE_REPLICA)
-    run(finished, "git", "add", "-A")
-    run(finished, "git", "commit", "-qm", "run the pipeline")
-    assert unchanged(finished)
-    return finished
-
-
-@pytest.fixture(scope="module")
-def experiment(repository: Path) -> str:
-    """The name of an experiment with half of the learning rate; the workspace is that of the last commit again."""
-    run(repository, "dvc", "exp", "run", "-n", "slower", "-S", "train.learning_rate=0.0005", "evaluate")
-    run(repository, "git", "restore", "params.yaml", "dvc.lock")
-    run(repository, "dvc", "checkout", "--force")
-    assert unchanged(repository)
-    return "slower"
+def repository(committed: Path) -> Path:
+    """A repository with committed results, and an experiment with twice the learning rate."""
+    assert unchanged(committed)
+    return committed
 
 
 @pytest.fixture(scope="module")
@@ -195,14 +182,14 @@ def test_the_walk_worst_class_and_mislabelled_image(page: Any, jupyter: Jupyter,
     assert unchanged(repository)
 
 
-def test_the_walk_two_learning_rates(page: Any, jupyter: Jupyter, repository: Path, experiment: str) -> None:
+def test_the_walk_two_learning_rates(page: Any, jupyter: Jupyter, repository: Path) -> None:
     lab = Lab(page, jupyter.url, repository, "notebooks/explore_runs.ipynb")
     lab.run_all()
     table = lab.cell("runs.comparison_table()").locator("table")
     lab.expect(table.locator("thead")).to_contain_text("train.learning rate")
-    lab.expect(table.locator("tr").filter(has_text=experiment)).to_contain_text("0.0005")
+    lab.expect(table.locator("tr").filter(has_text=EXPERIMENT)).to_contain_text(str(EXPERIMENTS_RATE))
     assert len(images(lab.cell("runs.plot_curves("))) == len(images(lab.cell("runs.plot_differences("))) == 1
-    lab.expect(lab.cell("runs.difference_table(").locator("table thead")).to_contain_text(f"B: {experiment}")
+    lab.expect(lab.cell("runs.difference_table(").locator("table thead")).to_contain_text(f"B: {EXPERIMENT}")
 
 
 def test_the_walk_a_photograph(page: Any, jupyter: Jupyter, repository: Path, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from mlimages.network.checkpoint_files import checkpoint_folders
 from mlimages.train import train
 from mlimages.training.schedule import NOT_VALIDATED, EarlyStopping
 
+pytestmark = pytest.mark.usefixtures("no_saved_model")
+
 ENDED = "the validation loss has not improved in 2 validations (train.patience), so the training ended after step 18 of"
 
 

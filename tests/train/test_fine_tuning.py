@@ -17,6 +17,8 @@ from mlimages.core.params import Machine, Train
 from mlimages.train import train
 from mlimages.training.step import Trainer
 
+pytestmark = pytest.mark.usefixtures("no_saved_model")
+
 
 def variables(path: Path) -> dict[str, np.ndarray]:
     return {variable.path: variable.numpy()

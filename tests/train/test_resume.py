@@ -22,6 +22,8 @@ from mlimages.train import train
 from mlimages.training import result
 from mlimages.training.step import Trainer
 
+pytestmark = pytest.mark.usefixtures("no_saved_model")
+
 # Sends itself the signal that comes first as soon as the row of step 10 is in the log: after the checkpoint of step 6,
 # before the next one.
 INTERRUPTED = """

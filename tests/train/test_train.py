@@ -28,6 +28,8 @@ from mlimages.training.optimizer import is_batch_norm
 from mlimages.training.schedule import build_schedule
 from mlimages.training.step import Trainer
 
+pytestmark = pytest.mark.usefixtures("no_saved_model")
+
 # Trains twice, then draws a random number without a seed, which determinism does not allow.
 DETERMINISTIC = """
 import dataclasses, json, sys

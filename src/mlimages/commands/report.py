@@ -12,13 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbconvert.filters import markdown2html
-
 from mlimages.commands.summary import summary
 from mlimages.core.errors import INODES_FREE, command
 from mlimages.core.publish import atomic_write
 from mlimages.notebook import PARAMETERS_TAG
+from mlimages.quick_import import quick_jsonschema
+
+with quick_jsonschema():
+    import nbformat
+    from nbconvert.filters import markdown2html
 
 REPORT = "report.html"
 SUMMARY_LINES = 2  # what was made, and its quality; the other lines are hints for the person who ran it
