@@ -33,7 +33,7 @@ IMPORTS = {
     "training": {"core", "metrics", "convert", "inputs", "network"}, "launch": {"core", "network", "training"},
     "train": {"core", "network", "training", "launch"},
     "evaluate": {"core", "metrics", "acquire", "convert", "inputs", "network"},
-    "transfer": {"core", "images", "demo", "acquire", "convert", "inputs", "network", "launch"},
+    "transfer": {"core", "images", "demo", "acquire", "convert", "inputs", "network", "training", "launch"},
 }
 # Packages that are no stages and use a stage's parameters.
 ALSO_USED_IN = {"train": ("inputs", "network", "training", "launch"), "evaluate": ("inputs",)}

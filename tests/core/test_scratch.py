@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -75,6 +76,22 @@ def test_two_processes_cannot_make_the_same_result_or_output_at_once(
             pytest.fail("it was made twice")
     with scratch.workspace("bake", machine, key, tmp_path / out):
         pass
+
+
+def test_a_process_waits_for_another_one_where_asked(machine: Machine) -> None:
+    order = []
+
+    def second() -> None:
+        with scratch.persistent_folder("bake", machine, "key", wait=True):
+            order.append("second")
+
+    with scratch.persistent_folder("bake", machine, "key"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
 
 
 def test_different_results_are_made_at_the_same_time(machine: Machine, tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from mlimages.core.params import Machine, Train
 from mlimages.core.tuning import ONEDNN
 from mlimages.launch.agreement import Facts, agree, close, facts
 from mlimages.launch.tf_config import ClusterTask, host_port, read_environment, reserve_port
+from mlimages.launch.worker import describe_task
 from mlimages.network.checkpoint_files import CHECKPOINTS, METADATA
+from mlimages.training.jobs import TrainingJob
 
 TWO = ["one.example:2222", "two.example:2222"]
 WORKER = {"type": "worker", "index": 1}
@@ -102,7 +104,7 @@ def test_a_port_in_use_is_named_with_its_worker() -> None:
 
 @pytest.fixture
 def own(small_train: Train, machine: Machine, small_tfrecords: Path, tmp_path: Path) -> Facts:
-    return facts(small_train, machine, small_tfrecords, tmp_path)
+    return facts([TrainingJob(small_train, small_tfrecords, tmp_path)], machine)
 
 
 def ask_all(all_facts: list[Facts | None], seconds: float = PATIENCE_SECONDS) -> list[str]:
@@ -179,17 +181,20 @@ def test_other_parameters_code_data_or_checkpoints_are_named_to_all(
     (whole / METADATA).write_text(json.dumps({"files": {}, "step": 12, "losses": [], "score": None, "seconds": 1.0,
                                            "network": {}, "machine": {}}))
     others = [
-        (facts(small_train, machine, small_tfrecords, tmp_path / "local"),
+        (facts([TrainingJob(small_train, small_tfrecords, tmp_path / "local")], machine),
          "other checkpoint, which lies in machine.scratch on a disk that all must share than the chief (newest: "
          "step-000000012 against None)"),
-        (facts(dataclasses.replace(small_train, seed=4), machine, small_tfrecords, tmp_path),
+        (facts([TrainingJob(dataclasses.replace(small_train, seed=4), small_tfrecords, tmp_path)], machine),
          "other parameters than the chief (train.seed: 4 against 3)"),
-        *((facts(small_train, dataclasses.replace(machine, **{name: value}), small_tfrecords, tmp_path),
+        *((facts([TrainingJob(small_train, small_tfrecords, tmp_path)], dataclasses.replace(machine, **{name: value})),
            f"other parameters than the chief (machine.{name}: {value} against {getattr(machine, name)})")
           for name, value in exchange.items()),
         ({**own, "weights to start from": {"released.index": "0"}},
          "other weights to start from than the chief (released.index: 0 against None)"),
-        (facts(small_train, machine, other_records, tmp_path), "other data than the chief (manifest.json: "),
+        (facts([TrainingJob(small_train, other_records, tmp_path)], machine),
+         "other data than the chief (manifest.json: "),
+        (facts([TrainingJob(small_train, small_tfrecords, tmp_path)] * 2, machine),
+         "other trainings than the chief (number: 2 against 1)"),
         ({**own, "code": {**own["code"], "training/step.py": "0"}},
          "other code than the chief (training/step.py: 0 against"),
         ({**own, "packages": {**own["packages"], "keras": "2.0"}}, "other packages than the chief (keras: 2.0 against"),
@@ -207,7 +212,7 @@ def test_the_weights_to_start_from_are_compared_by_their_bytes(small_train: Trai
         for name in ("released.index", "released.data-00000-of-00001"):
             (tmp_path / name).write_bytes(content)
         params = dataclasses.replace(small_train, initialize_from=str(tmp_path / "released"))
-        found.append(facts(params, machine, small_tfrecords, tmp_path)["weights to start from"])
+        found.append(facts([TrainingJob(params, small_tfrecords, tmp_path)], machine)["weights to start from"])
     assert set(found[0]) == {"released.index", "released.data-00000-of-00001"}
     assert all(found[0][name] != found[1][name] for name in found[0])
 
@@ -237,9 +242,8 @@ def test_a_worker_refuses_what_is_wrong_before_tensorflow_is_loaded(
 def test_a_worker_ends_when_its_supervisor_does_though_it_waits_for_others(
         small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
         small_python: Callable[..., list[str]], tmp_path: Path) -> None:
-    task = {"params": dataclasses.asdict(small_train), "machine": dataclasses.asdict(small_machine(tmp_path)),
-            "tfrecords": str(small_tfrecords), "work": str(tmp_path), "comparison": False, "index": 1,
-            "host": "127.0.0.1"}
+    task = {**describe_task([TrainingJob(small_train, small_tfrecords, tmp_path)], small_machine(tmp_path)),
+            "index": 1, "host": "127.0.0.1"}
     for addresses in ([], [*free_addresses(1), "127.0.0.1:1"]):
         worker = subprocess.Popen(small_python("from mlimages.launch import worker; worker.main()"), text=True,
                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -18,6 +18,7 @@ from mlimages.core.signals import TrainingStopped
 from mlimages.launch import base, supervisor
 from mlimages.launch.messages import ExitCode
 from mlimages.launch.supervisor import supervise
+from mlimages.training.jobs import TrainingJob
 
 Play = Callable[..., None]
 LOST, STOPPED = int(ExitCode.PEER_LOST), int(ExitCode.STOPPED)
@@ -32,7 +33,7 @@ def play(small_train: Train, small_machine: Callable[..., Machine], tmp_path: Pa
     def run(chief: str, other: str, **changes: Any) -> None:
         monkeypatch.setattr(base, "WORKER_COMMAND", [sys.executable, "-u", "-c", ACTOR, chief, other])
         machine = dataclasses.replace(small_machine(tmp_path), **{"max_restarts": 0, "start_timeout": 60.0, **changes})
-        supervise(small_train, machine, tfrecords=tmp_path, work=tmp_path)
+        supervise([TrainingJob(small_train, tmp_path, tmp_path)], machine)
 
     return run
 
@@ -154,3 +155,10 @@ def test_a_signal_before_the_first_step_ends_the_training_at_once(play: Play, ca
     with pytest.raises(UserError, match="^SIGTERM stopped the training before its first step"):
         play("join(); barrier(); os.kill(os.getppid(), signal.SIGTERM); sleep()", "join(); barrier(); sleep()")
     assert "the end of" not in capfd.readouterr().out
+
+
+def test_workers_that_hang_at_the_start_of_the_next_training_are_named_before_its_first_step(play: Play) -> None:
+    program = "join(); step(1, 2); report(trained=True); report(plan='of the next training'); sleep()"
+    with pytest.raises(UserError, match=r"worker 0, the chief \(here:1\), worker 1 \(here:2\) did not end a first step "
+                                        r"within machine.start_timeout, 6 s"):
+        play(program, program, start_timeout=6.0)

@@ -166,6 +166,44 @@ def test_a_heat_map_points_at_what_the_network_looks_for() -> None:
     assert heat[40:, :].max() == 0
 
 
+@pytest.mark.parametrize("pixels, is_last", [(64, True), (32, False)])
+def test_a_heat_map_of_the_last_stage_is_the_class_activation_map_and_small_pictures_use_an_earlier_one(
+        model: keras.Model, pixels: int, is_last: bool) -> None:
+    classifier = Classifier(model, classes=ClassTable([""] * len(NAMES), [-1] * len(NAMES), NAMES),
+                            preprocessing=Preprocessing(pixels, "central", 1.0, "sigmoid"))
+    bodies = [jpeg(seed) for seed in range(3)]
+    squares = np.stack([evaluation_image(body, pixels=pixels, preprocessing="central", central_fraction=1.0)
+                        for body in bodies])
+    maps = keras.Model(model.inputs[0], model.get_layer("features").input)(squares, training=False).numpy()
+    evidence = maps @ model.get_layer("logits").kernel.numpy()
+    classes = evidence.mean(axis=(1, 2)).argmax(axis=1).tolist()  # of positive evidence
+    heats = classifier.heatmaps(bodies, classes)
+    for number, (body, index) in enumerate(zip(bodies, classes, strict=True)):
+        expected = np.maximum(evidence[number, ..., index], 0)
+        expected = cv2.resize(expected / expected.max(), (60, 44)).clip(0, 1)
+        assert np.allclose(heats[number], expected, atol=1e-4) == is_last
+        np.testing.assert_allclose(classifier.heatmap(body, index), heats[number], atol=1e-4)
+
+
+def test_a_heat_map_of_an_early_stage_points_at_what_changes_the_logits() -> None:
+    """The first stage passes on the red channel, the second one averages it: the map is that of the first."""
+    images = keras.Input((None, None, 3))
+    first = keras.layers.AveragePooling2D(4)(images)
+    normal = keras.layers.BatchNormalization(epsilon=0.0, name="stages_1_block_0_conv1_b2_bn")(first)
+    named = keras.layers.ReLU(name="stages_0_block_0_relu")(normal)
+    maps = keras.layers.AveragePooling2D(8)(named)
+    features = keras.layers.GlobalAveragePooling2D(name="features")(maps)
+    model = keras.Model(images, keras.layers.Dense(1, use_bias=False, name="logits")(features))
+    model.get_layer("logits").set_weights([np.array([[1.0], [0.0], [0.0]], np.float32)])
+    classifier = Classifier(model, classes=ClassTable([""], [-1], ["red"]),
+                            preprocessing=Preprocessing(PIXELS, "central", 1.0, "sigmoid"))
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[8:24, 40:56, 0] = 255
+    heat = classifier.heatmap(picture, "red")
+    assert heat[12:20, 44:52].min() > 0.9
+    assert heat[40:, :].max() == 0
+
+
 @pytest.mark.parametrize("name, index", [("tench", 0), ("Tinca tinca", 0), ("n00000003", 3), (4, 4), ("GOLDFISH", 1)])
 def test_a_class_is_found_by_name_id_or_number(classifier: Classifier, name: str | int, index: int) -> None:
     assert classifier.classes.find(name) == index

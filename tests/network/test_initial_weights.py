@@ -119,7 +119,7 @@ def test_a_file_that_is_no_network_is_named(tmp_path: Path, content: bytes) -> N
 def test_code_in_a_network_is_refused_and_does_not_run(tmp_path: Path) -> None:
     other = keras.Sequential([keras.Input((8,)), keras.layers.Lambda(lambda x: x)])
     other.save(tmp_path / "other.keras")
-    with pytest.raises(UserError, match=r"other\.keras is no network that can be loaded"):
+    with pytest.raises(UserError, match=r"other\.keras is of another network"):
         load_weights(network(), tmp_path / "other.keras")
 
 

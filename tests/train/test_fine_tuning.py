@@ -14,7 +14,10 @@ from tests.training.outcomes import Trained, assert_same_weights, log
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
+from mlimages.network.checkpoint_files import VARIABLES
 from mlimages.train import train
+from mlimages.training.jobs import TrainingJob
+from mlimages.training.loop import fit
 from mlimages.training.step import Trainer
 
 pytestmark = pytest.mark.usefixtures("no_saved_model")
@@ -35,6 +38,42 @@ def test_frozen_layers_keep_weights_and_statistics_to_the_bit(
     changed = {path for path in start if (start[path] != end[path]).any()}
     frozen = {path for path in start if path.startswith(("init_conv/", "stages_0_"))}
     assert len(frozen) > 10 and changed == set(start) - frozen
+
+
+def test_trainings_one_after_the_other_share_a_trainer_and_have_the_bits_of_trainings_alone(
+        trained: Trained, small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainers: list[Trainer] = []
+    build = Trainer.__init__
+
+    def remembered(trainer: Trainer, *arguments: Any, **options: Any) -> None:
+        trainers.append(trainer)
+        build(trainer, *arguments, **options)
+
+    monkeypatch.setattr(Trainer, "__init__", remembered)
+    tuned = dataclasses.replace(small_train, initialize_from=str(trained.out), initialize_logits=False, epochs=None,
+                                steps=2, warmup=0.0, optimizer="adamw", dropout=0.5, ema_decay=0.9,
+                                precision="mixed_float16")
+    jobs = [TrainingJob(params, small_tfrecords, tmp_path / name, comparison=True) for name, params in (
+        ("tuned", tuned), ("random", dataclasses.replace(tuned, initialize_from=None, initialize_logits=True)),
+        ("tuned again", tuned), ("frozen", dataclasses.replace(tuned, freeze_through="stages_0")))]
+    fit(jobs, small_machine(tmp_path))
+    assert len(trainers) == 2, "frozen layers need another step"
+    assert trainers[0].call.experimental_get_tracing_count() == 1
+    alone = TrainingJob(jobs[1].params, small_tfrecords, tmp_path / "alone", comparison=True)
+    fit([alone], small_machine(tmp_path))
+    for one, other in (("random", "alone"), ("tuned again", "tuned")):
+        assert checkpoint(tmp_path / one) == checkpoint(tmp_path / other)
+        assert log(tmp_path / one) == log(tmp_path / other)
+    assert len({checkpoint(job.work) for job in jobs}) == 3
+    fit(jobs, small_machine(tmp_path))
+    assert len(trainers) == 3, "finished trainings are left out"
+
+
+def checkpoint(work: Path) -> bytes:
+    """The bytes of all variables after the last step."""
+    [path] = work.glob(f"checkpoints/step-00000002/{VARIABLES}.data-*")
+    return path.read_bytes()
 
 
 def test_a_stage_that_the_network_lacks_is_refused(trained: Trained, small_tfrecords: Path, small_train: Train,

@@ -146,9 +146,9 @@ def test_the_loss_scale_dropout_and_the_averages_continue_too_and_the_averages_a
             train(params, small_machine(tmp_path / "b"), tfrecords=small_tfrecords, out=tmp_path / "model_b")
     trainers: list[Trainer] = []
 
-    def write(training: result.FinishedTraining, out: Path) -> None:
+    def write(training: result.FinishedTraining) -> None:
         trainers.append(training.trainer)
-        result.write_result(training, out)
+        result.write_result(training)
 
     monkeypatch.setattr("mlimages.training.loop.write_result", write)
     for name in ("a", "b"):

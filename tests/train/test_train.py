@@ -23,6 +23,7 @@ from mlimages.core.publish import read_manifest, sha256, verify
 from mlimages.network.load_weights import released_name
 from mlimages.network.resnet import build
 from mlimages.train import train
+from mlimages.training.jobs import TrainingJob
 from mlimages.training.loop import fit
 from mlimages.training.optimizer import is_batch_norm
 from mlimages.training.schedule import build_schedule
@@ -72,7 +73,7 @@ def test_class_weights_come_from_the_table_of_the_records(
     for rule in (None, "inverse_frequency"):
         params = dataclasses.replace(small_train, loss="softmax", class_weights=rule, epochs=None, steps=1, warmup=0.0,
                                      validation_images=0)
-        fit(params, small_machine(tmp_path / "scratch"), tfrecords=tfrecords, work=tmp_path / str(rule))
+        fit([TrainingJob(params, tfrecords, tmp_path / str(rule))], small_machine(tmp_path / "scratch"))
         losses += [float(row["loss"]) for row in log(tmp_path / str(rule))]
     assert losses[0] != pytest.approx(losses[1], rel=0.01)
     assert "WARNING: train.loss is softmax" in capfd.readouterr().out, "24 images, 1,212 classes by the table"
@@ -300,7 +301,7 @@ def test_the_manifest_and_the_initial_weights_are_hashed_once(
         raise UserError("the training would begin")
 
     monkeypatch.setattr("mlimages.core.scratch.sha256", count)
-    monkeypatch.setattr("mlimages.train.run.run_training", stop)
+    monkeypatch.setattr("mlimages.train.run.run_trainings", stop)
     params = dataclasses.replace(small_train, initialize_from=str(start))
     with pytest.raises(UserError, match="the training would begin"):
         train(params, small_machine(tmp_path), tfrecords=small_tfrecords, out=tmp_path / "model")

@@ -39,7 +39,7 @@ import json, os, pathlib, signal, sys, threading, time
 from mlimages.launch.worker import report
 
 task = json.loads(sys.stdin.readline())
-work, index = pathlib.Path(task["work"]), task["index"]
+work, index = pathlib.Path(task["jobs"][0]["work"]), task["index"]
 print("worker", index, "starts")
 
 def join():

@@ -13,7 +13,7 @@ import pytest
 from tests.training.outcomes import Trained, assert_same_weights
 
 from mlimages.core.errors import UserError
-from mlimages.core.params import Machine, Params, Train, Transfer, TransferDemo
+from mlimages.core.params import Machine, Train, Transfer
 from mlimages.core.publish import verify
 from mlimages.network.classifier import Classifier
 from mlimages.transfer import transfer
@@ -21,15 +21,6 @@ from mlimages.transfer.run import train_params
 from mlimages.transfer.scores import ScoredPicture, accuracy, confident_mistakes
 
 Run = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def small_transfer(params: Params) -> Transfer:
-    """Two steps on 30 pictures of 24 pixels, with validation after each."""
-    return dataclasses.replace(
-        params.transfer, demo=TransferDemo(seed=0, train_images=3, val_images=2, pixels=24), pixels=[16, 24],
-        shares=[0.5, 0.5], training={"epochs": None, "steps": 2, "warmup": 0.0, "checkpoint_steps": 1,
-                                     "validation_images": 20, "learning_rate": 0.01})
 
 
 @pytest.fixture(scope="module")
@@ -143,15 +134,6 @@ def test_wrong_parameters_of_the_training_are_named(small_transfer: Transfer, sm
                                                     training: dict[str, Any], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         train_params(dataclasses.replace(small_transfer, training=training), small_train, "data/model")
-
-
-def test_processes_that_something_else_starts_are_refused(small_transfer: Transfer, small_train: Train,
-                                                          small_machine: Callable[..., Machine], tmp_path: Path,
-                                                          trained: Trained) -> None:
-    machine = dataclasses.replace(small_machine(tmp_path), launcher="environment")
-    with pytest.raises(UserError, match="set machine.launcher to local, slurm or ray"):
-        transfer(small_transfer, machine, base=dataclasses.replace(small_train, strategy="multi_worker"),
-                 model=trained.out, out=tmp_path / "out")
 
 
 def test_a_missing_or_foreign_network_is_named(run: Run, trained: Trained, tmp_path: Path) -> None:

@@ -77,15 +77,16 @@ def workspace(stage: str, machine: Machine, key: str, out: str | Path,
 
 
 @contextlib.contextmanager
-def persistent_folder(stage: str, machine: Machine, name: str) -> Iterator[Path]:
+def persistent_folder(stage: str, machine: Machine, name: str, *, wait: bool = False) -> Iterator[Path]:
     """Create and lock the folder `name` of a stage until the block ends. It stays when the parameters change.
 
-    Removes files that killed processes left half-written. Raises DiskError if the disk is full or fails in the block.
+    If another process has locked the folder, `wait` waits for its end instead of raising UserError. Removes files that
+    killed processes left half-written. Raises DiskError if the disk is full or fails in the block.
     """
     folder = root(machine) / stage / name
     with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(_locks(machine) / f"{stage}-{name}", folder):
+        with _lock(_locks(machine) / f"{stage}-{name}", folder, wait=wait):
             for leftover in folder.rglob(PARTIAL_FILES):
                 if leftover.is_file():
                     leftover.unlink()
@@ -115,10 +116,10 @@ def _locks(machine: Machine) -> Path:
 
 
 @contextlib.contextmanager
-def _lock(path: Path, locked: str | Path) -> Iterator[None]:
+def _lock(path: Path, locked: str | Path, *, wait: bool = False) -> Iterator[None]:
     with path.open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             raise UserError(f"{locked} is being made by process {file.read().strip() or 'unknown'}; wait until it "

@@ -7,13 +7,13 @@ connect is named before TensorFlow waits for it.
 import dataclasses
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlimages
 from mlimages.core.errors import UserError
-from mlimages.core.params import Machine, Train
+from mlimages.core.params import Machine
 from mlimages.core.publish import MANIFEST, sha256
 from mlimages.core.tuning import ONEDNN, onednn_setting, package_versions
 from mlimages.launch.connection import (
@@ -26,6 +26,7 @@ from mlimages.launch.connection import (
 from mlimages.launch.tf_config import ClusterTask
 from mlimages.network.checkpoint_files import CHECKPOINTS, initial_weight_files, newest_checkpoint
 from mlimages.network.initial_weights import find_initial_weights
+from mlimages.training.jobs import TrainingJob
 
 # The parameters of `machine` that must be equal on all workers: they decide the order of collective operations.
 COLLECTIVE_PARAMETERS = ("all_reduce", "all_reduce_pack_mib", "steps_per_call")
@@ -34,21 +35,26 @@ SHOWN = 3  # differences in an error
 Facts = dict[str, dict[str, Any]]
 
 
-def facts(params: Train, machine: Machine, tfrecords: Path, work: Path) -> Facts:
-    """What must be the same on all workers: a dictionary by kind, and by name within a kind."""
+def facts(jobs: Sequence[TrainingJob], machine: Machine) -> Facts:
+    """What must be the same on all workers: a dictionary by kind, and by name within a kind.
+
+    Of several trainings, which differ in their initial weights, the parameters are those of the first one.
+    """
     source = Path(str(mlimages.__file__)).parent
-    start = find_initial_weights(params, machine)
-    first = initial_weight_files(start) if start is not None else []
-    resumed = newest_checkpoint(work / CHECKPOINTS)
-    return {"parameters": {**{f"train.{name}": value for name, value in dataclasses.asdict(params).items()},
+    starts = [start for job in jobs if (start := find_initial_weights(job.params, machine)) is not None]
+    resumed = {f"newest{' of the comparison' * job.comparison}": newest_checkpoint(job.work / CHECKPOINTS)
+               for job in jobs}
+    return {"parameters": {**{f"train.{name}": value for name, value in dataclasses.asdict(jobs[0].params).items()},
                            **{f"machine.{name}": getattr(machine, name) for name in COLLECTIVE_PARAMETERS}},
             "code": {str(path.relative_to(source)): sha256(path)[:16] for path in sorted(source.rglob("*.py"))},
             "packages": package_versions(),
             "arithmetic": {ONEDNN: onednn_setting()},
-            "data": {str(MANIFEST): sha256(tfrecords / MANIFEST)[:16]},
-            "weights to start from": {path.name: sha256(path)[:16] for path in first},
+            "data": {str(MANIFEST): sha256(jobs[0].tfrecords / MANIFEST)[:16]},
+            "weights to start from": {path.name: sha256(path)[:16]
+                                      for start in starts for path in initial_weight_files(start)},
+            "trainings": {"number": len(jobs)},
             "checkpoint, which lies in machine.scratch on a disk that all must share":
-                {"newest": resumed.name if resumed else None}}
+                {name: folder.name if folder else None for name, folder in resumed.items()}}
 
 
 def agree(task: ClusterTask, own: Facts, listener: socket.socket, seconds: float,

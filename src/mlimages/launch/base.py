@@ -9,13 +9,14 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import mlimages
 from mlimages.core.signals import Interrupts, TrainingStopped
 from mlimages.network.checkpoint_files import CHECKPOINTS, newest_checkpoint
+from mlimages.training.jobs import TrainingJob
 
 WORKER_COMMAND = [sys.executable, "-u", "-m", "mlimages.launch.worker"]
 # Receives the output of a process, ("out", line) and ("err", line), and at its end ("exit", code), with the negative
@@ -89,9 +90,10 @@ def worker_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
-def resume_point(work: Path) -> str:
-    """The checkpoint from which training resumes, as text for errors."""
-    found = newest_checkpoint(work / CHECKPOINTS)
+def resume_point(jobs: Sequence[TrainingJob]) -> str:
+    """The checkpoint from which the first unfinished training resumes, as text for errors."""
+    job = next((job for job in jobs if not job.finished), jobs[-1])
+    found = newest_checkpoint(job.work / CHECKPOINTS)
     return f"training resumes from {found}" if found else "there is no checkpoint yet: training starts at step 1"
 
 

@@ -13,12 +13,12 @@ import os
 import sys
 import threading
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
 from mlimages.core.errors import UserError
-from mlimages.core.params import Machine, Train
+from mlimages.core.params import Machine
 from mlimages.core.signals import Interrupts, TrainingStopped
 from mlimages.launch.agreement import agree, close, facts
 from mlimages.launch.base import resume_point, stopped_early
@@ -26,8 +26,7 @@ from mlimages.launch.connection import Peer
 from mlimages.launch.messages import ExitCode, WorkerReport, parse_json
 from mlimages.launch.tf_config import ClusterTask, host_port, read_environment, reserve_port
 from mlimages.launch.worker_state import WorkerState, hung, without_first_step
-from mlimages.network.checkpoint_files import METRICS
-from mlimages.training.worker_role import WorkerRole
+from mlimages.training.jobs import TrainingJob, WorkerRole
 
 PING_SECONDS, POLL_SECONDS = 1.0, 0.05
 SILENT_SECONDS = 20.0  # without a message, after which a worker is lost
@@ -37,8 +36,8 @@ ABORT_SECONDS = 10.0  # for the training to end by an exception; then the proces
 _unfinished: list[Any] = []  # iterators of batches: destroying an active one can hang
 
 
-def train_in_place(params: Train, machine: Machine, *, tfrecords: Path, work: Path) -> None:
-    """Train to the end as one of the workers of TF_CONFIG. The chief writes to `work`.
+def train_in_place(jobs: Sequence[TrainingJob], machine: Machine) -> None:
+    """Run trainings to the end as one of the workers of TF_CONFIG. The chief writes the results.
 
     Raises UserError on all workers if they differ, or if one does not connect, fails or is lost. After SIGTERM or
     SIGINT to any worker, the chief saves a checkpoint, and all raise TrainingStopped.
@@ -47,18 +46,18 @@ def train_in_place(params: Train, machine: Machine, *, tfrecords: Path, work: Pa
     if _tensorflow_is_initialized():
         raise UserError("TensorFlow was already used in this process, and cannot join other workers any more; restart "
                         "the kernel, and run the same command on all machines")
-    own = facts(params, machine, tfrecords, work)
+    own = facts(jobs, machine)
     with Interrupts() as interrupts:
         listener = reserve_port(host_port(task.addresses[task.index])[1], f"worker {task.index}")
         peers = agree(task, own, listener, machine.start_timeout, lambda: interrupts.received)
         if interrupts.received:
             close(peers, task)
             raise stopped_early(interrupts)
-    with Monitor(task, peers, machine, work) as monitor:
-        _train(params, machine, tfrecords, work, monitor)
+    with Monitor(task, peers, machine, jobs) as monitor:
+        _train(jobs, machine, monitor)
 
 
-def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, monitor: "Monitor") -> None:
+def _train(jobs: Sequence[TrainingJob], machine: Machine, monitor: "Monitor") -> None:
     import tensorflow as tf
 
     from mlimages.training.distribution import first_line, own_failure
@@ -67,7 +66,7 @@ def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, monitor
     role = WorkerRole(monitor.task.index, len(monitor.task.addresses), monitor.report)
     monitor.wait_for_all()
     try:
-        _unfinished.append(fit(params, machine, tfrecords=tfrecords, work=work, role=role))
+        _unfinished.append(fit(jobs, machine, role))
         monitor.finish()
     except TrainingStopped:
         monitor.finish()
@@ -76,7 +75,7 @@ def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, monitor
         monitor.fail(str(error))
         raise
     except tf.errors.OpError as error:
-        if (work / "out" / METRICS).exists():  # all is written, so the loss does not matter
+        if all(job.finished for job in jobs):  # all is written, so the loss does not matter
             monitor.finish()
             return
         if message := own_failure(error, role):
@@ -93,9 +92,9 @@ class Monitor:
     operations, so that its training ends by an exception. If that has no effect, the process prints the error and ends.
     """
 
-    def __init__(self, task: ClusterTask, peers: list[Peer], machine: Machine, work: Path) -> None:
+    def __init__(self, task: ClusterTask, peers: list[Peer], machine: Machine, jobs: Sequence[TrainingJob]) -> None:
         self.task = task
-        self._peers, self._machine, self._work = peers, machine, work
+        self._peers, self._machine, self._jobs = peers, machine, jobs
         self._workers = [WorkerState(index, address) for index, address in enumerate(task.addresses)]
         self._ready = {task.index}  # workers that have loaded TensorFlow
         self._received: dict[int, float] = {}  # the time of each other worker's last message
@@ -224,7 +223,7 @@ class Monitor:
         self._abort(self._with_advice(message))
 
     def _with_advice(self, message: str) -> str:
-        return f"{message}; {resume_point(self._work)}; run the same command on all machines to continue"
+        return f"{message}; {resume_point(self._jobs)}; run the same command on all machines to continue"
 
     def _abort(self, message: str) -> None:
         """End the training of this worker, and as the chief, of all."""

@@ -5,13 +5,13 @@ import json
 import queue
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from mlimages.core.errors import UserError
-from mlimages.core.params import Machine, Train
+from mlimages.core.params import Machine
 from mlimages.core.signals import Interrupts, TrainingStopped
 from mlimages.launch.base import Launcher, WorkerProcess, resume_point, stopped_early
 from mlimages.launch.environment import train_in_place
@@ -21,7 +21,7 @@ from mlimages.launch.ray import ray_launcher
 from mlimages.launch.slurm import slurm_launcher
 from mlimages.launch.worker import describe_task
 from mlimages.launch.worker_state import WorkerLog, WorkerState, hung, without_first_step
-from mlimages.network.checkpoint_files import METRICS
+from mlimages.training.jobs import TrainingJob
 
 LOGS = "workers"
 TICK_SECONDS = 0.2
@@ -30,46 +30,48 @@ GRACE_SECONDS, KILL_SECONDS = 15.0, 5.0
 STACK_SECONDS = 5.0  # for hung workers to write their stacks, which takes some time on busy cores
 
 
-def run_training(params: Train, machine: Machine, *, tfrecords: Path, work: Path, comparison: bool = False) -> None:
-    """Train to the end with the strategy `params.strategy` and the launcher `machine.launcher`. Writes to `work`/out.
+def run_trainings(jobs: Sequence[TrainingJob], machine: Machine) -> None:
+    """Run trainings to the end, one after the other, in the same processes. Finished ones are left out.
 
-    The result of a `comparison` has no network: see `mlimages.training.result.FinishedTraining`. Raises UserError as
+    They have one `strategy`; `machine.launcher` starts the workers of `multi_worker`. Raises UserError as
     `mlimages.training.loop.fit` and `supervise` do.
     """
-    if params.strategy == "multi_worker" and machine.launcher == "environment":
-        train_in_place(params, machine, tfrecords=tfrecords, work=work)
-    elif params.strategy == "multi_worker":
-        supervise(params, machine, tfrecords=tfrecords, work=work, comparison=comparison)
+    if all(job.finished for job in jobs):
+        return
+    if jobs[0].params.strategy == "multi_worker":
+        (train_in_place if machine.launcher == "environment" else supervise)(jobs, machine)
     else:
         from mlimages.training.loop import fit  # which imports TensorFlow
 
-        fit(params, machine, tfrecords=tfrecords, work=work, comparison=comparison)
+        fit(jobs, machine)
 
 
 class WorkerLost(Exception):
     """A worker died, was stopped or hung. The message names it and its step."""
 
 
-def supervise(params: Train, machine: Machine, *, tfrecords: Path, work: Path, comparison: bool = False) -> None:
-    """Train to the end with the workers of `machine.launcher`. The chief writes to `work`, which also holds the logs.
+def supervise(jobs: Sequence[TrainingJob], machine: Machine) -> None:
+    """Run trainings to the end with the workers of `machine.launcher`. The chief writes the results.
+
+    The workers' logs are in the `work` of the first training.
 
     Raises UserError for an error of a worker, for a worker that does not connect, and if workers are lost more than
     `machine.max_restarts` times. After SIGTERM or SIGINT the chief saves a checkpoint, and it raises TrainingStopped.
     All processes have ended when it returns or raises.
     """
-    task = describe_task(params, machine, tfrecords=tfrecords, work=work, comparison=comparison)
+    task, logs = describe_task(jobs, machine), jobs[0].work / LOGS
     interrupts = Interrupts()  # entered last: Ray installs its own handler of SIGTERM
     with open_launcher(machine) as launcher, interrupts:
         for restart in range(machine.max_restarts + 1):
-            with Attempt(launcher, machine, task, work, interrupts) as attempt:
+            with Attempt(launcher, machine, task, logs, interrupts) as attempt:
                 try:
                     attempt.run()
                     return
                 except WorkerLost as error:
                     attempt.end()
-                    if (work / "out" / METRICS).exists():  # the result is complete
+                    if all(job.finished for job in jobs):
                         return
-                    problem = f"{error}; {resume_point(work)}"
+                    problem = f"{error}; {resume_point(jobs)}"
                     if interrupts.received:
                         raise UserError(f"{interrupts.received} stopped the training: {problem}; run the same command "
                                         f"to continue") from None
@@ -84,7 +86,7 @@ def supervise(params: Train, machine: Machine, *, tfrecords: Path, work: Path, c
                 print(f"{problem}. All workers start again, restart {restart + 1} of {machine.max_restarts}",
                       flush=True)
         raise UserError(f"{problem}. Workers were lost {machine.max_restarts + 1} times, and machine.max_restarts is "
-                        f"{machine.max_restarts}; the workers' logs are in {work / LOGS}. Run the same command to "
+                        f"{machine.max_restarts}; the workers' logs are in {logs}. Run the same command to "
                         f"continue")
 
 
@@ -122,11 +124,11 @@ class SupervisedWorker(WorkerState):
 class Attempt:
     """All workers, from their start to their end or to the loss of one of them."""
 
-    def __init__(self, launcher: Launcher, machine: Machine, task: dict[str, Any], work: Path,
+    def __init__(self, launcher: Launcher, machine: Machine, task: dict[str, Any], logs: Path,
                  interrupts: Interrupts) -> None:
         self._launcher, self._machine, self._task, self._interrupts = launcher, machine, task, interrupts
         self._events: queue.SimpleQueue[tuple[SupervisedWorker, str, Any]] = queue.SimpleQueue()
-        self._logs = work / LOGS
+        self._logs = logs
         self._workers: list[SupervisedWorker] = []
         self._signalled = self._joined = False
         self._deadline = float("inf")  # for the others to end by themselves, after one has ended

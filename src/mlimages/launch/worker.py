@@ -14,16 +14,16 @@ import signal
 import socket
 import sys
 import threading
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from mlimages.core.errors import UserError
-from mlimages.core.params import Machine, Train
+from mlimages.core.params import Machine
 from mlimages.core.signals import TrainingStopped
 from mlimages.launch.agreement import Facts, agree, close, facts
 from mlimages.launch.messages import ExitCode, WorkerReport
 from mlimages.launch.tf_config import NAME, ClusterTask, reserve_port
-from mlimages.training.worker_role import WorkerRole
+from mlimages.training.jobs import TrainingJob, WorkerRole
 
 
 def report(**fields: Any) -> None:
@@ -34,25 +34,21 @@ def report(**fields: Any) -> None:
     print(found.as_line(), flush=True)
 
 
-def describe_task(params: Train, machine: Machine, *, tfrecords: Path, work: Path,
-                  comparison: bool = False) -> dict[str, Any]:
+def describe_task(jobs: Sequence[TrainingJob], machine: Machine) -> dict[str, Any]:
     """A worker's task as JSON values, without its index and its host."""
-    return {"params": dataclasses.asdict(params), "machine": dataclasses.asdict(machine),
-            "tfrecords": str(tfrecords.resolve()), "work": str(work.resolve()), "comparison": comparison}
+    return {"jobs": [job.as_json() for job in jobs], "machine": dataclasses.asdict(machine)}
 
 
 def main() -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     task = json.loads(sys.stdin.readline())
-    params, machine = Train(**task["params"]), Machine(**task["machine"])
-    tfrecords, work = Path(task["tfrecords"]), Path(task["work"])
+    jobs, machine = [TrainingJob.from_json(job) for job in task["jobs"]], Machine(**task["machine"])
     try:
-        place = _join(task["index"], task["host"], facts(params, machine, tfrecords, work), machine)
+        place = _join(task["index"], task["host"], facts(jobs, machine), machine)
         os.environ[NAME] = place.as_json()
         # While TensorFlow waits for another worker, no Python code could end this process.
         faulthandler.dump_traceback_later(machine.start_timeout, exit=True)
-        role = WorkerRole(place.index, len(place.addresses), report)
-        _train(params, machine, tfrecords, work, role, task["comparison"])
+        _train(jobs, machine, WorkerRole(place.index, len(place.addresses), report))
     except UserError as error:
         report(error=str(error))
         _exit(ExitCode.REFUSED)
@@ -70,8 +66,7 @@ def _join(index: int, host: str, own: Facts, machine: Machine) -> ClusterTask:
     return place
 
 
-def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, role: WorkerRole,
-           comparison: bool) -> NoReturn:
+def _train(jobs: Sequence[TrainingJob], machine: Machine, role: WorkerRole) -> NoReturn:
     # Keras imports these if they are installed, which takes a third of its time to start. No training uses them.
     sys.modules.update(dict.fromkeys(("matplotlib", "scipy", "sklearn")))  # type: ignore[arg-type]
     import tensorflow as tf
@@ -80,7 +75,7 @@ def _train(params: Train, machine: Machine, tfrecords: Path, work: Path, role: W
     from mlimages.training.loop import fit
 
     try:
-        kept = fit(params, machine, tfrecords=tfrecords, work=work, role=role, comparison=comparison)  # noqa: F841
+        kept = fit(jobs, machine, role)  # noqa: F841
     except TrainingStopped as stopped:
         report(stopped=str(stopped), signal=stopped.signal)
         _exit(ExitCode.STOPPED)

@@ -52,6 +52,9 @@ class WorkerState:
 
     def update(self, report: WorkerReport) -> None:
         now = time.monotonic()
+        if report.plan:  # of the next training
+            self.entered = self.calls = 0
+            self.slowest, self.writing, self.trained = 0.0, False, False
         began, writes = report.entered is not None, report.writing or report.trained
         if self.entered and not self.writing and (began or report.writing):
             self.slowest = max(self.slowest if self.calls > 1 else 0.0, now - self.reported)

@@ -6,6 +6,7 @@
 import argparse
 import codecs
 import csv
+import functools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -39,11 +40,12 @@ from mlimages.network.model_files import (
     read_classes,
     read_imagenet_classes,
 )
-from mlimages.network.resnet import resnet
+from mlimages.network.resnet import resnet, stage_outputs
 
 COLUMNS = ("image", "rank", "class", "name", "probability")
 FEATURES, LOGITS = "features", "logits"  # layers of mlimages.network.resnet
 DECODERS = 4  # threads
+MAP_SIDE = 7  # rows and columns of a heat map before it is resized, at least: those of the last stage with 224 pixels
 
 
 class Prediction(NamedTuple):
@@ -88,7 +90,7 @@ class Classifier:
                             f"the {CLASSES} that was published with this network")
         self._crop = crop or found.crop
         self._batch = batch
-        self._functions: dict[str, Any] = {}
+        self._functions: dict[bool, Any] = {}
 
     @classmethod
     def released(cls, checkpoint: str | Path, dictionary: str | Path, *, depth: int = 101, pixels: int = 224,
@@ -125,24 +127,57 @@ class Classifier:
         return np.array(found, np.float32).reshape(len(found), -1)
 
     def heatmap(self, picture: PictureLike, class_name: str | int) -> np.ndarray:
-        """Return the class activation map: float32 [height, width] of the picture, from 0 to 1.
+        """Return the positive evidence for a class: float32 [height, width] of the picture, from 0 to 1.
 
-        It is the positive evidence for the class, divided by its maximum in this picture (Zhou et al., arXiv
-        1512.04150), and 0 outside of the crop. `class_name` is a name, a WordNet id or a number. Raises UserError for
-        an unknown class, and for a network that is no ResNet of this project.
+        It is the HiResCAM (Draelos and Carin, arXiv 2011.08891) of the last stage with at least MAP_SIDE x MAP_SIDE
+        positions, divided by its maximum in this picture, and 0 outside of the crop. In the last stage, as with 224
+        pixels, it is the class activation map (Zhou et al., arXiv 1512.04150). `class_name` is a name, a WordNet id or
+        a number. Raises UserError for an unknown class, and for a network that is no ResNet of this project.
         """
-        index = self.classes.find(class_name)
-        image = to_pixels(picture)
+        [heat] = self.heatmaps([picture], [class_name])
+        return heat
+
+    def heatmaps(self, pictures: Sequence[PictureLike], class_names: Sequence[str | int]) -> list[np.ndarray]:
+        """Return the `heatmap` of each picture for the class at the same place in `class_names`."""
+        indices = [self.classes.find(name) for name in class_names]
         crop: Crop = "central" if self._crop == "central" else "shorter_side"
-        square = self._square(image, crop)
-        maps = self._function("maps")(square[None])[0].numpy()
-        kernel = self._layer(LOGITS).kernel.numpy()[:, index]
-        evidence = np.maximum(maps @ kernel, 0).astype(np.float32)
-        evidence /= max(float(evidence.max()), np.finfo(np.float32).tiny)
-        left, top, width, height = self._box(image, crop)
-        heat = np.zeros(image.shape[:2], np.float32)
-        heat[top: top + height, left: left + width] = cv2.resize(evidence, (width, height))
-        return np.clip(heat, 0, 1)
+        heats = []
+        for start in range(0, len(pictures), self._batch):
+            images = [to_pixels(picture) for picture in pictures[start: start + self._batch]]
+            squares = np.stack([self._square(image, crop) for image in images])
+            for image, evidence in zip(images, self._evidence(squares, indices[start: start + self._batch]),
+                                       strict=True):
+                left, top, width, height = self._box(image, crop)
+                heat = np.zeros(image.shape[:2], np.float32)
+                heat[top: top + height, left: left + width] = cv2.resize(evidence, (width, height))
+                heats.append(np.clip(heat, 0, 1))
+        return heats
+
+    def _evidence(self, squares: np.ndarray, indices: Sequence[int]) -> np.ndarray:
+        """The HiResCAM of each square for a class, in the positions of a stage: float32 [squares, rows, columns].
+
+        It is the sum over the channels of activation times gradient, and 0 where that is negative. Grad-CAM averages
+        the gradient over the positions first. In early stages, its maximum lies beside the object far more often.
+        """
+        lower, upper = self._heat_parts
+        maps = lower(squares, training=False)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(maps)
+            scores = tf.gather(upper(maps, training=False), list(indices), axis=1, batch_dims=1)
+        evidence = tf.nn.relu(tf.reduce_sum(tape.gradient(scores, maps) * maps, axis=-1)).numpy()
+        return evidence / np.maximum(evidence.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
+
+    @functools.cached_property
+    def _heat_parts(self) -> tuple[keras.Model, keras.Model]:
+        """The network up to the stage of the heat map, and from there to the logits."""
+        network, logits, side = self._keras_model(), self._layer(LOGITS), self._preprocessing.pixels
+        self._layer(FEATURES)
+        stages = stage_outputs(network)
+        [images] = network.inputs
+        outputs = keras.Model(images, stages)(np.zeros((1, side, side, 3), np.float32), training=False)
+        chosen = next((stage for stage, output in zip(stages, outputs, strict=True)
+                       if min(output.shape[1:3]) >= MAP_SIDE), stages[-1])
+        return keras.Model(images, chosen), keras.Model(chosen, logits.output)
 
     def best(self, prediction: Prediction, top: int) -> list[tuple[str, int, int, str, float]]:
         """The rows of the `top` likeliest classes: image, rank from 1, class, name and probability."""
@@ -201,38 +236,29 @@ class Classifier:
         if squares:
             crops = np.stack(squares)
             flat = crops.reshape(-1, *crops.shape[-3:])
-            found = self._function("both" if features else "probabilities")(flat)
+            found = self._function(features)(flat)
             arrays = [array.numpy().reshape(len(squares), -1, array.shape[-1]).mean(axis=1) for array in found]
             outputs = iter(zip(arrays[0], arrays[1] if features else [None] * len(squares), strict=True))
         for name, square, error in batch:
             probabilities, vector = next(outputs) if square is not None else (None, None)
             yield Prediction(name, probabilities, vector, error)
 
-    def _function(self, kind: Literal["probabilities", "both", "maps"]) -> Any:
-        """The compiled function from images to probabilities, to both probabilities and features, or to maps."""
-        if kind not in self._functions:
-            call, activation = self._model.call, ACTIVATIONS[self._activation]
+    def _function(self, features: bool) -> Any:
+        """The compiled function from images to a list: the probabilities and, with `features`, the features."""
+        if features not in self._functions:
+            call, activation, side = self._model.call, ACTIVATIONS[self._activation], self._preprocessing.pixels
+            if features:
+                network = self._keras_model()
+                part = keras.Model(network.inputs, [network.outputs[0], self._layer(FEATURES).output])
 
-            def probabilities(images: Any) -> list[Any]:
-                return [activation(tf.cast(call(images), tf.float32))]
+            def outputs(images: Any) -> list[Any]:
+                logits, *others = part(images, training=False) if features else [call(images)]
+                return [activation(tf.cast(logits, tf.float32)), *(tf.cast(other, tf.float32) for other in others)]
 
-            def both(images: Any) -> list[Any]:
-                logits, features = part(images, training=False)
-                return [activation(tf.cast(logits, tf.float32)), tf.cast(features, tf.float32)]
-
-            def maps(images: Any) -> Any:
-                return tf.cast(part(images, training=False), tf.float32)
-
-            if kind != "probabilities":
-                network, layer = self._keras_model(), self._layer(FEATURES)
-                part = keras.Model(network.inputs,
-                                   [network.outputs[0], layer.output] if kind == "both" else layer.input)
-            functions = {"probabilities": probabilities, "both": both, "maps": maps}
-            side = self._preprocessing.pixels
             # One trace for batches of every length.
-            self._functions[kind] = tf.function(functions[kind], input_signature=[
+            self._functions[features] = tf.function(outputs, input_signature=[
                 tf.TensorSpec([None, side, side, 3], tf.float32)])
-        return self._functions[kind]
+        return self._functions[features]
 
     def _keras_model(self) -> keras.Model:
         if self._model.keras_model is None:

@@ -4,6 +4,8 @@ The released checkpoints are TensorFlow 1's. All variables are matched by their 
 not run.
 """
 
+import contextlib
+import io
 import itertools
 import re
 import zipfile
@@ -11,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Container, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import keras
@@ -25,6 +28,9 @@ SCOPES = {"init_conv": "init/init_conv/conv2d", "global_pool_bn": "global_pool/b
           "logits": "logits/dense"}
 # The variables of the network in a released checkpoint, without the optimizer's slots and counters.
 WEIGHT = re.compile(r"(init|global_pool|stages_\d+_block_\d+)/.*/(kernel|gamma|beta|moving_mean|moving_variance)")
+KERAS_WEIGHTS = "model.weights.h5"  # in a .keras file
+# The variables of a layer in the order in which Keras saves them, by their number.
+KERAS_VARIABLES = {1: ("kernel",), 2: ("kernel", "bias"), 4: ("gamma", "beta", "moving_mean", "moving_variance")}
 NAMED = 5  # variables that a message lists
 
 
@@ -84,13 +90,18 @@ def load_weights(model: keras.Model, start: str | Path, *, logits: bool = True) 
 
 
 def _from_keras(path: Path) -> dict[str, Any]:
-    """The variables of a .keras file."""
+    """The variables of a .keras file. To build its network would take longer than to read them."""
     try:
-        network = keras.models.load_model(path, compile=False, safe_mode=True)
+        with (TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive,
+              contextlib.redirect_stdout(io.StringIO())):  # the editor prints the names of the file
+            file = keras.saving.KerasFileEditor(archive.extract(KERAS_WEIGHTS, folder))
+        names = {key.removeprefix("/layers/"): values["name"] for key, values in file.object_metadata.items()}
+        return {released_name(f"{names[key]}/{name}"): variables[str(number)]
+                for key, variables in file.weights_dict["layers"].items()
+                for number, name in enumerate(KERAS_VARIABLES.get(len(variables), ()))}
     except (ValueError, OSError, EOFError, KeyError, TypeError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is no network that can be loaded ({str(error).partition(chr(10))[0]}); restore a "
                         f"copy from a backup") from None
-    return {released_name(variable.path): variable.numpy() for variable in network.variables}
 
 
 def _from_training(folder: Path, names: Sequence[str]) -> dict[str, Any]:

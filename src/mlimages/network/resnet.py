@@ -12,7 +12,6 @@ import keras
 from mlimages.network.layers import Convolution, FusedBatchNormalization
 
 BLOCK = re.compile(r"stages_(?P<stage>\d+)_block_(?P<block>\d+)_")  # of the name of a layer
-STRIDE = 32  # pixels between two positions of the last layer, with four stages
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
@@ -105,6 +104,15 @@ def depths(weights: Sequence[Any]) -> list[int]:
     others = {"logits": 0, "init_conv": len(blocks) + 1}
     return [1 + blocks.index(position) if position else others.get(layer, 1)
             for layer, position in zip(layers, positions, strict=True)]
+
+
+def stage_outputs(model: keras.Model) -> list[Any]:
+    """The outputs of the stages, the last stage first: Keras' symbolic tensors [batch, rows, columns, channels].
+
+    That of the last stage is activated, as `features` averages it. All paths to the logits lead through each of them.
+    """
+    names = ["features", *(f"{stage}_block_0_conv1_b2_bn" for stage in reversed(_stages(model)[1:]))]
+    return [model.get_layer(name).input for name in names]
 
 
 def _stages(model: keras.Model) -> list[str]:

@@ -9,8 +9,7 @@ import pandas as pd
 
 from mlimages.network.checkpoint_files import METRICS
 from mlimages.network.classifier import Classifier
-from mlimages.network.model_files import CLASSES, read_classes, read_preprocessing
-from mlimages.network.resnet import STRIDE
+from mlimages.network.model_files import CLASSES, read_classes
 from mlimages.plots.canvas import (
     BAD,
     COUNT,
@@ -87,10 +86,7 @@ def confusions(transfer: str | Path, max_classes: int = MAX_CLASSES) -> None:
 
 
 def mistakes(transfer: str | Path) -> None:
-    """Show the most confident mistakes, each with the heat map of the wrong class.
-
-    There is no map for pictures of at most STRIDE pixels, of which the last layer has one position.
-    """
+    """Show the most confident mistakes, each with the heat map of the wrong class."""
     folder = Path(transfer)
     rows = read_table(folder / PREDICTIONS)
     wrong = rows[rows["file"].notna()].sort_values("probability", ascending=False, kind="stable")
@@ -98,13 +94,7 @@ def mistakes(transfer: str | Path) -> None:
         print("The network made no mistake on the validation pictures")
         return
     bodies = [(folder / name).read_bytes() for name in wrong["file"]]
-    preprocessing = read_preprocessing(folder / "model")
-    if preprocessing and preprocessing.pixels <= STRIDE:  # so the network need not be loaded
-        captions = [f"{row.predicted}, {row.probability:.0%}\nis {row[2]}" for row in wrong.itertuples()]
-        image_grid("The most confident mistakes", list(zip(bodies, captions, strict=True)))
-        return
-    classifier = Classifier(folder / "model")
-    heats = [classifier.heatmap(body, name) for body, name in zip(bodies, wrong["predicted"], strict=True)]
+    heats = Classifier(folder / "model").heatmaps(bodies, wrong["predicted"].tolist())
     count = -(-len(wrong) // COLUMNS)
     figure, grid = plt.subplots(count, 2 * COLUMNS, figsize=(2 * COLUMNS * 1.5, 2.0 * count + 0.5), squeeze=False,
                                 layout="constrained")

@@ -12,11 +12,11 @@ from typing import Any
 from mlimages.core import scratch
 from mlimages.core.params import Machine, Train
 from mlimages.core.publish import publish, read_manifest, verify
-from mlimages.launch.environment import train_in_place
-from mlimages.launch.supervisor import run_training
+from mlimages.launch.supervisor import run_trainings
 from mlimages.launch.tf_config import read_environment
-from mlimages.network.checkpoint_files import CHECKPOINTS, METRICS, initial_weight_files, newest_checkpoint
+from mlimages.network.checkpoint_files import CHECKPOINTS, initial_weight_files, newest_checkpoint
 from mlimages.network.initial_weights import find_initial_weights
+from mlimages.training.jobs import TrainingJob
 
 
 def work_folder(params: Train, machine: Machine, tfrecords: str | Path) -> Path:
@@ -48,17 +48,16 @@ def train(params: Train, machine: Machine, *, tfrecords: str | Path = "data/tfre
     manifest = verify(tfrecords, "convert", stamps=scratch.stamps(machine))
     settings = _settings(params, machine, tfrecords)
     work = _work_folder(settings, machine)
+    job = TrainingJob(params, Path(tfrecords), work)
     if params.strategy == "multi_worker" and machine.launcher == "environment" and read_environment().index:
-        if not (work / "out" / METRICS).exists():
-            train_in_place(params, machine, tfrecords=Path(tfrecords), work=work)
-        return work / "out"
+        run_trainings([job], machine)
+        return job.out
     with scratch.workspace("train", machine, work.name, out, settings):
-        if not (work / "out" / METRICS).exists():
-            shutil.rmtree(work / "out", ignore_errors=True)
+        if not job.finished:
+            shutil.rmtree(job.out, ignore_errors=True)
             _print_older_training(work, settings)
-            run_training(params, machine, tfrecords=Path(tfrecords), work=work)
-            shutil.rmtree(work / CHECKPOINTS)
-        publish(work / "out", out, stage="train", records={}, architecture=params.architecture,
+            run_trainings([job], machine)
+        publish(job.out, out, stage="train", records={}, architecture=params.architecture,
                 classes=manifest["classes"], pixels=params.pixels, activation=params.activation)
     return Path(out)
 

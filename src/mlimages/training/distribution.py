@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
-from mlimages.training.worker_role import WorkerRole
+from mlimages.training.jobs import WorkerRole
 
 AllReduce = Callable[[Sequence[Any]], list[Any]]
 

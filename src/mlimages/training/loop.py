@@ -3,8 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ import tensorflow as tf
 from mlimages.convert.records import read_class_table, records_by_class
 from mlimages.core import tuning
 from mlimages.core.errors import UserError
-from mlimages.core.params import Machine, Train
+from mlimages.core.params import Machine
 from mlimages.core.progress import progress_bar
 from mlimages.core.publish import MANIFEST, read_manifest, sha256
 from mlimages.core.signals import Interrupts, TrainingStopped
@@ -31,6 +30,7 @@ from mlimages.training.distribution import (
     replica_batch,
     shared_input,
 )
+from mlimages.training.jobs import SINGLE_WORKER, TrainingJob, WorkerRole
 from mlimages.training.losses import build_class_weights, multi_label_warning
 from mlimages.training.metrics_log import LOG, NO_VALIDATION, TENSORBOARD, TrainingLog
 from mlimages.training.result import INPUT_STEPS, FinishedTraining, exchange_seconds, input_seconds, write_result
@@ -38,7 +38,6 @@ from mlimages.training.run_record import arithmetic
 from mlimages.training.schedule import Phase, build_schedule, phases
 from mlimages.training.step import Trainer
 from mlimages.training.validation import Validation
-from mlimages.training.worker_role import SINGLE_WORKER, WorkerRole
 
 LOGGED_STEPS = 5
 # The chief ends this much later than the others: without it, TensorFlow fails on them.
@@ -53,46 +52,65 @@ class LogRow(NamedTuple):
     learning_rate: float
 
 
-def fit(params: Train, machine: Machine, *, tfrecords: Path, work: Path,
-        role: WorkerRole = SINGLE_WORKER, comparison: bool = False) -> "Training":
-    """Train from the last checkpoint in `work` to the end. The chief writes the result to `work`/out.
+def fit(jobs: Sequence[TrainingJob], machine: Machine, role: WorkerRole = SINGLE_WORKER) -> list[Any]:
+    """Run trainings one after the other, each from its last checkpoint to the end. The chief writes the results.
 
-    The result of a `comparison` has no network: see `mlimages.training.result.FinishedTraining`.
+    Finished trainings are left out. All share one strategy, since a process can join other workers only once. Trainings
+    that differ in their initial weights alone also share one trainer, which is traced and compiled once.
 
-    Returns the training. With several workers its iterators of batches are still active, and destroying them can hang.
-    Raises UserError for a loss, gradients or weights that are not finite, and TrainingStopped after SIGTERM or SIGINT
-    to any worker. In both cases the last good checkpoint is kept.
+    Returns the iterators of batches. With several workers they are still active, and destroying them can hang. Raises
+    UserError for a loss, gradients or weights that are not finite, and TrainingStopped after SIGTERM or SIGINT to any
+    worker. In both cases the last good checkpoint is kept.
     """
-    training = Training(params, machine, tfrecords=tfrecords, work=work, role=role)
-    training.announce()
-    with user_errors():
-        training.run()
-    training.write_result(comparison=comparison)
-    training.leave()
-    return training
+    tuning.keep_freed_memory(tuning.FOR_STEPS)
+    if jobs[0].params.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy = build_strategy(jobs[0].params, machine)
+    waiting = [job for job in jobs if not job.finished]
+    trainer: Trainer | None = None
+    iterators: list[Any] = []
+    for number, job in enumerate(waiting):
+        if job.title and role.chief:
+            print(job.title, flush=True)
+        training = Training(job, machine, role, strategy, trainer)
+        iterators.append(training.started_batches)
+        training.announce()
+        with user_errors():
+            training.run()
+        training.write_result()
+        if not role.single:
+            barrier(strategy)
+        alike = number + 1 < len(waiting) and job.is_alike(waiting[number + 1])
+        trainer = training.trainer if alike else None
+        del training  # its memory, before the next one begins
+    if role.chief and not role.single:
+        time.sleep(CHIEF_LEAVES_LATER_SECONDS)
+    return iterators
 
 
 class Training:
-    """A training: its data, network, checkpoints and schedule, and the loop over its steps."""
+    """A training: its data, network, checkpoints and schedule, and the loop over its steps.
 
-    def __init__(self, params: Train, machine: Machine, *, tfrecords: Path, work: Path, role: WorkerRole) -> None:
+    With `trainer`, which an alike training used before, it trains the same network from other weights.
+    """
+
+    def __init__(self, job: TrainingJob, machine: Machine, role: WorkerRole, strategy: Any,
+                 trainer: Trainer | None = None) -> None:
         began = time.monotonic()
-        tuning.keep_freed_memory(tuning.FOR_STEPS)
-        if params.deterministic:
-            tf.config.experimental.enable_op_determinism()
-        self.params, self.machine, self.role = params, machine, role
-        self.tfrecords, self.work = tfrecords, work
+        params, tfrecords = job.params, job.tfrecords
+        self.job, self.params, self.machine, self.role = job, params, machine, role
         manifest = read_manifest(tfrecords, "convert")
         self.classes = manifest["classes"]
         self.records = Records(tfrecords, manifest, "train")
         self.class_records = records_by_class(tfrecords, "train")
         self.schedule = build_schedule(params, len(self.records))
-        self.strategy = build_strategy(params, machine)
-        self.replicas = self.strategy.num_replicas_in_sync
+        self.strategy = strategy
+        self.replicas = strategy.num_replicas_in_sync
         self.replica_batch = replica_batch(params, self.replicas)
-        self.trainer = self._build_trainer()
+        self.trainer = self._prepare_trainer(trainer)
         self.checkpoints = CheckpointManager(
-            work / CHECKPOINTS, self.trainer.variables, {"architecture": params.architecture, "classes": self.classes},
+            job.work / CHECKPOINTS, self.trainer.variables,
+            {"architecture": params.architecture, "classes": self.classes},
             {"replicas": self.replicas, **arithmetic()} if role.chief else {}, machine.checkpoints_kept, began)
         self.resumed = self.checkpoints.restore(mend=role.chief)
         self.early_stopping = self.resumed.early_stopping
@@ -102,7 +120,7 @@ class Training:
             self.validation = Validation(Records(tfrecords, manifest, "val"), self._class_table(), params,
                                          readers=machine.workers)
         self._phases = phases(params, self.schedule.total_steps)
-        self._started_batches: list[Any] = []
+        self.started_batches: list[Any] = []
         self.batches = self._distribute_batches(self.resumed.step)
 
     def announce(self) -> None:
@@ -174,7 +192,7 @@ class Training:
         return (f"the validation loss has not improved in {self.params.patience} validations (train.patience), so the "
                 f"training ended after step {self.last_step} of {self.schedule.total_steps}")
 
-    def write_result(self, *, comparison: bool) -> None:
+    def write_result(self) -> None:
         """Measure the parts of a step's time. The chief writes the network, its log and its record."""
         exchange = exchange_seconds(self.trainer) if self.replicas > 1 else 0.0
         self.role.report(trained=True)
@@ -184,33 +202,31 @@ class Training:
             print(self.stopped_early, flush=True)
         batches = self._batches(range(INPUT_STEPS), self.params.pixels, self.role.replicas(self.replicas))
         finished = FinishedTraining(
-            params=self.params, trainer=self.trainer, classes=self._class_table(),
-            data={"manifest_sha256": sha256(self.tfrecords / MANIFEST), "classes": self.classes,
+            job=self.job, trainer=self.trainer, classes=self._class_table(),
+            data={"manifest_sha256": sha256(self.job.tfrecords / MANIFEST), "classes": self.classes,
                   "images": len(self.records)},
-            machine={"workers": self.role.workers, "readers": self.machine.workers}, log=self.work / LOG,
+            machine={"workers": self.role.workers, "readers": self.machine.workers},
             published_step=self.checkpoints.restore_best() if self.params.publish == "best" else self.last_step,
             stopped_early=self.stopped_early, wall_seconds=self.checkpoints.seconds, exchange_seconds=exchange,
-            input_seconds=input_seconds(batches), comparison=comparison)
-        write_result(finished, self.work / "out")
+            input_seconds=input_seconds(batches))
+        write_result(finished)
 
     def _class_table(self) -> ClassTable:
         """The classes of the records. Tables of older records have neither WordNet ids nor synonyms."""
-        rows = read_class_table(self.tfrecords)
+        rows = read_class_table(self.job.tfrecords)
         return ClassTable([row.get("wnid", "") for row in rows], [int(row.get("parent", -1)) for row in rows],
                           [row.get("synonyms") or row["name"] for row in rows])
 
-    def leave(self) -> None:
-        """Wait for the other workers. The chief waits until they have ended."""
-        if not self.role.single:
-            barrier(self.strategy)
-            if self.role.chief:
-                time.sleep(CHIEF_LEAVES_LATER_SECONDS)
-
-    def _build_trainer(self) -> Trainer:
-        start = find_initial_weights(self.params, self.machine)
-        params = dataclasses.replace(self.params, initialize_from=None if start is None else str(start))
-        trainer = Trainer(params, self.classes, self.strategy, steps_per_call=self.machine.steps_per_call,
-                          class_weights=build_class_weights(params.class_weights, self.class_records))
+    def _prepare_trainer(self, trainer: Trainer | None) -> Trainer:
+        """A trainer with the initial weights of this training: `trainer`, or a new one."""
+        found = find_initial_weights(self.params, self.machine)
+        start = None if found is None else str(found)
+        if trainer is None:
+            params = dataclasses.replace(self.params, initialize_from=start)
+            trainer = Trainer(params, self.classes, self.strategy, steps_per_call=self.machine.steps_per_call,
+                              class_weights=build_class_weights(params.class_weights, self.class_records))
+        else:
+            trainer.restart(start, logits=self.params.initialize_logits)
         if trainer.loaded and self.role.chief:
             print(f"{self.params.initialize_from}: {trainer.loaded}")
         return trainer
@@ -236,13 +252,13 @@ class Training:
             return batches if self.role.single else batches.repeat()
 
         batches = distribute(self.strategy, pipeline)
-        self._started_batches.append(batches)  # with several workers, destroying an iterator can hang
+        self.started_batches.append(batches)  # with several workers, destroying an iterator can hang
         return batches
 
     def _open_log(self, done: int) -> contextlib.AbstractContextManager[TrainingLog | None]:
         if not self.role.chief:
             return contextlib.nullcontext()
-        return TrainingLog(self.work / LOG, self.work / TENSORBOARD, done)
+        return TrainingLog(self.job.work / LOG, self.job.work / TENSORBOARD, done)
 
     def _next_checkpoint(self, done: int) -> int:
         """The first step after `done` that ends with a checkpoint."""
@@ -319,7 +335,7 @@ class Training:
 
     def _diverged(self, what: str, step: int, advice: str = "") -> UserError:
         """The error for values that are not finite, with advice."""
-        kept = newest_checkpoint(self.work / CHECKPOINTS)
+        kept = newest_checkpoint(self.job.work / CHECKPOINTS)
         begin = f", or begin from it with other parameters: `-S train.initialize_from={kept}`" if kept else ""
         return UserError(f"{what} at step {step}, with the learning rate {float(self.schedule(step - 1)):.3g}; the "
                          f"last good checkpoint is kept; {advice}lower train.learning_rate, or lengthen train.warmup"

@@ -205,6 +205,12 @@ class WeightAverage:
         self.step = keras.Variable(0, trainable=False, dtype="int64")
         self.averages = [keras.Variable(tf.identity(variable.value), trainable=False) for variable in network]
 
+    def restart(self) -> None:
+        """Set the averages to the present values of the network's variables."""
+        self.step.assign(0)
+        for average, variable in zip(self.averages, self._network, strict=True):
+            average.assign(variable.value)
+
     @property
     def variables(self) -> list[Any]:
         return [self.step, *self.averages]

@@ -12,12 +12,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mlimages.core.params import Train
 from mlimages.core.publish import write_csv, write_json
-from mlimages.network.checkpoint_files import HEADLINE, METRICS, PROFILE
+from mlimages.network.checkpoint_files import (
+    CHECKPOINTS,
+    HEADLINE,
+    METRICS,
+    PROFILE,
+    checkpoint_folders,
+    checkpoint_name,
+)
 from mlimages.network.model_files import ClassTable, Preprocessing
 from mlimages.network.resnet import build
 from mlimages.network.serving import save_network
+from mlimages.training.jobs import TrainingJob
 from mlimages.training.metrics_log import LOG, ValidationScores, as_text, read_log
 from mlimages.training.run_record import environment, write_card
 from mlimages.training.step import Trainer
@@ -38,38 +45,39 @@ class FinishedTraining:
     `data` has the sha256 of the manifest of the records and the numbers of classes and images, `machine` the numbers of
     workers and readers. `published_step` is the step of the trainer's weights. `stopped_early` is a sentence about
     early stopping, or None. `wall_seconds` is the duration of the training over all runs, `exchange_seconds` that of
-    the all-reduce of a step, `input_seconds` that of making a batch. A `comparison` is there to be worse, and nobody
-    uses its network: no warning is printed, and its checkpoint alone has the weights.
+    the all-reduce of a step, `input_seconds` that of making a batch.
     """
 
-    params: Train
+    job: TrainingJob
     trainer: Trainer
     classes: ClassTable
     data: Mapping[str, Any]
     machine: Mapping[str, int]
-    log: Path
     published_step: int
     stopped_early: str | None
     wall_seconds: float
     exchange_seconds: float
     input_seconds: float
-    comparison: bool
 
 
-def write_result(training: FinishedTraining, out: Path) -> None:
-    """Write all files to `out`. The metrics are written last: where they exist, the result is complete."""
-    if training.comparison:
+def write_result(training: FinishedTraining) -> None:
+    """Write all files, the metrics last: where they exist, the result is complete. Then remove the checkpoints.
+
+    Of a comparison, the checkpoint with the weights of the result is kept.
+    """
+    job, out = training.job, training.job.out
+    if job.comparison:
         out.mkdir(parents=True, exist_ok=True)
     else:
         _write_network(training, out)
-    shutil.copyfile(training.log, out / LOG)
-    rows = read_log(training.log)
+    shutil.copyfile(job.work / LOG, out / LOG)
+    rows = read_log(job.work / LOG)
     write_csv(out / VALIDATION, ("step", *SCORE_COLUMNS),
               [[as_text(row[name]) for name in ("step", *SCORE_COLUMNS.values())]
                for row in rows if not math.isnan(row["validation_loss"])])
     metrics = _metrics(training, rows)
     warning = divergence(rows)
-    if warning and not training.comparison:
+    if warning and not job.comparison:
         print(f"WARNING: {warning}", flush=True)
     write_json(out / PROFILE, _profile(training, metrics["images_per_second"]))
     run = _run_record(training, metrics, warning)
@@ -77,6 +85,9 @@ def write_result(training: FinishedTraining, out: Path) -> None:
     write_card(out / CARD, run)
     write_json(out / HEADLINE, {"images_per_second": metrics["images_per_second"]})
     write_json(out / METRICS, metrics)
+    for folder in checkpoint_folders(job.work / CHECKPOINTS):
+        if not job.comparison or folder.name != checkpoint_name(training.published_step):
+            shutil.rmtree(folder)
 
 
 def divergence(rows: Sequence[Mapping[str, float]]) -> str | None:
@@ -93,7 +104,7 @@ def divergence(rows: Sequence[Mapping[str, float]]) -> str | None:
 
 
 def _write_network(training: FinishedTraining, out: Path) -> None:
-    params = training.params
+    params = training.job.params
     network = build(params.architecture, len(training.classes), batch_norm_momentum=params.batch_norm_momentum,
                     stock=True)
     network.set_weights(training.trainer.weights())
@@ -104,7 +115,7 @@ def _write_network(training: FinishedTraining, out: Path) -> None:
 def _metrics(training: FinishedTraining, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     steps = np.diff([row["step"] for row in rows], prepend=0.0)
     speeds = np.array([row["images_per_second"] for row in rows])
-    images = steps * training.params.batch
+    images = steps * training.job.params.batch
     [published] = [row for row in rows if row["step"] == training.published_step]
     return {
         "steps": int(rows[-1]["step"]), "published_step": training.published_step, "images": int(images.sum()),
@@ -120,15 +131,15 @@ def _profile(training: FinishedTraining, images_per_second: float) -> dict[str, 
     trainer = training.trainer
     replicas = trainer.strategy.num_replicas_in_sync
     values = sum(int(np.prod(shape)) for shape in trainer.exchanged_shapes) if replicas > 1 else 0
-    return {"step_seconds": training.params.batch / images_per_second, "exchange_seconds": training.exchange_seconds,
-            "input_seconds": training.input_seconds, "replicas": replicas,
-            "exchanged_bytes": values * trainer.exchanged.size / trainer.local_sgd_steps}
+    return {"step_seconds": training.job.params.batch / images_per_second,
+            "exchange_seconds": training.exchange_seconds, "input_seconds": training.input_seconds,
+            "replicas": replicas, "exchanged_bytes": values * trainer.exchanged.size / trainer.local_sgd_steps}
 
 
 def _run_record(training: FinishedTraining, metrics: Mapping[str, Any], warning: str | None) -> dict[str, Any]:
-    loaded = training.trainer.loaded
-    return {"params": dataclasses.asdict(training.params), "data": training.data,
-            "activation": training.params.activation, "initialized": loaded and loaded._asdict(),
+    loaded, params = training.trainer.loaded, training.job.params
+    return {"params": dataclasses.asdict(params), "data": training.data, "activation": params.activation,
+            "initialized": loaded and loaded._asdict(),
             "machine": training.machine, "environment": environment(), "xla": training.trainer.compiled,
             "metrics": metrics, "stopped_early": training.stopped_early, "warning": warning}
 

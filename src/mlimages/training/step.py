@@ -94,8 +94,28 @@ class Trainer:
         self.compiled = params.xla == "on" or (params.xla == "auto" and gpus and params.batch_norm == "local")
         self._loss_and_gradients = (tf.function(self._differentiate, jit_compile=True) if self.compiled
                                     else self._differentiate)
+        self._constants = [(variable, variable.numpy()) for part in (self.loss, self.scale, self.dropout) if part
+                           for variable in part.variables]
         self.call = tf.function(self._call)
         self.evaluate = tf.function(self._evaluate, reduce_retracing=True)
+
+    def restart(self, start: str | None, *, logits: bool) -> None:
+        """Set all variables to those of a new trainer. `start` and `logits` are as for `load_weights`.
+
+        The functions need no other trace, which takes longer than many steps of small images.
+        """
+        self.stopping = False
+        with self.strategy.scope():
+            for layer in self.model.layers:  # a random initializer of Keras returns the same values again
+                for variable in layer.variables:
+                    variable.assign(getattr(layer, f"{variable.name}_initializer")(variable.shape))
+            self.loaded = None if start is None else load_weights(self.model, start, logits=logits)
+            for variable in self.optimizer.variables:
+                variable.assign(tf.zeros(variable.shape, variable.dtype))
+            for variable, value in self._constants:
+                variable.assign(value)
+            if self.average:
+                self.average.restart()
 
     def _loss_scale(self, params: Train) -> LossScale | None:
         """The loss scale, if gradients are computed in float16 or summed over the replicas in float16."""

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +21,12 @@ from mlimages.core.publish import MANIFEST, atomic_write, publish, read_manifest
 from mlimages.demo.second_world import write_pictures
 from mlimages.inputs.pictures import NamedPicture
 from mlimages.inputs.pipeline import Records
-from mlimages.launch.supervisor import run_training
+from mlimages.launch.supervisor import run_trainings
+from mlimages.launch.tf_config import read_environment
 from mlimages.network.checkpoint_files import (
     CHECKPOINTS,
     HEADLINE,
     METRICS,
-    checkpoint_folders,
     checkpoint_name,
     initial_weight_files,
 )
@@ -36,6 +37,7 @@ from mlimages.network.load_weights import load_weights
 from mlimages.network.model_files import CLASSES, ClassTable, Preprocessing, read_classes
 from mlimages.network.resnet import build
 from mlimages.network.serving import save_network
+from mlimages.training.jobs import TrainingJob
 from mlimages.transfer.linear import fit_linear
 from mlimages.transfer.pictures import LabelledPictures, find_pictures
 from mlimages.transfer.records import write_records
@@ -49,6 +51,7 @@ from mlimages.transfer.scores import (
     write_scores,
 )
 
+POLL_SECONDS = 0.2
 VALIDATION = "validation.csv"  # of a training
 FROM_NOTHING = "from_nothing"
 # Parameters of `train` that this stage sets itself, or that its own section has under another name.
@@ -72,22 +75,27 @@ def transfer(params: Transfer, machine: Machine, *, base: Train, model: str | Pa
     classifier is fitted to the features of the network that the training begins from.
 
     Returns `out`. Raises UserError for a missing or damaged network, pictures that cannot be used, and as `train` does.
+
+    With `machine.launcher: environment`, this process is one of the workers of TF_CONFIG. The first one that comes
+    prepares the pictures, while the others wait. Another one than the chief only trains; it returns the folder of the
+    chief's result.
     """
     if params.initialize_from is None:
         verify(model, "train", stamps=scratch.stamps(machine), select=MODEL.__eq__)
     settings = train_params(params, base, model)
-    if settings.strategy == "multi_worker" and machine.launcher == "environment":
-        raise UserError("transfer prepares its pictures in one process, and cannot run in several that something else "
-                        "starts; set machine.launcher to local, slurm or ray")
     start = Path(find_initial_weights(settings, machine) or "")
     pictures = find_pictures(_folder(params, machine), params.val_share)
     key = scratch.key([params, settings, pictures.fingerprint()], files=initial_weight_files(start),
                       stage="transfer")
+    records = _records(pictures, machine, params.seed)
+    if settings.strategy == "multi_worker" and machine.launcher == "environment" and read_environment().index:
+        work = scratch.root(machine) / "transfer" / key
+        run_trainings(_jobs(params, settings, records, work), machine)
+        return _result_of_the_chief(work / "out", machine)
     with scratch.workspace("transfer", machine, key, out) as work:
-        records = _records(pictures, machine, params.seed)
-        result = _run(params, settings, machine, start, records, work)
-        shutil.rmtree(work / "out", ignore_errors=True)
-        _write(work, result, records)
+        if not (work / "out" / METRICS).exists():
+            shutil.rmtree(work / "out", ignore_errors=True)
+            _write(work, _run(params, settings, machine, start, records, work), records)
         publish(work / "out", out, stage="transfer", records={}, classes=len(pictures.classes), method=params.method)
     return Path(out)
 
@@ -110,7 +118,7 @@ def _folder(params: Transfer, machine: Machine) -> Path:
     if params.source == "folder":
         return Path(params.folder)
     key = scratch.key(params.demo, stage="transfer")
-    with scratch.persistent_folder("transfer", machine, f"demo-{key}") as folder:
+    with scratch.persistent_folder("transfer", machine, f"demo-{key}", wait=True) as folder:
         write_pictures(folder / "pictures", params.demo)
         return folder / "pictures"
 
@@ -118,11 +126,20 @@ def _folder(params: Transfer, machine: Machine) -> Path:
 def _records(pictures: LabelledPictures, machine: Machine, seed: int) -> Path:
     """The folder of the records of these pictures."""
     key = scratch.key([pictures.fingerprint(), seed], stage="transfer")
-    with scratch.persistent_folder("transfer", machine, f"records-{key}") as folder:
+    with scratch.persistent_folder("transfer", machine, f"records-{key}", wait=True) as folder:
         if not (folder / "tfrecords" / MANIFEST).exists():
             shutil.rmtree(folder / "work", ignore_errors=True)
             write_records(pictures, folder / "tfrecords", folder / "work", machine, seed)
         return folder / "tfrecords"
+
+
+def _jobs(params: Transfer, settings: Train, records: Path, work: Path) -> list[TrainingJob]:
+    """The trainings of a method: the fine-tuning first."""
+    random = dataclasses.replace(settings, initialize_from=None, initialize_logits=True, freeze_through=None)
+    jobs = [TrainingJob(settings, records, work / "finetune", f"fine-tuning, from {settings.initialize_from}:"),
+            TrainingJob(random, records, work / FROM_NOTHING, "the same training from random weights:",
+                        comparison=True)]
+    return jobs[: (2 if params.compare else 1) if params.method == "finetune" else 0]
 
 
 def _run(params: Transfer, settings: Train, machine: Machine, start: Path, records: Path,
@@ -131,18 +148,18 @@ def _run(params: Transfer, settings: Train, machine: Machine, start: Path, recor
 
     All trainings come first: this process uses no device before the workers of `multi_worker` do.
     """
-    random = dataclasses.replace(settings, initialize_from=None, initialize_logits=True, freeze_through=None)
     nothing = linear = None
     if params.method == "finetune":
-        print(f"fine-tuning, from {settings.initialize_from}:", flush=True)
-        network = _finetune(settings, machine, records, work / "finetune") / "out"
-        if params.compare:
-            print("the same training from random weights:", flush=True)
-            reference = _finetune(random, machine, records, work / FROM_NOTHING, comparison=True)
+        jobs = _jobs(params, settings, records, work)
+        for job in jobs:
+            job.work.mkdir(exist_ok=True)
+        run_trainings(jobs, machine)
+        network = jobs[0].out
         scorer = Scorer(load_keras(network / MODEL), settings, records)
         scored = scorer.scored()
         if params.compare:
-            scorer.load(_published_checkpoint(reference))
+            step = json.loads((jobs[1].out / METRICS).read_text(encoding="utf-8"))["published_step"]
+            scorer.load(jobs[1].work / CHECKPOINTS / checkpoint_name(step))
             nothing = scorer.top_1()
             scorer.load(start, logits=False)
             scorer.fit_last_layer()
@@ -163,24 +180,15 @@ def _run(params: Transfer, settings: Train, machine: Machine, start: Path, recor
     return TransferResult(network, scored, scores)
 
 
-def _finetune(settings: Train, machine: Machine, records: Path, work: Path, *, comparison: bool = False) -> Path:
-    """Train on the records in `work`, from the last checkpoint, and return `work`. The result lies in `work`/out.
-
-    The weights of a `comparison` are in one checkpoint.
-    """
-    if not (work / "out" / METRICS).exists():
-        work.mkdir(exist_ok=True)
-        run_training(settings, machine, tfrecords=records, work=work, comparison=comparison)
-    for folder in checkpoint_folders(work / CHECKPOINTS):
-        if not comparison or folder != _published_checkpoint(work):
-            shutil.rmtree(folder)
-    return work
-
-
-def _published_checkpoint(work: Path) -> Path:
-    """The checkpoint of a finished training that has the weights of its result."""
-    step = json.loads((work / "out" / METRICS).read_text(encoding="utf-8"))["published_step"]
-    return work / CHECKPOINTS / checkpoint_name(step)
+def _result_of_the_chief(out: Path, machine: Machine) -> Path:
+    """Wait until the chief has written its result, and return `out`. Raises UserError if it is late."""
+    deadline = time.monotonic() + machine.start_timeout
+    while not (out / METRICS).exists():
+        if time.monotonic() > deadline:
+            raise UserError(f"worker 0, the chief, did not write {out} within machine.start_timeout, "
+                            f"{machine.start_timeout:g} s; see its own output")
+        time.sleep(POLL_SECONDS)
+    return out
 
 
 def _random_network(settings: Train, records: Path) -> keras.Model:
@@ -258,6 +266,5 @@ def _write(work: Path, result: TransferResult, records: Path) -> None:
             file.write(stored.reader.example(*places[picture.key.encode()]).jpeg)
     if (curve := work / FROM_NOTHING / "out" / VALIDATION).exists():
         shutil.copyfile(curve, out / f"{FROM_NOTHING}.csv")
-    write_json(out / METRICS, result.scores)
     write_json(out / HEADLINE, {"transfer_top_1": result.scores["top_1"]})
-
+    write_json(out / METRICS, result.scores)  # last: where it exists, the result is complete
