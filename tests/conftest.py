@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, LISTS, PARTS
+from mlimages.acquire.run import acquire
 from mlimages.core.params import Acquire, Machine, Params, load
 
 pytest_plugins = ["tests.evaluate.fixtures", "tests.pipeline", "tests.training.fixtures"]

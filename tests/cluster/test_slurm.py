@@ -21,7 +21,7 @@ from tests.training.outcomes import log
 
 from mlimages.core.params import load
 from mlimages.launch.base import WORKER_COMMAND
-from mlimages.train import train
+from mlimages.train.run import train
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
 MISSING = [name for name in ("munged", "sbatch", "slurmctld", "slurmd", "unshare")

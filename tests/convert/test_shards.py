@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import PARTS, Labels
-from mlimages.convert import convert
+from mlimages.acquire.run import acquire
 from mlimages.convert.encode_image import to_jpeg
 from mlimages.convert.records import read_index, shard_paths
+from mlimages.convert.run import convert
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire, Convert, Machine, Params
 from mlimages.core.publish import publish, verify

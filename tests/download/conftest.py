@@ -23,13 +23,14 @@ from tests.faults import environment
 from mlimages.core.params import Download, Machine, Params
 from mlimages.core.publish import MANIFEST, sha256
 from mlimages.core.worker_pool import WorkerPool
-from mlimages.download import download, fetching
+from mlimages.download import fetching
 from mlimages.download.build import read_account
 from mlimages.download.http.exchange import Exchange, FetchRequest
 from mlimages.download.http.transport import Network
 from mlimages.download.ledger import LedgerRow, Reason, read_ledger
 from mlimages.download.lines import PendingLine, Shard
 from mlimages.download.mirrors import Mirrors
+from mlimages.download.run import download
 from mlimages.download.schedule import hosts, outage, retry_policy, scheduler
 from mlimages.download.schedule.scheduler import Scheduler
 from mlimages.download.shards import ledger_path, read_shard
@@ -45,7 +46,7 @@ NOBODY = "127.0.0.1:9"  # where connections are refused
 URLS = [f"{HOST}/{number}.jpg" for number in range(23)]
 RUN_DOWNLOAD = """
 import pickle, sys
-from mlimages.download import download
+from mlimages.download.run import download
 from mlimages.core.errors import UserError
 params, machine, lists, out = pickle.loads(bytes.fromhex(sys.argv[1]))
 try:

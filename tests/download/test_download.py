@@ -16,8 +16,8 @@ from mlimages.acquire.formats import LISTS
 from mlimages.core.errors import UserError
 from mlimages.core.params import Download, Machine, Mirror, Params
 from mlimages.core.publish import MANIFEST, verify
-from mlimages.download import download
 from mlimages.download.ledger import LedgerRow, Reason
+from mlimages.download.run import download
 from mlimages.download.shards import read_shard
 
 

@@ -16,10 +16,10 @@ from tests.images.crafted import encoded, exif, scene
 from mlimages.convert.encode_image import to_jpeg
 from mlimages.core.errors import UserError
 from mlimages.core.params import Download, Machine, Mirror
-from mlimages.download import download
 from mlimages.download.ledger import Reason
 from mlimages.download.lines import Address
 from mlimages.download.mirrors import COLUMNS, Mirrors
+from mlimages.download.run import download
 from mlimages.download.shards import read_shard
 from mlimages.images.decode import ImageFile
 

@@ -13,8 +13,8 @@ from tests.faults import DISK, assert_user_error, needs_strace, with_fault
 from mlimages.core.errors import UserError
 from mlimages.core.params import Download, Machine
 from mlimages.core.publish import MANIFEST, verify
-from mlimages.download import download
 from mlimages.download.ledger import Reason
+from mlimages.download.run import download
 from mlimages.download.shards import read_shard
 
 URLS = [f"{HOST}/{number}.jpg" for number in range(20)]

@@ -17,7 +17,7 @@ from tests.training.running import FIRST_CHECKPOINT_SAVED, TRAINS, Running, with
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
-from mlimages.train import train
+from mlimages.train.run import train
 
 pytestmark = pytest.mark.cluster
 

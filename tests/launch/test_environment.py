@@ -19,7 +19,7 @@ from mlimages.core.params import Machine, Train
 from mlimages.launch.messages import ExitCode
 from mlimages.launch.tf_config import ClusterTask
 from mlimages.network.checkpoint_files import newest_checkpoint
-from mlimages.train import train
+from mlimages.train.run import train
 
 pytestmark = pytest.mark.cluster
 
@@ -28,7 +28,7 @@ PROGRAM = """
 import json, os, signal, sys, time
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
-from mlimages.train import train
+from mlimages.train.run import train
 
 signal.signal(signal.SIGUSR2, lambda *_: time.sleep(1e6))
 params, machine, tfrecords, out = json.loads(sys.argv[1])

@@ -18,7 +18,7 @@ from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.core.signals import Interrupts
 from mlimages.core.tuning import INTRA_OP_THREADS, ONEDNN, intra_op_threads, onednn_enabled
-from mlimages.train import train
+from mlimages.train.run import train
 from mlimages.training import result
 from mlimages.training.step import Trainer
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("no_saved_model")
 INTERRUPTED = """
 import json, os, signal, sys
 from mlimages.core.params import Machine, Train
-from mlimages.train import train
+from mlimages.train.run import train
 from mlimages.training.metrics_log import TrainingLog
 
 write = TrainingLog.row
@@ -50,7 +50,7 @@ import dataclasses, json, os, signal, sys
 from pathlib import Path
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
-from mlimages.train import train
+from mlimages.train.run import train
 from mlimages.training.metrics_log import TrainingLog
 
 params, machine, tfrecords, out = json.loads(sys.argv[1])

@@ -24,7 +24,7 @@ from mlimages.convert.shard_writer import open_shard
 from mlimages.core.params import Machine, Params, Train
 from mlimages.core.publish import publish, read_manifest, write_csv
 from mlimages.demo import world
-from mlimages.train import train
+from mlimages.train.run import train
 
 if TYPE_CHECKING:
     from mlimages.inputs.pipeline import Records

@@ -24,7 +24,7 @@ TRAINS = """
 import json, os, sys
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
-from mlimages.train import train
+from mlimages.train.run import train
 
 params, machine, tfrecords, out = json.loads(sys.argv[1])
 try:

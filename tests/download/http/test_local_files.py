@@ -10,10 +10,10 @@ from tests.download.conftest import HOST, Lists, rows_of, serve
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import Download, Machine
-from mlimages.download import download
 from mlimages.download.http.address_guard import Failure
 from mlimages.download.http.local_files import LocalFiles
 from mlimages.download.ledger import Reason
+from mlimages.download.run import download
 from mlimages.download.shards import read_shard
 
 

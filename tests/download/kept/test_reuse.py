@@ -8,11 +8,11 @@ from tests.conftest import ScriptedServer
 from tests.download.conftest import HOST, URLS, VAL, rows_of
 from tests.download.kept.conftest import Grown
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import LISTS
+from mlimages.acquire.run import acquire
 from mlimages.core.params import Acquire, Download, Machine
-from mlimages.download import download
 from mlimages.download.ledger import Reason
+from mlimages.download.run import download
 from mlimages.download.shards import read_shard
 
 GONE = f"{HOST}/gone.jpg"
