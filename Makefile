@@ -6,37 +6,37 @@ export PATH := $(BIN):$(PATH)
 .PHONY: repro report test cluster quick lint lab tensorboard lock clean
 
 repro: .venv/installed
-	@PYTHONPATH=src python -m mlimages.repository
+	@PYTHONPATH=src python -m mlimages.commands.repository
 	dvc repro
-	@PYTHONPATH=src python -m mlimages.summary
+	@PYTHONPATH=src python -m mlimages.commands.summary
 
 # One page of all executed notebooks, report.html.
 report: .venv/installed
-	@PYTHONPATH=src python -m mlimages.report
+	@PYTHONPATH=src python -m mlimages.commands.report
 
 # Files of tests side by side, as much of a test is waiting for a server or a process; those of workers that train
-# together wait less. The longest come first.
-PYTEST := pytest --dist loadfile --no-loadscope-reorder
+# together, and of Ray, wait most. The longest come first.
+PYTEST := pytest -p no:nbval --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST) -n 3 -m "not cluster"
 
 # Training on several workers, Ray and SLURM, for real; without their packages, Ray's and SLURM's tests are skipped.
 cluster: .venv/installed
-	$(PYTEST) -n 3 -m cluster
+	$(PYTEST) -n 4 -m cluster
 
 quick: lint
 	$(PYTEST) -n 3 -m "not slow and not cluster"
 
 lint: .venv/installed
 	ruff check
-	mypy
+	mypy --num-workers 2
 
 lab: .venv/installed
 	jupyter lab --config jupyter_server_config.py
 
 tensorboard: .venv/installed
-	@PYTHONPATH=src python -m mlimages.tensorboard_runs
+	@PYTHONPATH=src python -m mlimages.commands.tensorboard_runs
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 expected; run `make PYTHON=python3.12 ...`")'

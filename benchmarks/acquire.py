@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 from new_process import in_new_process
 
-from mlimages.acquire import acquire
+from mlimages.acquire.run import acquire
 from mlimages.acquire.tables import database
 from mlimages.core.params import load
 

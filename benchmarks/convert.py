@@ -29,8 +29,8 @@ from new_process import in_new_process
 from photographs import photographs
 from PIL import Image
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, LISTS, Labels, read_list
+from mlimages.acquire.run import acquire
 from mlimages.core.params import load
 from mlimages.core.publish import publish
 from mlimages.download.shards import Sample, key_of, shard_path, write_shard
@@ -79,8 +79,8 @@ def machine(folder: Path) -> Any:
 
 def ours(folder: Path, shorter_side: int | None) -> Callable[[], object]:
     """The stage convert: read, decode, downscale, serialize, write, hash, publish."""
-    from mlimages.convert import convert
     from mlimages.convert.encode_image import to_jpeg
+    from mlimages.convert.run import convert
 
     to_jpeg(drawn(), quality=QUALITY, shorter_side=16)  # TensorFlow loads its kernels at the first call
     params = dataclasses.replace(PARAMS.convert, imagenet=None, train_shards=8, shorter_side=shorter_side,

@@ -32,8 +32,8 @@ import requests
 from hosts import nginx, strict
 from photographs import photographs
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, LISTS
+from mlimages.acquire.run import acquire
 from mlimages.core.params import load
 from mlimages.core.publish import fsync
 from mlimages.demo import world
@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[1]
 PARAMS = load(ROOT / "params.yaml")
 OURS = """
 import pickle, sys
-from mlimages.download import download
+from mlimages.download.run import download
 params, machine, lists, out = pickle.loads(bytes.fromhex(sys.argv[1]))
 download(params, machine, lists=lists, out=out)
 """

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from new_process import in_new_process
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, line_offsets, list_file, read_list
 from mlimages.acquire.hierarchy import read_tree
+from mlimages.acquire.run import acquire
 from mlimages.core.params import load
 from mlimages.core.publish import read_manifest
 from mlimages.download.plan import Plan

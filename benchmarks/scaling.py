@@ -27,10 +27,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from mlimages.acquire import acquire  # noqa: E402
-from mlimages.convert import convert  # noqa: E402
+from mlimages.acquire.run import acquire  # noqa: E402
+from mlimages.convert.run import convert  # noqa: E402
 from mlimages.core.params import load  # noqa: E402
-from mlimages.download import download  # noqa: E402
+from mlimages.download.run import download  # noqa: E402
 from mlimages.launch.tf_config import reserve_port  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -39,7 +39,7 @@ KILLED_STEPS = 100_000
 TRAINS = """
 import json, sys
 from mlimages.core.params import Machine, Train
-from mlimages.train import train
+from mlimages.train.run import train
 
 params, machine, tfrecords, out = json.loads(sys.argv[1])
 train(Train(**params), Machine(**machine), tfrecords=tfrecords, out=out)

@@ -20,7 +20,7 @@ import numpy as np
 from nearest_neighbour import SIDE, distances, read
 
 from mlimages.core.params import load
-from mlimages.transfer import transfer
+from mlimages.transfer.run import transfer
 
 COLUMNS = {"top_1": "fine-tuned", "top_1_from_nothing": "from random weights", "top_1_linear": "linear"}
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, LISTS, PARTS
+from mlimages.acquire.run import acquire
 from mlimages.core.params import Acquire, Machine, Params, load
 
 pytest_plugins = ["tests.evaluate.fixtures", "tests.pipeline", "tests.training.fixtures"]
@@ -32,9 +32,12 @@ PATIENCE_SECONDS = 240.0
 ENDLESS_BYTES = 64 * 2**20
 # They start first and in this order, so that no process works alone on one of them at the end. test_browser.py and
 # test_docs.py need the copy of the repository that test_pipeline.py makes.
-LONGEST = ("test_pipeline.py", "test_cluster.py", "test_slurm.py", "test_environment.py", "test_resume.py",
-           "test_train.py", "test_step.py", "test_transfer.py", "test_checkpoints.py", "test_browser.py",
-           "test_docs.py")
+LONGEST = ("test_pipeline.py", "test_resume.py", "test_train.py", "test_step.py", "test_transfer.py",
+           "test_checkpoints.py", "test_docs.py", "test_browser.py",
+           # Those of `make cluster`. A process takes its next file when two tests of the one before are left, which for
+           # the first three is long before its end: so short files follow.
+           "test_cluster.py", "test_slurm.py", "test_environment.py", "test_ray_engine.py", "test_local_sgd.py",
+           "test_early_stopping.py", "test_ray.py", "test_ray_training.py")
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

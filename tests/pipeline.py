@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ TINY: dict[str, dict[str, object]] = {
 
 # For a copy that need not train on two replicas again: they take twice the time to build. DVC ignores this section.
 ONE_REPLICA: dict[str, dict[str, object]] = {"machine": {"logical_devices": 1}}
+
+# The first experiment of the README. When its block runs once more, DVC finds the stages in its cache.
+EXPERIMENT, EXPERIMENTS_RATE = "faster", 0.002
 
 
 def run(copy: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -72,23 +76,54 @@ def hashes(copy: Path) -> dict[str, str]:
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy in which the whole pipeline has run, once for all processes of pytest-xdist. Tests leave it as it is."""
+def made_once(name: str, make: Callable[[Path], object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that `make` fills, once for all processes of pytest-xdist. Tests leave it as it is."""
     base = tmp_path_factory.getbasetemp()
     place = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder, done = place / "built", place / "built.done"
-    with (place / "built.lock").open("w") as lock:
+    folder, done = place / name, place / f"{name}.done"
+    with (place / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            run(make_copy(folder), "dvc", "repro")
+            make(folder)
             done.touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy in which the whole pipeline has run."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        run(make_copy(folder), "dvc", "repro")
+
+    return made_once("built", make, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def experimented(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished copy with its results committed, from which the experiment EXPERIMENT has started and ended."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(built, folder, symlinks=True)
+        change(folder, ONE_REPLICA)
+        run(folder, "git", "add", "-A")
+        run(folder, "git", "commit", "-qm", "run the pipeline")
+        run(folder, "dvc", "exp", "run", "-n", EXPERIMENT, "-S", f"train.learning_rate={EXPERIMENTS_RATE}")
+        run(folder, "git", "restore", "params.yaml", "dvc.lock")
+        run(folder, "dvc", "checkout", "--force")
+
+    return made_once("experimented", make, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def finished(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy in which the whole pipeline has run, which the tests of a module may change."""
     return Path(shutil.copytree(built, tmp_path_factory.mktemp("pipeline") / "copy", symlinks=True))
+
+
+@pytest.fixture(scope="module")
+def committed(experimented: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished copy with committed results and an experiment, which the tests of a module may change."""
+    return Path(shutil.copytree(experimented, tmp_path_factory.mktemp("committed") / "copy", symlinks=True))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from tests.pipeline import ONE_REPLICA, change, environment, run
+from tests.pipeline import environment
 
 from mlimages.core.param_errors import checked
 from mlimages.core.params import SECTIONS, Params
@@ -234,15 +234,6 @@ def literals() -> list[str]:
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(node.value)
     return found
-
-
-@pytest.fixture(scope="module")
-def committed(finished: Path) -> Path:
-    """The finished copy with its results committed, from which experiments start."""
-    change(finished, ONE_REPLICA)
-    run(finished, "git", "add", "dvc.lock", "data", "params.yaml")
-    run(finished, "git", "commit", "-qm", "run the pipeline")
-    return finished
 
 
 @pytest.mark.slow

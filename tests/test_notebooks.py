@@ -6,6 +6,8 @@ import os
 import re
 import runpy
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from typing import Any
 import nbclient
 import nbformat
 import pytest
+from tests.faults import environment
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import SECTIONS, load
@@ -100,9 +103,9 @@ def test_a_cell_has_a_comment_for_each_key_that_has_one(tmp_path: Path) -> None:
 
 def test_the_command_writes_params_yaml_into_the_notebooks(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(copy)
-    before = {path.name: path.read_text() for path in (copy / "notebooks").iterdir()}
+    before = {path.name: path.read_text() for path in (copy / "notebooks").glob("*.ipynb")}
     assert main() == 0
-    assert {path.name: path.read_text() for path in (copy / "notebooks").iterdir()} == before
+    assert {path.name: path.read_text() for path in (copy / "notebooks").glob("*.ipynb")} == before
     params = (copy / "params.yaml").read_text()
     (copy / "params.yaml").write_text(re.sub("learning_rate: 0.001.*", "learning_rate: 0.5  # higher", params))
     explore = copy / "notebooks/explore_dataset.ipynb"
@@ -186,6 +189,14 @@ def test_exploring_without_data_says_what_to_run(path: Path, copy: Path, execute
     errors = [output for output in outputs if output.output_type == "error"]
     assert all(len(error.traceback) == 1 and error.ename == "UserError" for error in errors)
     assert bool(errors) == (path.name != "explore_scale.ipynb")
+
+
+def test_nbformat_is_imported_without_a_grammar_of_iris() -> None:
+    code = ("import sys, mlimages.notebook, mlimages.report, mlimages.run_notebook\n"
+            "assert 'jsonschema' in sys.modules\n"
+            "print({'lark', 'rfc3987_syntax'} & set(sys.modules))")
+    ended = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert ended.stdout == "set()\n"
 
 
 def test_outside_of_the_repository_a_notebook_says_where_to_open_it(tmp_path: Path,

@@ -26,7 +26,7 @@ FORMATS = {"acquire.formats", "acquire.hierarchy", "download.ledger", "download.
             "convert.shard_writer"}
 # The packages that each package may import; those of `plots` are not restricted.
 IMPORTS = {
-    "core": set(), "images": {"core"}, "metrics": {"core"}, "demo": {"core", "acquire"},
+    "core": set(), "commands": {"core"}, "images": {"core"}, "metrics": {"core"}, "demo": {"core"},
     "acquire": {"core", "demo"}, "download": {"core", "images", "demo", "acquire"},
     "convert": {"core", "images", "acquire", "download"},
     "inputs": {"core", "images", "convert"}, "network": {"core", "images", "acquire", "inputs"},
@@ -75,7 +75,7 @@ def imported_modules(path: Path) -> Iterator[str]:
 
 
 def package_of(module: str) -> str:
-    """The first part of a module's name; empty for a module outside of packages, such as mlimages.summary."""
+    """The first part of a module's name; empty for a module outside of packages, such as mlimages.notebook."""
     return module.partition(".")[0] if (SOURCE / module.partition(".")[0]).is_dir() else ""
 
 

@@ -15,9 +15,9 @@ from mlimages.core.params import Machine, Params
 RUN_STAGES = """
 import dataclasses, pickle, sys, tarfile
 from pathlib import Path
-from mlimages.acquire import acquire
-from mlimages.convert import convert
-from mlimages.download import download
+from mlimages.acquire.run import acquire
+from mlimages.convert.run import convert
+from mlimages.download.run import download
 
 params, machine = pickle.loads(bytes.fromhex(sys.argv[1]))
 acquire(params.acquire, machine, out="lists")

@@ -6,7 +6,7 @@ from typing import Any
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
 from tornado.web import HTTPError
 
-from mlimages.clean_notebook import clean
+from mlimages.notebook import clean
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

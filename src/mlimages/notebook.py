@@ -17,13 +17,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
-from mlimages.clean_notebook import clean
 from mlimages.core.errors import UserError, command
 from mlimages.core.param_errors import checked, read_yaml
 from mlimages.core.params import SECTIONS, Machine, load
 from mlimages.core.publish import MANIFEST
+from mlimages.quick_import import quick_jsonschema
+
+with quick_jsonschema():
+    import nbformat
 
 PARAMS, LOCK = "params.yaml", "dvc.lock"
 REPORTS = "data/reports/"
@@ -32,6 +33,9 @@ PARAMETERS_TAG = "parameters"
 INJECTED = "# Parameters"  # the first line of the cell that papermill adds
 COMMENT_COLUMN = 26
 KEY_LINE = re.compile(r"  (?P<key>\w+):.*?\s(?P<comment># .*)")
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+LANGUAGE = {"name": "python"}
+EDITORS_KEYS = ("collapsed", "editable", "execution", "jupyter", "scrolled", "slideshow", "vscode")  # of a cell
 
 
 def enter_repository() -> None:
@@ -122,6 +126,19 @@ def with_parameters(path: Path, stage: str) -> nbformat.NotebookNode:
     [cell] = [cell for cell in notebook.cells if PARAMETERS_TAG in cell.metadata.get("tags", [])]
     cell.source = parameters_cell(stage)
     return notebook
+
+
+def clean(notebook: dict[str, Any]) -> None:
+    """Remove outputs, execution counts and an editor's metadata from a notebook, given as the content of its file.
+
+    DVC hashes the files in notebooks/, so opening and saving a notebook must not change its bytes.
+    """
+    for cell in notebook["cells"]:
+        for key in EDITORS_KEYS:
+            cell["metadata"].pop(key, None)
+        if cell["cell_type"] == "code":
+            cell["outputs"], cell["execution_count"] = [], None
+    notebook["metadata"] = {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
 
 
 @command

@@ -22,18 +22,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-import nbformat
-import papermill
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import Type
 
+from mlimages.commands.repository import check_data
 from mlimages.core.errors import UserError, command, explain_disk_errors
 from mlimages.core.params import STAGES, load
 from mlimages.notebook import with_parameters
-from mlimages.repository import check_data
+from mlimages.quick_import import quick_jsonschema
+
+with quick_jsonschema():
+    import nbformat
+    import papermill
 
 EXPERIMENT = "DVC_EXP_NAME"  # the environment variable that DVC sets for the commands of an experiment
 TEMPORARY_FOLDER = "/.dvc/tmp/"  # where DVC runs experiments of --temp and --queue

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from tests.conftest import PATIENCE_SECONDS
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import ARCHIVE, CLASSES, DICTIONARY, LISTS, REJECTED, STATISTICS, read_list
+from mlimages.acquire.run import acquire
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire, Machine, Params
 from mlimages.core.publish import MANIFEST, verify
@@ -192,7 +192,7 @@ def test_the_demo_is_published_completely_and_reproducibly(tiny_params: Params, 
 
 KILLED = """
 import pickle, sys
-from mlimages.acquire import acquire
+from mlimages.acquire.run import acquire
 params, machine, out = pickle.loads(bytes.fromhex(sys.argv[1]))
 acquire(params, machine, out=out)
 """

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.acquire import acquire, sources
+from mlimages.acquire import sources
 from mlimages.acquire.formats import LISTS
+from mlimages.acquire.run import acquire
 from mlimages.acquire.sources import ReleasedList
 from mlimages.core.params import Acquire, Machine
 from mlimages.core.publish import verify

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from tests.faults import DISK, assert_user_error, needs_strace, needs_unshare, on_small_disk, python, with_fault
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import LISTS
+from mlimages.acquire.run import acquire
 from mlimages.core.params import Acquire, Machine
 from mlimages.core.publish import MANIFEST
 
 ACQUIRE = """
 import pickle, sys
-from mlimages.acquire import acquire
+from mlimages.acquire.run import acquire
 from mlimages.core.errors import UserError
 params, machine, out = pickle.loads(bytes.fromhex(sys.argv[1]))
 try:

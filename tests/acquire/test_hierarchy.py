@@ -31,6 +31,14 @@ def test_a_dictionary_is_read_as_a_tree(tmp_path: Path) -> None:
     assert tree.names[1] == "cat, house cat"
 
 
+def test_a_caption_names_the_most_specific_classes(tmp_path: Path) -> None:
+    tree = read_tree(_write(tmp_path, ROWS))
+    assert tree.specific([0, 3, 1, 2]) == [1, 2]
+    assert tree.caption_classes([0, 3, 1], [4, 2]) == ([1], [4, 2])
+    assert tree.caption_classes([2], [0, 3, 4]) == ([2], [4]), "ancestors of a wrong class are wrong too"
+    assert tree.caption_classes([1], [3]) == ([1], []), "an ancestor of a true class is no mistake"
+
+
 def test_line_ends_a_byte_order_mark_and_a_missing_header_make_no_difference(tmp_path: Path) -> None:
     expected = read_tree(_write(tmp_path, ROWS))
     assert read_tree(_write(tmp_path, ROWS, end="\r\n")) == expected

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import (
     DICTIONARY,
     LISTS,
@@ -20,6 +19,7 @@ from mlimages.acquire.formats import (
     Origin,
     read_list,
 )
+from mlimages.acquire.run import acquire
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire, Machine
 

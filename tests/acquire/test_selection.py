@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import LISTS, STATISTICS, read_list
+from mlimages.acquire.run import acquire
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire, Machine
 from mlimages.core.publish import MANIFEST

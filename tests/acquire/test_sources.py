@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlimages.acquire import acquire, fetch_files, sources
+from mlimages.acquire import fetch_files, sources
 from mlimages.acquire.formats import DICTIONARY, LISTS, read_list
+from mlimages.acquire.run import acquire
 from mlimages.acquire.sources import TINY, ReleasedList
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire, Machine
@@ -202,7 +203,8 @@ def test_a_host_that_does_not_answer_is_an_error(tiny: Acquire, machine: Machine
 
 KILLED = """
 import dataclasses, sys
-from mlimages.acquire import acquire, sources
+from mlimages.acquire import sources
+from mlimages.acquire.run import acquire
 from mlimages.acquire.sources import ReleasedList
 from mlimages.core.params import load
 

@@ -19,12 +19,12 @@ from tests.convert.test_faults import RUN_CONVERT
 from tests.download.conftest import HOST, RUN_DOWNLOAD, Lists
 from tests.faults import environment, python
 
-from mlimages.acquire import acquire
-from mlimages.convert import convert
+from mlimages.acquire.run import acquire
+from mlimages.convert.run import convert
 from mlimages.core.params import Convert, Download, Machine, Params
 from mlimages.core.ray_backend import RayWorkerPool
 from mlimages.core.worker_pool import LostWorker
-from mlimages.download import download
+from mlimages.download.run import download
 
 pytestmark = pytest.mark.cluster
 

@@ -14,7 +14,7 @@ from tests.training.outcomes import as_json
 from tests.training.running import TRAINS, Running
 
 from mlimages.core.params import Machine, Train
-from mlimages.train import train
+from mlimages.train.run import train
 
 pytestmark = pytest.mark.cluster
 

@@ -21,7 +21,7 @@ from tests.training.outcomes import log
 
 from mlimages.core.params import load
 from mlimages.launch.base import WORKER_COMMAND
-from mlimages.train import train
+from mlimages.train.run import train
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
 MISSING = [name for name in ("munged", "sbatch", "slurmctld", "slurmd", "unshare")
@@ -33,7 +33,7 @@ pytestmark = [
 
 
 PATIENCE_SECONDS = 480.0
-STEPS = 300
+STEPS = 200
 REVOKED_SECONDS = 3.0  # after which a node lets in again a job that was taken from it
 
 # Prints with what steps of the job end that are killed, kill themselves, and end; a signal to them then does nothing.
@@ -198,7 +198,7 @@ def test_the_shipped_batch_script_trains_on_two_nodes_makes_room_twice_and_publi
 
 
 def test_the_worker_that_is_killed_under_slurm_is_named_and_training_goes_on_from_the_checkpoint(job: Job) -> None:
-    job.submit("-S", "train.steps=150", "-S", "train.checkpoint_steps=20")
+    job.submit("-S", "train.steps=100", "-S", "train.checkpoint_steps=20")
     job.wait(lambda: job.step() >= 30)
     job.kill("node2")
     job.wait(lambda: job.shows("JobState=COMPLETED"))
@@ -206,4 +206,4 @@ def test_the_worker_that_is_killed_under_slurm_is_named_and_training_goes_on_fro
                      job.log()), job.log()[-8000:]
     [step] = job.resumed()
     assert step >= 20
-    assert json.loads((job.copy / "data/model/metrics.json").read_text())["steps"] == 150
+    assert json.loads((job.copy / "data/model/metrics.json").read_text())["steps"] == 100

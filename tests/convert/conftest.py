@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
-from mlimages.acquire import acquire
+from mlimages.acquire.run import acquire
 from mlimages.core.params import Convert, Demo, Machine, Params
-from mlimages.download import download
+from mlimages.download.run import download
 
 # With this seed the archive lacks one training and one validation image, one training image in it is damaged, and
 # two training URLs are gone.

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.damage import CLASSES, DAMAGES, JPEG, WRONG_RECORDS, WRONG_SIZES, cut, make_record, make_shard
+from tests.damage import CLASSES, DAMAGES, JPEG, WRONG_RECORDS, WRONG_SIZES, cut, flipped, make_record, make_shard
 
 from mlimages.acquire.formats import Labels
 from mlimages.convert.check_records import check_shard, main
-from mlimages.convert.records import serialize_dense
+from mlimages.convert.records import serialize, serialize_dense
 from mlimages.core.errors import UserError
 
 
@@ -21,6 +21,16 @@ def test_valid_records_of_both_schemas_are_counted(tmp_path: Path) -> None:
 def test_every_damage_is_reported(tmp_path: Path, damage: Callable[[Path], object], said: str) -> None:
     damage(path := make_shard(tmp_path))
     with pytest.raises(UserError, match=said):
+        check_shard(path, CLASSES)
+
+
+def test_a_plain_shard_that_begins_like_a_compressed_file_is_not_called_compressed(tmp_path: Path) -> None:
+    """The length of its first record has the bytes 78 01, with which zlib's files may begin."""
+    jpeg = JPEG._replace(body=bytes(0x178 - len(make_record()) + len(JPEG.body)))
+    record = serialize(jpeg, Labels((2, 5), (1.0, 0.5)), filename="http://host.example/a", key="train-00000000")
+    flipped(1, 0)(path := make_shard(tmp_path, record, make_record()))
+    assert path.read_bytes()[:2] == b"\x78\x01"
+    with pytest.raises(UserError, match=r"record 1: its length or the checksum of its length is damaged"):
         check_shard(path, CLASSES)
 
 

@@ -1,5 +1,6 @@
 """The index from classes to records names every record of a class, and no other one."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_the_array_has_offsets_and_the_numbers_of_the_records(named: list[tuple[
         assert array[first:last].tolist() == [number for number, classes in enumerate(named) if one in classes]
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut off", "other classes", "no array"])
+@pytest.mark.parametrize("damage", ["missing", "cut off", "truncated", "short", "other classes", "no array"])
 def test_a_damaged_index_is_an_error_that_names_it(tmp_path: Path, damage: str) -> None:
     manifest = {"classes": 4, "files": {"train-00000-of-00001.tfrecord": {}}}
     path = class_index_path(tmp_path / "train-00000-of-00001.tfrecord")
@@ -47,5 +48,7 @@ def test_a_damaged_index_is_an_error_that_names_it(tmp_path: Path, damage: str) 
             np.save(file, array[:-1] if damage == "cut off" else array, allow_pickle=False)
     if damage == "no array":
         path.write_text("nothing")
+    if damage in ("truncated", "short"):
+        os.truncate(path, path.stat().st_size - (1 if damage == "truncated" else 4 * len(array) - 4))
     with pytest.raises(UserError, match=rf"{path}.*`dvc repro --single-item --force convert`"):
         RecordsByClass(tmp_path, manifest, "train").positions(0)

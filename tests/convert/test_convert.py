@@ -15,9 +15,9 @@ import tensorflow as tf
 from tests.convert.conftest import SmallDemo
 
 from mlimages.acquire.formats import PARTS, Part, list_file, read_list
-from mlimages.convert import convert
 from mlimages.convert.check_records import check_shards
 from mlimages.convert.records import HEADER_BYTES, index_path, parse, parse_sparse, read_index, shard_paths
+from mlimages.convert.run import convert
 from mlimages.core.errors import UserError
 from mlimages.core.params import Convert, Machine
 from mlimages.core.publish import MANIFEST, verify

@@ -13,15 +13,15 @@ import pytest
 from PIL import Image, ImageEnhance
 from tests.convert.conftest import SmallDemo
 
-from mlimages.acquire import acquire
-from mlimages.convert import convert
+from mlimages.acquire.run import acquire
 from mlimages.convert.duplicates.find import NEAR_BITS, find_duplicates, first_near, rows
 from mlimages.convert.duplicates.fingerprints import fingerprint, perceptual_hash, write_fingerprints
 from mlimages.convert.records import read_index, shard_paths
+from mlimages.convert.run import convert
 from mlimages.core.params import Convert, Machine, Params
 from mlimages.core.publish import read_manifest
 from mlimages.demo import world
-from mlimages.download import download
+from mlimages.download.run import download
 from mlimages.plots import records as plots
 
 Row = dict[str, str]

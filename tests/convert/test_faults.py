@@ -26,8 +26,8 @@ from tests.faults import (
 )
 
 from mlimages.acquire.formats import list_file, read_list
-from mlimages.convert import convert
 from mlimages.convert.check_records import check_shards
+from mlimages.convert.run import convert
 from mlimages.core.params import Convert, Machine
 from mlimages.core.publish import MANIFEST, verify
 
@@ -35,7 +35,7 @@ NO_PREFLIGHT = "import mlimages.core.errors; mlimages.core.errors.check_space = 
 RUN_CONVERT = """
 import pickle, sys
 from mlimages.acquire.formats import list_file, read_list
-from mlimages.convert import convert
+from mlimages.convert.run import convert
 from mlimages.core.errors import UserError
 params, machine, lists, images, out = pickle.loads(bytes.fromhex(sys.argv[1]))
 try:

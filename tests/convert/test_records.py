@@ -23,6 +23,7 @@ from mlimages.convert.records import (
     shard_name,
     shard_paths,
 )
+from mlimages.convert.shard_writer import open_shard
 from mlimages.core.errors import UserError
 
 LABELS = Labels((2, 5, 9), (1.0, 0.25, 0.9))
@@ -42,6 +43,17 @@ def a_record(labels: Labels = LABELS) -> bytes:
 
 def a_dense_record(labels: Labels = LABELS) -> bytes:
     return serialize_dense(small_jpeg(), labels, filename=URL, classes=CLASSES)
+
+
+def test_a_shard_has_the_bytes_that_tensorflow_writes(tmp_path: Path) -> None:
+    records = [a_record(), b"", a_dense_record()]
+    with open_shard(tmp_path / "ours") as add:
+        for number, record in enumerate(records):
+            add(record, f"train-{number:08d}")
+    with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as writer:
+        for record in records:
+            writer.write(record)
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:

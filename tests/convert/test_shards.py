@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import PARTS, Labels
-from mlimages.convert import convert
+from mlimages.acquire.run import acquire
 from mlimages.convert.encode_image import to_jpeg
 from mlimages.convert.records import read_index, shard_paths
+from mlimages.convert.run import convert
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire, Convert, Machine, Params
 from mlimages.core.publish import publish, verify
-from mlimages.download.shards import Sample, index_shard, key_of, places, read_sample, shard_path, write_shard
+from mlimages.download.shards import Sample, key_of, places, read_sample, read_shard, shard_path, write_shard
 
 IMAGES, SHARDS = 120, 6
 
@@ -133,10 +133,14 @@ def test_a_shard_that_the_manifest_does_not_name_is_not_converted(small: Convert
 
 def test_a_sample_is_read_by_its_place_as_it_was_written(inputs: dict[str, Path]) -> None:
     shard = shard_path(inputs["images"], "train", 3)
-    samples = [read_sample(shard, place) for place in places(shard)]
-    assert [(one.key, one.url, one.labels, one.extension) for one in samples] == [
-        (one.key, one.source, one.labels, one.extension) for one in index_shard(shard)]
-    assert [one.body for one in samples] == [one.read() for one in index_shard(shard)]
+    samples = [*read_shard(shard)]
+    with tarfile.open(shard) as tar:
+        content = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    assert {f"{one.key}.{one.extension}": one.body for one in samples} == {
+        name: body for name, body in content.items() if not name.endswith(".json")}
+    assert [json.loads(content[f"{one.key}.json"]) for one in samples] == [
+        {"url": one.url, "classes": [*one.labels.classes], "confidences": [*one.labels.confidences]}
+        for one in samples]
     assert to_jpeg(samples[0].body, quality=90).width == 192
 
 
@@ -144,10 +148,10 @@ def test_a_sample_is_read_by_its_place_as_it_was_written(inputs: dict[str, Path]
 def test_a_shard_cut_inside_an_image_or_its_json_is_an_error(kept: int, tmp_path: Path) -> None:
     shard = tmp_path / "00000.tar"
     write_shard(shard, [Sample("train-00000001", "jpg", b"j" * 1000, "http://host.example/a", Labels((1,), (1.0,)))])
-    assert [member.read() for member in index_shard(shard)] == [b"j" * 1000]
+    assert [member.body for member in read_shard(shard)] == [b"j" * 1000]
     [place] = places(shard)
     shard.write_bytes(shard.read_bytes()[:kept])
-    for reading in (lambda: list(index_shard(shard)), lambda: list(places(shard)), lambda: read_sample(shard, place)):
+    for reading in (lambda: list(read_shard(shard)), lambda: list(places(shard)), lambda: read_sample(shard, place)):
         with pytest.raises(UserError, match=r"00000\.tar is damaged"):
             reading()
 

@@ -195,7 +195,8 @@ def test_the_explorer_of_the_dataset_does_not_need_tensorflow(small_stages: Smal
     (tmp_path / "params.yaml").touch()
     cells = json.loads((ROOT / "notebooks/explore_dataset.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    loaded = "import sys; print([name for name in sys.modules if name.startswith(('tensorflow', 'keras'))])"
+    code.append("import mlimages.plots.records, sys")  # of the notebook of convert
+    loaded = "print([name for name in sys.modules if name.startswith(('tensorflow', 'keras'))])"
     ended = subprocess.run([sys.executable, "-c", "\n".join([*code, loaded])], cwd=tmp_path, capture_output=True,
                            env={**environment(), "MPLBACKEND": "agg"}, text=True)
     assert ended.returncode == 0, ended.stderr

@@ -15,22 +15,24 @@ from PIL import Image
 from tests.download.conftest import Fetcher
 
 import mlimages
+from mlimages.acquire import demo_release
 from mlimages.acquire.formats import DICTIONARY, LISTS
 from mlimages.acquire.hierarchy import read_tree
 from mlimages.core.params import Params
-from mlimages.demo import release, server, world
+from mlimages.demo import server, world
 from mlimages.download.ledger import Reason
 from mlimages.download.schedule import retry_policy
 from mlimages.download.schedule.politeness import registrable_domain
 
 PRINT_DEMO = """
 import hashlib, pathlib, sys
-from mlimages.demo import release, world
+from mlimages.acquire import demo_release
+from mlimages.demo import world
 from mlimages.core.params import Demo
 for one in world.image_ids(0, "train/openimages", 12):
     print(one, hashlib.sha256(world.draw(one, 32)).hexdigest(), sorted(world.labels_of(one).items()))
 folder = pathlib.Path(sys.argv[1])
-release.write_release(folder, Demo(seed=0, train_images=40, val_images=20, pixels=32))
+demo_release.write_release(folder, Demo(seed=0, train_images=40, val_images=20, pixels=32))
 for path in sorted(folder.iterdir()):
     print(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
 """
@@ -86,14 +88,14 @@ def test_labels_hold_all_ancestors_with_at_least_the_confidence_of_the_class() -
 
 def test_the_dictionary_of_the_release_is_the_demos_class_tree(params: Params, tmp_path: Path) -> None:
     demo = dataclasses.replace(params.acquire.demo, train_images=20, val_images=10, pixels=16)
-    release.write_release(tmp_path, demo)
+    demo_release.write_release(tmp_path, demo)
     tree = read_tree(tmp_path / DICTIONARY)
     assert list(zip(tree.parents, tree.wnids, tree.names, strict=True)) == [tuple(one) for one in world.CLASSES]
 
 
 def test_the_lists_name_the_given_number_of_images(params: Params, tmp_path: Path) -> None:
     demo = dataclasses.replace(params.acquire.demo, train_images=41, val_images=10, pixels=16)
-    release.write_release(tmp_path, demo)
+    demo_release.write_release(tmp_path, demo)
     sources = {(part, line.split("\t")[0]) for part, _, name in LISTS
                for line in (tmp_path / name).read_text().splitlines()}
     assert sum(part == "train" for part, _ in sources) == 41

@@ -23,16 +23,17 @@ from tests.faults import environment
 from mlimages.core.params import Download, Machine, Params
 from mlimages.core.publish import MANIFEST, sha256
 from mlimages.core.worker_pool import WorkerPool
-from mlimages.download import download, fetching
+from mlimages.download import fetching
 from mlimages.download.build import read_account
 from mlimages.download.http.exchange import Exchange, FetchRequest
 from mlimages.download.http.transport import Network
 from mlimages.download.ledger import LedgerRow, Reason, read_ledger
 from mlimages.download.lines import PendingLine, Shard
 from mlimages.download.mirrors import Mirrors
+from mlimages.download.run import download
 from mlimages.download.schedule import hosts, outage, retry_policy, scheduler
 from mlimages.download.schedule.scheduler import Scheduler
-from mlimages.download.shards import index_shard, ledger_path
+from mlimages.download.shards import ledger_path, read_shard
 from mlimages.download.spool import LineResult, Spools
 
 SHARD = Shard("train", 0, 1, 1_000_000, 0)
@@ -45,7 +46,7 @@ NOBODY = "127.0.0.1:9"  # where connections are refused
 URLS = [f"{HOST}/{number}.jpg" for number in range(23)]
 RUN_DOWNLOAD = """
 import pickle, sys
-from mlimages.download import download
+from mlimages.download.run import download
 from mlimages.core.errors import UserError
 params, machine, lists, out = pickle.loads(bytes.fromhex(sys.argv[1]))
 try:
@@ -115,7 +116,7 @@ def no_final_name(tmp_path: Path) -> None:
     assert not (tmp_path / "images").exists()
     accounts_are_true(tmp_path)
     for shard in tmp_path.glob("scratch/download/*/out/*/*.tar"):
-        sizes = [len(member.read()) for member in index_shard(shard)]
+        sizes = [len(member.body) for member in read_shard(shard)]
         if ledger_path(shard).exists():
             assert sizes == [row.bytes for row in read_ledger(ledger_path(shard)) if row.reason is Reason.OK]
 
@@ -256,7 +257,8 @@ class Fetcher:
         self.scheduler = Scheduler(self.params, cast(WorkerPool, self.pool), on_line_result=self._on_line_result,
                                    on_result=lambda result: None, on_lost=lambda worker: None,
                                    other_work=lambda worker: self.other_work(worker))
-        yield from self.scheduler.run(self._lines(urls), lambda: False)
+        lines = self._lines(urls)
+        yield from self.scheduler.run(lambda: next(lines, None), lambda: False)
 
     def fetch_all(self, urls: Sequence[str]) -> list[Outcome]:
         for _ in self.run(urls):

@@ -16,8 +16,8 @@ from tests.images.crafted import encoded
 
 from mlimages.core.errors import DETAIL_CHARACTERS, one_line
 from mlimages.core.params import Download, Machine
-from mlimages.download import download
 from mlimages.download.ledger import LedgerRow, Reason, read_ledger, write_ledger
+from mlimages.download.run import download
 from mlimages.download.shards import ledger_path
 from mlimages.download.spool import Journal, LineResult, StoredImage
 

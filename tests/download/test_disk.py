@@ -22,7 +22,7 @@ from tests.faults import DISK, assert_user_error, environment, needs_strace, nee
 
 from mlimages.core.params import Download, Machine
 from mlimages.core.publish import MANIFEST
-from mlimages.download import download
+from mlimages.download.run import download
 
 
 @needs_strace

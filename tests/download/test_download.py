@@ -16,9 +16,9 @@ from mlimages.acquire.formats import LISTS
 from mlimages.core.errors import UserError
 from mlimages.core.params import Download, Machine, Mirror, Params
 from mlimages.core.publish import MANIFEST, verify
-from mlimages.download import download
 from mlimages.download.ledger import LedgerRow, Reason
-from mlimages.download.shards import index_shard
+from mlimages.download.run import download
+from mlimages.download.shards import read_shard
 
 
 def test_every_line_has_one_row_with_the_right_reason(quick: Download, here: Machine, server: ScriptedServer,
@@ -76,11 +76,11 @@ def test_shards_hold_the_original_images_with_url_and_labels(quick: Download, he
     records = [manifest["files"][f"train/0000{index}.{end}"]["records"]
                for index in range(3) for end in ("tar", "ledger.csv")]
     assert records == [4, 5, 5, 5, 2, 2]
-    members = [member for path in sorted((out / "train").glob("*.tar")) for member in index_shard(path)]
+    members = [member for path in sorted((out / "train").glob("*.tar")) for member in read_shard(path)]
     kept = [row for row in rows_of(out, "train") if row.reason is Reason.OK]
     assert [member.key for member in members] == [row.key for row in kept]
-    assert [hashlib.sha256(member.read()).hexdigest() for member in members] == [row.sha256 for row in kept]
-    assert [member.source for member in members] == urls[:3] + urls[4:]
+    assert [hashlib.sha256(member.body).hexdigest() for member in members] == [row.sha256 for row in kept]
+    assert [member.url for member in members] == urls[:3] + urls[4:]
     assert {member.labels for member in members} == {((1, 2), (0.8, 0.9))}
 
 

@@ -30,8 +30,8 @@ from tests.faults import environment, needs_strace, with_fault
 from mlimages.core.params import Download, Machine
 from mlimages.core.publish import MANIFEST, verify
 from mlimages.core.worker_pool import LostWorker
-from mlimages.download import download
 from mlimages.download.ledger import Reason
+from mlimages.download.run import download
 from mlimages.download.schedule import scheduler
 from mlimages.download.schedule.scheduler import Scheduler
 

@@ -16,9 +16,9 @@ from tests.images.crafted import encoded
 
 import mlimages
 from mlimages.core.params import Download, Machine, Params
-from mlimages.download import download, run
+from mlimages.download import run
 from mlimages.download.ledger import LedgerRow, Reason
-from mlimages.download.run import FORMAT
+from mlimages.download.run import FORMAT, download
 from mlimages.download.spool import Journal, LineResult, StoredImage
 
 GIF = bytes.fromhex("47494638396101000100800000ffffff00000021f90401000000002c00000000010001000002024401003b")

@@ -7,8 +7,8 @@ from tests.conftest import ScriptedServer
 from tests.download.conftest import HOST, VAL, Lists, rows_of
 
 from mlimages.core.params import Download, Machine
-from mlimages.download import download
 from mlimages.download.ledger import Reason
+from mlimages.download.run import download
 
 
 @pytest.mark.parametrize(("character", "asked"), [

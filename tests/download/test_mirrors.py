@@ -16,11 +16,11 @@ from tests.images.crafted import encoded, exif, scene
 from mlimages.convert.encode_image import to_jpeg
 from mlimages.core.errors import UserError
 from mlimages.core.params import Download, Machine, Mirror
-from mlimages.download import download
 from mlimages.download.ledger import Reason
 from mlimages.download.lines import Address
 from mlimages.download.mirrors import COLUMNS, Mirrors
-from mlimages.download.shards import index_shard
+from mlimages.download.run import download
+from mlimages.download.shards import read_shard
 from mlimages.images.decode import ImageFile
 
 URL = "https://farm1.staticflickr.com/5/a.jpg?x=1"
@@ -178,8 +178,8 @@ def test_copies_get_the_orientation_of_the_table(quick: Download, here: Machine,
         Mirror("{url}", table=table), Mirror(f"{HOST}/bucket/{{id}}.jpg", table=table)])
     out = download(params, here, lists=lists_of(urls, VAL), out=tmp_path / "images")
     assert [(row.reason, row.mirror) for row in rows_of(out, "train")] == [(Reason.OK, 1)] * len(bodies)
-    for member in index_shard(out / "train" / "00000.tar"):
-        jpeg = to_jpeg(member.read(), quality=95)
+    for member in read_shard(out / "train" / "00000.tar"):
+        jpeg = to_jpeg(member.body, quality=95)
         expected = np.asarray(upright.resize((jpeg.width, jpeg.height))).astype(int)
         assert (jpeg.width, jpeg.height) == ((60, 45) if shorter_side else upright.size)
         assert np.abs(ImageFile(jpeg.body).pixels(1.0) - expected).mean() < 6

@@ -20,9 +20,9 @@ from tests.download.conftest import (
 
 from mlimages.core.params import Download, Machine
 from mlimages.core.progress import progress_bar
-from mlimages.download import download
 from mlimages.download.ledger import Reason
 from mlimages.download.report import Report, mostly_errors
+from mlimages.download.run import download
 from mlimages.download.schedule import hosts
 
 

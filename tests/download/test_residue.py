@@ -8,8 +8,8 @@ from tests.conftest import ScriptedServer
 from tests.download.conftest import HOST, VAL, Lists, MakeFetcher, serve
 
 from mlimages.core.params import Download, Machine
-from mlimages.download import download
 from mlimages.download.ledger import Reason
+from mlimages.download.run import download
 
 FAILURES: list[dict[str, Any]] = [{"cut": 300}, {"cut": 300, "reset": True}, {"drop": True}, {"status": 500}]
 

@@ -13,9 +13,9 @@ from tests.faults import DISK, assert_user_error, needs_strace, with_fault
 from mlimages.core.errors import UserError
 from mlimages.core.params import Download, Machine
 from mlimages.core.publish import MANIFEST, verify
-from mlimages.download import download
 from mlimages.download.ledger import Reason
-from mlimages.download.shards import index_shard
+from mlimages.download.run import download
+from mlimages.download.shards import read_shard
 
 URLS = [f"{HOST}/{number}.jpg" for number in range(20)]
 
@@ -38,7 +38,7 @@ def test_only_lines_with_the_named_reasons_are_retried(quick: Download, here: Ma
     after = rows_of(out, "train")
     assert [row for row in after if row.line not in (3, 8)] == [row for row in rows if row.line not in (3, 8)]
     assert [row.reason for row in after if row.line in (3, 8)] == [Reason.OK, Reason.OK]
-    assert [member.key for member in index_shard(out / "train" / "00000.tar")] == [
+    assert [member.key for member in read_shard(out / "train" / "00000.tar")] == [
         "train-00000001", "train-00000002", "train-00000003", "train-00000005"]
     unchanged = {path.name for path in (out / "train").iterdir() if before[path.name] == path.read_bytes()}
     assert unchanged == {f"0000{shard}.{end}" for shard in (2, 3) for end in ("tar", "ledger.csv")}

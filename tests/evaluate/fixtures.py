@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import pytest
 
-from mlimages.acquire import acquire
-from mlimages.convert import convert
+from mlimages.acquire.run import acquire
+from mlimages.convert.run import convert
 from mlimages.core.params import Demo, Evaluate, Machine, Params
-from mlimages.download import download
-from mlimages.train import train
+from mlimages.download.run import download
+from mlimages.train.run import train
 
 
 class SmallStages(NamedTuple):

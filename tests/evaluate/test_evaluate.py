@@ -18,8 +18,9 @@ from mlimages.convert.records import parse_sparse
 from mlimages.core.errors import UserError
 from mlimages.core.publish import MANIFEST, publish, read_manifest, verify
 from mlimages.demo import world
-from mlimages.evaluate import evaluate, measure
+from mlimages.evaluate.measure import measure
 from mlimages.evaluate.predictions import read_predictions
+from mlimages.evaluate.run import evaluate
 from mlimages.inputs.pipeline import Records, evaluation_batches
 from mlimages.network.load_model import load_keras
 

@@ -13,8 +13,7 @@ import pytest
 import tensorflow as tf
 
 from mlimages.core.errors import UserError
-from mlimages.evaluate import measure
-from mlimages.evaluate.measure import probabilities
+from mlimages.evaluate.measure import measure, probabilities
 from mlimages.network.load_model import load_keras, load_model
 
 IMAGES = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tests.evaluate.fixtures import SmallStages
 
+from mlimages.commands.summary import summary
 from mlimages.core.errors import UserError
-from mlimages.evaluate import evaluate
-from mlimages.summary import summary
+from mlimages.evaluate.run import evaluate
 
 
 def test_four_lines_say_what_was_made_how_good_it_is_where_to_look_and_what_to_try_next(

@@ -32,7 +32,7 @@ import json, os, sys
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.core.tuning import ONEDNN
-from mlimages.train import train
+from mlimages.train.run import train
 
 os.environ["TF_CONFIG"] = sys.argv[1]
 params, machine, tfrecords, out = json.loads(sys.argv[2])

@@ -11,13 +11,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from tests.training.fixtures import FIRST_CHECKPOINT_SAVED, LONG_STEPS, write_tfrecords
+from tests.training.fixtures import LONG_STEPS, write_tfrecords
 from tests.training.outcomes import as_json, assert_close, log
-from tests.training.running import TRAINS, Running, with_tf_config
+from tests.training.running import FIRST_CHECKPOINT_SAVED, TRAINS, Running, with_tf_config
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
-from mlimages.train import train
+from mlimages.train.run import train
 
 pytestmark = pytest.mark.cluster
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.training.fixtures import FIRST_CHECKPOINT_SAVED, LONG_STEPS
+from tests.training.fixtures import LONG_STEPS
 from tests.training.outcomes import as_json, assert_close, free_addresses, log
-from tests.training.running import PATIENCE_SECONDS
+from tests.training.running import FIRST_CHECKPOINT_SAVED, PATIENCE_SECONDS
 from tests.waiting import wait_for
 
 from mlimages.core.params import Machine, Train
 from mlimages.launch.messages import ExitCode
 from mlimages.launch.tf_config import ClusterTask
 from mlimages.network.checkpoint_files import newest_checkpoint
-from mlimages.train import train
+from mlimages.train.run import train
 
 pytestmark = pytest.mark.cluster
 
@@ -28,7 +28,7 @@ PROGRAM = """
 import json, os, signal, sys, time
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
-from mlimages.train import train
+from mlimages.train.run import train
 
 signal.signal(signal.SIGUSR2, lambda *_: time.sleep(1e6))
 params, machine, tfrecords, out = json.loads(sys.argv[1])

@@ -22,8 +22,10 @@ from mlimages.core.publish import sha256
 from mlimages.network.initial_weights import find_initial_weights
 from mlimages.network.load_weights import load_weights
 from mlimages.network.resnet import build, resnet
-from mlimages.train import train
+from mlimages.train.run import train
 from mlimages.training.checkpoints import CheckpointManager
+
+pytestmark = pytest.mark.usefixtures("no_saved_model")
 
 Write = Callable[[keras.Model, Path], Path]
 

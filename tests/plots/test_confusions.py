@@ -26,10 +26,8 @@ def lists(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("images_at_once", [7, 4096])
 def test_confusions_are_the_excess_of_a_score_on_images_of_another_class(
-        lists: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images_at_once: int) -> None:
-    monkeypatch.setattr(predictions, "IMAGES_AT_ONCE", images_at_once)
+        lists: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     scores = rng.random((IMAGES, len(PARENTS)), np.float32)
     truths = rng.random(scores.shape) < 0.3
@@ -51,10 +49,8 @@ def test_confusions_are_the_excess_of_a_score_on_images_of_another_class(
     assert [excess for *_, excess in found] == sorted((excess for *_, excess in found), reverse=True)
 
 
-@pytest.mark.parametrize("images_at_once", [7, 4096])
 def test_the_best_leaf_competes_with_leaves_of_its_root_that_are_not_true(
-        lists: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images_at_once: int) -> None:
-    monkeypatch.setattr(predictions, "IMAGES_AT_ONCE", images_at_once)
+        lists: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     scores = rng.integers(0, 5, (IMAGES, len(PARENTS))).astype(np.float32) / 5  # with equal ones
     confidences = rng.choice([-1, 0, 0.2, 0.7], scores.shape).astype(np.float32)

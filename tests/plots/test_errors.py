@@ -14,7 +14,6 @@ from mlimages.core.publish import publish, read_manifest
 from mlimages.evaluate.predictions import open_prediction_writer
 from mlimages.inputs.pipeline import Records
 from mlimages.metrics.decisions import top_classes
-from mlimages.plots.downloads import specific_classes
 from mlimages.plots.explore.errors import ClassErrors, best_thresholds
 from mlimages.plots.explore.predictions import ErrorBrowser
 
@@ -96,7 +95,7 @@ def test_every_true_label_of_every_image_is_on_some_page(small_stages: SmallStag
     assert sorted(captions) == list(range(len(records)))
     assert browser.pager.shown.count('alt="') == browser.pager.shown.count("<img") > 0
     for image, lines in captions.items():
-        true = specific_classes(tree, tuple(np.flatnonzero(confidences[image] >= 0.5).tolist()))
+        true = tree.specific(np.flatnonzero(confidences[image] >= 0.5).tolist())
         shown = [re.sub(r" (\d\.\d\d|not published)$", "", line[2:]) for line in lines if line[0] in "✓○"]
         assert sorted(shown) == sorted(tree.label(index) for index in true)
     assert any("○" in line and line.endswith("not published") for lines in captions.values() for line in lines)
@@ -117,6 +116,7 @@ def test_a_class_and_a_pair_are_chosen_by_name(small_stages: SmallStages, tmp_pa
     browser.threshold.value = 0.3
     precision, recall = ClassErrors(evaluation).scores(index).precision_recall(0.3)
     assert f"precision of {precision:.3f} and a recall of {recall:.3f}" in browser.facts
+    assert browser.pair.label == "(choose a confused pair)"
     _, pair = browser.pair.options[1]
     browser.pair.value = pair
     assert browser.chosen_class.value == "" and tree.label(pair[1]) in browser.pager.shown

@@ -74,6 +74,8 @@ def test_a_records_nearest_image_is_itself(classifier: Classifier, small_stages:
         assert found[1][1] <= found[0][1] and len(found) == 3
     browser = PictureBrowser(classifier, small_stages.tfrecords)
     browser.image.value = 4
+    names = [classifier.classes.label(index) for index in classifier.classes.specific(records.read(4).confidences)]
+    assert re.findall(r">([^<>]+)</div>", browser.shown)[:1 + len(names)] == [records.read(4).key, *names]
     browser.similar.click()
     assert f"{records.read(4).key}: 1.000" in browser.shown
     table = similarities(classifier, [records.read(0).jpeg, records.read(1).jpeg])
@@ -85,6 +87,11 @@ def test_a_heat_map_colours_only_where_it_is_hot() -> None:
     heat[:, 4:] = 1
     drawn = np.asarray(Image.open(io.BytesIO(overlay(pixels, heat))))
     assert (drawn[:, :4] == 90).all() and (drawn[:, 4:] != 90).any(axis=-1).all()
+
+
+def test_a_photograph_is_sent_in_the_size_of_a_page() -> None:
+    pixels = np.zeros((1500, 3000, 3), np.uint8)
+    assert Image.open(io.BytesIO(overlay(pixels, np.zeros((1500, 3000), np.float32)))).size == (512, 256)
 
 
 def test_names_are_escaped_in_the_tree() -> None:

@@ -1,6 +1,7 @@
 """Experiments side by side, as DVC keeps them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -98,6 +99,16 @@ def test_an_unknown_experiment_and_a_missing_repository_name_what_to_run(tmp_pat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no experiments"):
         runs.experiments()
+
+
+def test_a_commit_whose_results_are_on_another_machine_is_left_out(repository: Path, tmp_path: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after the first run in a clone, if its results differ from those of the committed dvc.lock."""
+    run(tmp_path, "git", "clone", "-q", str(repository), "clone")
+    shutil.copytree(repository / "data", tmp_path / "clone/data")
+    monkeypatch.chdir(tmp_path / "clone")
+    assert runs.experiments_with_results() == ["workspace"]
+    assert runs.comparison_table()["mean average precision macro"].to_dict() == {"workspace": "0.5", "main": ""}
 
 
 def test_an_experiment_without_results_here_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,7 @@ from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.network.checkpoint_files import PROFILE
 from mlimages.plots import training
-from mlimages.train import train
-from mlimages.train.run import work_folder
+from mlimages.train.run import train, work_folder
 from mlimages.training.metrics_log import TrainingLog, ValidationScores, read_log
 from mlimages.training.schedule import build_schedule
 

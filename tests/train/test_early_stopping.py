@@ -16,8 +16,10 @@ from tests.training.outcomes import assert_same_weights, log
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.network.checkpoint_files import checkpoint_folders
-from mlimages.train import train
+from mlimages.train.run import train
 from mlimages.training.schedule import NOT_VALIDATED, EarlyStopping
+
+pytestmark = pytest.mark.usefixtures("no_saved_model")
 
 ENDED = "the validation loss has not improved in 2 validations (train.patience), so the training ended after step 18 of"
 

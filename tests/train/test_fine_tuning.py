@@ -15,10 +15,12 @@ from tests.training.outcomes import Trained, assert_same_weights, log
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.network.checkpoint_files import VARIABLES
-from mlimages.train import train
+from mlimages.train.run import train
 from mlimages.training.jobs import TrainingJob
 from mlimages.training.loop import fit
 from mlimages.training.step import Trainer
+
+pytestmark = pytest.mark.usefixtures("no_saved_model")
 
 
 def variables(path: Path) -> dict[str, np.ndarray]:

@@ -18,16 +18,18 @@ from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
 from mlimages.core.signals import Interrupts
 from mlimages.core.tuning import INTRA_OP_THREADS, ONEDNN, intra_op_threads, onednn_enabled
-from mlimages.train import train
+from mlimages.train.run import train
 from mlimages.training import result
 from mlimages.training.step import Trainer
+
+pytestmark = pytest.mark.usefixtures("no_saved_model")
 
 # Sends itself the signal that comes first as soon as the row of step 10 is in the log: after the checkpoint of step 6,
 # before the next one.
 INTERRUPTED = """
 import json, os, signal, sys
 from mlimages.core.params import Machine, Train
-from mlimages.train import train
+from mlimages.train.run import train
 from mlimages.training.metrics_log import TrainingLog
 
 write = TrainingLog.row
@@ -48,7 +50,7 @@ import dataclasses, json, os, signal, sys
 from pathlib import Path
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
-from mlimages.train import train
+from mlimages.train.run import train
 from mlimages.training.metrics_log import TrainingLog
 
 params, machine, tfrecords, out = json.loads(sys.argv[1])

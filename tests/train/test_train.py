@@ -22,12 +22,14 @@ from mlimages.core.params import Machine, Train
 from mlimages.core.publish import read_manifest, sha256, verify
 from mlimages.network.load_weights import released_name
 from mlimages.network.resnet import build
-from mlimages.train import train
+from mlimages.train.run import train
 from mlimages.training.jobs import TrainingJob
 from mlimages.training.loop import fit
 from mlimages.training.optimizer import is_batch_norm
 from mlimages.training.schedule import build_schedule
 from mlimages.training.step import Trainer
+
+pytestmark = pytest.mark.usefixtures("no_saved_model")
 
 # Trains twice, then draws a random number without a seed, which determinism does not allow.
 DETERMINISTIC = """
@@ -35,7 +37,7 @@ import dataclasses, json, sys
 from pathlib import Path
 import tensorflow as tf
 from mlimages.core.params import Machine, Train
-from mlimages.train import train
+from mlimages.train.run import train
 
 params, machine, tfrecords, out = json.loads(sys.argv[1])
 for name in ("a", "b"):

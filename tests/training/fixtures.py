@@ -1,6 +1,7 @@
 """A handful of real records, as convert would publish them, and the settings of a tiny training.
 
-Record i has only the class i, so the labels of a batch identify its records.
+Record i has only the class i, so the labels of a batch identify its records. The fixtures import TensorFlow when they
+are used, since conftest.py loads this module also in the process that only distributes the tests.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.faults import LEAN
@@ -23,16 +24,14 @@ from mlimages.convert.shard_writer import open_shard
 from mlimages.core.params import Machine, Params, Train
 from mlimages.core.publish import publish, read_manifest, write_csv
 from mlimages.demo import world
-from mlimages.inputs.pipeline import Records
-from mlimages.train import train
-from mlimages.training.loop import LOGGED_STEPS
-from mlimages.training.step import Trainer
+from mlimages.train.run import train
+
+if TYPE_CHECKING:
+    from mlimages.inputs.pipeline import Records
 
 RECORDS, SHARDS = 24, 3
 LONG_STEPS = 150
-# A row of the log precedes the checkpoint after the same step; the next row shows that the checkpoint is complete.
 LONG_CHECKPOINT_STEPS = 10
-FIRST_CHECKPOINT_SAVED = LONG_CHECKPOINT_STEPS + LOGGED_STEPS
 
 
 def write_tfrecords(root: Path, counts: Sequence[int], *, held_out: bool = False) -> Path:
@@ -71,7 +70,9 @@ def small_tfrecords(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_records(small_tfrecords: Path) -> Records:
+def small_records(small_tfrecords: Path) -> "Records":
+    from mlimages.inputs.pipeline import Records
+
     return Records(small_tfrecords, read_manifest(small_tfrecords, "convert"), "train")
 
 
@@ -96,6 +97,8 @@ def small_machine(params: Params) -> Callable[..., Machine]:
 def trained(small_tfrecords: Path, small_train: Train, small_machine: Callable[..., Machine],
             tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The tiny training, uninterrupted."""
+    from mlimages.training.step import Trainer
+
     root = tmp_path_factory.mktemp("trained")
     trainers: list[Trainer] = []
 
@@ -108,6 +111,15 @@ def trained(small_tfrecords: Path, small_train: Train, small_machine: Callable[.
         patch.setattr("mlimages.training.loop.Trainer", Remembered)
         out = train(small_train, small_machine(root / "scratch"), tfrecords=small_tfrecords, out=root / "model")
     return Trained(out, trainers)
+
+
+@pytest.fixture
+def no_saved_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write no SavedModel, which takes a third of a tiny training's processor time, where no test reads it.
+
+    That of `trained`, which is made before a test's own fixtures, is there.
+    """
+    monkeypatch.setattr("mlimages.network.serving.save_for_serving", lambda *arguments: None)
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,15 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import keras
 import numpy as np
 
 from mlimages.core.params import Machine, Train
 from mlimages.launch.tf_config import reserve_port
-from mlimages.training.step import Trainer
+
+if TYPE_CHECKING:
+    from mlimages.training.step import Trainer
 
 MEASURED = ("images_per_second",)
 
@@ -20,10 +21,12 @@ class Trained(NamedTuple):
     """A finished training."""
 
     out: Path
-    trainers: list[Trainer]
+    trainers: "list[Trainer]"
 
 
 def weights(folder: Path) -> list[np.ndarray]:
+    import keras  # only here: conftest.py imports this module in every process
+
     return keras.models.load_model(folder / "model.keras", compile=False).get_weights()
 
 

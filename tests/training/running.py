@@ -10,17 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from tests.training.fixtures import LONG_CHECKPOINT_STEPS
 from tests.training.outcomes import free_addresses
 
 from mlimages.launch.tf_config import ClusterTask
+from mlimages.training.loop import LOGGED_STEPS
 
 PATIENCE_SECONDS = 600.0
+# A row of the log precedes the checkpoint after the same step; the next row shows that the checkpoint is complete.
+FIRST_CHECKPOINT_SAVED = LONG_CHECKPOINT_STEPS + LOGGED_STEPS
 
 TRAINS = """
 import json, os, sys
 from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train
-from mlimages.train import train
+from mlimages.train.run import train
 
 params, machine, tfrecords, out = json.loads(sys.argv[1])
 try:

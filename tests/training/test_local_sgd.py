@@ -18,7 +18,7 @@ from tests.training.running import TRAINS, Running
 from tests.training.test_step import CLASSES, IMAGES, LABELS, STEPS, difference
 
 from mlimages.core.params import Machine, Train
-from mlimages.train import train
+from mlimages.train.run import train
 from mlimages.training.distribution import build_strategy
 from mlimages.training.step import Trainer
 

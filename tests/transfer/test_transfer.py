@@ -16,8 +16,7 @@ from mlimages.core.errors import UserError
 from mlimages.core.params import Machine, Train, Transfer
 from mlimages.core.publish import verify
 from mlimages.network.classifier import Classifier
-from mlimages.transfer import transfer
-from mlimages.transfer.run import train_params
+from mlimages.transfer.run import train_params, transfer
 from mlimages.transfer.scores import ScoredPicture, accuracy, confident_mistakes
 
 Run = Callable[..., Path]

@@ -11,7 +11,7 @@ from tests.training.running import with_tf_config
 
 from mlimages.core.params import Machine, Train, Transfer
 from mlimages.core.publish import verify
-from mlimages.transfer import transfer
+from mlimages.transfer.run import transfer
 
 pytestmark = pytest.mark.cluster
 
@@ -19,7 +19,7 @@ TRANSFERS = """
 import json, sys
 del sys.modules["scipy"], sys.modules["sklearn"]  # which other programs do without
 from mlimages.core.params import Machine, Train, Transfer, TransferDemo
-from mlimages.transfer import transfer
+from mlimages.transfer.run import transfer
 
 params, machine, base, model, out = json.loads(sys.argv[1])
 params["demo"] = TransferDemo(**params["demo"])

@@ -1,4 +1,4 @@
-"""Find the lines of a list that repeat the source of an earlier line, with a few bytes of memory per line."""
+"""Find images that a list has twice, or that train and val share, with 8 to 16 bytes of memory for each line."""
 
 import tempfile
 from collections.abc import Iterator
@@ -7,9 +7,11 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from mlimages.acquire.selection import Selection
 from mlimages.core.publish import atomic_write
 
 CHUNK = 2**20  # digests read at a time
+SHARED_COLUMNS = ("list", "source")  # of the table of images that are in train and in val
 
 
 class Duplicates(NamedTuple):
@@ -71,6 +73,23 @@ class LineDigests:
                 found.append((number * CHUNK + places, sources[places], labels[places]))
         lines, sources, labels = (np.concatenate(column) for column in zip(*found, strict=True))
         return lines, sources, labels
+
+
+def shared_sources(train: Path, val: Path, published: Path, selection: Selection) -> Iterator[str]:
+    """Yield the sources of a published validation list that the training list has too, in list order.
+
+    `train` and `val` are the files of `LineDigests.save`.
+    """
+    wanted = np.unique(np.fromfile(val, np.uint64))
+    with train.open("rb") as file:
+        shared = {digest for chunk in read_digests(file) for digest in chunk[np.isin(chunk, wanted)].tolist()}
+    if not shared:
+        return
+    with published.open("rb") as lines:
+        for line in lines:
+            source = line.partition(b"\t")[0].decode()
+            if int(np.frombuffer(selection.digest(source), np.uint64)[0]) in shared:
+                yield source
 
 
 def read_digests(file: BinaryIO) -> Iterator[np.ndarray]:

@@ -1,5 +1,6 @@
 """Read the class tree from a dictionary in the released format: index, WordNet id, index of the parent, names."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,9 @@ class ClassTree:
     `wnids`, `parents` (-1 at a root) and `names` (comma-separated synonyms) have length n.
     """
 
-    wnids: tuple[str, ...]
-    parents: tuple[int, ...]
-    names: tuple[str, ...]
+    wnids: Sequence[str]
+    parents: Sequence[int]
+    names: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.wnids)
@@ -31,6 +32,20 @@ class ClassTree:
         while (index := self.parents[index]) >= 0:
             chain.append(index)
         return chain
+
+    def specific(self, classes: Collection[int]) -> list[int]:
+        """Those of `classes` that are not an ancestor of another one of them."""
+        ancestors = {ancestor for index in classes for ancestor in self.ancestors(index)}
+        return [index for index in classes if index not in ancestors]
+
+    def caption_classes(self, true: Collection[int], wrong: Collection[int]) -> tuple[list[int], list[int]]:
+        """The true and the wrong classes that the caption of an image names.
+
+        Left out are ancestors of a true class, and wrong classes that are ancestors of a named one.
+        """
+        specific = self.specific(true)
+        named = set(self.specific([*specific, *wrong]))
+        return specific, [index for index in wrong if index in named]
 
     @cached_property
     def lineages(self) -> tuple[tuple[int, ...], ...]:

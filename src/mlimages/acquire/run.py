@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mlimages.acquire import formats, overlap, sources
+from mlimages.acquire import formats, sources
 from mlimages.acquire.check_lists import REJECTED_COLUMNS, ListChecker
+from mlimages.acquire.duplicates import SHARED_COLUMNS, shared_sources
 from mlimages.acquire.formats import ListFile
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.acquire.selection import Selection
@@ -95,9 +96,9 @@ def _write_overlap(work: Path, selection: Selection, out: Path) -> Counter[str]:
     shared: list[tuple[str, str]] = []
     for origin in formats.ORIGINS:
         train, val = (formats.list_file(part, origin) for part in formats.PARTS)
-        digests = overlap.shared_digests(_digests_path(work, train), _digests_path(work, val))
-        shared += [(val, source) for source in overlap.sources_of(digests, work / "out" / val, selection)]
-    write_csv(work / "out" / formats.OVERLAP, overlap.COLUMNS, shared)
+        digests = _digests_path(work, train), _digests_path(work, val)
+        shared += [(val, source) for source in shared_sources(*digests, work / "out" / val, selection)]
+    write_csv(work / "out" / formats.OVERLAP, SHARED_COLUMNS, shared)
     first = dict(reversed(shared))
     counts = Counter(name for name, _ in shared)
     for name, images in counts.items():

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlimages.acquire import demo_release
 from mlimages.acquire.fetch_files import BY_HAND, Accept, fetch, fetch_from_drive
 from mlimages.acquire.formats import DICTIONARY, LISTS, PARTS, list_file
 from mlimages.acquire.hierarchy import ClassTree, read_tree
@@ -21,7 +22,6 @@ from mlimages.core import scratch
 from mlimages.core.errors import UserError, check_space
 from mlimages.core.params import Acquire, Machine
 from mlimages.core.publish import atomic_write, sha256, write_json
-from mlimages.demo import release
 
 RELEASE = "https://raw.githubusercontent.com/Tencent/tencent-ml-images/master/data/"
 DRIVE = "https://drive.google.com/uc?id="
@@ -59,7 +59,7 @@ class FileStats(NamedTuple):
 def collect(params: Acquire, machine: Machine, work: Path) -> Path:
     """Return a folder with the dictionary and the lists of `params.source`. It may lack some of the four lists."""
     if params.source == "demo":
-        release.write_release(work / "release", params.demo)
+        demo_release.write_release(work / "release", params.demo)
         return work / "release"
     if params.source == "table":
         return _from_table(params, machine, work / "raw")
@@ -71,7 +71,11 @@ def collect(params: Acquire, machine: Machine, work: Path) -> Path:
             _fetch_missing(raw, TINY, partial(_check_lines, TINY, TINY_LINES))
             _split_tiny(raw)
         else:
-            _fetch_full(raw, machine)
+            missing = {name: one for name, one in RELEASED_LISTS.items() if not (raw / name).exists()}
+            lines = sum(one.lines for one in missing.values())
+            check_space(raw, BYTES_PER_LINE * lines, f"{len(missing)} released lists")
+            for name, one in missing.items():
+                fetch_from_drive(DRIVE + one.drive_id, raw / name, partial(_check_lines, name, one.lines), machine)
         return raw
 
 
@@ -180,13 +184,6 @@ def _is_made(raw: Path, digests: Mapping[str, str]) -> bool:
     shutil.rmtree(raw, ignore_errors=True)
     raw.mkdir()
     return False
-
-
-def _fetch_full(raw: Path, machine: Machine) -> None:
-    missing = {name: one for name, one in RELEASED_LISTS.items() if not (raw / name).exists()}
-    check_space(raw, BYTES_PER_LINE * sum(one.lines for one in missing.values()), f"{len(missing)} released lists")
-    for name, one in missing.items():
-        fetch_from_drive(DRIVE + one.drive_id, raw / name, partial(_check_lines, name, one.lines), machine)
 
 
 def _fetch_missing(raw: Path, name: str, accept: Accept) -> None:

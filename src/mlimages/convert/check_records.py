@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mlimages.acquire.formats import PARTS
 from mlimages.convert.example import check_example
-from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, index_path, read_index, shard_paths
-from mlimages.core.errors import UserError, command, rebuild_hint
+from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, checksum, index_path, read_index, shard_paths
+from mlimages.core.errors import UserError, command, explain_read_errors, rebuild_hint
 from mlimages.core.publish import read_manifest
 
 
@@ -45,26 +45,34 @@ def check_shard(path: Path, classes: int) -> int:
 
 def _read(path: Path) -> Iterator[bytes]:
     """Yield the serialized records. Raises UserError at the first one that is damaged or truncated."""
-    import tensorflow as tf  # only here: the rest does not need it, and it takes seconds
-
-    number = end = 0
-    try:
-        for serialized in tf.data.TFRecordDataset(str(path)):
-            yield (record := serialized.numpy())
+    with explain_read_errors(path, "convert"), path.open("rb") as file:
+        number, size = 0, path.stat().st_size
+        while header := file.read(HEADER_BYTES):
+            length = int.from_bytes(header[:8], "little")
+            rest = file.read(min(length + FOOTER_BYTES, size)) if _is_valid_header(header) else b""
+            yield record_in(header + rest, length, path, number)
             number += 1
-            end += HEADER_BYTES + len(record) + FOOTER_BYTES
-    except tf.errors.NotFoundError:
-        raise missing_error(path) from None
-    except tf.errors.DataLossError as error:
-        what = "it is cut off" if "truncated" in error.message else "its length, its data or a checksum is damaged"
-        raise (record_error if number else frame_error)(path, number, what) from None
-    if end != path.stat().st_size:  # TensorFlow ignores an incomplete header at the end of a file
-        raise record_error(path, number, "it is cut off")
 
 
-def missing_error(path: Path) -> UserError:
-    """The error to raise for a shard that does not exist."""
-    return UserError(f"{path} is missing; {rebuild_hint('convert')}")
+def record_in(frame: bytes, length: int, path: Path, number: int) -> bytes:
+    """The record of `length` bytes in its frame, which was read from `path`. `number` is that of the record.
+
+    Raises UserError if the frame is cut off, if it has another length, or if a checksum is wrong. Source of the format:
+    tensorflow/core/lib/io/record_writer.h.
+    """
+    end = HEADER_BYTES + length
+    header, data, footer = frame[:HEADER_BYTES], frame[HEADER_BYTES:end], frame[end:]
+    if len(header) == HEADER_BYTES and (header[:8] != length.to_bytes(8, "little") or not _is_valid_header(header)):
+        raise _frame_error(path, number, "its length or the checksum of its length is damaged")
+    if len(footer) < FOOTER_BYTES:
+        raise _frame_error(path, number, "it is cut off")
+    if checksum(data) != footer:
+        raise record_error(path, number, "its data or the checksum of its data is damaged")
+    return data
+
+
+def _is_valid_header(header: bytes) -> bool:
+    return checksum(header[:8]) == header[8:]
 
 
 def record_error(path: Path, number: int, problem: str) -> UserError:
@@ -72,13 +80,13 @@ def record_error(path: Path, number: int, problem: str) -> UserError:
     return UserError(f"{path}, record {number}: {problem}; {rebuild_hint('convert')}")
 
 
-def frame_error(path: Path, number: int, problem: str) -> UserError:
+def _frame_error(path: Path, number: int, problem: str) -> UserError:
     """The error to raise for a wrong record frame. It says so if the file is compressed."""
     with path.open("rb") as file:
-        head = file.read(2)
-    if head == b"\x1f\x8b":
+        head = file.read(HEADER_BYTES)
+    if not _is_valid_header(head) and head[:2] == b"\x1f\x8b":
         kind = "gzip"
-    elif head[:1] == b"\x78" and int.from_bytes(head) % 31 == 0:
+    elif not _is_valid_header(head) and head[:1] == b"\x78" and int.from_bytes(head[:2]) % 31 == 0:
         kind = "zlib"
     else:
         return record_error(path, number, problem)

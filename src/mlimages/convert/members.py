@@ -63,7 +63,8 @@ class ImageTable:
         path = Path(self.files[row["file"]])
         if row["file"] >= self.archived:
             return read_sample(path, Place(int(row["offset"]), int(row["size"]), int(row["facts"])))
-        entry = self._entry(part, int(row["line"]), int(row["facts"]))
+        entry = next(read_list(Path(self.lists) / list_file(part, "imagenet"), "imagenet", self.classes,
+                               int(row["line"]), int(row["facts"])))
         in_tar = bool(row["offset"])
         place = path if in_tar else path / entry.source
         try:
@@ -76,9 +77,6 @@ class ImageTable:
         if len(body) < row["size"]:
             raise _changed_error(place, f"it ends after {len(body):,} of the {row['size']:,} bytes of {entry.source}")
         return Sample(f"{part}-imagenet-{entry.line:08d}", "jpg", body, entry.source, entry.labels)
-
-    def _entry(self, part: Part, line: int, offset: int) -> ListEntry:
-        return next(read_list(Path(self.lists) / list_file(part, "imagenet"), "imagenet", self.classes, line, offset))
 
 
 def _changed_error(place: Path, problem: str) -> UserError:

@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import google_crc32c
 import numpy as np
 
 from mlimages.acquire.formats import Labels
 from mlimages.convert.encode_image import Jpeg
 from mlimages.convert.example_message import ExampleMessage
-from mlimages.core.errors import UserError, read_error, rebuild_hint
+from mlimages.core.errors import UserError, explain_read_errors, rebuild_hint
 
 Schema = Literal["sparse", "dense"]
 Feature = tuple[str, Sequence[Any]]  # the kind of list, and its values
@@ -33,6 +34,12 @@ CLASSES = "classes.csv"
 
 # Before a record in a shard: its length in 8 bytes, and their checksum in 4. After it: its checksum in 4.
 HEADER_BYTES, FOOTER_BYTES = 12, 4
+
+
+def checksum(data: bytes) -> bytes:
+    """The checksum of a part of a shard: CRC-32C, rotated and shifted as in tensorflow/core/lib/hash/crc32c.h."""
+    crc = google_crc32c.value(data)
+    return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
 def shard_name(part: str, index: int, count: int) -> str:
@@ -92,14 +99,8 @@ def read_index(shard: Path) -> np.ndarray:
     Raises UserError if the index is missing or damaged.
     """
     path = index_path(shard)
-    try:
+    with explain_read_errors(path, "convert"):
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; {rebuild_hint('convert')}") from None
-    except OSError as error:
-        raise read_error(path, error) from None
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is not an index of records ({error}); {rebuild_hint('convert')}") from None
     if rows.dtype.names != ("offset", "length", "key"):
         raise UserError(f"{path} has rows of {rows.dtype}, expected offset, length and key; {rebuild_hint('convert')}")
     return rows

@@ -79,6 +79,19 @@ def read_error(path: Path, error: OSError) -> UserError:
                      f"with an undamaged copy, and run the same command again")
 
 
+@contextlib.contextmanager
+def explain_read_errors(path: Path, stage: str) -> Iterator[None]:
+    """Run a block that reads `path`, which a stage made. Raises UserError if it is missing, unreadable or damaged."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; {rebuild_hint(stage)}") from None
+    except OSError as error:
+        raise read_error(path, error) from None
+    except (EOFError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); {rebuild_hint(stage)}") from None
+
+
 class DiskError(UserError):
     """A disk that is full or that fails."""
 

@@ -20,9 +20,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlimages.core.errors import UserError, check_space, command, explain_disk_errors, read_error, rebuild_hint
+from mlimages.core.errors import (
+    UserError,
+    check_space,
+    command,
+    explain_disk_errors,
+    explain_read_errors,
+    read_error,
+    rebuild_hint,
+)
 
 MANIFEST = "manifest.json"
+STAGE = "verb"  # the key of the stage in a manifest. Under another name, no folder of scratch/ would be found again
 SLOW_BYTES = 10**9  # reading this much takes seconds or more, so a line announces it
 PARTIAL_FILES = ".*.partial"  # of `atomic_write`, while it writes or after a kill
 
@@ -108,7 +117,7 @@ def publish(folder: Path, out: str | Path, *, stage: str, records: Mapping[str, 
         sums.update(zip(unread, _sha256s([folder / name for name in unread]), strict=True))
         files = {name: {"sha256": sums[name], "bytes": (folder / name).stat().st_size, "records": records.get(name)}
                  for name in names}
-        write_json(partial / MANIFEST, {"verb": stage, "files": files, **facts})
+        write_json(partial / MANIFEST, {STAGE: stage, "files": files, **facts})
         if out.exists():
             out.rename(old)
         partial.rename(out)
@@ -119,15 +128,11 @@ def publish(folder: Path, out: str | Path, *, stage: str, records: Mapping[str, 
 def read_manifest(folder: str | Path, stage: str) -> dict[str, Any]:
     """Read the manifest of `stage` in `folder`. Raises UserError if it is missing, damaged or another stage's."""
     path = Path(folder) / MANIFEST
-    try:
+    with explain_read_errors(path, stage):
+        if not path.exists():
+            raise UserError(f"{path} is missing: the stage {stage} has not finished; run `dvc repro {stage}`")
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        found, _ = manifest["verb"], manifest["files"]
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: the stage {stage} has not finished; run `dvc repro {stage}`") from None
-    except OSError as error:
-        raise read_error(path, error) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); {rebuild_hint(stage)}") from None
+        found, _ = manifest[STAGE], manifest["files"]
     if found != stage:
         raise UserError(f"{path} was written by {found}, expected {stage}; {rebuild_hint(stage)}")
     return manifest
@@ -205,7 +210,7 @@ def main(*arguments: str) -> None:
 def _publisher(folder: Path) -> str:
     """The stage that published a folder."""
     try:
-        return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["verb"])
+        return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))[STAGE])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder / MANIFEST} is missing or damaged; expected a folder that a stage published, such as "
                         f"data/tfrecords") from None

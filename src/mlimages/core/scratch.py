@@ -2,10 +2,6 @@
 
 DVC deletes a stage's outs before it runs. What must survive a kill is in `scratch/STAGE/KEY`, which DVC and git ignore.
 `dvc exp run --temp` runs a copy of the repository. The copy uses the original repository's scratch folder (DVC_ROOT).
-
-    python -m mlimages.core.scratch list               # every folder, its size, and which parameters need it
-    python -m mlimages.core.scratch prune              # remove those that none needs, except of acquire and download
-    python -m mlimages.core.scratch prune download     # remove those of the named stages
 """
 
 import ast
@@ -17,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -201,9 +196,3 @@ def _as_tuples(node: Any) -> Any:
         return (type(node).__name__, *((name, _as_tuples(value)) for name, value in ast.iter_fields(node)
                                        if value is not None and value != []))
     return [_as_tuples(child) for child in node] if isinstance(node, list) else node
-
-
-if __name__ == "__main__":
-    from mlimages.scratch_folders import main
-
-    sys.exit(main(*sys.argv[1:]))

@@ -72,7 +72,8 @@ class WorkerPool:
         for worker, tasks in enumerate(self._outbox):
             if tasks:
                 self._outbox[worker] = []
-                self._send_tasks(worker, tasks)
+                with contextlib.suppress(OSError):  # the worker is lost, which `_take` detects
+                    self._pipes[worker].send(tasks)
         results: list[tuple[int, Any]] = []
         for worker in self._ready(seconds):
             taken = self._take(worker)
@@ -110,10 +111,6 @@ class WorkerPool:
             raise UserError(f"a worker process does not start: {error}; lower machine.workers") from None
         theirs.close()
         self._pipes[worker], self._processes[worker], self._up[worker] = ours, process, False
-
-    def _send_tasks(self, worker: int, tasks: list[Any]) -> None:
-        with contextlib.suppress(OSError):  # the worker is lost, which `_take` detects
-            self._pipes[worker].send(tasks)
 
     def _ready(self, seconds: float) -> list[int]:
         """Wait up to `seconds` for workers that have sent results or ended."""

@@ -1,4 +1,1 @@
-"""A miniature ML-Images: drawn pictures, their lists and ImageNet archive, and a server for them.
-
-The stages acquire and download treat it like the real data.
-"""
+"""The pictures of the demo, drawn as needed, and the server of its image hosts."""

@@ -5,7 +5,6 @@ the first world, a vivid object stands nearly upright on a grey, patterned backg
 """
 
 import colorsys
-import io
 import math
 import random
 from pathlib import Path
@@ -15,14 +14,13 @@ from PIL import Image, ImageDraw
 
 from mlimages.core.params import TransferDemo
 from mlimages.core.publish import atomic_write
+from mlimages.demo.world import SUPERSAMPLING, encode
 
 SHAPES = ("arch", "arrow", "bolt", "crescent", "drop", "flower", "heart", "hourglass", "key", "stairs")
 GROUNDS = ("gradient", "waves", "bricks")
-SUPERSAMPLING = 2
 TILT = math.radians(15)
 RADIUS = (0.28, 0.4)  # of an object, as a share of the picture's side
 CONTRAST = 30  # levels between the two tones of the background
-NOISE = 16  # levels at most, in both directions
 Point = tuple[float, float]
 
 # The corners of shapes, in units of the radius: x to the right, y downwards.
@@ -63,12 +61,7 @@ def draw(shape: str, number: int, seed: int, pixels: int) -> bytes:
     mask = Image.new("L", (side, side))
     _draw_shape(ImageDraw.Draw(mask), shape, place, radius, rng.uniform(-TILT, TILT))
     image.paste(_colour(rng), mask=mask)
-    picture = np.asarray(image.reduce(SUPERSAMPLING), np.int16)
-    noise = np.frombuffer(rng.randbytes(picture.size), np.uint8).reshape(picture.shape).astype(np.int16)
-    noisy = picture + noise % (2 * NOISE + 1) - NOISE
-    data = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(data, "JPEG", quality=88)
-    return data.getvalue()
+    return encode(image, rng)
 
 
 def _colour(rng: random.Random) -> tuple[int, int, int]:

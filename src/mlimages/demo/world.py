@@ -24,6 +24,7 @@ RGB = {name: rgb for group in COLOURS.values() for name, rgb in group.items()}
 # Confidences like those in the released lists: certain for the main object, lower for the small one and the background.
 MAIN, SECOND, GROUND = 1.0, 0.8, 0.9
 SUPERSAMPLING = 2
+NOISE = 16  # levels at most, in both directions
 # Objects stand nearly upright, as in most photographs.
 UPRIGHT, TILT = -math.pi / 2, math.radians(20)
 
@@ -107,10 +108,16 @@ def draw(image_id: str, pixels: int) -> bytes:
         spot = max(_places(12, small, side, rng), key=lambda spot: math.dist(spot, place))
         _draw_object(canvas, second, spot, small, rng)
     _draw_object(canvas, main, place, radius, rng)
+    return encode(image, rng)
+
+
+def encode(image: Image.Image, rng: random.Random) -> bytes:
+    """A JPEG of a picture that was drawn with sides SUPERSAMPLING times as long, with noise."""
     picture = np.asarray(image.reduce(SUPERSAMPLING), np.int16)
-    noise = np.frombuffer(rng.randbytes(picture.size), np.uint8).reshape(picture.shape).astype(np.int16) % 33 - 16
+    noise = np.frombuffer(rng.randbytes(picture.size), np.uint8).reshape(picture.shape).astype(np.int16)
+    noisy = picture + noise % (2 * NOISE + 1) - NOISE
     buffer = io.BytesIO()
-    Image.fromarray((picture + noise).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=88)
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
 
 

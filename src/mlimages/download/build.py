@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlimages.acquire.formats import LOCAL, read_list
-from mlimages.core.errors import UserError, rebuild_hint
+from mlimages.core.errors import explain_read_errors
 from mlimages.core.publish import fsync, sha256, write_json
 from mlimages.download.ledger import LedgerRow, Reason, read_ledger, write_ledger
 from mlimages.download.lines import Shard
-from mlimages.download.shards import Sample, index_shard, key_of, ledger_path, shard_path, write_shard
+from mlimages.download.shards import Sample, key_of, ledger_path, named_places, read_at, shard_path, write_shard
 from mlimages.download.spool import Journal, LineResult, Spools
 
 LOCAL_PICTURES = "files"  # in an account
@@ -86,10 +86,8 @@ def build(request: BuildRequest) -> BuildResult:
 
 
 def read_account(path: Path) -> dict[str, Any]:
-    try:
+    with explain_read_errors(path, "download"):
         return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
 
 
 def local_pictures(account: Path) -> dict[str, str]:
@@ -104,9 +102,9 @@ def _samples(request: BuildRequest, path: Path, rows: list[LedgerRow], damaged: 
     Raises _Damaged at the end if images are damaged, with their lines in `damaged`.
     """
     shard, spools = request.shard, Spools(request.spools)
-    results = {result.line: result for result in Journal(request.spools, shard.name).read()}
+    results = Journal(request.spools, shard.name).results()
     before = {row.line: row for row in read_ledger(ledger_path(path))} if ledger_path(path).exists() else {}
-    members = {member.key: member for member in index_shard(path)} if before else {}
+    built = {name.partition(".")[0]: (name, place) for name, place in named_places(path)} if before else {}
     lines = read_list(request.list, "openimages", request.classes, first=shard.first, offset=shard.offset)
     for entry in itertools.islice(lines, shard.lines):
         key = key_of(shard.part, entry.line)
@@ -118,9 +116,11 @@ def _samples(request: BuildRequest, path: Path, rows: list[LedgerRow], damaged: 
         if row.reason is not Reason.OK:
             continue
         try:
-            stored = result.image if result else None
-            body, extension = ((spools.read(stored), stored.extension) if stored else
-                               (members[key].read(), members[key].extension))
+            if result and result.image:
+                body, extension = spools.read(result.image), result.image.extension
+            else:
+                name, place = built[key]
+                body, extension = read_at(path, place.offset, place.size), name.partition(".")[2]
         except KeyError:
             body, extension = b"", ""
         except OSError as error:

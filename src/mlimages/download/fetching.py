@@ -68,21 +68,22 @@ class _Fetching:
         self._left: dict[Shard, int] = {}
         self._unwritten: defaultdict[Shard, list[LineResult]] = defaultdict(list)
         self._numbers = itertools.count()
-        self._damaged: deque[PendingLine] = deque()
+        self._planned, self._damaged = self._lines(), deque[PendingLine]()
         self._building: list[dict[str, BuildRequest]] = [{} for _ in range(pool.workers)]
         self._lost: Counter[Shard] = Counter()
         self._complete: deque[Shard] = deque()
-        self._ends: float | None = None
         self._next_builder = itertools.cycle(range(pool.workers))
 
     def run(self) -> None:
         """Run until everything is done. After a signal, raises UserError once the requests in progress have ended."""
+        ends = None
         with Interrupts() as interrupts:
-            for _ in self._scheduler.run(_Queue(self._lines(), self._damaged),
-                                        lambda: bool(self._complete) or any(self._building)):
+            for _ in self._scheduler.run(self._next_line, lambda: bool(self._complete) or any(self._building)):
                 self._write()
                 if interrupts.received:
-                    self._stop(interrupts.received)
+                    ends = ends or time.monotonic() + STOPPING_SECONDS
+                    if self._scheduler.stopped() or time.monotonic() > ends:
+                        raise _stopped(interrupts.received)
                 self._build()
                 self._report.show(self._scheduler)
 
@@ -95,10 +96,9 @@ class _Fetching:
                 self._complete.append(shard)
         self._unwritten.clear()
 
-    def _stop(self, signal: str) -> None:
-        self._ends = self._ends or time.monotonic() + STOPPING_SECONDS
-        if self._scheduler.stopped() or time.monotonic() > self._ends:
-            raise _stopped(signal)
+    def _next_line(self) -> PendingLine | None:
+        """The next line that must be fetched again or, without one, of the plan."""
+        return self._damaged.popleft() if self._damaged else next(self._planned, None)
 
     def _lines(self) -> Iterator[PendingLine]:
         for shard in self._plan.todo:
@@ -146,16 +146,6 @@ class _Fetching:
 def _stopped(signal: str) -> UserError:
     return UserError(f"{signal} stopped the download; what was fetched until now is kept, and the same command "
                      f"goes on from there")
-
-
-class _Queue(Iterator[PendingLine]):
-    """The lines of the plan, and before them those that must be fetched again."""
-
-    def __init__(self, planned: Iterator[PendingLine], again: deque[PendingLine]) -> None:
-        self._planned, self._again = planned, again
-
-    def __next__(self) -> PendingLine:
-        return self._again.popleft() if self._again else next(self._planned)
 
 
 def _worker(params: Download, network: Network,

@@ -55,34 +55,27 @@ class FetchedWith(NamedTuple):
     """With which parameters the images of a work folder were fetched: a hash, and the limits."""
 
     key: str
-    max_bytes: int
-    max_pixels: int
-    min_bytes: int | None = None
-    min_side: int | None = None
-    max_aspect_ratio: float | None = None
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(*self[1:])
+    limits: Limits
 
 
 def fetched_with(params: Download, format_version: int, *, verified: bool) -> FetchedWith:
     """What these parameters make of a response; `verified` says whether certificates were checked."""
     values = {name: getattr(params, name) for name in DECISIVE}
-    return FetchedWith(scratch.key({"format": format_version, "verified": verified, **values}), *limits_of(params))
+    return FetchedWith(scratch.key({"format": format_version, "verified": verified, **values}), limits_of(params))
 
 
 def record_fetched_with(work: Path, current: FetchedWith) -> None:
     """Record the parameters of a work folder if it has no record yet."""
     if _read_fetched_with(work) is None:
-        write_json(work / FETCHED_WITH, current._asdict())
+        write_json(work / FETCHED_WITH, {"key": current.key, **current.limits._asdict()})
 
 
 def _read_fetched_with(work: Path) -> FetchedWith | None:
     """The record of a work folder; None if there is none, as in folders of older versions, or if it is damaged."""
     try:
-        return FetchedWith(**json.loads((work / FETCHED_WITH).read_text()))
-    except (OSError, ValueError, TypeError):
+        found = json.loads((work / FETCHED_WITH).read_text())
+        return FetchedWith(found.pop("key"), Limits(**found))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return None
 
 
@@ -99,7 +92,6 @@ class KeptImages:
                       for verified in {True, params.verify}}
         name = fetched_with(params, format_version, verified=params.verify).key
         self._path = scratch.root(machine) / "fetched" / f"{name}.sqlite"
-        self._lock = self._path.with_suffix(".lock")
         self._folders: dict[str, FetchedWith] = {}
         self._database: sqlite3.Connection | None = None
 
@@ -109,14 +101,17 @@ class KeptImages:
                          if (record := _read_fetched_with(folder)) and record.key in self._keys}
         if not self._path.exists() and not any(map(any, map(self._files, self._folders))):
             return
-        with explain_disk_errors(self._path), self._locked():
-            for _ in range(2):
-                try:
-                    self._database = self._database or _open(self._path)
-                    return self._update(self._database)
-                except sqlite3.DatabaseError as error:
-                    _raise_disk_error(error)
-                    self._discard()
+        with explain_disk_errors(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.with_suffix(".lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time updates the index
+                for _ in range(2):
+                    try:
+                        self._database = self._database or _open(self._path)
+                        return self._update(self._database)
+                    except sqlite3.DatabaseError as error:
+                        _raise_disk_error(error)
+                        self._discard()
         raise OSError(errno.EIO, "the index is damaged again")
 
     def others(self) -> bool:
@@ -192,14 +187,6 @@ class KeptImages:
                    "max_aspect_ratio": longer + 1 <= (self._limits.max_aspect_ratio or math.inf) * shorter}
         return ACCEPTED if all(certain.get(name) for name in stricter) else None
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One process at a time updates the index."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
     def _files(self, folder: str) -> Iterator[tuple[str, str]]:
         """The accounts and then the journals of a work folder, with what changes when they do."""
         for kind, end in (("accounts", ".json"), ("spools", ".journal")):
@@ -257,11 +244,11 @@ class KeptImages:
             content, source = "".join(account["sha256"].values()), account.get("source", "")
         row = database.execute("SELECT id FROM shards WHERE content = ?", (content,)).fetchone()
         if row is None:
-            lines = list(_journal_lines(file) if path.endswith(".journal") else _shard_lines(file))
+            results = list(_journal_results(file) if path.endswith(".journal") else _shard_results(file))
             row = database.execute("INSERT INTO shards (content, source) VALUES (?, ?) RETURNING id",
                                    (content, source)).fetchone()
             database.executemany("INSERT OR REPLACE INTO lines VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                                 [(url, *row, *line) for url, *line in lines])
+                                 [_row(result, *row) for result in results])
         database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (path, stamp, *row))
 
 
@@ -292,31 +279,33 @@ def _finished(journal: str, found: Collection[str]) -> bool:
     return kind == "spools" and f"{folder}/accounts/{name.removesuffix('.journal')}.json" in found
 
 
-def _shard_lines(account: Path) -> Iterator[tuple[Any, ...]]:
-    """The rows of the table `lines` for a finished shard, without the shard."""
+def _shard_results(account: Path) -> Iterator[LineResult]:
+    """The results of a finished shard."""
     tar = account.parents[1] / _tar_of(account.name)
     places = dict((name.partition(".")[0], (name, place)) for name, place in named_places(tar))
     for row in read_ledger(ledger_path(tar)):
-        if row.reason is not Reason.OK:
-            yield _line(row.url, row.reason, row.http_status, row.mirror, row.detail, None)
-        elif row.key in places:
+        image = None
+        if row.reason is Reason.OK:
+            if row.key not in places:
+                continue
             name, place = places[row.key]
             image = StoredImage("", place.offset, place.size, row.sha256, row.width, row.height, name.partition(".")[2])
-            yield _line(row.url, row.reason, row.http_status, row.mirror, row.detail, image)
+        yield LineResult(row.line, row.reason, row.http_status, row.mirror, image, row.detail, row.url)
 
 
-def _journal_lines(journal: Path) -> Iterator[tuple[Any, ...]]:
-    """The rows of the table `lines` for the spools of an unfinished shard, without the shard."""
+def _journal_results(journal: Path) -> Iterator[LineResult]:
+    """The results of an unfinished shard whose images are in its own spools."""
     for result in read_journal(journal):
         if result.url and not (result.image and "/" in result.image.path):  # else it is in another file
-            yield _line(result.url, result.reason, result.http_status, result.mirror, result.detail, result.image)
+            yield result
 
 
-def _line(url: str, reason: Reason, status: int, mirror: int, detail: str,
-          image: StoredImage | None) -> tuple[Any, ...]:
-    stored = ((image.path, image.offset, image.bytes, bytes.fromhex(image.sha256), image.width, image.height,
-               image.extension) if image else ("", 0, 0, b"", 0, 0, ""))
-    return (_digest(url), reason.value, status, mirror, detail, *stored)
+def _row(result: LineResult, shard: int) -> tuple[Any, ...]:
+    """A row of the table `lines`."""
+    image = result.image or StoredImage("", 0, 0, "", 0, 0, "")
+    return (_digest(result.url), shard, result.reason.value, result.http_status, result.mirror, result.detail,
+            image.path, image.offset, image.bytes, bytes.fromhex(image.sha256), image.width, image.height,
+            image.extension)
 
 
 def _tar_of(account: str) -> str:

@@ -70,7 +70,7 @@ class Plan:
                          if (result := kept.find(entry.source))
                          and self._accepts(result.reason, result.image.sha256 if result.image else "")]
                 if found:
-                    Journal(self.spools, shard.name).add(found)
+                    self._journal(shard).add(found)
                 yield len(found)
         self.todo = self._find_todo()
 
@@ -78,7 +78,7 @@ class Plan:
         """What remains to be done. Reads each journal once."""
         lines, sizes = 0, []
         for shard in self.todo:
-            results = self._results(shard)
+            results = self._journal(shard).results()
             lines += shard.lines - len(self._known(shard, results))
             sizes += [result.image.bytes for result in results.values() if result.image and "/" in result.image.path]
         return Remaining(lines, len(sizes), sum(sizes))
@@ -95,7 +95,7 @@ class Plan:
         """How many of the shard's lines have an image, in the shard or stored for it."""
         ledger = ledger_path(shard_path(self.finished, shard.part, shard.number))
         have = {row.line: row.reason is Reason.OK for row in read_ledger(ledger)} if ledger.exists() else {}
-        have |= {result.line: result.image is not None for result in Journal(self.spools, shard.name).read()}
+        have |= {line: result.image is not None for line, result in self._journal(shard).results().items()}
         return sum(have.values())
 
     def request(self, shard: Shard) -> BuildRequest:
@@ -140,12 +140,11 @@ class Plan:
 
     def _unknown(self, shard: Shard) -> Iterator[ListEntry]:
         """The list lines of the shard without a final result."""
-        known = self._known(shard, self._results(shard))
+        known = self._known(shard, self._journal(shard).results())
         return (entry for entry in self._entries(shard) if entry.line not in known)
 
-    def _results(self, shard: Shard) -> dict[int, LineResult]:
-        """The results in the shard's journal, the last one of each line."""
-        return {result.line: result for result in Journal(self.spools, shard.name).read()}
+    def _journal(self, shard: Shard) -> Journal:
+        return Journal(self.spools, shard.name)
 
     def _known(self, shard: Shard, results: Mapping[int, LineResult]) -> set[int]:
         """The lines with a final result, in `results` of the shard's journal or in its ledger."""
@@ -182,7 +181,7 @@ class Plan:
 
     def _unfinished(self, shard: Shard) -> bool:
         account = account_path(self.accounts, shard)
-        if not account.exists() or Journal(self.spools, shard.name).path.exists():
+        if not account.exists() or self._journal(shard).path.exists():
             return True
         return self._params.files is not None and not all(
             self._is_current(url, known) for url, known in local_pictures(account).items())
@@ -206,7 +205,7 @@ class Plan:
     def _link(self, shard: Shard, kept: KeptImages) -> bool:
         """Take over a finished shard of the same list lines from another download, if there is one."""
         tar, account = shard_path(self.finished, shard.part, shard.number), account_path(self.accounts, shard)
-        if ledger_path(tar).exists() or Journal(self.spools, shard.name).path.exists() or self._params.placeholders:
+        if ledger_path(tar).exists() or self._journal(shard).path.exists() or self._params.placeholders:
             return False
         tar.parent.mkdir(parents=True, exist_ok=True)
         for other in kept.accounts(source_digest(self._placed(shard), self._list(shard.part))):

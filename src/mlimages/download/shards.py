@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from mlimages.acquire.formats import Labels, Part
-from mlimages.core.errors import UserError, rebuild_hint
+from mlimages.core.errors import explain_read_errors
 from mlimages.core.publish import atomic_write
 
 HEADER = tarfile.TarInfo().tobuf()  # with an empty name
@@ -26,21 +26,6 @@ class Sample(NamedTuple):
     body: bytes
     url: str
     labels: Labels
-
-
-class Member(NamedTuple):
-    """The position of an image: `size` bytes at `offset` of the file `path`; `source` is its URL or id."""
-
-    key: str
-    path: Path
-    offset: int
-    size: int
-    source: str
-    labels: Labels
-    extension: str = "jpg"
-
-    def read(self) -> bytes:
-        return read_at(self.path, self.offset, self.size)
 
 
 class Place(NamedTuple):
@@ -102,17 +87,9 @@ def _padding(content: bytes) -> bytes:
     return bytes(-len(content) % tarfile.BLOCKSIZE)
 
 
-def index_shard(path: Path) -> Iterator[Member]:
-    """Yield the position of each image of a shard, in order. Raises UserError if the shard is damaged."""
-    try:
-        with tarfile.open(path) as tar:
-            while image := tar.next():
-                facts = json.loads(_read(tar, tar.next()))
-                labels = Labels(tuple(facts["classes"]), tuple(facts["confidences"]))
-                key, _, extension = image.name.partition(".")
-                yield Member(key, path, image.offset_data, image.size, facts["url"], labels, extension)
-    except (tarfile.TarError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
+def read_shard(path: Path) -> Iterator[Sample]:
+    """Yield the samples of a shard, in order. Raises UserError if the shard is damaged."""
+    return (read_sample(path, place) for place in places(path))
 
 
 def places(path: Path) -> Iterator[Place]:
@@ -122,21 +99,18 @@ def places(path: Path) -> Iterator[Place]:
 
 def named_places(path: Path) -> Iterator[tuple[str, Place]]:
     """`places`, each with the file name of its image."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            at = 0
-            while header := _header_at(file, at):
-                name, size = header
-                offset = at + tarfile.BLOCKSIZE
-                facts_at = _facts_at(offset, size)
-                header = _header_at(file, facts_at - tarfile.BLOCKSIZE)
-                if header is None:
-                    raise ValueError(f"an image without its JSON ends at byte {facts_at - tarfile.BLOCKSIZE}")
-                _, facts = header
-                yield name, Place(offset, size, facts)
-                at = facts_at + -(-facts // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
+    with explain_read_errors(path, "download"), path.open("rb", buffering=0) as file:
+        at = 0
+        while header := _header_at(file, at):
+            name, size = header
+            offset = at + tarfile.BLOCKSIZE
+            facts_at = _facts_at(offset, size)
+            header = _header_at(file, facts_at - tarfile.BLOCKSIZE)
+            if header is None:
+                raise ValueError(f"an image without its JSON ends at byte {facts_at - tarfile.BLOCKSIZE}")
+            _, facts = header
+            yield name, Place(offset, size, facts)
+            at = facts_at + -(-facts // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def _header_at(file: BinaryIO, at: int) -> tuple[str, int] | None:
@@ -161,16 +135,13 @@ def read_sample(path: Path, place: Place) -> Sample:
     """Read the sample at one of `places`. Raises UserError if the shard has changed since."""
     header = place.offset - tarfile.BLOCKSIZE
     facts_at = _facts_at(place.offset, place.size)
-    try:
+    with explain_read_errors(path, "download"):
         content = read_at(path, header, facts_at + place.facts - header)
-        name = _name(content)
         facts = json.loads(content[facts_at - header:])
         labels = Labels(tuple(facts["classes"]), tuple(facts["confidences"]))
-        key, _, extension = name.partition(".")
+        key, _, extension = _name(content).partition(".")
         body = content[tarfile.BLOCKSIZE: tarfile.BLOCKSIZE + place.size]
         return Sample(key, extension, body, facts["url"], labels)
-    except (tarfile.TarError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); {rebuild_hint('download')}") from None
 
 
 def read_at(path: Path, offset: int, size: int) -> bytes:
@@ -185,10 +156,3 @@ def read_at(path: Path, offset: int, size: int) -> bytes:
 def _facts_at(offset: int, length: int) -> int:
     """The offset of an image's JSON: after the padded image and a header."""
     return offset + -(-length // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE + tarfile.BLOCKSIZE
-
-
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> bytes:
-    content = tar.extractfile(member) if member else None
-    if content is None:
-        raise ValueError("an image without its JSON")
-    return content.read()

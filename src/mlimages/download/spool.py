@@ -81,6 +81,10 @@ class Journal:
         if self.path.exists():
             yield from read_journal(self.path, repair=True)
 
+    def results(self) -> dict[int, LineResult]:
+        """The last result of each line."""
+        return {result.line: result for result in self.read()}
+
     def remove(self) -> None:
         """Remove the journal and then the spools of its shard, so that no journal refers to a missing spool."""
         self.path.unlink(missing_ok=True)

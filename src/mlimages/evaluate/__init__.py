@@ -2,8 +2,3 @@
 
 `measure` computes the same metrics for any network on any data set.
 """
-
-from mlimages.evaluate.measure import measure
-from mlimages.evaluate.run import evaluate
-
-__all__ = ["evaluate", "measure"]

@@ -8,10 +8,12 @@ import numpy as np
 from mlimages.acquire.hierarchy import ClassTree
 from mlimages.core.publish import write_csv, write_json
 from mlimages.metrics.average_precision import MultiLabelMetrics
+from mlimages.network.checkpoint_files import HEADLINE
 
 METRICS = "metrics.json"
-HEADLINE = "headline.json"
-HEADLINE_METRICS = ("mean_average_precision_macro", "mean_average_precision_micro", "base_rate")
+# Short names: `dvc exp show` cuts off the columns that a terminal has no room for.
+HEADLINE_METRICS = {"mAP_macro": "mean_average_precision_macro", "mAP_micro": "mean_average_precision_micro",
+                    "base_rate": "base_rate"}
 PER_CLASS = "per_class.csv"
 BY_DEPTH = "by_depth.csv"
 BY_FREQUENCY = "by_frequency.csv"
@@ -30,7 +32,7 @@ def write_tables(metrics: MultiLabelMetrics, tree: ClassTree, train_records: np.
     """Write all tables into `out`; `train_records`, int64 [classes], counts the training records of each class."""
     summary = metrics.summary()
     write_json(out / METRICS, summary)
-    write_json(out / HEADLINE, {name: summary[name] for name in HEADLINE_METRICS})
+    write_json(out / HEADLINE, {name: summary[metric] for name, metric in HEADLINE_METRICS.items()})
     _write_classes(metrics, tree, train_records, out / PER_CLASS)
     depths = metrics.by_group(np.array(tree.depths))
     write_csv(out / BY_DEPTH, ("depth", *GROUP_COLUMNS), ((depth, *_digits(row)) for depth, row in depths.items()))

@@ -1,20 +1,18 @@
 """Random access to the records of shards. Every error names the shard and the record."""
 
 import os
-import struct
 import weakref
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import google_crc32c
 import numpy as np
 
-from mlimages.convert.check_records import frame_error, missing_error, record_error
+from mlimages.convert.check_records import record_error, record_in
 from mlimages.convert.example import Example, read_example
 from mlimages.convert.records import FOOTER_BYTES, HEADER_BYTES, read_index
-from mlimages.core.errors import read_error
+from mlimages.core.errors import explain_read_errors
 from mlimages.core.tuning import aligned_empty
 
 OPEN_SHARDS = 64  # more than the sampler interleaves, fewer than a process may have open
@@ -107,32 +105,13 @@ class RecordReader:
             frame = os.pread(file.descriptor, HEADER_BYTES + length + FOOTER_BYTES, offset)
         except OSError as error:
             raise record_error(path, number, f"it cannot be read: {error.strerror}") from None
-        if len(frame) < HEADER_BYTES + length + FOOTER_BYTES:
-            raise frame_error(path, number, "it is cut off")
-        header, header_sum = struct.unpack("<8sI", frame[:HEADER_BYTES])
-        data = frame[HEADER_BYTES: HEADER_BYTES + length]
-        [data_sum] = struct.unpack("<I", frame[HEADER_BYTES + length:])
-        if header != length.to_bytes(8, "little") or _masked_crc(header) != header_sum:
-            raise frame_error(path, number, "its length or the checksum of its length is damaged")
-        if _masked_crc(data) != data_sum:
-            raise record_error(path, number, "its data or the checksum of its data is damaged")
-        return data
+        return record_in(frame, length, path, number)
 
 
 class _OpenFile:
     """A file that closes with the last reference to this object."""
 
     def __init__(self, path: Path) -> None:
-        try:
+        with explain_read_errors(path, "convert"):
             self.descriptor = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            raise missing_error(path) from None
-        except OSError as error:
-            raise read_error(path, error) from None
         weakref.finalize(self, os.close, self.descriptor)
-
-
-def _masked_crc(data: bytes) -> int:
-    """The checksum of TFRecord files: CRC-32C, rotated and shifted (tensorflow/core/lib/hash/crc32c.h)."""
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -67,6 +67,8 @@ def _join(index: int, host: str, own: Facts, machine: Machine) -> ClusterTask:
 
 
 def _train(jobs: Sequence[TrainingJob], machine: Machine, role: WorkerRole) -> NoReturn:
+    # Keras imports these if they are installed, which takes a third of its time to start. No training uses them.
+    sys.modules.update(dict.fromkeys(("matplotlib", "scipy", "sklearn")))  # type: ignore[arg-type]
     import tensorflow as tf
 
     from mlimages.training.distribution import first_line, own_failure

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+NEARLY_ALL = 0.9  # the share of images from which a class is too common to show
+
 
 class PrecisionRecallCounts(NamedTuple):
     """For each class, int64 [classes]: images where it is predicted, where it is true, and where it is both."""
@@ -77,6 +79,14 @@ def top_classes(scores: np.ndarray, k: int) -> np.ndarray:
     Of equal scores the lower class comes first.
     """
     return tf.math.top_k(scores, min(k, scores.shape[1])).indices.numpy()
+
+
+def common_classes(images_with: np.ndarray, images: int) -> np.ndarray:
+    """Whether each class is true of nearly all of `images` images, so that a caption need not name it, bool [classes].
+
+    `images_with`, int [classes], counts the images where a class is true.
+    """
+    return images_with >= NEARLY_ALL * images
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

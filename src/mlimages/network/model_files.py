@@ -7,13 +7,13 @@
 import csv
 import dataclasses
 import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from mlimages.acquire.hierarchy import ClassTree
 from mlimages.core.errors import UserError
 from mlimages.core.publish import write_csv, write_json
 
@@ -62,33 +62,8 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
         raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}; run `dvc checkout {folder}`") from None
 
 
-class ClassTable:
-    """The WordNet ids, parents and names of the classes, in the order of the network's outputs.
-
-    `parents` are class numbers, -1 for a root. A name may have synonyms, separated by commas.
-    """
-
-    def __init__(self, wnids: Sequence[str], parents: Sequence[int], names: Sequence[str]) -> None:
-        self.wnids, self.parents, self.names = list(wnids), list(parents), list(names)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def label(self, number: int) -> str:
-        """The first synonym of a class's name."""
-        return self.names[number].split(",")[0]
-
-    def ancestors(self, number: int) -> list[int]:
-        """The ancestors of a class, its parent first."""
-        found: list[int] = []
-        while (number := self.parents[number]) >= 0:
-            found.append(number)
-        return found
-
-    def specific(self, numbers: Sequence[int]) -> list[int]:
-        """Those classes that are no ancestor of another one of them."""
-        ancestors = {ancestor for number in numbers for ancestor in self.ancestors(number)}
-        return [number for number in numbers if number not in ancestors]
+class ClassTable(ClassTree):
+    """The classes of a network, in the order of its outputs. A WordNet id is empty if it is not known."""
 
     def find(self, name: str | int) -> int:
         """The number of a class, from a name, a WordNet id or a number. Raises UserError for an unknown class."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -83,6 +84,20 @@ def image_grid(title: str, images: Sequence[tuple[bytes, str]], *, columns: int 
         ax.imshow(decode_image(body))
         ax.text(0.5, -0.05, caption, fontsize=8, ha="center", va="top", transform=ax.transAxes)
     plt.show()
+
+
+def share_matrix(title: str, shares: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, x: str, y: str,
+                 cell_inches: float) -> Axes:
+    """Draw shares, float [rows, columns], as shades of blue in a new figure, with a name at each row and column."""
+    side = 3 + cell_inches * len(rows)
+    ax = axes(title, x, y, width=side + 1, height=side)
+    ax.grid(visible=False)
+    drawn = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    points = min(10, 35 * cell_inches)
+    ax.set_xticks(range(len(columns)), columns, rotation=90, fontsize=points)
+    ax.set_yticks(range(len(rows)), rows, fontsize=points)
+    plt.colorbar(drawn, ax=ax, label="share of the images with the true class", shrink=0.6)
+    return ax
 
 
 def bars(title: str, x: str, names: Sequence[str], values: Sequence[float], colours: Any = TRAIN) -> None:

@@ -1,5 +1,6 @@
 """Plots and tables of data/images: the results of the list lines."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from mlimages.acquire.formats import DICTIONARY
 from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.download.ledger import LedgerRow, Reason, read_ledger
 from mlimages.download.run import REASONS
-from mlimages.download.shards import Member, index_shard
+from mlimages.download.shards import Sample, read_shard
 from mlimages.plots.canvas import BAD, COUNT, GOOD, SHARE, axes, bars, display_table, image_grid, read_table
 
 BINS_PER_TENFOLD = 40
@@ -96,15 +97,9 @@ def image_bytes(images: str | Path) -> None:
 def contact_sheet(images: str | Path, lists: str | Path, count: int = 24) -> None:
     """Show the first images of the training shards with their most specific classes."""
     tree = read_tree(Path(lists) / DICTIONARY)
-    members = [member for shard in sorted(Path(images).glob("train/*.tar"))[:1] for member in index_shard(shard)]
-    image_grid("Downloaded images", [(member.read(), _caption(tree, member)) for member in members[:count]],
-                 columns=8)
-
-
-def specific_classes(tree: ClassTree, classes: tuple[int, ...]) -> list[int]:
-    """Those of `classes` that are not an ancestor of another one of them."""
-    ancestors = {ancestor for index in classes for ancestor in tree.ancestors(index)}
-    return [index for index in classes if index not in ancestors]
+    samples = (sample for shard in sorted(Path(images).glob("train/*.tar"))[:1] for sample in read_shard(shard))
+    image_grid("Downloaded images",
+               [(sample.body, _caption(tree, sample)) for sample in itertools.islice(samples, count)], columns=8)
 
 
 def _rows(images: str | Path) -> Iterator[LedgerRow]:
@@ -126,5 +121,5 @@ def _lines_by_reason(images: str | Path) -> pd.Series:
     return lines.sort_values(ascending=False, kind="stable")
 
 
-def _caption(tree: ClassTree, member: Member) -> str:
-    return "\n".join(tree.label(index) for index in specific_classes(tree, member.labels.classes)[:3])
+def _caption(tree: ClassTree, sample: Sample) -> str:
+    return "\n".join(tree.label(index) for index in tree.specific(sample.labels.classes)[:3])

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from mlimages.evaluate.tables import BY_DEPTH, BY_FREQUENCY, CALIBRATION, CLASS_CURVES, CURVE, METRICS, PER_CLASS
 from mlimages.plots.canvas import (
@@ -98,6 +98,9 @@ def precision_by_frequency(evaluation: str | Path) -> None:
                        s=16 if len(classes) <= MOST_NAMES else 3)
     plt.colorbar(drawn, ax=ax, label="depth in the class tree", ticks=MaxNLocator(integer=True))
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set_ylim(0, 1.03)
     plt.show()
 

@@ -15,10 +15,9 @@ from mlimages.acquire.hierarchy import ClassTree, read_tree
 from mlimages.core.publish import read_manifest
 from mlimages.evaluate.predictions import Predictions, read_predictions
 from mlimages.inputs.pipeline import Records
+from mlimages.metrics.decisions import common_classes
 from mlimages.plots.canvas import BAD, GOOD, MUTED, VALIDATION, decode_image
-from mlimages.plots.downloads import specific_classes
 
-NEARLY_ALL = 0.9  # the share of images from which a class is too common to show
 MAX_LINES = 5  # of a caption
 LINE_INCHES, IMAGE_INCHES, TITLE_INCHES, LEGEND_INCHES = 0.15, 1.9, 0.4, 0.6
 POINTS_PER_INCH = 72
@@ -56,7 +55,7 @@ class LabelOutcomes:
         labels = self.predictions.labels
         true = labels["class"][labels["confidence"] >= self._threshold]
         images = np.bincount(true, minlength=len(tree))
-        self._left_out = set() if common else set(np.flatnonzero(images >= NEARLY_ALL * len(self)).tolist())
+        self._left_out = set() if common else set(np.flatnonzero(common_classes(images, len(self))).tolist())
 
     def __len__(self) -> int:
         return len(self.predictions.best)
@@ -70,12 +69,11 @@ class LabelOutcomes:
         true = {index for index, confidence in confidences.items() if confidence >= self._threshold}
         predicted = {index for index, score in scores.items()
                      if score >= self.score_threshold and confidences.get(index, 0.0) >= 0}
-        specific = set(specific_classes(self._tree, tuple(true - self._left_out)))
-        wrong = (predicted - true) - self._left_out
-        shown = [*specific, *(wrong & set(specific_classes(self._tree, tuple(specific | wrong))))]
+        specific, wrong = self._tree.caption_classes(true - self._left_out, predicted - true - self._left_out)
         labels = [LabelOutcome(index, scores.get(index, float("nan")),
                                Verdict.WRONG if index not in true else
-                               Verdict.RIGHT if index in predicted else Verdict.MISSED) for index in shown]
+                               Verdict.RIGHT if index in predicted else Verdict.MISSED)
+                  for index in [*specific, *wrong]]
         return sorted(labels, key=lambda label: (-np.nan_to_num(label.score, nan=-1.0), label.label))
 
 

@@ -5,15 +5,14 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 from mlimages.acquire.formats import CLASSES as LISTED
 from mlimages.acquire.formats import PARTS
 from mlimages.convert.duplicates.find import DUPLICATES
-from mlimages.convert.example import read_example
-from mlimages.convert.records import HEADER_BYTES, parse_sparse, read_index, shard_paths
+from mlimages.convert.records import read_index, shard_paths
 from mlimages.convert.report import CLASSES, SUMMARY
 from mlimages.core.publish import read_manifest
+from mlimages.inputs.reader import RecordReader
 from mlimages.plots.canvas import (
     BAD,
     COUNT,
@@ -27,6 +26,7 @@ from mlimages.plots.canvas import (
     read_json,
     read_table,
 )
+from mlimages.plots.explore.records import RecordCatalogue
 
 
 def coverage(tfrecords: str | Path) -> None:
@@ -90,11 +90,10 @@ def record_bytes(tfrecords: str | Path) -> None:
 
 
 def first_records(tfrecords: str | Path, count: int = 16) -> None:
-    """Show the images of the first records of the first training shard."""
-    shard = shard_paths(tfrecords, read_manifest(tfrecords, "convert"), "train")[0]
-    records = [parse_sparse(serialized) for serialized in tf.data.TFRecordDataset(str(shard)).take(count)]
-    image_grid(f"The first records of {shard.name}",
-                 [(record["encoded"].numpy(), record["key"].numpy().decode()) for record in records], columns=8)
+    """Show the images of the first training records."""
+    catalogue = RecordCatalogue(tfrecords, "train")
+    records = [catalogue.read(number) for number in range(min(count, len(catalogue)))]
+    image_grid("The first training records", [(record.jpeg, record.key) for record in records], columns=8)
 
 
 def duplicates_table(tfrecords: str | Path) -> pd.DataFrame:
@@ -130,9 +129,8 @@ def _pictures(tfrecords: str | Path, keys: list[str]) -> dict[str, bytes]:
     manifest, wanted = read_manifest(tfrecords, "convert"), np.array(keys, "S")
     found = {}
     for shard in (path for part in PARTS for path in shard_paths(tfrecords, manifest, part)):
-        index = read_index(shard)
-        for row in index[np.isin(index["key"], wanted)]:
-            with shard.open("rb") as file:
-                file.seek(int(row["offset"]) + HEADER_BYTES)
-                found[row["key"].decode()] = read_example(file.read(int(row["length"])), manifest["classes"]).jpeg
+        shard_keys = read_index(shard)["key"]
+        reader = RecordReader([shard], [len(shard_keys)], manifest["classes"])
+        for number in np.flatnonzero(np.isin(shard_keys, wanted)).tolist():
+            found[shard_keys[number].decode()] = reader.example(0, number).jpeg
     return found

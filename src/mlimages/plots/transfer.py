@@ -22,6 +22,7 @@ from mlimages.plots.canvas import (
     display_table,
     image_grid,
     read_table,
+    share_matrix,
 )
 from mlimages.transfer.scores import CONFUSION, PREDICTIONS, example_file
 
@@ -29,7 +30,6 @@ CURVES = {"from the trained network": ("model/validation.csv", GOOD),
           "from random weights": ("from_nothing.csv", MUTED)}
 MAX_CLASSES = 50  # of a confusion matrix
 COLUMNS = 4  # of mistakes
-CELL_INCHES = 0.42
 
 
 def accuracy_table(transfer: str | Path) -> pd.DataFrame:
@@ -76,18 +76,12 @@ def confusions(transfer: str | Path, max_classes: int = MAX_CLASSES) -> None:
     matrix = counts.pivot_table(index="class", columns="predicted", values="images", aggfunc="sum", fill_value=0)
     matrix = matrix.reindex(index=names, columns=names, fill_value=0).to_numpy()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = 2.5 + CELL_INCHES * len(names)
-    ax = axes("Share of the pictures of a class (row) that are predicted as a class (column)", "predicted class",
-              "true class", width=side + 1, height=side)
-    ax.grid(visible=False)
-    drawn = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    ax.set_xticks(range(len(names)), names, rotation=90)
-    ax.set_yticks(range(len(names)), names)
+    ax = share_matrix("Share of the pictures of a class (row) that are predicted as a class (column)", shares, names,
+                      names, x="predicted class", y="true class", cell_inches=0.42)
     if len(names) <= max_classes // 2:
         for row, column in np.argwhere(matrix > 0).tolist():
             ax.text(column, row, f"{shares[row, column]:.0%}", ha="center", va="center", fontsize=7,
                     color="white" if shares[row, column] > 0.5 else "black")
-    ax.figure.colorbar(drawn, ax=ax, shrink=0.7, label="share of the class's pictures")
     plt.show()
 
 

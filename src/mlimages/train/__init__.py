@@ -1,5 +1,1 @@
 """train: the released network on the record shards, under a tf.distribute strategy, as data/model."""
-
-from mlimages.train.run import train
-
-__all__ = ["train"]

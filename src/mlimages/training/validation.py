@@ -10,6 +10,7 @@ import numpy as np
 from mlimages.core.errors import UserError
 from mlimages.core.params import Train
 from mlimages.inputs.pipeline import Records, evaluation_batches
+from mlimages.metrics.decisions import common_classes
 from mlimages.metrics.score_histograms import UNKNOWN, ScoreHistograms
 from mlimages.network.model_files import ClassTable
 from mlimages.training.metrics_log import NO_VALIDATION, ValidationScores
@@ -18,7 +19,6 @@ from mlimages.training.step import Trainer
 BATCH = 50
 TRUE_CONFIDENCE = np.float32(0.5)  # as evaluate.threshold
 PREDICTED = np.float32(0.5)  # as evaluate.score_threshold
-NEARLY_ALL = 0.9  # the share of images from which a class is too common to show
 SHOWN = 4
 RIGHT, MISSED, WRONG = ("right", "green"), ("missed", "darkorange"), ("wrong", "firebrick")
 
@@ -48,11 +48,10 @@ class ValidationResult(NamedTuple):
     def _caption(self, confidences: np.ndarray, scores: np.ndarray) -> list[tuple[str, str]]:
         is_true = confidences >= TRUE_CONFIDENCE
         predicted = scores >= PREDICTED
-        true = self.classes.specific(np.flatnonzero(is_true & ~self.common).tolist())
-        wrong = np.flatnonzero(predicted & ~is_true & (confidences >= 0) & ~self.common).tolist()
-        specific = self.classes.specific(true + wrong)
-        outcomes = {index: RIGHT if predicted[index] else MISSED for index in true}
-        outcomes |= {index: WRONG for index in wrong if index in specific}
+        true, wrong = self.classes.caption_classes(
+            np.flatnonzero(is_true & ~self.common).tolist(),
+            np.flatnonzero(predicted & ~is_true & (confidences >= 0) & ~self.common).tolist())
+        outcomes = {index: RIGHT if predicted[index] else MISSED for index in true} | dict.fromkeys(wrong, WRONG)
         return [(f"{self.classes.label(index)}: {outcomes[index][0]} {scores[index]:.2f}", outcomes[index][1])
                 for index in sorted(outcomes, key=lambda index: -np.nan_to_num(scores[index]))]
 
@@ -96,7 +95,7 @@ class Validation:
                 histograms.update(np.where(confidences >= 0, probabilities, UNKNOWN), confidences >= TRUE_CONFIDENCE)
         if first is None:
             raise UserError("the validation records hold no image; set train.validation_images to 0")
-        return first._replace(common=with_class >= NEARLY_ALL * seen, scores=ValidationScores(
+        return first._replace(common=common_classes(with_class, seen), scores=ValidationScores(
             losses / seen, _mean_average_precision(histograms) if finite else math.nan,
             hits / seen if finite else math.nan))
 

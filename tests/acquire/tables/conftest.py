@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, LISTS, read_list
 from mlimages.acquire.hierarchy import read_tree
+from mlimages.acquire.run import acquire
 from mlimages.core.params import Acquire, Machine, Params
 
 Acquired = dict[str, dict[str, dict[str, float]]]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tests.acquire.tables.conftest import labels_by_part
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, LISTS, read_list
 from mlimages.acquire.hierarchy import read_tree
+from mlimages.acquire.run import acquire
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire, Machine, Table
 from mlimages.core.publish import verify

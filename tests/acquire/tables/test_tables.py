@@ -10,9 +10,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import DICTIONARY, LISTS, REJECTED, STATISTICS
 from mlimages.acquire.hierarchy import read_tree
+from mlimages.acquire.run import acquire
 from mlimages.acquire.tables import database
 from mlimages.core.errors import UserError
 from mlimages.core.params import Acquire, Machine

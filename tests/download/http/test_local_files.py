@@ -10,11 +10,11 @@ from tests.download.conftest import HOST, Lists, rows_of, serve
 
 from mlimages.core.errors import UserError
 from mlimages.core.params import Download, Machine
-from mlimages.download import download
 from mlimages.download.http.address_guard import Failure
 from mlimages.download.http.local_files import LocalFiles
 from mlimages.download.ledger import Reason
-from mlimages.download.shards import index_shard
+from mlimages.download.run import download
+from mlimages.download.shards import read_shard
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def test_every_picture_has_one_row_with_the_right_reason(
         assert (row.reason, row.http_status or 200) == (reason, 200), row
         assert detail is None or row.detail == detail, row
     assert [row.reason for row in rows_of(out, "val")] == [Reason.OK, Reason.OK]
-    members = [member for path in sorted((out / "train").glob("*.tar")) for member in index_shard(path)]
-    assert [member.read() for member in members] == [jpeg, jpeg + b"2", jpeg, jpeg]
+    members = [member for path in sorted((out / "train").glob("*.tar")) for member in read_shard(path)]
+    assert [member.body for member in members] == [jpeg, jpeg + b"2", jpeg, jpeg]
 
 
 @pytest.mark.parametrize("source", ["file:../secret/1.jpg", "file:cats/../../secret/1.jpg", "file:/etc/passwd",
@@ -91,8 +91,8 @@ def test_another_folder_is_read_again(quick: Download, here: Machine, lists_of: 
     (other / "1.jpg").write_bytes(jpeg + b"other")
     for folder, expected in ((pictures, jpeg), (other.parent, jpeg + b"other")):
         out = download(dataclasses.replace(quick, files=str(folder)), here, lists=lists, out=tmp_path / "images")
-        [member] = index_shard(out / "train" / "00000.tar")
-        assert member.read() == expected
+        [member] = read_shard(out / "train" / "00000.tar")
+        assert member.body == expected
 
 
 def test_a_missing_folder_is_an_error_before_anything_is_copied(quick: Download, here: Machine, lists_of: Lists,

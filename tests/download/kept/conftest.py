@@ -13,7 +13,7 @@ from tests.download.conftest import URLS, VAL, Lists, serve, straight
 from mlimages.core import scratch
 from mlimages.core.params import Download, Machine
 from mlimages.core.publish import MANIFEST, verify
-from mlimages.download import download
+from mlimages.download.run import download
 
 
 class Grown:

@@ -11,7 +11,7 @@ from tests.download.kept.conftest import Grown
 from mlimages.core.errors import UserError
 from mlimages.download.http.local_files import LocalFiles
 from mlimages.download.ledger import Reason
-from mlimages.download.shards import index_shard
+from mlimages.download.shards import read_shard
 
 NAMES = [f"{number}.jpg" for number in range(7)]
 LISTED = [*URLS[:3], *(f"file:{name}" for name in NAMES)]
@@ -43,8 +43,8 @@ def pictures(grown: Grown, tmp_path: Path, jpeg: bytes) -> Path:
 
 
 def bodies(grown: Grown) -> dict[str, bytes]:
-    return {member.source: member.read() for path in (grown.out / "train").glob("*.tar")
-            for member in index_shard(path)}
+    return {member.url: member.body for path in (grown.out / "train").glob("*.tar")
+            for member in read_shard(path)}
 
 
 @pytest.mark.parametrize("same_size", [True, False])

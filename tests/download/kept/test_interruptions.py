@@ -23,8 +23,8 @@ from tests.download.conftest import (
 from tests.download.kept.conftest import Grown
 from tests.faults import DISK, assert_user_error, environment, needs_strace, needs_unshare, with_fault
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import LISTS
+from mlimages.acquire.run import acquire
 from mlimages.core.params import Acquire, Download, Machine
 from mlimages.core.publish import MANIFEST, verify
 

@@ -8,12 +8,12 @@ from tests.conftest import ScriptedServer
 from tests.download.conftest import HOST, URLS, VAL, rows_of
 from tests.download.kept.conftest import Grown
 
-from mlimages.acquire import acquire
 from mlimages.acquire.formats import LISTS
+from mlimages.acquire.run import acquire
 from mlimages.core.params import Acquire, Download, Machine
-from mlimages.download import download
 from mlimages.download.ledger import Reason
-from mlimages.download.shards import index_shard
+from mlimages.download.run import download
+from mlimages.download.shards import read_shard
 
 GONE = f"{HOST}/gone.jpg"
 
@@ -45,7 +45,7 @@ def test_changed_labels_fetch_nothing(grown: Grown, release: Path, from_release:
     (release / LISTS[1].name).write_text("".join(f"{url}\t3:0.5\n" for url in URLS[:7]))
     lists = acquire(from_release, grown.machine, out=grown.out.parent / "lists")
     download(grown.params, grown.machine, lists=lists, out=grown.out)
-    assert {member.labels for member in index_shard(grown.out / "train" / "00000.tar")} == {((3,), (0.5,))}
+    assert {member.labels for member in read_shard(grown.out / "train" / "00000.tar")} == {((3,), (0.5,))}
     assert grown.equals_fresh(lists)
 
 

@@ -12,7 +12,7 @@ from mlimages.acquire.formats import PARTS, Part, list_file, read_list
 from mlimages.core.errors import UserError
 from mlimages.core.params import Download, Machine
 from mlimages.core.publish import read_manifest
-from mlimages.download import download
+from mlimages.download.run import download
 
 pytestmark = pytest.mark.usefixtures("in_threads")
 # What a CSV file quotes, and an escape that Parquet must not read.

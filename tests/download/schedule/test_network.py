@@ -71,7 +71,7 @@ def test_a_name_with_public_and_private_addresses_connects_only_to_the_public_on
 AWAY = """
 import pickle, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from mlimages.download import download
+from mlimages.download.run import download
 from mlimages.download.schedule import hosts, outage
 def ip(*words): subprocess.run(["ip", *words], check=True)
 ip("link", "set", "lo", "up")

@@ -46,8 +46,8 @@ def labels_of(value: str | None, confidence: str | None, separator: str | None) 
     items = _items(value, separator)
     if confidence is None:
         return [(name, given) if given else split_label(name) for name, given in items]
-    numbers = _list_of(confidence)
-    if numbers is None:
+    numbers = _parsed(confidence)
+    if not isinstance(numbers, list):
         return [(name, confidence) for name, _ in items]
     return [(name, _text(numbers[place]) if place < len(numbers) else "") for place, (name, _) in enumerate(items)]
 
@@ -63,27 +63,20 @@ def by_class(names: tuple[str, ...], values: tuple[str | None, ...]) -> Iterator
 def _items(value: str | None, separator: str | None) -> list[tuple[str, str]]:
     """The names, each with its confidence in JSON or ""."""
     text = (value or "").strip()
-    if text.startswith(("[", "{")):
-        try:
-            parsed = json.loads(text)
-        except (ValueError, RecursionError):
-            parsed = None
-        if isinstance(parsed, dict):
-            return [(name, _text(number)) for name, number in parsed.items() if number is not None]
-        if isinstance(parsed, list):
-            return [(_text(one), "") for one in parsed if one is not None]
+    parsed = _parsed(text)
+    if isinstance(parsed, dict):
+        return [(name, _text(number)) for name, number in parsed.items() if number is not None]
+    if isinstance(parsed, list):
+        return [(_text(one), "") for one in parsed if one is not None]
     return [(name.strip(), "") for name in (text.split(separator) if separator else [text]) if name.strip()]
 
 
-def _list_of(text: str) -> list[Any] | None:
-    """The list in a text of JSON, or None for another text."""
-    if not text.startswith("["):
-        return None
+def _parsed(text: str) -> dict[str, Any] | list[Any] | None:
+    """The dictionary or the list in a text of JSON; None for another text."""
     try:
-        parsed = json.loads(text)
+        return json.loads(text) if text.startswith(("[", "{")) else None
     except (ValueError, RecursionError):
         return None
-    return parsed if isinstance(parsed, list) else None
 
 
 def _text(value: Any) -> str:

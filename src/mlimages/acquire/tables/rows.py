@@ -83,12 +83,9 @@ def _write(rows: Iterator[tuple[Any, ...]], columns: Columns, table: Table,
         if part is None:
             others[clean_name(part_text or "")[:40] or "(empty)"] += 1
         else:
-            lists[part].write(_line(image, labels))
+            line = f"{_address(image or '')}{''.join(map(_pair, labels))}\n"
+            lists[part].write(line.encode("utf-8", "replace"))
     return others
-
-
-def _line(image: str | None, labels: list[tuple[str, str]]) -> bytes:
-    return f"{_address(image or '')}{''.join(map(_pair, labels))}\n".encode("utf-8", "replace")
 
 
 @lru_cache(CACHED)

@@ -50,13 +50,13 @@ class Scheduler:
         self._timers: Timers[PendingLine | Host | Domain] = Timers()
         self._checked_at, self._stopping = 0.0, False
 
-    def run(self, lines: Iterator[PendingLine], busy: Callable[[], bool]) -> Iterator[None]:
-        """Fetch all lines and continue while `busy()`. Yields after each round of results.
+    def run(self, next_line: Callable[[], PendingLine | None], busy: Callable[[], bool]) -> Iterator[None]:
+        """Fetch the lines that `next_line()` returns and continue while `busy()`. Yields after each round of results.
 
-        `lines` may yield more lines after it was exhausted, as long as the caller is busy.
+        `next_line` may return more lines after None, as long as the caller is busy.
         """
         while True:
-            while self.pending < WINDOW and (line := next(lines, None)) is not None:
+            while self.pending < WINDOW and (line := next_line()) is not None:
                 self.pending += 1
                 self._enqueue(line)
             if not self.pending and not busy():

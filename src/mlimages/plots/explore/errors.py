@@ -14,6 +14,7 @@ from mlimages.acquire.hierarchy import read_tree
 from mlimages.core.publish import read_manifest
 from mlimages.evaluate.predictions import Predictions, read_predictions
 from mlimages.plots.canvas import COUNT, DECIMALS, display_table
+from mlimages.plots.predictions import is_labelled, published_scores
 
 
 class ClassScores(NamedTuple):
@@ -86,29 +87,18 @@ def best_thresholds(evaluation: str | Path) -> pd.DataFrame:
     Only classes with a true label have a row. Thresholds are scores that were published.
     """
     errors = ClassErrors(evaluation)
-    best, labels = errors.predictions
-    classes = 1 + int(max(best["class"].max(initial=0), labels["class"].max(initial=0)))
+    labels, scores = errors.predictions.labels, published_scores(errors.predictions)
     true = labels[labels["confidence"] >= errors.threshold]
-    images = np.bincount(true["class"], minlength=classes)
-    pair = (np.arange(len(best))[:, None] * classes + best["class"]).ravel()
-    unknown = labels[labels["confidence"] < 0]
-    known = ~np.isin(pair, unknown["image"].astype(np.int64) * classes + unknown["class"])
-    of_class, score = best["class"].ravel()[known], best["score"].ravel()[known]
-    is_true = np.isin(pair[known], true["image"].astype(np.int64) * classes + true["class"])
-    order = np.lexsort((-score, of_class))
-    of_class, score, is_true = of_class[order], score[order], is_true[order]
-    starts = np.searchsorted(of_class, np.arange(classes))
-    rank = np.arange(len(of_class)) - starts[of_class] + 1
-    cumulative = np.concatenate([[0], np.cumsum(is_true)])
-    right = cumulative[1:] - cumulative[starts[of_class]]
-    f1 = 2 * right / (rank + images[of_class])
-    is_last = np.append((of_class[1:] != of_class[:-1]) | (score[1:] != score[:-1]), True)  # of equal scores
-    chosen = np.flatnonzero(is_last & (images[of_class] > 0))
-    chosen = chosen[np.lexsort((-f1[chosen], of_class[chosen]))]
-    chosen = chosen[np.unique(of_class[chosen], return_index=True)[1]]
-    return pd.DataFrame({"class": of_class[chosen], "threshold": score[chosen],
-                         "precision": right[chosen] / rank[chosen], "recall": right[chosen] / images[of_class[chosen]],
-                         "f1": f1[chosen], "images": images[of_class[chosen]]})
+    scores = scores[~is_labelled(scores, labels[labels["confidence"] < 0])]
+    scores = scores[np.isin(scores["class"], true["class"])].sort_values(["class", "score"], ascending=[True, False])
+    scores["right"] = is_labelled(scores, true)
+    of_class = scores.groupby("class")
+    right, predicted = of_class["right"].cumsum(), of_class.cumcount() + 1
+    images = scores["class"].map(pd.Series(true["class"]).value_counts())
+    found = pd.DataFrame({"class": scores["class"], "threshold": scores["score"], "precision": right / predicted,
+                          "recall": right / images, "f1": 2 * right / (predicted + images), "images": images})
+    found = found.drop_duplicates(["class", "threshold"], keep="last")  # all images of equal scores are predicted
+    return found.sort_values(["class", "f1"], ascending=[True, False]).drop_duplicates("class", ignore_index=True)
 
 
 def threshold_table(evaluation: str | Path, lists: str | Path, count: int = 40) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def _figure(picture: PagePicture) -> str:
     lines = "".join(f'<div style="color:{line.colour}">{html.escape(line.text)}</div>' for line in picture.caption)
     source_line = html.escape(picture.source)
     if picture.source.startswith(("http://", "https://")):
-        source_line = f'<a href="{source_line}">{source_line}</a>'
+        source_line = f'<a href="{source_line}" style="text-decoration:underline">{source_line}</a>'
     return (f'<figure style="{STYLE}"><img style="width:100%;min-height:120px;object-fit:contain" '
             f'alt="{html.escape(text)}" src="data:image/jpeg;base64,{encoded}">'
             f"<figcaption>{lines}{source_line}</figcaption></figure>")

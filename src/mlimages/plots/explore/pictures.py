@@ -20,14 +20,15 @@ from mlimages.inputs.pictures import PictureLike, to_pixels
 from mlimages.network.classifier import Classifier
 from mlimages.notebook import enter_repository, published
 from mlimages.plots.canvas import DECIMALS, MUTED, TRAIN, display_table
-from mlimages.plots.downloads import specific_classes
 from mlimages.plots.explore.pages import CaptionLine, PagePicture, page_html
-from mlimages.plots.explore.records import RecordCatalogue
+from mlimages.plots.explore.records import RecordCatalogue, RecordPicture
 
+YOURS: Sequence[CaptionLine] = [CaptionLine("your picture")]
 TOP = 10  # classes to show
 NEIGHBOURS = 6
 COMPARED_RECORDS = 1000  # whose features are computed
 HEAT_OPACITY = 0.55
+MOST_PIXELS = 512  # of a side of a picture in a page, so that a photograph is not sent as megabytes of PNG
 
 
 class PictureBrowser:
@@ -39,11 +40,10 @@ class PictureBrowser:
     """
 
     def __init__(self, classifier: Classifier, tfrecords: str | Path | None = None) -> None:
-        self._classifier, known = classifier, classifier.classes
-        self._tree = ClassTree(tuple(known.wnids), tuple(known.parents), tuple(known.names))
+        self._classifier, self._tree = classifier, classifier.classes
         self._records = None if tfrecords is None else RecordCatalogue(tfrecords, "val")
         self._neighbours: NeighbourSearch | None = None
-        self._body = b""
+        self._body, self._caption = b"", YOURS
         self.upload = ipywidgets.FileUpload(accept="image/*", description="your picture")
         self.image = ipywidgets.BoundedIntText(0, 0, max(0, len(self._records or ()) - 1), description="val. image",
                                                disabled=self._records is None)
@@ -68,9 +68,10 @@ class PictureBrowser:
     def show_record(self, number: int) -> None:
         """Classify a validation image."""
         if self._records is not None:
-            self.show(self._records.read(number).jpeg)
+            record = self._records.read(number)
+            self.show(record.jpeg, [CaptionLine(record.key, TRAIN), *self._true_classes(record)])
 
-    def show(self, body: bytes) -> None:
+    def show(self, body: bytes, caption: Sequence[CaptionLine] = YOURS) -> None:
         """Classify the picture in the bytes of a file, or show why it is no picture."""
         self._alike.value = ""
         try:
@@ -78,7 +79,7 @@ class PictureBrowser:
         except (UserError, Undecodable) as error:
             self._classes.value, self._heat.value = html.escape(str(error)), ""
             return
-        self._body = body
+        self._body, self._caption = body, caption
         probabilities = dict(zip(scores["class"].tolist(), scores["probability"].tolist(), strict=True))
         best = scores["class"].tolist()[:TOP]
         self._classes.value = tree_html(self._tree, best, probabilities)
@@ -100,10 +101,8 @@ class PictureBrowser:
         pictures = []
         for record, similarity in found:
             one = self._records.read(record)
-            classes = tuple(index for index, confidence in one.confidences.items() if confidence > 0)
-            names = [self._tree.label(index) for index in specific_classes(self._tree, classes)]
             pictures.append(PagePicture(one.jpeg, [CaptionLine(f"{one.key}: {similarity:.3f}", TRAIN),
-                                                   *map(CaptionLine, names)]))
+                                                   *self._true_classes(one)]))
         self._alike.value = page_html(f"The nearest of {len(self._neighbours):,} validation images, by the cosine of "
                                       f"their features", pictures)
 
@@ -115,10 +114,15 @@ class PictureBrowser:
         index = self.heat_of.value
         if index is None:
             return
-        heat = self._classifier.heatmap(self._body, index)
-        picture = overlay(to_pixels(self._body), heat)
-        self._heat.value = page_html("", [PagePicture(picture, [CaptionLine(
-            f"heat map of {self._tree.label(index)}")])])
+        pixels, heat = to_pixels(self._body), self._classifier.heatmap(self._body, index)
+        self._heat.value = page_html("", [
+            PagePicture(_png(pixels), self._caption),
+            PagePicture(overlay(pixels, heat), [CaptionLine(f"heat map of {self._tree.label(index)}")])])
+
+    def _true_classes(self, record: RecordPicture) -> list[CaptionLine]:
+        """The most specific classes of a record, as lines of a caption."""
+        classes = [index for index, confidence in record.confidences.items() if confidence > 0]
+        return [CaptionLine(self._tree.label(index)) for index in self._tree.specific(classes)]
 
 
 class NeighbourSearch:
@@ -184,8 +188,14 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> bytes:
     """A PNG of a picture, uint8 [height, width, 3], with its heat map, float32 [height, width] from 0 to 1."""
     colours = matplotlib.colormaps["inferno"](heat)[..., :3] * 255
     opacity = HEAT_OPACITY * heat[..., None]
-    data = io.BytesIO()
-    Image.fromarray(np.uint8(np.round(pixels * (1 - opacity) + colours * opacity))).save(data, "PNG")
+    return _png(np.round(pixels * (1 - opacity) + colours * opacity).astype(np.uint8))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """A PNG of a picture, uint8 [height, width, 3], in the size of a page's pictures at most."""
+    picture, data = Image.fromarray(pixels), io.BytesIO()
+    picture.thumbnail((MOST_PIXELS, MOST_PIXELS))
+    picture.save(data, "PNG")
     return data.getvalue()
 
 

@@ -41,11 +41,11 @@ class ErrorBrowser:
         self._title = "all validation images"
         pairs = confused_pairs(evaluation, self._tree, PAIRS)
         self.chosen_class = class_choice([self._tree.label(index) for index in range(len(self._tree))])
-        self.kind = ipywidgets.ToggleButtons(options=list(KINDS))
+        self.kind = ipywidgets.ToggleButtons(options=list(KINDS), style={"button_width": "15em"})
         self.pair = ipywidgets.Dropdown(
-            options=[("(choose a confused pair)", None)] + [
+            options=[("(choose a confused pair)", ()), *(
                 (f"{self._tree.label(true)} → {self._tree.label(wrong)} ({excess:.2f})", (true, wrong))
-                for true, wrong, excess in pairs], description="pair", layout={"width": "32em"})
+                for true, wrong, excess in pairs)], description="pair", layout={"width": "32em"})
         self.threshold = ipywidgets.FloatSlider(self._errors.score_threshold, min=0, max=1, step=0.01,
                                                 description="threshold", continuous_update=False)
         self._facts = ipywidgets.HTML()
@@ -68,13 +68,13 @@ class ErrorBrowser:
         index = chosen_class(self.chosen_class.value)
         if index is None:
             return
-        self.pair.value = None
+        self.pair.value = ()
         scores = self._errors.scores(index)
         self._show(KINDS[self.kind.value](scores), scores, f"{self._tree.label(index)}: {self.kind.value}")
         self._show_facts(None)
 
     def _choose_pair(self, change: dict[str, Any]) -> None:
-        if change["new"] is None:
+        if not change["new"]:
             return
         true, wrong = change["new"]
         self.chosen_class.value = ""

@@ -1,6 +1,6 @@
 """Checks that DVC can work in a folder, before any stage runs.
 
-    python -m mlimages.repository
+    python -m mlimages.commands.repository
 """
 
 import os

@@ -1,6 +1,6 @@
 """TensorBoard with the trainings of scratch/train, named by their experiments and changed parameters.
 
-    python -m mlimages.tensorboard_runs [OPTION OF tensorboard ...]
+    python -m mlimages.commands.tensorboard_runs [OPTION OF tensorboard ...]
 """
 
 import contextlib
@@ -12,10 +12,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlimages.commands.scratch_folders import changed, committed_sections
 from mlimages.core import scratch
 from mlimages.core.errors import command
 from mlimages.core.params import Machine, load
-from mlimages.scratch_folders import changed, committed_sections
 
 TENSORBOARD = "tensorboard"  # the program, and the folder of its files in that of a training
 UNCHANGED = "as committed"

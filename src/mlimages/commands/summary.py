@@ -1,6 +1,6 @@
 """The summary that `make repro` prints: what was made, its quality, where to look, and what to try next.
 
-    python -m mlimages.summary
+    python -m mlimages.commands.summary
 """
 
 import json

@@ -13,9 +13,9 @@ import requests
 from tests.conftest import PATIENCE_SECONDS, REPOSITORY
 from tests.waiting import wait_for
 
+from mlimages.commands.tensorboard_runs import runs
 from mlimages.core import scratch
 from mlimages.core.params import load
-from mlimages.tensorboard_runs import runs
 from mlimages.training.metrics_log import TENSORBOARD, TrainingLog
 
 
@@ -73,7 +73,7 @@ def test_a_training_is_named_by_its_experiment_and_the_parameters_that_differ_fr
 def test_tensorboard_shows_these_names_also_of_trainings_that_begin_later(train: Callable[..., Path],
                                                                           tmp_path: Path) -> None:
     train(1, "first", learning_rate="0.5")
-    code = ("import sys; from mlimages import tensorboard_runs as module; module.REFRESH_SECONDS = 0.2; "
+    code = ("import sys; from mlimages.commands import tensorboard_runs as module; module.REFRESH_SECONDS = 0.2; "
             "sys.exit(module.main('--port=0', '--reload_interval=1'))")
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"),
                    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

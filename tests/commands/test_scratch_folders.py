@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tests.conftest import REPOSITORY
 
+from mlimages.commands.scratch_folders import main
 from mlimages.core import scratch
 from mlimages.core.params import Machine, load
-from mlimages.scratch_folders import main
 
 
 def git(*arguments: str) -> str:
@@ -124,7 +124,7 @@ def test_other_arguments_are_an_error(arguments: tuple[str, ...], capsys: pytest
 
 
 def test_the_command_runs(machine: Machine) -> None:
-    done = subprocess.run(["python", "-m", "mlimages.core.scratch", "list"], capture_output=True, text=True,
+    done = subprocess.run(["python", "-m", "mlimages.commands.scratch_folders", "list"], capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")})
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("kept/evaluate/") == 3

@@ -1,6 +1,6 @@
 """One HTML page of all executed notebooks, to send to others: `make report`.
 
-    python -m mlimages.report
+    python -m mlimages.commands.report
 
 The page needs no network and no other file. Code is folded; parameters, text, tables and pictures are shown.
 """
@@ -12,13 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbconvert.filters import markdown2html
-
+from mlimages.commands.summary import summary
 from mlimages.core.errors import INODES_FREE, command
 from mlimages.core.publish import atomic_write
 from mlimages.notebook import PARAMETERS_TAG
-from mlimages.summary import summary
+from mlimages.quick_import import quick_jsonschema
+
+with quick_jsonschema():
+    import nbformat
+    from nbconvert.filters import markdown2html
 
 REPORT = "report.html"
 SUMMARY_LINES = 2  # what was made, and its quality; the other lines are hints for the person who ran it
@@ -29,7 +31,7 @@ MARKUP = re.compile(r"[`*_#]")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #222; }
 img { max-width: 100%; }
-pre { overflow-x: auto; background: #f6f6f6; padding: 0.7em; font-size: 13px; }
+pre { white-space: pre-wrap; background: #f6f6f6; padding: 0.7em; font-size: 13px; }
 table { border-collapse: collapse; font-size: 13px; margin: 0.7em 0; }
 th, td { padding: 0.2em 0.7em; text-align: right; border-bottom: 1px solid #ddd; }
 .output { overflow-x: auto; }

@@ -8,9 +8,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from mlimages import report as module
+from mlimages.commands import report as module
+from mlimages.commands.report import main, report, without_paths
 from mlimages.core.errors import UserError, report_space
-from mlimages.report import main, report, without_paths
 from mlimages.run_notebook import save_pictures
 
 PNG = base64.b64encode(b"\x89PNG picture").decode() + "\n"

@@ -1,7 +1,8 @@
 """Lists the folders from which stages resume, and removes those that no saved parameters need.
 
-    python -m mlimages.core.scratch list
-    python -m mlimages.core.scratch prune [STAGE ...]
+    python -m mlimages.commands.scratch_folders list             # each folder, its size, and which parameters need it
+    python -m mlimages.commands.scratch_folders prune            # remove those that none needs, except downloads
+    python -m mlimages.commands.scratch_folders prune download   # remove those of the named stages
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -131,3 +133,7 @@ def main(*arguments: str) -> None:
             f"{name}: {json.dumps(value)}" for name, value in folder.changed.items())
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.used))
         print(f"{folder.path}  {folder.bytes / 1e6:,.1f} MB  {day}  {needed}  {differences}".rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

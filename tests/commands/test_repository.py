@@ -4,15 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.faults import environment, needs_unshare
 
 DVC = [sys.executable, "-m", "dvc"]
-CHECK = [sys.executable, "-m", "mlimages.repository"]
+CHECK = [sys.executable, "-m", "mlimages.commands.repository"]
 STAGE = [sys.executable, "-m", "mlimages.run_notebook", "acquire", "data/reports/1_acquire.ipynb"]
-CONFIG = Path(__file__).parents[1] / ".dvc/config"
+CONFIG = Path(__file__).parents[2] / ".dvc/config"
 ACCENTED = "recherche \u00e9t\u00e9"
 
 
@@ -21,8 +22,13 @@ def call(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=kept, capture_output=True, text=True)
 
 
-def make_repository(folder: Path) -> Path:
+Make = Callable[[Path], Path]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with one stage, committed, and this one's configuration of DVC."""
+    folder = tmp_path_factory.mktemp("repository")
     (folder / "data/reports").mkdir(parents=True)
     (folder / "params.yaml").write_text("k: 1\n")
     (folder / "dvc.yaml").write_text("stages: {a: {cmd: mkdir data/lists && cp params.yaml data/lists, params: [k], "
@@ -35,6 +41,12 @@ def make_repository(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def make_repository(template: Path) -> Make:
+    """Copy that repository into a folder."""
+    return lambda folder: Path(shutil.copytree(template, folder))
+
+
 def only_error(ended: subprocess.CompletedProcess[str]) -> str:
     """The single line that a refused command prints."""
     assert ended.returncode == 2 and ended.stderr.startswith("ERROR: ") and ended.stderr.count("\n") == 1, ended.stderr
@@ -43,12 +55,12 @@ def only_error(ended: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.parametrize("name", ["plain", "with a space"])
-def test_the_check_of_a_good_repository_prints_nothing(tmp_path: Path, name: str) -> None:
+def test_the_check_of_a_good_repository_prints_nothing(tmp_path: Path, make_repository: Make, name: str) -> None:
     checked = call(make_repository(tmp_path / name), *CHECK)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
-def test_a_folder_without_git_is_reported_unless_dvc_needs_none(tmp_path: Path) -> None:
+def test_a_folder_without_git_is_reported_unless_dvc_needs_none(tmp_path: Path, make_repository: Make) -> None:
     folder = make_repository(tmp_path / "unpacked")
     shutil.rmtree(folder / ".git")
     assert "is no git repository" in only_error(call(folder, *CHECK))
@@ -58,14 +70,14 @@ def test_a_folder_without_git_is_reported_unless_dvc_needs_none(tmp_path: Path) 
     assert call(folder, *CHECK).returncode == 0
 
 
-def test_a_repository_inside_another_one_is_good(tmp_path: Path) -> None:
+def test_a_repository_inside_another_one_is_good(tmp_path: Path, make_repository: Make) -> None:
     folder = make_repository(tmp_path / "outer/inner")
     (folder / ".git").rename(tmp_path / "outer/.git")
     assert call(folder, *DVC, "repro").returncode == 0
     assert call(folder, *CHECK).returncode == 0
 
 
-def test_a_folder_without_dvc_is_reported(tmp_path: Path) -> None:
+def test_a_folder_without_dvc_is_reported(tmp_path: Path, make_repository: Make) -> None:
     folder = make_repository(tmp_path / "copy")
     shutil.rmtree(folder / ".dvc")
     assert "has no folder .dvc" in only_error(call(folder, *CHECK))
@@ -73,8 +85,8 @@ def test_a_folder_without_dvc_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [CHECK, STAGE], ids=["repository", "stage"])
 @pytest.mark.parametrize("name", ["data", "data/lists", "data/reports"])
-def test_a_link_instead_of_a_data_folder_is_reported_before_any_cell_runs(tmp_path: Path, name: str,
-                                                                          command: list[str]) -> None:
+def test_a_link_instead_of_a_data_folder_is_reported_before_any_cell_runs(tmp_path: Path, make_repository: Make,
+                                                                          name: str, command: list[str]) -> None:
     folder = make_repository(tmp_path / "clone")
     shutil.rmtree(folder / name, ignore_errors=True)
     (tmp_path / "disk").mkdir()
@@ -84,7 +96,7 @@ def test_a_link_instead_of_a_data_folder_is_reported_before_any_cell_runs(tmp_pa
     assert f"{name} is a symbolic link" in only_error(call(folder, *command)), "a link to nothing"
 
 
-def test_links_into_dvcs_cache_are_allowed(tmp_path: Path) -> None:
+def test_links_into_dvcs_cache_are_allowed(tmp_path: Path, make_repository: Make) -> None:
     folder = make_repository(tmp_path / "clone")
     assert call(folder, *DVC, "config", "cache.type", "symlink").returncode == 0
     assert call(folder, *DVC, "repro").returncode == 0
@@ -93,7 +105,7 @@ def test_links_into_dvcs_cache_are_allowed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["data", "data/reports"])
-def test_a_file_instead_of_a_folder_is_reported(tmp_path: Path, name: str) -> None:
+def test_a_file_instead_of_a_folder_is_reported(tmp_path: Path, make_repository: Make, name: str) -> None:
     folder = make_repository(tmp_path / "clone")
     shutil.rmtree(folder / name)
     (folder / name).touch()
@@ -102,13 +114,14 @@ def test_a_file_instead_of_a_folder_is_reported(tmp_path: Path, name: str) -> No
 
 @needs_unshare
 @pytest.mark.parametrize("name", ["data", "data/reports"])
-def test_data_on_a_read_only_disk_is_reported(tmp_path: Path, name: str) -> None:
+def test_data_on_a_read_only_disk_is_reported(tmp_path: Path, make_repository: Make, name: str) -> None:
     folder = make_repository(tmp_path / "clone")
     mounted = ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o ro tmpfs {name} && exec "$@"', "sh"]
     assert f"{name} cannot be written" in only_error(call(folder, *mounted, *STAGE))
 
 
-def test_a_path_that_is_not_ascii_is_reported_with_its_limits_and_a_remedy(tmp_path: Path) -> None:
+def test_a_path_that_is_not_ascii_is_reported_with_its_limits_and_a_remedy(tmp_path: Path,
+                                                                           make_repository: Make) -> None:
     folder = make_repository(tmp_path / ACCENTED)
     checked = call(folder, *CHECK)
     assert checked.returncode == 0 and checked.stderr.count("\n") == 1
