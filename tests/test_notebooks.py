@@ -192,7 +192,7 @@ def test_exploring_without_data_says_what_to_run(path: Path, copy: Path, execute
 
 
 def test_nbformat_is_imported_without_a_grammar_of_iris() -> None:
-    code = ("import sys, mlimages.notebook, mlimages.report, mlimages.run_notebook\n"
+    code = ("import sys, mlimages.notebook, mlimages.commands.report, mlimages.run_notebook\n"
             "assert 'jsonschema' in sys.modules\n"
             "print({'lark', 'rfc3987_syntax'} & set(sys.modules))")
     ended = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)

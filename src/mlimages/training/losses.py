@@ -11,10 +11,10 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from mlimages.core.params import Train
+from mlimages.network.compiled import jit_compiled
 
 
 class Loss(ABC):
@@ -28,7 +28,7 @@ class Loss(ABC):
     def __init__(self, *, replicas: int = 1, label_smoothing: float = 0.0,
                  class_weights: np.ndarray | None = None) -> None:
         self._replicas, self._label_smoothing, self._class_weights = replicas, label_smoothing, class_weights
-        self._fused_sum = _compile(self._sum)
+        self._fused_sum = jit_compiled(self._sum)
 
     def __call__(self, labels: Any, logits: Any) -> Any:
         return self.cost(self.smooth(labels), logits, self.weigh(labels))
@@ -73,7 +73,7 @@ class SigmoidLoss(Loss):
     def __init__(self, positive_weight: float = 1.0, **options: Any) -> None:
         super().__init__(**options)
         self._positive_weight = positive_weight
-        self._fused_slopes = _compile(self._slopes)
+        self._fused_slopes = jit_compiled(self._slopes)
 
     def _total(self, labels: Any, logits: Any, weights: Any) -> Any:
         @ops.custom_gradient
@@ -196,15 +196,6 @@ class SoftmaxLoss(Loss):
 
     def _sum(self, labels: Any, logits: Any, weights: Any) -> Any:
         return -ops.sum(weights * _distribution(labels) * ops.log_softmax(logits, axis=1))
-
-
-def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function with XLA, which stores no intermediate results of elementwise operations.
-
-    A loss over [batch, thousands of classes] takes a third of the time, and memory only for its arguments and its
-    gradient.
-    """
-    return tf.function(function, jit_compile=True, reduce_retracing=True)
 
 
 def _distribution(labels: Any) -> Any:
