@@ -259,3 +259,9 @@ def test_as_many_readers_work_at_the_same_time_as_asked_however_few_the_cores() 
 
     batches = build_dataset(range(2 * readers), make, readers, (tf.TensorSpec((), tf.int64),))
     assert [int(number) for [number] in batches] == [*range(2 * readers)]
+
+
+def test_no_thread_tunes_a_dataset(small_records: Records, small_train: Train) -> None:
+    """The end of an iterator would wait for that thread, which sleeps for up to a minute."""
+    dataset = training_batches(small_records, small_train, steps=1)
+    assert dataset.options().autotune.enabled is False

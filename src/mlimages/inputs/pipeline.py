@@ -172,6 +172,8 @@ def build_dataset(numbers: range, make: Callable[[int], tuple[Any, ...]], reader
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     # With tf.data's default of a thread per core, a core is idle whenever its thread waits for Python's lock.
     options.threading.private_threadpool_size = readers
+    # Nothing here is tuned, and the thread that tunes sleeps for up to a minute, while an iterator's end waits for it.
+    options.autotune.enabled = False
     counted = tf.data.Dataset.range(numbers.start, numbers.stop)
     return counted.map(element, num_parallel_calls=readers, deterministic=True).with_options(options)
 
