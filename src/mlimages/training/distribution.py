@@ -63,9 +63,12 @@ def mirrored_strategy(machine: Machine) -> Any:
 def distribute(strategy: Any, pipeline: Callable[[Any], Any]) -> Iterator[Any]:
     """An iterator of global batches. `pipeline` returns a dataset with one element for each replica in turn.
 
-    Batches are prefetched only to GPUs: a CPU needs no copy, and ending the prefetch can hang there.
+    Batches are prefetched only to GPUs: a CPU needs no copy, and ending the prefetch can hang there. The end of a
+    strategy's own iterator waits for a thread that sleeps for up to a minute, so one CPU reads the dataset itself.
     """
     ahead = bool(tf.config.list_physical_devices("GPU"))
+    if strategy.num_replicas_in_sync == 1 and not ahead:
+        return iter(pipeline(tf.distribute.InputContext()))
     options = tf.distribute.InputOptions(experimental_fetch_to_device=ahead)
     return iter(strategy.distribute_datasets_from_function(pipeline, options))
 
