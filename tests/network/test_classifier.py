@@ -3,6 +3,7 @@
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import duckdb
@@ -149,14 +150,11 @@ def test_a_heat_map_is_where_the_class_gets_its_evidence(classifier: Classifier)
     assert not heat[:6].any() and not heat[-6:].any() and not heat[:, :9].any() and not heat[:, -9:].any()
 
 
-def test_a_heat_map_points_at_what_the_network_looks_for() -> None:
-    """A network whose only class is the red channel: the map is where the picture is red."""
-    images = keras.Input((None, None, 3))
-    maps = keras.layers.AveragePooling2D(4)(images)
-    features = keras.layers.GlobalAveragePooling2D(name="features")(maps)
-    logits = keras.layers.Dense(1, use_bias=False, name="logits")(features)
-    model = keras.Model(images, logits)
-    model.get_layer("logits").set_weights([np.array([[1.0], [0.0], [0.0]], np.float32)])
+def assert_the_map_is_where_the_picture_is_red(images: Any, features: Any) -> None:
+    """The only class of the network is the first feature, the red channel."""
+    logits = keras.layers.Dense(1, use_bias=False, name="logits")
+    model = keras.Model(images, logits(features))
+    logits.set_weights([np.array([[1.0], [0.0], [0.0]], np.float32)])
     classifier = Classifier(model, classes=ClassTable([""], [-1], ["red"]),
                             preprocessing=Preprocessing(PIXELS, "central", 1.0, "sigmoid"))
     picture = np.zeros((64, 64, 3), np.uint8)
@@ -164,6 +162,14 @@ def test_a_heat_map_points_at_what_the_network_looks_for() -> None:
     heat = classifier.heatmap(picture, "red")
     assert heat[12:20, 44:52].min() > 0.9
     assert heat[40:, :].max() == 0
+
+
+def test_a_heat_map_points_at_what_the_network_looks_for() -> None:
+    """A network whose only class is the red channel: the map is where the picture is red."""
+    images = keras.Input((None, None, 3))
+    maps = keras.layers.AveragePooling2D(4)(images)
+    features = keras.layers.GlobalAveragePooling2D(name="features")(maps)
+    assert_the_map_is_where_the_picture_is_red(images, features)
 
 
 @pytest.mark.parametrize("pixels, is_last", [(64, True), (32, False)])
@@ -193,15 +199,7 @@ def test_a_heat_map_of_an_early_stage_points_at_what_changes_the_logits() -> Non
     named = keras.layers.ReLU(name="stages_0_block_0_relu")(normal)
     maps = keras.layers.AveragePooling2D(8)(named)
     features = keras.layers.GlobalAveragePooling2D(name="features")(maps)
-    model = keras.Model(images, keras.layers.Dense(1, use_bias=False, name="logits")(features))
-    model.get_layer("logits").set_weights([np.array([[1.0], [0.0], [0.0]], np.float32)])
-    classifier = Classifier(model, classes=ClassTable([""], [-1], ["red"]),
-                            preprocessing=Preprocessing(PIXELS, "central", 1.0, "sigmoid"))
-    picture = np.zeros((64, 64, 3), np.uint8)
-    picture[8:24, 40:56, 0] = 255
-    heat = classifier.heatmap(picture, "red")
-    assert heat[12:20, 44:52].min() > 0.9
-    assert heat[40:, :].max() == 0
+    assert_the_map_is_where_the_picture_is_red(images, features)
 
 
 @pytest.mark.parametrize("name, index", [("tench", 0), ("Tinca tinca", 0), ("n00000003", 3), (4, 4), ("GOLDFISH", 1)])
