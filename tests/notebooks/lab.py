@@ -1,11 +1,12 @@
 """JupyterLab's server as `make lab` starts it."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ class Jupyter(NamedTuple):
     output: Path
 
 
-@contextmanager
+@contextlib.contextmanager
 def jupyter_server(repository: Path, root: Path, folder: Path) -> Iterator[Jupyter]:
     """JupyterLab's server with the repository's configuration. `folder` gets all that belongs to the user."""
     output, info = folder / "output", folder / "runtime"
@@ -42,15 +43,23 @@ def jupyter_server(repository: Path, root: Path, folder: Path) -> Iterator[Jupyt
              "--no-browser", "--allow-root", "--ServerApp.port=0", f"--IdentityProvider.token={TOKEN}",
              f"--ServerApp.root_dir={root}"], cwd=repository, env=environment, stdout=file, stderr=subprocess.STDOUT)
     try:
-        # The server writes this file after it has printed its address.
-        wait_for(lambda: _description(info) or process.poll() is not None, PATIENCE_SECONDS)
-        assert _description(info), output.read_text()
-        yield Jupyter(json.loads(_description(info))["url"], output)
+        wait_for(lambda: _address(info) or process.poll() is not None, PATIENCE_SECONDS)
+        assert process.poll() is None, output.read_text()
+        yield Jupyter(_address(info), output)
     finally:
         process.terminate()
         process.wait(PATIENCE_SECONDS)
 
 
-def _description(folder: Path) -> str:
-    """The JSON by which a running server describes itself in its `folder`; nothing until all of it is written."""
-    return "".join(text for path in folder.glob("jpserver-*.json") if (text := path.read_text()).endswith("}"))
+def _address(folder: Path) -> str:
+    """The address of the server that describes itself in `folder`, or nothing while it accepts no connection.
+
+    The server writes its description before it listens.
+    """
+    for path in folder.glob("jpserver-*.json"):
+        if (text := path.read_text()).endswith("}"):
+            server = json.loads(text)
+            with contextlib.suppress(ConnectionRefusedError), \
+                    socket.create_connection((server["hostname"], server["port"]), PATIENCE_SECONDS):
+                return str(server["url"])
+    return ""
