@@ -14,7 +14,6 @@ from tests.faults import environment
 
 from mlimages.core import noise
 from mlimages.core.noise import has_nvidia_gpu, is_noise
-from mlimages.launch.worker_state import WorkerLog
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_GPU = [
@@ -144,15 +143,6 @@ def test_a_notebook_in_jupyterlab_shows_its_own_lines_alone(monkeypatch: pytest.
         client.stop_channels()
         manager.shutdown_kernel(now=True)
     assert sorted(text.splitlines()) == expected
-
-
-def test_the_tail_of_a_workers_log_holds_no_noise(tmp_path: Path) -> None:
-    log = WorkerLog(0, tmp_path / "log")
-    for line in ["the error", *NOISE * 9]:
-        log.write(line)
-    log.close()
-    assert list(log.tail) == ["[worker 0] the error"]
-    assert (tmp_path / "log").read_text() == "[worker 0] the error\n"
 
 
 def execute(folder: Path, *cells: str) -> tuple[subprocess.CompletedProcess[str], str]:

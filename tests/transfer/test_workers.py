@@ -9,6 +9,7 @@ import pytest
 from tests.training.outcomes import Trained, assert_close
 from tests.training.running import with_tf_config
 
+from mlimages.core.noise import is_noise
 from mlimages.core.params import Machine, Train, Transfer
 from mlimages.core.publish import verify
 from mlimages.transfer.run import transfer
@@ -71,4 +72,5 @@ def test_workers_that_a_launcher_starts_run_both_trainings_in_the_same_processes
     assert said.count("worker 1 of 2: images 6 to 11 of the 12") == 2 and "start again" not in said
     [log] = tmp_path.glob("scratch/transfer/*/finetune/workers/worker-0.log")
     assert log.read_text().count("process ") == 1
+    assert not [line for line in log.read_text().splitlines() if is_noise(line.partition("] ")[2])]
     assert_like(out, alone)

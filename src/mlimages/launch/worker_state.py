@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlimages.core.noise import is_noise
 from mlimages.core.params import Machine
 from mlimages.launch.messages import WorkerReport
 
@@ -79,8 +78,8 @@ class WorkerLog:
         self._index, self._file = index, path.open("a", encoding="utf-8")
 
     def write(self, line: str) -> None:
-        """Append a line, unless it is empty or known noise of TensorFlow."""
-        if line.strip() and not is_noise(line):
+        """Append a line, unless it is empty."""
+        if line.strip():
             self.tail.append(f"[worker {self._index}] {line}")
             print(self.tail[-1], file=self._file, flush=True)
 

@@ -11,6 +11,9 @@ from keras import ops
 
 from mlimages.core.tuning import onednn_uses_avx512
 
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
 FEW_POSITIONS = 512  # of a batch: the last stage at 224 px with 8 images, and the last two at 32 px with 32
 
 
@@ -25,8 +28,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if keras.backend.backend() != "tensorflow" or self.synchronized:
             return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf  # here, since other backends do not have it
-
         learning = bool(training) and self.trainable
         fixed = {} if learning else {"mean": tf.convert_to_tensor(self.moving_mean),
                                      "variance": tf.convert_to_tensor(self.moving_variance)}
@@ -65,8 +66,6 @@ def _product(pixels: Any, kernel: Any, *, transposed: bool = False) -> Any:
 
     Returns [batch, height, width, filters].
     """
-    import tensorflow as tf  # here, since other backends do not have it
-
     *places, channels = ops.shape(pixels)
     product = tf.matmul(tf.reshape(pixels, (-1, channels)), tf.reshape(kernel, kernel.shape[2:]),
                         transpose_b=transposed)
@@ -78,8 +77,6 @@ def _convolve(pixels: Any, kernel: Any, strides: tuple[int, int], padding: str) 
 
     Returns float32 [batch, height, width, filters].
     """
-    import tensorflow as tf  # here, since other backends do not have it
-
     window = {"strides": [1, *strides, 1], "padding": padding.upper()}
 
     @tf.custom_gradient
@@ -102,8 +99,6 @@ def _gradient_by_kernel(pixels: Any, shape: Any, upstream: Any, window: dict[str
     With few positions, the product of the patches below them with `upstream` is faster than oneDNN's gradient; with
     many, it takes longer to copy the patches than the product saves (docs/benchmarks.md).
     """
-    import tensorflow as tf
-
     rows, columns, _, filters = shape
     positions = upstream.shape[:-1].num_elements()
     if positions is None or positions >= FEW_POSITIONS:
@@ -116,8 +111,4 @@ def _gradient_by_kernel(pixels: Any, shape: Any, upstream: Any, window: dict[str
 
 
 def _on_tensorflows_cpu() -> bool:
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return not tf.config.list_physical_devices("GPU")
+    return keras.backend.backend() == "tensorflow" and not tf.config.list_physical_devices("GPU")
