@@ -1,10 +1,11 @@
 """The rate limit of a domain: it adapts to refusals and never exceeds the maximum."""
 
+import subprocess
+import sys
 import time
 
 import pytest
 
-from mlimages.download.schedule import politeness
 from mlimages.download.schedule.politeness import (
     MAX_PAUSE_SECONDS,
     PAUSE_SECONDS,
@@ -98,4 +99,7 @@ def test_refusals_of_earlier_requests_do_not_lower_the_rate_again() -> None:
 
 
 def test_the_public_suffixes_need_no_network() -> None:
-    assert politeness._suffixes.suffix_list_urls == ()
+    """A download loads no HTTP library of Python's: libcurl speaks HTTP, and the suffixes are a file."""
+    loaded = ("import mlimages.download.run, sys; "
+              "print([name for name in sys.modules if name in ('requests', 'urllib3', 'aiohttp')])")
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout == "[]\n"

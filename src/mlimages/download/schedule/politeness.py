@@ -4,9 +4,9 @@ import ipaddress
 import time
 from collections import deque
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 
-import tldextract
+from publicsuffixlist import PublicSuffixList
 
 MAX_PAUSE_SECONDS = 120.0
 PAUSE_SECONDS = 0.5  # after a refusal without a usable Retry-After
@@ -18,7 +18,11 @@ CATCH_UP, NEAR_CEILING, CREEP, QUIET_SECONDS, PROBE = 0.1, 0.9, 0.002, 30.0, 0.0
 # A refusal multiplies the rate by GENTLE, or by HARD if it is the SEVERALth among the last RECENT requests.
 GENTLE, HARD, SEVERAL, RECENT = 0.95, 0.7, 3, 60
 
-_suffixes = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+
+@cache  # parsing takes 25 ms, which only the process that schedules needs
+def _suffixes() -> PublicSuffixList:
+    """The list of public suffixes that the package contains, without private ones such as github.io."""
+    return PublicSuffixList(accept_unknown=False, only_icann=True)
 
 
 @lru_cache(100_000)
@@ -27,7 +31,7 @@ def registrable_domain(host: str) -> str:
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
-        return _suffixes(host).top_domain_under_public_suffix or ".".join(host.split(".")[-2:])
+        return _suffixes().privatesuffix(host) or ".".join(host.split(".")[-2:])
 
 
 def retry_after_seconds(value: str) -> float:
