@@ -18,6 +18,7 @@ import platform
 import random
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -91,6 +92,7 @@ class Measured:
 
 
 def measure(command: list[str]) -> Measured:
+    os.sync()  # what an earlier command wrote would slow this one's disk
     before, begun, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), 0
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -115,33 +117,52 @@ def _resident(pid: int) -> int:
 
 
 def throughput(folder: Path, options: argparse.Namespace) -> None:
-    """Print images per second and CPU seconds of whole commands, with their start."""
+    """Print images per second and CPU seconds of whole commands, with their start: medians of rounds in turn."""
     photographs(folder / "photos", options.photos, options.images)
     sizes = [path.stat().st_size for path in (folder / "photos").iterdir()]
-    print(f"\n{len(sizes)} JPEGs of {sum(sizes) / len(sizes) / 1000:.1f} kB from nginx on the loopback\n")
-    print("| | images/s | CPU s per 1,000 images | peak memory, MB |\n| --- | --- | --- | --- |")
+    print(f"\n{len(sizes)} JPEGs of {sum(sizes) / len(sizes) / 1000:.1f} kB from nginx on the loopback, medians of "
+          f"{options.rounds} rounds\n")
+    found: dict[str, list[Measured]] = {}
     with nginx(folder / "photos", folder / "nginx") as port:
         direct = [f"http://127.0.0.1:{port}/{number}.jpg" for number in range(options.images)]
         (folder / "urls.txt").write_text("".join(f"{url}\n" for url in direct))
         (folder / "url_list.txt").write_text("url\n" + "".join(f"{url}\n" for url in direct))
         lists = lists_of(folder, [f"http://images.example/{number}.jpg" for number in range(options.images)])
-        commands = {"a pool of 32 threads of requests.get, without checks":
-                    [sys.executable, "-c", PLAIN, str(folder / "urls.txt"), str(folder / "plain")]}
-        for name, resize, shorter_side in (("", "no", None), (", shorter side 256", "keep_ratio", 256)):
-            if options.img2dataset:
-                commands[f"img2dataset, tar shards{name}"] = [
-                    options.img2dataset, f"--url_list={folder}/url_list.txt", "--input_format=csv", "--url_col=url",
-                    f"--output_folder={folder}/i2d{resize}", f"--processes_count={os.cpu_count()}", "--thread_count=32",
-                    f"--resize_mode={resize}", "--image_size=256", "--resize_only_if_bigger=True",
-                    "--encode_quality=90", "--output_format=webdataset", "--number_sample_per_shard=1000",
-                    "--enable_wandb=False"]
-            commands[f"ours, tar shards{name}"] = ours(folder / f"ours{resize}", lists, {"images.example": port},
-                                                       connections_per_host=32, shorter_side=shorter_side)
-        for name, command in commands.items():
-            one = measure(command)
-            check(folder, options.images)
-            print(f"| {name} | {options.images / one.seconds:,.0f} | {1000 * one.cpu_seconds / options.images:.2f} | "
-                  f"{one.peak_bytes / 1e6:,.0f} |", flush=True)
+        for number in range(options.rounds):
+            out = folder / f"round{number}"
+            out.mkdir()
+            for name, command in rivals(folder, out, lists, port, options.img2dataset).items():
+                found.setdefault(name, []).append(measure(command))
+                check(out, options.images)
+            shutil.rmtree(out)
+    print("| | images/s | times img2dataset | CPU s per 1,000 images | peak memory, MB |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, rounds in found.items():
+        seconds, cpu, peak = (statistics.median(values) for values in zip(*(
+            (one.seconds, one.cpu_seconds, one.peak_bytes) for one in rounds), strict=True))
+        times = ""
+        if rival := name.startswith("ours") and found.get(name.replace("ours", "img2dataset")):
+            ratios = [its.seconds / own.seconds for own, its in zip(rounds, rival, strict=True)]
+            times = f"{statistics.median(ratios):.2f}"
+        print(f"| {name} | {options.images / seconds:,.0f} | {times} | {1000 * cpu / options.images:.2f} | "
+              f"{peak / 1e6:,.0f} |", flush=True)
+
+
+def rivals(folder: Path, out: Path, lists: Path, port: int, img2dataset: str | None) -> dict[str, list[str]]:
+    """The commands to compare, by name. They write to folders in `out`."""
+    commands = {"a pool of 32 threads of requests.get, without checks":
+                [sys.executable, "-c", PLAIN, str(folder / "urls.txt"), str(out / "plain")]}
+    for name, resize, shorter_side in (("", "no", None), (", shorter side 256", "keep_ratio", 256)):
+        if img2dataset:
+            commands[f"img2dataset, tar shards{name}"] = [
+                img2dataset, f"--url_list={folder}/url_list.txt", "--input_format=csv", "--url_col=url",
+                f"--output_folder={out}/i2d{resize}", f"--processes_count={os.cpu_count()}", "--thread_count=32",
+                f"--resize_mode={resize}", "--image_size=256", "--resize_only_if_bigger=True",
+                "--encode_quality=90", "--output_format=webdataset", "--number_sample_per_shard=1000",
+                "--enable_wandb=False"]
+        commands[f"ours, tar shards{name}"] = ours(out / f"ours{resize}", lists, {"images.example": port},
+                                                   connections_per_host=32, shorter_side=shorter_side)
+    return commands
 
 
 def check(folder: Path, expected: int) -> None:
@@ -259,6 +280,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="a folder of photographs to cut the pictures from")
     parser.add_argument("--img2dataset", help="the path of its program")
     parser.add_argument("--images", type=int, default=8000)
+    parser.add_argument("--rounds", type=int, default=3, help="with `throughput`, after each other")
     parser.add_argument("--pixels", type=int, help="with `grown`, a drawn picture of this side instead of a photograph")
     parser.add_argument("--lines", type=int, default=1_000_000)
     options = parser.parse_args()

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from mlimages.core.param_errors import checked, read_yaml
 
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]

@@ -90,4 +90,5 @@ def _checked(file: ImageFile, shorter_side: int | None, quality: int, orientatio
         return CheckedImage(file.body, EXTENSIONS[file.format], width, height)
     pixels = apply_orientation(file.pixels(min(1.0, (shorter_side or width) / min(width, height))), orientation)
     height, width, channels = pixels.shape
-    return CheckedImage(encode_jpeg(np.repeat(pixels, 3 // channels, axis=2), quality), "jpg", width, height)
+    rgb = np.repeat(pixels, 3, axis=2) if channels == 1 else pixels
+    return CheckedImage(encode_jpeg(rgb, quality), "jpg", width, height)

@@ -5,6 +5,7 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.request import getproxies
@@ -65,10 +66,12 @@ def download(params: Download, machine: Machine, *, lists: str | Path = "data/li
             left = _preflight(plan, params)
             proxies = getproxies() if machine.proxies_from_environment else {}
             fetch(plan, left, params, machine, Network({**demo_hosts, **machine.connect_to}, proxies), work)
-        if kept:
-            kept.update()
         records, known = _summarise(plan, verified=params.verify)
-        rows, digests = write_results(work, known, Path(lists), params.images_per_shard)
+        with ThreadPoolExecutor(1) as beside:  # each needs one core, and for millions of lines minutes
+            results = beside.submit(write_results, work, known, Path(lists), params.images_per_shard)
+            if kept:
+                kept.update()
+            rows, digests = results.result()
         publish(plan.finished, out, stage="download", records=records | rows, digests=known | digests,
                 classes=manifest["classes"])
         plan.end_round()

@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -73,6 +72,8 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
 
 def _samples_of_16_bits(png: PngContent) -> np.ndarray:
     """Decode to uint16 [rows, columns, 3], in the order red, green, blue."""
+    import cv2  # only here: few pictures need it
+
     pixels = cv2.imdecode(np.frombuffer(png.body, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise OSError("OpenCV does not decode its samples of 16 bits")

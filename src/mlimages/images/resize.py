@@ -1,9 +1,9 @@
 """Downscale pictures."""
 
-import cv2
-import numpy as np
+import functools
+from typing import Any
 
-cv2.setNumThreads(1)  # the callers have their own threads
+import numpy as np
 
 RATIOS = (8, 4, 2, 1)  # by which libjpeg can divide the sides of a picture; it is then faster
 # Chosen to be as near as possible to a Lanczos filter. From this ratio of old to new sides on, the mean of areas is
@@ -16,7 +16,7 @@ def downscale(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
     Below AREA_RATIO it blurs 3 x 3 pixels and interpolates bicubically, in half of the time of the mean of areas.
     """
-    ratio = pixels.shape[1] / width
+    cv2, ratio = _opencv(), pixels.shape[1] / width
     interpolation = cv2.INTER_AREA
     if ratio < AREA_RATIO:
         pixels = cv2.GaussianBlur(pixels, (3, 3), BLUR * ratio)
@@ -30,3 +30,12 @@ def decode_ratio(scale: float) -> int:
     The decoded sides are at least twice as long as the wanted ones, or complete, so that the result looks the same.
     """
     return next((ratio for ratio in RATIOS if 2 * scale * ratio <= 1), 1)
+
+
+@functools.cache
+def _opencv() -> Any:
+    """OpenCV with one thread, since the callers have their own. It is loaded with the first picture that needs it."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    return cv2
