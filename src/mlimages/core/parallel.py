@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from mlimages.core import ray_backend
+from mlimages.core import ray_backend, tuning
 from mlimages.core.params import Machine
 from mlimages.core.worker_pool import Work, WorkerPool
 
@@ -38,8 +38,9 @@ def ordered_map(function: Callable[[Unit], Result], units: Iterable[Unit], *, wo
     """Yield `function(unit)` in the order of `units`, computed by `workers` threads.
 
     At most `window` units have begun and are not yet yielded. The first exception cancels the units that have not
-    begun, and is raised.
+    begun, and is raised. Memory that images needed stays with this process for the next ones.
     """
+    tuning.keep_freed_memory(tuning.FOR_IMAGES)
     pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
