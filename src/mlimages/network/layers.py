@@ -29,14 +29,13 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         if keras.backend.backend() != "tensorflow" or self.synchronized:
             return super().call(inputs, training=training, mask=mask)
         learning = bool(training) and self.trainable
-        fixed = {} if learning else {"mean": tf.convert_to_tensor(self.moving_mean),
-                                     "variance": tf.convert_to_tensor(self.moving_variance)}
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), epsilon=self.epsilon,
-            is_training=learning, **fixed)
+            inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta),
+            tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance), epsilon=self.epsilon,
+            is_training=learning, exponential_avg_factor=1 - self.momentum if learning else 1.0)
         if learning:
-            self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
-            self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
+            self.moving_mean.assign(mean)
+            self.moving_variance.assign(variance)
         return outputs
 
 
