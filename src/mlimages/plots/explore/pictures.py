@@ -34,9 +34,9 @@ MOST_PIXELS = 512  # of a side of a picture in a page, so that a photograph is n
 class PictureBrowser:
     """A widget that classifies an uploaded picture or a validation image.
 
-    It shows the most probable classes in the class tree, and the heat map of a chosen class. With `tfrecords` it also
-    classifies validation images. It compares a picture with COMPARED_RECORDS of these, evenly spaced, and shows those
-    with the nearest features.
+    It shows the most probable classes in the class tree, and the heat map of a chosen class. At first this is the most
+    probable one that is no ancestor of another. With `tfrecords` it also classifies validation images. It compares a
+    picture with COMPARED_RECORDS of these, evenly spaced, and shows those with the nearest features.
     """
 
     def __init__(self, classifier: Classifier, tfrecords: str | Path | None = None) -> None:
@@ -85,7 +85,7 @@ class PictureBrowser:
         self._classes.value = tree_html(self._tree, best, probabilities)
         self.heat_of.unobserve(self._show_heat, "value")
         self.heat_of.options = [(f"{self._tree.label(one)} {probabilities[one]:.3f}", one) for one in best]
-        self.heat_of.index = 0  # new options alone choose none for the first picture
+        self.heat_of.value = self._tree.specific(best)[0]  # most of a picture has a part in its ancestors
         self.heat_of.observe(self._show_heat, "value")
         self._show_heat(None)
 
