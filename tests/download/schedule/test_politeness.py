@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from tests.faults import environment
 
 from mlimages.download.schedule.politeness import (
     MAX_PAUSE_SECONDS,
@@ -102,4 +103,5 @@ def test_the_public_suffixes_need_no_network() -> None:
     """A download loads no HTTP library of Python's: libcurl speaks HTTP, and the suffixes are a file."""
     loaded = ("import mlimages.download.run, sys; "
               "print([name for name in sys.modules if name in ('requests', 'urllib3', 'aiohttp')])")
-    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout == "[]\n"
+    ended = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, env=environment())
+    assert (ended.stdout, ended.stderr) == ("[]\n", "")
