@@ -99,9 +99,8 @@ def decode_flawless(body: bytes, image: Image.Image, scale: float) -> np.ndarray
     """Decode an RGB or grey JPEG with libjpeg-turbo, which is faster than Pillow and TensorFlow.
 
     `image` is the same file, opened by Pillow. Returns uint8 [rows, columns, 3 or 1] before its EXIF orientation is
-    applied, with each side divided by `decode_ratio(scale)`. At a scale of 0, which only checks the file, it is grey.
-    Every coefficient is read at any scale, so that truncated files never pass. Pillow and TensorFlow decode whatever
-    this function decodes.
+    applied, with each side divided by `decode_ratio(scale)`. Every coefficient is read at any scale, so that truncated
+    files never pass. Pillow and TensorFlow decode whatever this function decodes.
 
     Returns None if libjpeg warns, and for rare kinds of JPEG. Pillow must then decide.
     """
@@ -110,8 +109,7 @@ def decode_flawless(body: bytes, image: Image.Image, scale: float) -> np.ndarray
     ratio = decode_ratio(scale)
     least = {"min_width": -(-image.width // ratio), "min_height": -(-image.height // ratio)} if ratio > 1 else {}
     try:
-        return simplejpeg.decode_jpeg(body, colorspace="RGB" if scale and image.mode == "RGB" else "GRAY",
-                                      **least)
+        return simplejpeg.decode_jpeg(body, colorspace="RGB" if image.mode == "RGB" else "GRAY", **least)
     except ValueError:
         return None
 

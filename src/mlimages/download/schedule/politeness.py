@@ -19,9 +19,12 @@ CATCH_UP, NEAR_CEILING, CREEP, QUIET_SECONDS, PROBE = 0.1, 0.9, 0.002, 30.0, 0.0
 GENTLE, HARD, SEVERAL, RECENT = 0.95, 0.7, 3, 60
 
 
-@cache  # parsing takes 25 ms, which only the process that schedules needs
+@cache
 def _suffixes() -> PublicSuffixList:
-    """The list of public suffixes that the package contains, without private ones such as github.io."""
+    """The list of public suffixes that the package contains, without private ones such as github.io.
+
+    It is read at the first use: this takes 25 ms, and the workers do not need it.
+    """
     return PublicSuffixList(accept_unknown=False, only_icann=True)
 
 
